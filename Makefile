@@ -1,0 +1,45 @@
+# make train    train on CIFAR-10 where it is or can be downloaded, else on the digits that scikit-learn carries
+# make test     lint, types and tests
+# make check    compare the gradients with three oracles
+# make benchmark   time the NumPy backend against a plain NumPy loop
+#
+# Each sets up its own virtual environment in .venv first. Pass options on: make train ARGS="--learning-rate 0.01".
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+# More packages for the tests, such as torch, without which the tests that compare with it are skipped.
+TEST_PACKAGES ?=
+
+.PHONY: train check test benchmark clean
+
+train: $(VENV)/installed
+	$(VENV)/bin/onelayer train $(ARGS)
+
+check: $(VENV)/installed
+	$(VENV)/bin/onelayer check $(ARGS)
+
+test: $(VENV)/installed-for-tests
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest $(ARGS)
+
+benchmark: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/numpy_loop.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "onelayer needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-for-tests: pyproject.toml $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' $(TEST_PACKAGES)
+	@touch $@ $(VENV)/installed

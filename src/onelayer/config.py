@@ -1,0 +1,125 @@
+"""The settings, each declared, documented and checked once.
+
+The command line builds its options from these classes, a TOML file sets the same names, and a run records them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from onelayer.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a layer is trained.
+
+    Parameters
+    ----------
+    learning_rate
+        Step size of gradient descent (also --eta).
+    l2
+        Weight lambda of the penalty lambda ||W||^2 (also --lam).
+    batch_size
+        Rows in a step; the last batch of an epoch may be shorter (also --n-batch).
+    epochs
+        Passes over the training rows; 0 leaves the initial weights (also --n-epochs).
+    loss
+        softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
+    flip
+        Mirror each training image left to right with probability 1/2, anew in every epoch.
+    decay_every
+        Multiply the learning rate by --decay-factor after every so many epochs; 0 keeps it.
+    decay_factor
+        See --decay-every.
+    init_std
+        Standard deviation of the initial weights.
+    dtype
+        Floating-point type of the arithmetic.
+    seed
+        Of the initial weights, the order of the rows, and the flips.
+    """
+
+    learning_rate: float = 0.001
+    l2: float = 0.0
+    batch_size: int = 100
+    epochs: int = 40
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    flip: bool = False
+    decay_every: int = 0
+    decay_factor: float = 0.1
+    init_std: float = 0.01
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        positive = "a positive number"
+        _require(self, "learning_rate", _finite(self.learning_rate) and self.learning_rate > 0, positive)
+        _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
+        _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
+        _require(self, "epochs", _count(self.epochs), "a whole number of at least 0")
+        _require(self, "loss", self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
+        _require(self, "flip", isinstance(self.flip, bool), "true or false")
+        _require(self, "decay_every", _count(self.decay_every), "a whole number of at least 0")
+        _require(self, "decay_factor", _finite(self.decay_factor) and self.decay_factor > 0, positive)
+        _require(self, "init_std", _finite(self.init_std) and self.init_std >= 0, "zero or a positive number")
+        _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
+        _require(self, "seed", _count(self.seed), "a whole number of at least 0")
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 1."""
+        decays = (epoch - 1) // self.decay_every if self.decay_every else 0
+        return self.learning_rate * self.decay_factor**decays
+
+    def in_words(self) -> str:
+        """The settings in a line, for titles; flips, decay and type only where they are not at their defaults."""
+        words = [self.loss, f"learning rate {self.learning_rate:g}"]
+        if self.decay_every:
+            words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
+        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", f"{self.epochs} epochs"]
+        words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
+        return ", ".join([*words, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How a data set is divided into training, validation and test rows.
+
+    Parameters
+    ----------
+    protocol
+        batch (CIFAR-10's default): batch 1 trains, 2 validates; full: all batches; stratified: drawn from all rows.
+    validation_size
+        Rows drawn for validation by full (1000) and stratified (0.2); below 1 a fraction.
+    test_size
+        Rows drawn for testing by stratified (0.2); below 1 a fraction.
+    split_seed
+        Of the drawn rows; not --seed, so that runs with many seeds share their test rows.
+    """
+
+    protocol: Literal["batch", "full", "stratified"] | None = None
+    validation_size: float | None = None
+    test_size: float | None = None
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        protocols = ("batch", "full", "stratified", None)
+        _require(self, "protocol", self.protocol in protocols, "batch, full or stratified")
+        for name in ("validation_size", "test_size"):
+            size = getattr(self, name)
+            good = size is None or (_finite(size) and size > 0 and (size < 1 or size == int(size)))
+            _require(self, name, good, "a whole number of rows, or a fraction between 0 and 1")
+        _require(self, "split_seed", _count(self.split_seed), "a whole number of at least 0")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _require(config: object, name: str, good: bool, what: str) -> None:
+    if not good:
+        raise ConfigError(f"{name.replace('_', ' ')} {getattr(config, name)!r} is not {what}")

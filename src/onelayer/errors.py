@@ -1,0 +1,39 @@
+"""The errors that a user can mend. Each message says what is wrong, where, and what to do, in one line."""
+
+
+class OnelayerError(Exception):
+    """Base of all errors that onelayer raises on purpose."""
+
+
+class ConfigError(OnelayerError):
+    """A setting is out of its range, or does not fit the others."""
+
+
+class DataError(OnelayerError):
+    """A data source is missing, damaged, or does not hold what it should."""
+
+
+class DownloadError(DataError):
+    """A data set could not be fetched."""
+
+
+class ModelFileError(OnelayerError):
+    """A model or checkpoint file is damaged, or was written by a newer version."""
+
+
+class RunError(OnelayerError):
+    """A run directory cannot be made, read or written."""
+
+
+class DivergedError(OnelayerError):
+    """The cost is no longer a finite number.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch, counted from 1, after which the cost was not finite.
+    """
+
+    def __init__(self, message: str, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch

@@ -1,0 +1,97 @@
+"""The layer: a matrix, a bias, and the gradients that train them. Start reading here.
+
+An image is a row of d numbers. The layer gives each of the K classes a score that is linear in them::
+
+    S = X W + b                              X (n, d), W (d, K), b (K,)  ->  logits S (n, K)
+
+Column k of W is a picture of the same shape as the images, the *template* of class k: its score is high where the
+image looks like the template. A loss turns scores and true labels into one number (`onelayer.losses`), and training
+walks down the gradient of the cost, which adds a penalty on large weights (the bias goes free)::
+
+    J(W, b) = loss(S, y) + lambda ||W||_F^2
+
+**The gradients.** Write G = d loss / d S, the residual, (n, K): for both losses it is the predicted minus the true
+probabilities, divided by how many of them were averaged. S_ik = sum_j X_ij W_jk + b_k, hence dS_ik/dW_jk = X_ij,
+dS_ik/db_k = 1, and by the chain rule::
+
+    dJ/dW_jk = sum_i X_ij G_ik + 2 lambda W_jk      that is      dJ/dW = X^T G + 2 lambda W      (d, K)
+    dJ/db_k  = sum_i G_ik                           that is      dJ/db = column sums of G        (K,)
+
+**The residual of softmax.** loss = (1/n) sum_i (log sum_k exp S_ik - S_iy). The derivative of the first term with
+respect to S_ik is exp S_ik / sum_l exp S_il = P_ik, that of the second is 1 where k = y_i and else 0: G = (P - Y) / n.
+
+**The residual of K sigmoids.** loss = (1/(n K)) sum_ik (softplus(S_ik) - Y_ik S_ik), and softplus' = sigmoid, so that
+again G = (P - Y) / (n K), with P the sigmoid of S.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from onelayer.losses import LOSSES, Array, Loss
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxLayer:
+    """Weights, bias and loss of a one-layer classifier.
+
+    Parameters
+    ----------
+    weights : array (d, K)
+        Column k is the template of class k.
+    bias : array (K,)
+        Of the dtype of `weights`.
+    loss : Loss
+        One of `onelayer.losses.LOSSES`.
+    """
+
+    weights: Array
+    bias: Array
+    loss: Loss
+
+    @classmethod
+    def initial(
+        cls,
+        d: int,
+        K: int,
+        rng: np.random.Generator,
+        *,
+        init_std: float = 0.01,
+        loss: str = "softmax",
+        dtype: str = "float64",
+    ) -> "SoftmaxLayer":
+        """Weights drawn from N(0, init_std^2), bias zero.
+
+        The draw is a (K, d) array, transposed: one class after the other, as the course this project starts from
+        draws them, so that the same seed gives the same numbers.
+        """
+        weights = (rng.standard_normal((K, d)) * init_std).astype(dtype).T
+        return cls(weights, np.zeros(K, dtype), LOSSES[loss])
+
+    def logits(self, X: Array) -> Array:
+        """Scores S (n, K) of standardised rows X (n, d)."""
+        return X @ self.weights + self.bias
+
+    def probabilities(self, X: Array) -> Array:
+        """Probabilities P (n, K) of standardised rows X (n, d)."""
+        return self.loss.probabilities(self.logits(X))
+
+    def penalty(self, l2: float) -> Array:
+        """The penalty lambda ||W||_F^2, a 0-d array."""
+        xp = array_namespace(self.weights)
+        return l2 * xp.sum(self.weights * self.weights)
+
+    def cost(self, X: Array, y: Array, l2: float = 0.0) -> Array:
+        """The cost J, in nats: mean loss of rows X (n, d) with labels y (n,), plus the penalty."""
+        xp = array_namespace(X)
+        return xp.mean(self.loss.of_rows(self.logits(X), y)) + self.penalty(l2)
+
+    def gradients(self, X: Array, y: Array, l2: float = 0.0) -> tuple[Array, Array]:
+        """The gradients dJ/dW (d, K) and dJ/db (K,) at rows X (n, d) with labels y (n,)."""
+        xp = array_namespace(X)
+        G = self.loss.residual(self.logits(X), y)  # (n, K)
+        dW = (G.T @ X).T  # (d, K); the same as X.T @ G, with the long side contiguous, which BLAS does faster
+        if l2:
+            dW = dW + 2 * l2 * self.weights
+        return dW, xp.sum(G, axis=0)

@@ -1,0 +1,97 @@
+"""Standardisation: every feature gets mean 0 and standard deviation 1 over the training rows.
+
+It is linear, so that it can be folded into a layer instead of being done to every row::
+
+    X W + b = (R - m)/s W + b = R V + c        with V = W / s (d, K),  c = b - m V (K,)
+
+and the gradients of the folded layer, dJ/dV = R^T G and dJ/dc = column sums of G, give those of the layer::
+
+    dJ/dW = X^T G = (R^T G - m (column sums of G)) / s
+
+Folding saves two passes over every batch. It is used for pixels, whose 0..255 lose nothing by it; features may lie far
+from zero, where the terms that cancel would be larger than the result, and are standardised themselves.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """X = (R - m) / s.
+
+    Parameters
+    ----------
+    mean : array (d,)
+        m, in the units of the raw rows.
+    scale : array (d,)
+        s, the standard deviation (divided by n, not n - 1); 1 for a constant feature.
+
+    The floating-point type of both is the type of the rows that `transform` returns.
+    """
+
+    mean: Array
+    scale: Array
+
+    @classmethod
+    def fit(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
+        """Mean and standard deviation, in float64, of the rows in `blocks`, arrays (k, d), in one pass.
+
+        The blocks' means and sums of squares are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating
+        formulae and a pairwise algorithm for computing sample variances" (1979). Everything is taken relative to the
+        first row, so that a constant feature has a standard deviation of exactly 0 before it is set to 1.
+        """
+        n = 0
+        for block in blocks:
+            if n == 0:
+                origin = block[0].astype(np.float64)
+                mean, squares = np.zeros_like(origin), np.zeros_like(origin)
+            D = block - origin  # (k, d), float64
+            k, block_mean = len(D), D.mean(axis=0)
+            D -= block_mean
+            delta = block_mean - mean
+            squares += np.einsum("ij,ij->j", D, D) + delta * delta * (n * k / (n + k))
+            n += k
+            mean += delta * (k / n)
+        scale = np.sqrt(squares / n)
+        return cls(origin + mean, np.where(scale == 0, 1.0, scale))
+
+    def to(self, convert: Callable[[Array], Array]) -> "Standardizer":
+        """The same numbers in another type or another array library."""
+        return Standardizer(convert(self.mean), convert(self.scale))
+
+    def transform(self, R: Array) -> Array:
+        """Standardised rows X (n, d) of raw rows R (n, d)."""
+        X = array_namespace(R).astype(R, self.mean.dtype)
+        X -= self.mean
+        X /= self.scale
+        return X
+
+    def inputs(self, R: Array) -> Array:
+        """What the layer of `input_layer` multiplies: pixels as they are, features standardised, (n, d)."""
+        xp = array_namespace(R)
+        return xp.astype(R, self.mean.dtype) if _are_pixels(R) else self.transform(R)
+
+    def input_layer(self, layer: SoftmaxLayer, R: Array) -> SoftmaxLayer:
+        """The layer whose logits of ``inputs(R)`` are those of `layer` of the standardised rows."""
+        if not _are_pixels(R):
+            return layer
+        V = (layer.weights.T / self.scale).T  # (d, K); every class in one piece, as the weights are
+        return SoftmaxLayer(V, layer.bias - self.mean @ V, layer.loss)
+
+    def unfold_gradient(self, dV: Array, dc: Array, R: Array) -> Array:
+        """dJ/dW (d, K) from the gradients of ``input_layer(layer, R)``, dJ/dV (d, K) and dJ/dc (K,)."""
+        if not _are_pixels(R):
+            return dV
+        return ((dV.T - dc[:, None] * self.mean) / self.scale).T  # (d, K); every class in one piece
+
+
+def _are_pixels(R: Array) -> bool:
+    xp = array_namespace(R)
+    return bool(R.dtype == xp.uint8)

@@ -1,0 +1,57 @@
+"""Settings out of range, and the words for them."""
+
+import math
+
+import pytest
+
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.errors import ConfigError
+
+BAD = [
+    ("learning_rate", (0, 0.0, -1.0, math.nan, math.inf, "fast", True, None), "a positive number"),
+    ("l2", (-1e-9, math.nan, math.inf), "zero or a positive number"),
+    ("batch_size", (0, -5, 2.5, True), "a whole number of at least 1"),
+    ("epochs", (-1, 1.5), "a whole number of at least 0"),
+    ("loss", ("hinge", None), "softmax or sigmoid"),
+    ("decay_every", (-1,), "a whole number of at least 0"),
+    ("decay_factor", (0, -1, math.nan), "a positive number"),
+    ("init_std", (-0.1, math.inf), "zero or a positive number"),
+    ("dtype", ("float16",), "float32 or float64"),
+    ("seed", (-1, 0.5), "a whole number of at least 0"),
+    ("flip", (1, "yes"), "true or false"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [(n, v, w) for n, values, w in BAD for v in values])
+def test_a_bad_setting_is_named(name, value, words):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**{name: value})
+    assert str(caught.value) == f"{name.replace('_', ' ')} {value!r} is not {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("protocol", "random"), ("validation_size", 0), ("test_size", 1.5), ("test_size", math.nan), ("split_seed", -1)],
+)
+def test_a_bad_split_setting_is_named(name, value):
+    with pytest.raises(ConfigError, match=f"^{name.replace('_', ' ')} {value!r} is not "):
+        SplitConfig(**{name: value})
+
+
+def test_defaults_are_those_of_the_course():
+    config = TrainConfig()
+    assert (config.learning_rate, config.l2, config.batch_size, config.epochs, config.seed) == (0.001, 0, 100, 40, 42)
+    assert (config.loss, config.flip, config.init_std, config.dtype) == ("softmax", False, 0.01, "float32")
+
+
+def test_step_decay():
+    config = TrainConfig(learning_rate=1.0, decay_every=10, decay_factor=0.1)
+    assert [config.learning_rate_at(epoch) for epoch in (1, 10, 11, 20, 21)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert TrainConfig(learning_rate=0.5).learning_rate_at(1000) == 0.5
+
+
+def test_settings_in_words():
+    assert TrainConfig().in_words() == "softmax, learning rate 0.001, l2 0, batches of 100, 40 epochs, seed 42"
+    words = TrainConfig(flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
+    assert words.startswith("sigmoid, learning rate 0.001, times 0.1 every 10 epochs, l2 0, batches of 100")
+    assert words.endswith("40 epochs, flips, float64, seed 42")

@@ -1,0 +1,71 @@
+"""Mean and standard deviation against exact arithmetic; folding against standardising."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.standardizer import Standardizer
+
+
+def blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_fit_is_exact_for_pixels(n, size, seed):
+    rows = np.random.default_rng(seed).integers(0, 256, (n, 3), dtype=np.uint8)
+    fitted = Standardizer.fit(blocks(rows, size))
+    for j in range(3):
+        column = [Fraction(int(value)) for value in rows[:, j]]
+        mean = sum(column) / n
+        variance = sum((value - mean) ** 2 for value in column) / n
+        assert fitted.mean[j] == pytest.approx(float(mean), rel=1e-14, abs=1e-13)
+        assert fitted.scale[j] == pytest.approx(float(variance) ** 0.5 if variance else 1.0, rel=1e-13)
+
+
+def test_fit_keeps_its_digits_far_from_zero():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 100, (1000, 4)).astype(np.float64)
+    fitted = Standardizer.fit(blocks((small + 2.0**22).astype(np.float32), 64))
+    assert fitted.scale == pytest.approx(small.std(0), rel=1e-13)
+    assert fitted.mean - 2.0**22 == pytest.approx(small.mean(0), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [0, 0.1, 7, 1e30])
+def test_a_constant_feature_gets_scale_one(value):
+    rows = np.full((777, 2), value, np.float32)
+    rows[:, 1] = np.arange(777)
+    fitted = Standardizer.fit(blocks(rows, 100))
+    assert fitted.scale[0] == 1
+    assert (fitted.transform(rows)[:, 0] == 0).all()
+
+
+def test_transformed_rows_have_mean_zero_and_deviation_one():
+    rows = np.random.default_rng(0).integers(0, 256, (500, 6), dtype=np.uint8)
+    X = Standardizer.fit(blocks(rows, 100)).transform(rows)
+    assert X.dtype == np.float64
+    assert X.mean(0) == pytest.approx(0, abs=1e-14)
+    assert X.std(0) == pytest.approx(1, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_folding_changes_neither_logits_nor_gradients(dtype, loss):
+    rng = np.random.default_rng(3)
+    R = rng.integers(0, 256, (40, 9)).astype(dtype)
+    y = rng.integers(0, 5, 40)
+    standardizer = Standardizer.fit([R])
+    layer = SoftmaxLayer(rng.normal(size=(9, 5)), rng.normal(size=5), LOSSES[loss])
+    X = (R - R.mean(0, dtype=float)) / R.std(0, dtype=float)
+    folded, inputs = standardizer.input_layer(layer, R), standardizer.inputs(R)
+    assert folded.logits(inputs) == pytest.approx(X @ layer.weights + layer.bias, rel=1e-11, abs=1e-11)
+    dV, dc = folded.gradients(inputs, y)
+    dW, db = layer.gradients(X, y)
+    assert np.abs(dW).max() > 1e-3
+    assert standardizer.unfold_gradient(dV, dc, R) == pytest.approx(dW, rel=1e-10, abs=1e-13)
+    assert dc == pytest.approx(db, rel=1e-10, abs=1e-13)
