@@ -1,0 +1,263 @@
+"""A data set as it was read, and its division into training, validation and test rows, which copies nothing."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from onelayer.config import SplitConfig
+from onelayer.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows with labels.
+
+    Parameters
+    ----------
+    rows : ndarray (n, d), uint8 or float32
+        Pixels 0..255, channels first, or features. May be a memory map.
+    labels : ndarray (n,), int64
+        Values 0..K-1.
+    class_names : tuple of K str
+    image_shape : (c, h, w) or None
+        None where rows are no pictures.
+    name : str
+        What the set is called.
+    parts : mapping of str to slice
+        The source's own division of the rows, in the source's order; empty where it has none.
+    official : bool or None
+        Whether every part read is, to the last bit, the published one; None where nothing is published to compare with.
+    notes : tuple of str
+        What a person should be told about the source.
+
+    Raises
+    ------
+    DataError
+        If the pieces do not fit each other.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int] | None
+    name: str
+    parts: Mapping[str, slice] = field(default_factory=dict)
+    official: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or 0 in self.rows.shape:
+            raise DataError(f"{self.name}: rows have the shape {self.rows.shape}; expected (n, d), neither of them 0")
+        if self.rows.dtype not in (np.uint8, np.float32):
+            raise DataError(f"{self.name}: rows are {self.rows.dtype}; expected uint8 pixels or float32 features")
+        if self.labels.shape != (len(self.rows),):
+            raise DataError(f"{self.name}: {len(self.rows)} rows but labels of shape {self.labels.shape}")
+        if self.labels.dtype != np.int64:
+            raise DataError(f"{self.name}: labels are {self.labels.dtype}; expected int64")
+        K = len(self.class_names)
+        if self.labels.min() < 0 or self.labels.max() >= K:
+            row = int(np.argmax((self.labels < 0) | (self.labels >= K)))
+            raise DataError(f"{self.name}: row {row} has label {self.labels[row]}; labels are 0 to {K - 1}")
+        if self.image_shape is not None and np.prod(self.image_shape) != self.rows.shape[1]:
+            raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
+        for array in (self.rows, self.labels):
+            array.flags.writeable = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows and labels, part by part in the source's order, whatever files they were read from."""
+        digest = hashlib.sha256(f"{self.rows.dtype} {self.rows.shape[1]}".encode())
+        for part in self.parts.values() or (slice(None),):
+            digest.update(np.ascontiguousarray(self.rows[part]).data)
+            digest.update(self.labels[part].astype("<i8").data)
+        return digest.hexdigest()
+
+    @cached_property
+    def everything(self) -> "Split":
+        """All rows, as a split, part by part in the source's order."""
+        n = np.arange(len(self.rows))
+        return Split("all", self, np.concatenate([n[part] for part in self.parts.values() or (slice(None),)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a data set, by their places in it.
+
+    Parameters
+    ----------
+    name : str
+        train, validation, test or all.
+    dataset : Dataset
+    indices : ndarray (n,), int64
+        Places of the split's rows in ``dataset.rows``.
+    """
+
+    name: str
+    dataset: Dataset
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Labels (n,) of the split's rows."""
+        return self.dataset.labels[self.indices]
+
+    def rows(self, places: slice | np.ndarray) -> np.ndarray:
+        """Raw rows at `places` within the split: a view where they lie side by side, else a copy of these few."""
+        if isinstance(places, slice) and self._contiguous:
+            start, stop, _ = places.indices(len(self))
+            return self.dataset.rows[self.indices[0] + start : self.indices[0] + stop]
+        return np.take(self.dataset.rows, self.indices[places], axis=0)  # half as long as indexing takes
+
+    def blocks(self, size: int) -> Iterator[slice]:
+        """Slices that cover the split, each of at most `size` rows."""
+        return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
+
+    def row_blocks(self, size: int) -> Iterator[np.ndarray]:
+        """The split's raw rows, at most `size` at a time."""
+        return (self.rows(block) for block in self.blocks(size))
+
+    @cached_property
+    def _contiguous(self) -> bool:
+        return bool((np.diff(self.indices) == 1).all())
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test rows of one data set, disjoint by construction.
+
+    Parameters
+    ----------
+    train, validation, test : Split
+    protocol : str
+        batch, full or stratified.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    protocol: str
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter((self.train, self.validation, self.test))
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.train.dataset
+
+    @cached_property
+    def duplicates(self) -> dict[str, int]:
+        """How many rows of a later split equal, bit for bit, one of an earlier: ``{"test in train": 3, ...}``."""
+        # Only rows whose hashes agree are compared; Python's hash of bytes is salted, so none can be made to collide.
+        seen = {split.name: self._places_by_hash(split) for split in self}
+        pairs = ((self.validation, self.train), (self.test, self.train), (self.test, self.validation))
+        return {f"{a.name} in {b.name}": self._common(seen[a.name], seen[b.name]) for a, b in pairs}
+
+    def _places_by_hash(self, split: Split) -> dict[int, list[int]]:
+        places: dict[int, list[int]] = {}
+        for place in split.indices:
+            places.setdefault(hash(self.dataset.rows[place].tobytes()), []).append(place)
+        return places
+
+    def _common(self, later: dict[int, list[int]], earlier: dict[int, list[int]]) -> int:
+        rows = self.dataset.rows
+        return sum(
+            any(np.array_equal(rows[place], rows[other]) for other in earlier[key])
+            for key in later.keys() & earlier.keys()
+            for place in later[key]
+        )
+
+
+BATCH_PROTOCOL = {"train": "data_batch_1", "validation": "data_batch_2", "test": "test_batch"}
+
+
+def split(dataset: Dataset, config: SplitConfig) -> Splits:
+    """Divide a data set.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With at least the parts that the protocol needs.
+    config : SplitConfig
+
+    Raises
+    ------
+    ConfigError
+        If the protocol or a size does not fit the data set.
+    DataError
+        If a feature is not a finite number.
+    """
+    protocol = config.protocol or default_protocol(dataset.parts)
+    rng = np.random.default_rng(config.split_seed)
+    drawn = {"batch": (), "full": ("validation_size",), "stratified": ("validation_size", "test_size")}[protocol]
+    for name in ("validation_size", "test_size"):
+        if getattr(config, name) is not None and name not in drawn:
+            raise ConfigError(f"{name.replace('_', ' ')} does not apply to the protocol {protocol}; leave it out")
+    if protocol == "batch":
+        places = {name: _places(dataset, [part]) for name, part in BATCH_PROTOCOL.items()}
+    elif protocol == "full":
+        test_parts = [part for part in dataset.parts if part.startswith("test")]
+        rest = _places(dataset, [part for part in dataset.parts if part not in test_parts])
+        rest, validation = _draw(dataset, rest, config.validation_size or 1000, "validation", rng)
+        places = {"train": rest, "validation": validation, "test": _places(dataset, test_parts)}
+    else:
+        rest, test = _draw(dataset, dataset.everything.indices, config.test_size or 0.2, "test", rng)
+        size = config.validation_size or 0.2
+        size = size * len(dataset.labels) if size < 1 else size
+        rest, validation = _draw(dataset, rest, max(1, round(size)), "validation", rng)
+        places = {"train": rest, "validation": validation, "test": test}
+    _require_finite(dataset)
+    return Splits(**{name: Split(name, dataset, indices) for name, indices in places.items()}, protocol=protocol)
+
+
+def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:
+    """The protocol for a source with these parts, where none was asked for."""
+    if set(BATCH_PROTOCOL.values()) <= set(parts):
+        return "batch"
+    return "full" if any(part.startswith("test") for part in parts) else "stratified"
+
+
+def _places(dataset: Dataset, parts: list[str]) -> np.ndarray:
+    missing = [part for part in parts if part not in dataset.parts]
+    if missing or not parts:
+        what = " and ".join(missing) or "training or test rows of its own"
+        raise ConfigError(f"{dataset.name} has no {what}; use the protocol stratified")
+    everything = np.arange(len(dataset.rows))
+    return np.concatenate([everything[dataset.parts[part]] for part in parts])
+
+
+def _draw(
+    dataset: Dataset, places: np.ndarray, size: float, what: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn."""
+    count = max(1, round(size * len(places))) if size < 1 else int(size)
+    if count >= len(places):
+        raise ConfigError(f"{what} size {count} leaves nothing of {len(places)} rows to train on; ask for fewer")
+    labels = dataset.labels[places]
+    present, members = np.unique(labels, return_counts=True)
+    exact = count * members / len(places)
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1  # the largest remainders round up
+    drawn = np.zeros(len(places), bool)
+    for label, share in zip(present, quota, strict=True):
+        drawn[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
+    return places[~drawn], places[drawn]
+
+
+def _require_finite(dataset: Dataset) -> None:
+    if dataset.rows.dtype == np.uint8:
+        return
+    for block in dataset.everything.blocks(4096):
+        finite = np.isfinite(dataset.everything.rows(block))
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            place = dataset.everything.indices[block][row]
+            raise DataError(
+                f"{dataset.name}: row {place}, column {column} is {dataset.rows[place, column]}; "
+                "every feature must be a finite number"
+            )

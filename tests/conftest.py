@@ -1,0 +1,120 @@
+"""What tests share: the real CIFAR-10 where there is one, and a small set in the same layout."""
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+PARTS = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FORMS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin", "matlab": "cifar-10-batches-mat"}
+
+
+@pytest.fixture(scope="session")
+def cifar() -> Path:
+    """Folder of the real CIFAR-10's Python version; the test is skipped where there is none."""
+    named = os.environ.get("ONELAYER_DATA")
+    if not named:
+        pytest.skip("ONELAYER_DATA is not set to a folder with CIFAR-10")
+    for folder in (Path(named), Path(named) / FORMS["python"]):
+        if all((folder / part).is_file() for part in (*PARTS, "batches.meta")):
+            return folder
+    pytest.skip(f"ONELAYER_DATA={named} holds no Python version of CIFAR-10")
+
+
+@pytest.fixture(autouse=True)
+def _no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tester's own data, cache and network out of every test; `cifar` read the variable before."""
+    with monkeypatch.context() as patch:
+        patch.delenv("ONELAYER_DATA", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+        yield
+
+
+def _write_python(batches: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path, protocol: int = 2) -> None:
+    for part, (rows, labels) in batches.items():
+        batch = {b"batch_label": part.encode(), b"labels": labels.tolist(), b"data": rows}
+        (folder / part).write_bytes(pickle.dumps(batch, protocol))
+    meta = {b"label_names": [name.encode() for name in CLASS_NAMES], b"num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol))
+
+
+def _write_binary(batches: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path) -> None:
+    for part, (rows, labels) in batches.items():
+        np.column_stack([labels.astype(np.uint8), rows]).tofile(folder / f"{part}.bin")
+    (folder / "batches.meta.txt").write_text("\n".join(CLASS_NAMES) + "\n\n")
+
+
+def _write_matlab(batches: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path) -> None:
+    for part, (rows, labels) in batches.items():
+        variables = {"data": rows, "labels": labels.astype(np.uint8)[:, None], "batch_label": part}
+        scipy.io.savemat(folder / f"{part}.mat", variables, do_compression=len(rows) < 1000)
+    names = np.empty((10, 1), object)
+    names[:, 0] = CLASS_NAMES
+    scipy.io.savemat(folder / "batches.meta.mat", {"label_names": names})
+
+
+@pytest.fixture(scope="session")
+def write_form() -> Callable[[dict[str, tuple[np.ndarray, np.ndarray]], str, Path], Path]:
+    """``write_form({part: (rows, labels)}, "python" | "binary" | "matlab", where)`` -> the folder it made there."""
+
+    def write(batches: dict[str, tuple[np.ndarray, np.ndarray]], form: str, where: Path) -> Path:
+        folder = where / FORMS[form]
+        folder.mkdir(parents=True)
+        {"python": _write_python, "binary": _write_binary, "matlab": _write_matlab}[form](batches, folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_tar() -> Callable[[Path, Path], Path]:
+    """``write_tar(folder, archive)`` -> the archive, with the folder and its files in it."""
+
+    def write(folder: Path, archive: Path) -> Path:
+        with tarfile.open(archive, "w:gz", compresslevel=1, dereference=True) as tar:
+            tar.add(folder, folder.name)
+        return archive
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_batches() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows (60, 3072) and labels of six parts. A class is a colour pattern under noise, so that it can be learnt."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(60, 196, (10, 3072))
+    batches = {}
+    for part in PARTS:
+        labels = rng.permutation(np.arange(60) % 10)
+        rows = patterns[labels] + rng.normal(0, 40, (60, 3072))
+        batches[part] = (rows.clip(0, 255).astype(np.uint8), labels)
+    return batches
+
+
+@pytest.fixture
+def tiny_cifar(tiny_batches, write_form, tmp_path: Path) -> Path:
+    """A small set in the layout of CIFAR-10's Python version: six parts of 60 rows."""
+    return write_form(tiny_batches, "python", tmp_path)
+
+
+@pytest.fixture
+def tar_of() -> Callable[..., bytes]:
+    """``tar_of((tarfile.TarInfo, content), ..., format=..., mode=...)`` -> the bytes of an archive."""
+
+    def make(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode=mode) as tar:
+            for member, content in members:
+                if content:
+                    member.size = len(content)
+                tar.addfile(member, io.BytesIO(content) if content else None)
+        return file.getvalue()
+
+    return make

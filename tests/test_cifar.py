@@ -1,0 +1,378 @@
+"""CIFAR-10 in every form it is published in, whole, in part, and damaged."""
+
+import pickle
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+import scipy.io
+
+from onelayer.data.cifar import CLASS_NAMES, PARTS, MissingPartError, find_cifar10, read_cifar10
+from onelayer.data.matlab import read_matlab
+from onelayer.errors import DataError
+
+ARCHIVES = {
+    "python": "cifar-10-python.tar.gz",
+    "binary": "cifar-10-binary.tar.gz",
+    "matlab": "cifar-10-matlab.tar.gz",
+}
+
+
+def unpickled(path):
+    batch = pickle.loads(path.read_bytes(), encoding="bytes")
+    return batch[b"data"], np.array(batch[b"labels"])
+
+
+@pytest.fixture(scope="session")
+def real_batches(cifar):
+    return {part: unpickled(cifar / part) for part in PARTS}
+
+
+def assert_holds(dataset, batches):
+    assert list(dataset.parts) == list(batches)
+    assert dataset.class_names == CLASS_NAMES
+    assert (dataset.name, dataset.image_shape) == ("CIFAR-10", (3, 32, 32))
+    assert (dataset.rows.dtype, dataset.labels.dtype) == (np.uint8, np.int64)
+    assert len(dataset.rows) == sum(len(labels) for _, labels in batches.values())
+    for part, (rows, labels) in batches.items():
+        np.testing.assert_array_equal(dataset.rows[dataset.parts[part]], rows)
+        np.testing.assert_array_equal(dataset.labels[dataset.parts[part]], labels)
+
+
+# the real set
+
+
+def test_the_official_files(cifar, real_batches):
+    dataset = read_cifar10(cifar)
+    assert_holds(dataset, real_batches)
+    assert dataset.official
+    assert dataset.notes == ()
+    assert np.bincount(dataset.labels).tolist() == [6000] * 10
+
+
+@pytest.mark.parametrize("form", ["binary", "matlab"])
+def test_other_forms_of_the_official_contents_are_official(cifar, real_batches, write_form, tmp_path, form):
+    parts = ("data_batch_3", "test_batch")
+    batches = {part: real_batches[part] for part in parts}
+    dataset = read_cifar10(write_form(batches, form, tmp_path))
+    assert_holds(dataset, batches)
+    assert dataset.official
+    assert dataset.fingerprint == read_cifar10(cifar, parts).fingerprint
+
+
+def test_the_official_files_in_an_archive(cifar, real_batches, write_tar, tmp_path):
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    for name in ("test_batch", "batches.meta", "data_batch_5"):
+        (folder / name).symlink_to(cifar / name)
+    dataset = read_cifar10(write_tar(folder, tmp_path / ARCHIVES["python"]))
+    assert_holds(dataset, {part: real_batches[part] for part in ("data_batch_5", "test_batch")})
+    assert dataset.official
+
+
+def test_memory_is_the_rows_and_few_files(cifar):
+    tracemalloc.start()
+    dataset = read_cifar10(cifar, PARTS[:4])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < dataset.rows.nbytes + 2.5 * 31_035_999
+
+
+# every form of a small set
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_form_gives_the_same(tiny_batches, write_form, write_tar, tmp_path, form, packed):
+    expected = read_cifar10(write_form(tiny_batches, "python", tmp_path / "expected"))
+    source = write_form(tiny_batches, form, tmp_path)
+    if packed:
+        source = write_tar(source, tmp_path / "any name.tgz")
+    found = read_cifar10(source)
+    assert_holds(found, tiny_batches)
+    assert found.fingerprint == expected.fingerprint
+    assert not found.official
+    assert [note.split(" differs")[0] for note in found.notes] == [
+        f"not the official CIFAR-10: {part}" for part in PARTS
+    ]
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_chosen_parts(tiny_batches, write_form, write_tar, tmp_path, form, packed):
+    source = write_form(tiny_batches, form, tmp_path)
+    if packed:
+        source = write_tar(source, tmp_path / ARCHIVES[form])
+    chosen = ("test_batch", "data_batch_2")
+    assert_holds(read_cifar10(source, chosen), {part: tiny_batches[part] for part in ("data_batch_2", "test_batch")})
+
+
+def test_parts_are_in_the_source_s_order_however_they_are_stored(tiny_batches, write_form, tmp_path, tar_of):
+    import tarfile
+
+    folder = write_form(tiny_batches, "binary", tmp_path)
+    files = [(tarfile.TarInfo(f"x/{part}.bin"), (folder / f"{part}.bin").read_bytes()) for part in reversed(PARTS)]
+    (tmp_path / "a.tar").write_bytes(tar_of(*files, mode="w"))
+    found = read_cifar10(tmp_path / "a.tar")
+    assert_holds(found, tiny_batches)
+    assert found.parts["test_batch"].start == 0
+    assert found.fingerprint == read_cifar10(folder).fingerprint
+
+
+def test_batches_of_unequal_size_and_without_names(tiny_batches, write_form, tmp_path):
+    batches = {
+        "data_batch_1": tuple(a[:7] for a in tiny_batches["data_batch_1"]),
+        "data_batch_4": tiny_batches["test_batch"],
+    }
+    folder = write_form(batches, "binary", tmp_path)
+    (folder / "batches.meta.txt").unlink()
+    assert_holds(read_cifar10(folder), batches)
+
+
+def test_a_batch_beyond_the_official_size(tmp_path, write_form):
+    rng = np.random.default_rng(0)
+    sizes = {"data_batch_1": 10_001, "test_batch": 10_007}
+    batches = {part: (rng.integers(0, 256, (n, 3072), np.uint8), rng.integers(0, 10, n)) for part, n in sizes.items()}
+    assert_holds(read_cifar10(write_form(batches, "binary", tmp_path)), batches)
+
+
+# finding
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+def test_finds_the_folder_or_archive_within_a_folder(tiny_batches, write_form, write_tar, tmp_path, form):
+    folder = write_form(tiny_batches, form, tmp_path)
+    assert find_cifar10(tmp_path) == find_cifar10(folder) == folder
+    archive = write_tar(folder, tmp_path / ARCHIVES[form])
+    assert find_cifar10(tmp_path) == folder
+    assert find_cifar10(archive) == archive
+    folder.rename(tmp_path / "elsewhere")
+    assert find_cifar10(tmp_path) == archive
+
+
+def test_finds_nothing(tmp_path):
+    with pytest.raises(DataError, match=r"/none: no such file or folder$"):
+        find_cifar10(tmp_path / "none")
+    words = (
+        r"no CIFAR-10 here \(looked for data_batch_1, data_batch_1.bin, data_batch_1.mat and the official archives\)$"
+    )
+    with pytest.raises(DataError, match=words):
+        find_cifar10(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=words):
+        find_cifar10(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_part_that_is_not_there(tiny_cifar, write_tar, tmp_path, packed):
+    (tiny_cifar / "data_batch_2").unlink()
+    source = write_tar(tiny_cifar, tmp_path / "a.tar.gz") if packed else tiny_cifar
+    with pytest.raises(MissingPartError, match=r": lacks data_batch_2$"):
+        read_cifar10(source, ("data_batch_1", "data_batch_2"))
+    assert len(read_cifar10(source).parts) == 5
+    with pytest.raises(DataError, match="CIFAR-10 has no part valid; it has data_batch_1, "):
+        read_cifar10(source, ("valid",))
+
+
+def test_an_archive_of_other_things(tmp_path, write_tar):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(DataError, match=r"a\.tar\.gz: lacks data_batch_1, .*, test_batch$"):
+        read_cifar10(write_tar(tmp_path / "x", tmp_path / "a.tar.gz"))
+
+
+def test_an_archive_of_two_forms(tiny_batches, write_form, write_tar, tmp_path):
+    for form in ("python", "binary"):
+        write_form(tiny_batches, form, tmp_path / "x")
+    with pytest.raises(DataError, match=r"is a second \w+; keep one version of CIFAR-10"):
+        read_cifar10(write_tar(tmp_path / "x", tmp_path / "a.tar.gz"))
+
+
+# damage
+
+
+def test_a_flipped_pixel_is_noted(cifar, tmp_path):
+    content = bytearray((cifar / "test_batch").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "test_batch").write_bytes(content)
+    dataset = read_cifar10(tmp_path)
+    assert not dataset.official
+    (note,) = dataset.notes
+    assert note.startswith("not the official CIFAR-10: test_batch differs from the published file (MD5 ")
+    assert note.endswith("); it has 10000 rows")
+
+
+def test_a_flipped_label_is_refused(cifar, tmp_path):
+    content = bytearray((cifar / "test_batch").read_bytes())
+    place = content.index(b"labels") + 20
+    place += content[place - 1 : place] != b"K"  # from an opcode K to its number
+    content[place] ^= 0x80
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(DataError, match=r"/test_batch: row \d+ has the label 1[23]\d; labels are 0 to 9$"):
+        read_cifar10(tmp_path)
+
+
+ROWS = np.zeros((2, 3072), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"data": ROWS}, "holds no labels; a batch of CIFAR-10 holds data and labels"),
+        ({"data": ROWS, "fine_labels": [1, 2]}, "holds no labels"),
+        ({"labels": [1, 2]}, "holds no data"),
+        ({"data": ROWS, "labels": [1]}, "holds 2 rows but 1 labels"),
+        ({"data": ROWS, "labels": [1, 10]}, "row 1 has the label 10; labels are 0 to 9"),
+        ({"data": ROWS, "labels": [-1, 1]}, "row 0 has the label -1; labels are 0 to 9"),
+        ({"data": ROWS, "labels": np.array([1, 200], np.uint8)}, "row 1 has the label 200; labels are 0 to 9"),
+        ({"data": ROWS, "labels": np.array([1, 1.5])}, r"row 1 has the label 1\.5; labels are 0 to 9"),
+        ({"data": ROWS, "labels": np.array([1, np.nan])}, "row 1 has the label nan; labels are 0 to 9"),
+        ({"data": ROWS, "labels": [1, "cat"]}, "row 1 has a label that is no integer; labels are 0 to 9"),
+        ({"data": ROWS, "labels": [1, True]}, "row 1 has a label that is no integer"),
+        ({"data": ROWS, "labels": [1, 10**500]}, "row 1 has the label 1000+; labels are 0 to 9"),
+        ({"data": ROWS, "labels": 1}, "labels are no list of integers"),
+        ({"data": ROWS[:, :100], "labels": [1, 2]}, r"data is an array of shape \(2, 100\); expected \(n, 3072\)"),
+        ({"data": ROWS.reshape(2, 3, 32, 32), "labels": [1, 2]}, r"data is an array of shape \(2, 3, 32, 32\)"),
+        ({"data": [1, 2], "labels": [1, 2]}, r"data is no array; expected \(n, 3072\)"),
+        ({"data": ROWS / np.float32(255), "labels": [1, 2]}, "data is float32; expected uint8"),
+        ({"data": ROWS[:0], "labels": []}, "holds no rows"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_contents_that_are_no_batch(tmp_path, batch, words, protocol):
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(batch, protocol))
+    with pytest.raises(DataError, match=f"/data_batch_1: {words}(; |$)"):
+        read_cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+def test_cut_off(tiny_batches, write_form, tmp_path, form):
+    folder = write_form(tiny_batches, form, tmp_path)
+    (file,) = folder.glob("data_batch_4*")
+    whole = file.read_bytes()
+    for size in (0, 1, 100, 2000, len(whole) // 2 + 1, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=rf"/{file.name}: (is|holds) ") as caught:
+            read_cifar10(folder)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("batches.meta", pickle.dumps({"label_names": ["cat"] * 10}, 2)),
+        ("batches.meta", pickle.dumps({"label_names": ["\x1b[2J", *CLASS_NAMES[1:]]}, 2)),
+        ("batches.meta", pickle.dumps({"label_names": 10}, 2)),
+        ("batches.meta", pickle.dumps({}, 2)),
+        ("batches.meta.txt", b"airplane\nautomobile\n"),
+        ("batches.meta.txt", bytes(range(256))),
+    ],
+)
+def test_names_that_are_no_ten(tmp_path, tiny_batches, write_form, name, content):
+    folder = write_form(tiny_batches, "binary" if name.endswith("txt") else "python", tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"/{name}: holds no 10 different names of classes$"):
+        read_cifar10(folder)
+
+
+def test_other_classes_are_noted(tiny_cifar):
+    names = [f"thing {k}" for k in range(10)]
+    (tiny_cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, 2))
+    dataset = read_cifar10(tiny_cifar)
+    assert dataset.class_names == tuple(names)
+    assert dataset.notes[-1].startswith("not the official CIFAR-10: the classes are thing 0, thing 1")
+
+
+# hostile MATLAB files
+
+
+def matlab(tmp_path, variables, **options):
+    scipy.io.savemat(tmp_path / "x.mat", variables, **options)
+    return (tmp_path / "x.mat").read_bytes()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "i8", "u8", "f4", "f8"])
+def test_matlab_files_as_scipy_reads_them(tmp_path, compressed, dtype):
+    names = np.empty((3, 1), object)
+    names[:, 0] = ["cat", "Käfer", "rather a long name"]
+    numbers = np.arange(12).reshape(3, 4).astype(dtype)
+    variables = {"data": numbers, "one": np.array([7], dtype), "label_names": names, "left out": {"a": 1}}
+    content = matlab(tmp_path, variables, do_compression=compressed)
+    expected = scipy.io.loadmat(tmp_path / "x.mat")
+    found = read_matlab(content, ("data", "one", "label_names"), "x")
+    for name in ("data", "one"):
+        np.testing.assert_array_equal(found[name], expected[name])
+        assert found[name].dtype == expected[name].dtype
+    assert found["label_names"] == [str(name[0]) for name in expected["label_names"][:, 0]]
+
+
+def test_matlab_bomb(tmp_path):
+    content = matlab(tmp_path, {"data": ROWS})
+    packer = zlib.compressobj(1)
+    zeros = bytes(2**20)
+    packed = b"".join(packer.compress(zeros) for _ in range(257)) + packer.flush()
+    bomb = content[:128] + (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    with pytest.raises(DataError, match=r"^x: is cut off, or more than 256 MiB without compression$"):
+        read_matlab(bomb, ("data",), "x")
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [(b"", "is damaged: a variable has no contents"), (struct.pack("<II", 14, 2**26), "holds no data")],
+)
+def test_matlab_elements_without_number(tmp_path, head, words):
+    # eight million elements of no bytes
+    empty = zlib.compress(head + bytes(2**26), 1)
+    bomb = matlab(tmp_path, {})[:128] + (15).to_bytes(4, "little") + len(empty).to_bytes(4, "little") + empty
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"^x: {words}$"):
+        read_matlab(bomb, ("data",), "x")
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+
+
+def test_names_of_megabytes(tiny_cifar):
+    (tiny_cifar / "batches.meta").write_bytes(b"\n" * 10**6)
+    with pytest.raises(DataError, match=r"/batches.meta: is 1000000 bytes, too many for the names of the classes$"):
+        read_cifar10(tiny_cifar)
+
+
+def test_matlab_claims_are_checked(tmp_path):
+    content = bytearray(matlab(tmp_path, {"data": ROWS}))
+    shape = content.index((2).to_bytes(4, "little") + (3072).to_bytes(4, "little"))
+    content[shape : shape + 4] = (2**30).to_bytes(4, "little")
+    with pytest.raises(DataError, match=r"^x: is damaged: data of shape \(1073741824, 3072\) has 6144 bytes$"):
+        read_matlab(bytes(content), ("data",), "x")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"data": {"a": 1}}, "data is neither real numbers nor a cell array of texts"),
+        ({"data": np.array([1j])}, "data is neither real numbers nor a cell array of texts"),
+        ({"data": "text"}, "data is neither real numbers nor a cell array of texts"),
+        ({"x": np.eye(2)}, "holds no data"),
+    ],
+)
+def test_other_matlab_files(tmp_path, variables, words):
+    with pytest.raises(DataError, match=f"^x: {words}$"):
+        read_matlab(matlab(tmp_path, variables), ("data",), "x")
+    with pytest.raises(DataError, match=r"in MATLAB, save it with -v7$"):
+        read_matlab(b"\x89HDF" + bytes(600), ("data",), "x")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_flip_of_a_matlab_file_escapes_as_another_error(tmp_path, compressed):
+    names = np.empty((2, 1), object)
+    names[:, 0] = ["cat", "dog"]
+    content = matlab(tmp_path, {"label_names": names, "data": ROWS[:, :9]}, do_compression=compressed)
+    for place in range(124, len(content)):
+        for bit in (0x01, 0x10, 0x80):
+            damaged = content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+            for damage in (damaged, damaged[:place]):
+                try:
+                    read_matlab(damage, ("label_names", "data"), "x")
+                except DataError as error:
+                    assert str(error).startswith("x: ")

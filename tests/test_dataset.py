@@ -1,0 +1,206 @@
+"""The data set and its splits."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onelayer.config import SplitConfig
+from onelayer.data import Dataset, Split, split
+from onelayer.errors import ConfigError, DataError
+
+
+def make(n=120, K=4, d=3, parts=None, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(K), rng.integers(0, K, max(n - K, 0))])[:n].astype(np.int64)
+    pieces = {
+        "rows": rng.integers(0, 256, (n, d), np.uint8),
+        "labels": rng.permutation(labels),
+        "class_names": tuple(f"class {k}" for k in range(K)),
+        "image_shape": None,
+        "name": "set",
+        "parts": parts or {},
+    }
+    return Dataset(**pieces | changes)
+
+
+def batches(n=40):
+    names = ("data_batch_1", "data_batch_2", "data_batch_3", "test_batch")
+    return {name: slice(n * i, n * i + n) for i, name in enumerate(names)}
+
+
+def places(splits):
+    return [set(part.indices.tolist()) for part in splits]
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(3, 200),
+    K=st.integers(1, 12),
+    validation=st.one_of(st.none(), st.floats(0.01, 0.99), st.integers(1, 100)),
+    test=st.one_of(st.none(), st.floats(0.01, 0.99), st.integers(1, 100)),
+    seed=st.integers(0, 99),
+)
+def test_stratified_splits_are_disjoint_and_complete(n, K, validation, test, seed):
+    dataset = make(n, K, seed=seed)
+    config = SplitConfig(protocol="stratified", validation_size=validation, test_size=test, split_seed=seed)
+    try:
+        splits = split(dataset, config)
+    except ConfigError as error:
+        assert "leaves nothing of" in str(error)
+        return
+    train, held_out, tested = places(splits)
+    assert train | held_out | tested == set(range(n))
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == n
+    assert min(map(len, splits)) > 0
+    assert len(splits.test) == (test if test and test >= 1 else max(1, round((test or 0.2) * n)))
+    assert len(splits.validation) == (
+        validation if validation and validation >= 1 else max(1, round((validation or 0.2) * n))
+    )
+
+
+@settings(deadline=None)
+@given(n=st.integers(4, 60), size=st.integers(1, 150), seed=st.integers(0, 9))
+def test_full_splits_are_disjoint_and_keep_the_test_rows(n, size, seed):
+    dataset = make(4 * n, parts=batches(n), seed=seed)
+    config = SplitConfig(protocol="full", validation_size=size, split_seed=seed)
+    if size >= 3 * n:
+        with pytest.raises(ConfigError, match=f"validation size {size} leaves nothing of {3 * n} rows"):
+            split(dataset, config)
+        return
+    splits = split(dataset, config)
+    train, validation, test = places(splits)
+    assert test == set(range(3 * n, 4 * n))
+    assert (len(train), len(validation)) == (3 * n - size, size)
+    assert train | validation | test == set(range(4 * n))
+
+
+def test_batch_splits_are_the_batches():
+    splits = split(make(160, parts=batches()), SplitConfig())
+    assert splits.protocol == "batch"
+    assert [(s.name, s.indices[0], len(s)) for s in splits] == [
+        ("train", 0, 40),
+        ("validation", 40, 40),
+        ("test", 120, 40),
+    ]
+
+
+def test_default_protocols():
+    assert split(make(), SplitConfig()).protocol == "stratified"
+    parts = {"train": slice(0, 90), "test": slice(90, 120)}
+    assert split(make(parts=parts), SplitConfig(validation_size=9)).protocol == "full"
+
+
+def test_drawn_splits_keep_the_proportions():
+    dataset = make(1000, labels=np.repeat(np.arange(4), (700, 200, 90, 10)))
+    for part in split(dataset, SplitConfig(validation_size=0.1, test_size=300)):
+        share = np.bincount(part.labels, minlength=4) - len(part) * np.array([0.7, 0.2, 0.09, 0.01])
+        assert np.abs(share).max() <= 2
+
+
+def test_a_seed_repeats_its_splits_and_another_gives_others():
+    dataset = make()
+    first, again, other = (split(dataset, SplitConfig(split_seed=seed)) for seed in (1, 1, 2))
+    assert places(first) == places(again)
+    assert places(first) != places(other)
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "words"),
+    [
+        ({}, {"protocol": "batch"}, "set has no data_batch_1; use the protocol stratified"),
+        ({}, {"protocol": "full"}, "set has no training or test rows of its own; use the protocol stratified"),
+        ({"test": slice(0, 120)}, {"protocol": "full"}, "use the protocol stratified"),
+        (batches(30), {"validation_size": 9}, "validation size does not apply to the protocol batch; leave it out"),
+        (
+            batches(30),
+            {"protocol": "full", "test_size": 9},
+            "test size does not apply to the protocol full; leave it out",
+        ),
+        ({}, {"test_size": 120}, "test size 120 leaves nothing of 120 rows to train on; ask for fewer"),
+        ({}, {"validation_size": 96}, "validation size 96 leaves nothing of 96 rows to train on; ask for fewer"),
+    ],
+)
+def test_protocols_that_do_not_fit(parts, options, words):
+    with pytest.raises(ConfigError, match=words):
+        split(make(parts=parts), SplitConfig(**options))
+
+
+def test_duplicates_are_counted_as_naively():
+    dataset = make(90, d=1, rows=np.random.default_rng(0).integers(0, 40, (90, 1), np.uint8))
+    splits = split(dataset, SplitConfig())
+    naive = {
+        f"{a.name} in {b.name}": sum(
+            any((row == other).all() for other in b.rows(slice(None))) for row in a.rows(slice(None))
+        )
+        for a, b in ((splits.validation, splits.train), (splits.test, splits.train), (splits.test, splits.validation))
+    }
+    assert splits.duplicates == naive
+    assert all(0 < count < 18 for count in naive.values())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 5000, 9999])
+def test_features_that_are_no_numbers(value, row):
+    rows = np.zeros((10_000, 3), np.float32)
+    rows[row, 2] = value
+    with pytest.raises(
+        DataError, match=f"^set: row {row}, column 2 is {value}; every feature must be a finite number$"
+    ):
+        split(make(10_000, rows=rows), SplitConfig())
+
+
+def test_the_fingerprint_is_of_the_contents_and_not_of_their_storage():
+    parts = batches(30)
+    dataset = make(parts=parts)
+    turned = {name: slice(90 - part.start, 120 - part.start) for name, part in parts.items()}
+    rows, labels = np.empty_like(dataset.rows), np.empty_like(dataset.labels)
+    for name, part in parts.items():
+        rows[turned[name]], labels[turned[name]] = dataset.rows[part], dataset.labels[part]
+    assert make(rows=rows, labels=labels, parts=turned).fingerprint == dataset.fingerprint
+    assert make(rows=np.asfortranarray(rows), labels=labels, parts=turned).fingerprint == dataset.fingerprint
+    assert make(rows=rows, labels=labels, parts=parts).fingerprint != dataset.fingerprint
+
+    changed = dataset.labels.copy()
+    changed[0] = (changed[0] + 1) % 4
+    assert make(parts=parts, labels=changed).fingerprint != dataset.fingerprint
+    changed = dataset.rows.copy()
+    changed[-1, -1] ^= 1
+    assert make(parts=parts, rows=changed).fingerprint != dataset.fingerprint
+
+
+def test_rows_of_a_split():
+    dataset = make()
+    together = Split("a", dataset, np.arange(20, 50))
+    assert np.shares_memory(together.rows(slice(3, 9)), dataset.rows)
+    np.testing.assert_array_equal(together.rows(slice(3, 9)), dataset.rows[23:29])
+    np.testing.assert_array_equal(together.rows(slice(25, 99)), dataset.rows[45:50])
+    np.testing.assert_array_equal(together.rows(np.array([2, 0])), dataset.rows[[22, 20]])
+    scattered = Split("b", dataset, np.array([7, 3, 90, 4]))
+    np.testing.assert_array_equal(scattered.rows(slice(1, 3)), dataset.rows[[3, 90]])
+    np.testing.assert_array_equal(np.concatenate(list(scattered.row_blocks(3))), dataset.rows[[7, 3, 90, 4]])
+    assert [(block.start, block.stop) for block in scattered.blocks(3)] == [(0, 3), (3, 4)]
+    np.testing.assert_array_equal(scattered.labels, dataset.labels[[7, 3, 90, 4]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows": np.zeros((0, 3), np.uint8)}, r"rows have the shape \(0, 3\); expected \(n, d\), neither of them 0"),
+        ({"rows": np.zeros(3, np.uint8)}, r"rows have the shape \(3,\)"),
+        ({"rows": np.zeros((120, 3))}, "rows are float64; expected uint8 pixels or float32 features"),
+        ({"labels": np.zeros(119, np.int64)}, r"120 rows but labels of shape \(119,\)"),
+        ({"labels": np.zeros(120, np.int32)}, "labels are int32; expected int64"),
+        ({"labels": np.arange(120)}, "row 4 has label 4; labels are 0 to 3"),
+        ({"labels": -np.ones(120, np.int64)}, "row 0 has label -1; labels are 0 to 3"),
+        ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are no pictures of \(1, 2, 2\)"),
+    ],
+)
+def test_pieces_that_do_not_fit(changes, words):
+    with pytest.raises(DataError, match=f"^set: {words}"):
+        make(**changes)
+
+
+def test_a_data_set_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        make().rows[0, 0] = 1

@@ -1,0 +1,185 @@
+"""Image files of every kind as rows of pixels."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onelayer.data.images import read_image
+from onelayer.errors import DataError
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+COLOUR = (3, 32, 32)
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "webp"])
+def test_the_pixels_of_a_file_of_the_right_size(tmp_path, suffix):
+    path = save(Image.fromarray(PIXELS), tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    row, note = read_image(path, COLOUR)
+    np.testing.assert_array_equal(row, PIXELS.transpose(2, 0, 1).ravel())
+    assert (row.dtype, note) == (np.uint8, None)
+
+
+def test_greys(tmp_path):
+    path = save(Image.fromarray(PIXELS[:, :, 0]), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(path, (1, 32, 32))[0], PIXELS[:, :, 0].ravel())
+    np.testing.assert_array_equal(read_image(path, COLOUR)[0], np.tile(PIXELS[:, :, 0].ravel(), 3))
+    path = save(Image.fromarray(PIXELS), tmp_path / "b.png")
+    luma = PIXELS @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(read_image(path, (1, 32, 32))[0], luma.ravel(), atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_greys_of_16_bits(tmp_path, suffix):
+    greys = RNG.integers(0, 65536, (32, 32), np.uint16)
+    greys[0, :2] = 0, 65535
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 32 32 65535\n" + greys.astype(">u2").tobytes())
+    else:
+        Image.fromarray(greys).save(path)
+    row, _ = read_image(path, (1, 32, 32))
+    np.testing.assert_allclose(row, greys.ravel() * (255 / 65535), atol=0.5)
+
+
+def test_greys_of_32_bits_are_refused(tmp_path):
+    path = save(Image.fromarray(np.full((9, 9), 70_000, np.int32)), tmp_path / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff: holds greys of 32 bits; save it with 8 or 16 bits$"):
+        read_image(path, COLOUR)
+    path = save(Image.fromarray(np.ones((9, 9), np.float32)), tmp_path / "b.tiff")
+    with pytest.raises(DataError, match=r"b\.tiff: holds floating-point greys; save it with 8 or 16 bits$"):
+        read_image(path, COLOUR)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_over_white(tmp_path, mode):
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 16, 32))
+    path = save(image.convert(mode) if mode != "P" else image.quantize(), tmp_path / "a.png")
+    row = read_image(path, COLOUR)[0].reshape(3, 32, 32)
+    assert (row[:, :, :16] == 0).all()
+    assert (row[:, :, 16:] == 255).all()
+
+
+def test_half_transparent(tmp_path):
+    path = save(Image.new("RGBA", (32, 32), (255, 0, 0, 128)), tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [255, 127, 127], atol=1)
+
+
+def test_palette_and_cmyk(tmp_path):
+    image = Image.new("RGB", (32, 32), (200, 30, 60))
+    path = save(image.quantize(4), tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [200, 30, 60])
+    path = save(image.convert("CMYK"), tmp_path / "a.jpg", quality=100)
+    np.testing.assert_allclose(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [200, 30, 60], atol=3)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    path = save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(path, COLOUR)[0].reshape(3, -1)[:, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(tmp_path, orientation):
+    upright = np.zeros((32, 32), np.uint8)
+    upright[:8, :16] = 255  # top left, wider than high
+    turn = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(Image.fromarray(np.ascontiguousarray(turn)), tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path, (1, 32, 32))[0].reshape(32, 32), upright)
+
+
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [
+        ((64, 64), None),
+        ((8, 8), None),
+        ((1, 1), None),
+        ((101, 100), None),
+        ((640, 480), "640 x 480 was squeezed to 32 x 32, which distorts it"),
+        ((30, 60), "30 x 60 was squeezed to 32 x 32, which distorts it"),
+    ],
+)
+def test_sizes(tmp_path, size, note):
+    path = save(Image.new("RGB", size, (10, 20, 30)), tmp_path / "photo.png")
+    row, found = read_image(path, COLOUR)
+    np.testing.assert_array_equal(row.reshape(3, -1), np.repeat([[10], [20], [30]], 1024, axis=1))
+    assert found == (note and f"{path}: {note}")
+
+
+def test_small_pictures_of_large_ones_are_antialiased(tmp_path):
+    checks = (np.indices((320, 320)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    path = save(Image.fromarray(checks), tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(path, (1, 32, 32))[0], 127.5, atol=3)
+
+
+def test_shapes_that_are_not_square(tmp_path):
+    path = save(Image.fromarray(PIXELS[:16, :8]), tmp_path / "a.png")
+    row, note = read_image(path, (3, 16, 8))
+    np.testing.assert_array_equal(row, PIXELS[:16, :8].transpose(2, 0, 1).ravel())
+    assert note is None
+    with pytest.raises(DataError, match="an image has 1 or 3 channels, but the model takes 2"):
+        read_image(path, (2, 16, 8))
+
+
+def png_claiming(width, height):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def jpeg():
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(png_claiming(40_000, 40_000), "claims more than 100 megapixels; make it smaller", id="1600 MP"),
+        pytest.param(png_claiming(10_001, 10_000), "claims more than 100 megapixels; make it smaller", id="100.01 MP"),
+        pytest.param(png_claiming(100, 100), "is damaged or cut off", id="too few pixels"),
+        pytest.param(jpeg()[:500], "is damaged or cut off", id="cut off"),
+        pytest.param(b"", "is no image that can be read", id="empty"),
+        pytest.param(b"\x93NUMPY", "is no image that can be read", id="other"),
+        pytest.param(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n",
+            "is no image that can be read",
+            id="PostScript, which Pillow would run",
+        ),
+    ],
+)
+def test_files_that_are_no_good_images(tmp_path, content, words):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=rf"/a\.png: {words}") as caught:
+        read_image(tmp_path / "a.png", COLOUR)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing(tmp_path):
+    for path in (tmp_path, tmp_path / "none.png"):
+        with pytest.raises(DataError, match=f"^{path}: no such file$"):
+            read_image(path, COLOUR)

@@ -1,0 +1,150 @@
+"""Data sets by name and path, and their splits."""
+
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from onelayer.config import SplitConfig
+from onelayer.data import load, load_splits
+from onelayer.data.cifar import PARTS
+from onelayer.data.sources import Source, find
+from onelayer.errors import ConfigError, DataError, DownloadError
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the user's cache is elsewhere, and cannot be moved")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Point every download at a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, nobody)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_digits_are_scikit_learn_s_as_bytes():
+    dataset = load("digits")
+    images = load_digits().images  # 0..16
+    assert dataset.rows.shape == (1797, 64)
+    assert dataset.rows.min() == 0
+    assert dataset.rows.max() == 255
+    np.testing.assert_allclose(dataset.rows.reshape(-1, 8, 8), images * 255 / 16, atol=0.5)
+    np.testing.assert_array_equal(dataset.labels, load_digits().target)
+    assert dataset.class_names == tuple("0123456789")
+    assert (dataset.image_shape, dataset.name, dataset.official) == ((1, 8, 8), "digits", None)
+
+
+def test_a_path(tiny_cifar):
+    assert load(tiny_cifar).fingerprint == load(str(tiny_cifar.parent)).fingerprint
+    assert list(load(tiny_cifar, ("test_batch",)).parts) == ["test_batch"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "auto"])
+def test_the_environment_says_where(name, tiny_cifar, monkeypatch):
+    monkeypatch.setenv("ONELAYER_DATA", str(tiny_cifar.parent))
+    assert find(name) == Source(name, tiny_cifar)
+    assert len(load(name).rows) == 360
+
+
+@pytest.mark.parametrize("name", ["cifar10", "auto"])
+def test_the_environment_says_wrong(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONELAYER_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=rf"^ONELAYER_DATA: {tmp_path}: no CIFAR-10 here \(looked for "):
+        load(name)
+    monkeypatch.setenv("ONELAYER_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"^ONELAYER_DATA: .*/none: no such file or folder$"):
+        load(name)
+
+
+@linux_only
+@pytest.mark.parametrize("name", ["cifar10", "auto"])
+def test_the_cache_has_it(name, tiny_cifar, write_tar, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "onelayer").mkdir()
+    archive = write_tar(tiny_cifar, tmp_path / "onelayer" / "cifar-10-python.tar.gz")
+    assert find(name) == Source(name, archive)
+    assert len(load(name).rows) == 360
+
+
+@linux_only
+def test_offline(offline):
+    with pytest.raises(DownloadError, match=r"no connection to the server; download it by hand and pass --data PATH$"):
+        load("cifar10")
+    splits = load_splits("auto", SplitConfig())
+    assert splits.dataset.name == "digits"
+    (note,) = splits.dataset.notes
+    assert note.startswith("these are scikit-learn's digits, as CIFAR-10 could not be had: https://")
+    assert "\n" not in note
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar", r"^cifar: no such file or folder, nor one of auto, cifar10, digits; did you mean cifar10\?$"),
+        ("digit", r"did you mean digits\?$"),
+        ("mnist", r"^mnist: no such file or folder, nor one of auto, cifar10, digits$"),
+        ("./cifar", r"^cifar: no such file or folder$"),
+        ("no/where", r"^no/where: no such file or folder$"),
+    ],
+)
+def test_names_that_are_none(name, words):
+    with pytest.raises(DataError, match=words):
+        load(name)
+
+
+@pytest.mark.parametrize("form", ["python", "binary", "matlab"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_splits_read_the_parts_they_need(tiny_batches, write_form, write_tar, tmp_path, form, packed):
+    source = write_form(tiny_batches, form, tmp_path)
+    if packed:
+        source = write_tar(source, tmp_path / "a.tar.gz")
+    splits = load_splits(source, SplitConfig())
+    assert splits.protocol == "batch"
+    for split, part in zip(splits, ("data_batch_1", "data_batch_2", "test_batch"), strict=True):
+        np.testing.assert_array_equal(split.rows(slice(None)), tiny_batches[part][0])
+        np.testing.assert_array_equal(split.labels, tiny_batches[part][1])
+    assert len(splits.dataset.rows) == 180
+
+    splits = load_splits(source, SplitConfig(protocol="full", validation_size=50))
+    assert [len(split) for split in splits] == [250, 50, 60]
+    np.testing.assert_array_equal(splits.test.rows(slice(None)), tiny_batches["test_batch"][0])
+
+    splits = load_splits(source, SplitConfig(protocol="stratified"))
+    assert sum(len(split) for split in splits) == 360
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_splits_of_a_subset(tiny_cifar, write_tar, tmp_path, packed):
+    for part in PARTS[1:5]:
+        (tiny_cifar / part).unlink()
+    source = write_tar(tiny_cifar, tmp_path / "a.tar.gz") if packed else tiny_cifar
+    splits = load_splits(source, SplitConfig(validation_size=10))
+    assert splits.protocol == "full"
+    assert [len(split) for split in splits] == [50, 10, 60]
+    with pytest.raises(ConfigError, match="CIFAR-10 has no data_batch_2; use the protocol stratified"):
+        load_splits(source, SplitConfig(protocol="batch"))
+
+
+def test_digits_have_no_batches():
+    with pytest.raises(ConfigError, match=r"digits has no .*; use the protocol stratified"):
+        load_splits("digits", SplitConfig(protocol="batch"))
+
+
+def test_the_real_set(cifar):
+    splits = load_splits(cifar, SplitConfig())
+    assert splits.dataset.official
+    assert [len(split) for split in splits] == [10_000, 10_000, 10_000]
+    assert splits.duplicates == {"validation in train": 0, "test in train": 0, "test in validation": 0}
+
+
+def test_importing_loads_no_heavy_library():
+    heavy = "{'scipy', 'sklearn', 'pooch', 'requests', 'platformdirs', 'PIL'}"
+    code = f"import sys, onelayer.data, onelayer.data.images; print({heavy} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
