@@ -1,0 +1,334 @@
+"""Are the hand-written gradients right? They are compared, element by element, with oracles that do not know them.
+
+The relative error of an element ga against an oracle's gn is::
+
+    |ga - gn| / max(eps, |ga| + |gn|)
+
+as in the CS231n notes on gradient checks (https://cs231n.github.io/neural-networks-3/#gradcheck). The oracles are
+
+- **PyTorch**: its own cross-entropy, differentiated by its autograd; skipped where PyTorch is not installed.
+- **complex step**: the derivative of an analytic f at x is Im f(x + ih) / h. No difference is taken, hence nothing
+  cancels, h can be 1e-30, and the result is exact but for rounding (Squire and Trapp, "Using complex variables to
+  estimate derivatives of real functions", SIAM Review 40, 1998). It differentiates the cost of `SoftmaxLayer`.
+- **central differences**: (f(x + h) - f(x - h)) / 2h of the cost that the checked function itself returns. They are
+  good to about 1e-8 only, but they tell a wrong gradient from the right gradient of another cost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onelayer.data.dataset import Dataset
+from onelayer.errors import ConfigError
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES, Array
+from onelayer.model import BLOCK_ROWS
+from onelayer.standardizer import Standardizer
+
+Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array]]
+
+# A right gradient is off by rounding alone, but an element whose terms nearly cancel is off by the rounding of the
+# terms. So eps is a quarter of what an element amounts to if P - Y = 1 throughout, or of the largest, whatever is more.
+# The worst of both losses against PyTorch and the complex step is then 9.3e-16 at n = 3, d = 10, K = 10 (1000 seeds,
+# ordinary logits) and 4.7e-15 at n = 1, d = 3072 (400 seeds, PyTorch only): hence sqrt(n d). A logit of 1e4 is itself
+# rounded by 1e-12, and P moves by as much (3.7e-13 measured at the small size): hence the tolerance grows with it.
+# Central differences are off by up to 1.2e-9, at large logits 1.8e-7; each mistake in the tests is off by over 1e-2.
+_EPS = 0.25
+_EXACT = 1e-14
+_DIFFERENCES = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The worst element of the cost or of a gradient, against one oracle at one point."""
+
+    loss: str
+    l2: float
+    point: str  # ordinary or large: the size of the logits
+    oracle: str
+    parameter: str  # cost, dW or db
+    index: tuple[int, ...]
+    value: float
+    expected: float
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative error is within the tolerance."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        place = str(list(self.index)) if self.index else ""
+        verdict = f"relative error {self.error:.1e}, {'within' if self.passed else 'over'} {self.tolerance:.0e}"
+        if not np.isfinite([self.value, self.expected]).all():
+            verdict = "not a finite number, does an exponential overflow or a logarithm see 0?"
+        return (
+            f"{self.parameter}{place} is {self.value:.6g}, according to {self.oracle} {self.expected:.6g}: {verdict} "
+            f"({self.loss}, l2 {self.l2:g}, {self.point} logits)"
+        )
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """All comparisons, and the oracles that were skipped, each with the reason."""
+
+    comparisons: tuple[Comparison, ...]
+    skipped: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and all of it agrees."""
+        return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+
+    @property
+    def message(self) -> str:
+        """One line: the first comparison that failed, or else the one that came closest to failing."""
+        if not self.comparisons:
+            return "; ".join(["nothing was compared", *self.skipped.values()])
+        failed = [c for c in self.comparisons if not c.passed]
+        return str(failed[0] if failed else max(self.comparisons, key=lambda c: c.error / c.tolerance))
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """What is compared, and where."""
+
+    name: str
+    loss: str
+    l2: float
+    X: Array
+    y: Array
+    W: Array
+    b: Array
+    function: Function
+
+    @property
+    def largest_logit(self) -> float:
+        return max(1.0, float(np.abs(self.X @ self.W + self.b).max()))
+
+    def parameters(self) -> Array:
+        """W and b as one vector, a new one at each call."""
+        return np.concatenate([self.W.ravel(), self.b])
+
+    def split(self, theta: Array) -> tuple[Array, Array]:
+        """Such a vector as W (d, K) and b (K,), not copied."""
+        return theta[: self.W.size].reshape(self.W.shape), theta[self.W.size :]
+
+
+def check_gradients(
+    X: Array,
+    y: Array,
+    *,
+    n_classes: int | None = None,
+    function: Function | None = None,
+    loss: str = "softmax",
+    l2: Sequence[float] = (0.0, 0.1),
+    oracles: Sequence[str] | None = None,
+    seed: int = 42,
+    progress: Callable[[int, int], None] | None = None,
+) -> GradientReport:
+    """Compare hand-written gradients of the cost with independent oracles.
+
+    For each `l2` the comparison is made at two points: where logits are of order 1, and where the largest is 1e4, which
+    a softmax that does not subtract the row's maximum does not survive.
+
+    Parameters
+    ----------
+    X : array (n, d)
+        Standardised rows.
+    y : array (n,)
+        Labels 0..K-1.
+    n_classes : int, optional
+        K; by default the largest label plus one.
+    function : callable, optional
+        What to check, ``function(W, b, X, y, l2) -> (cost, dW, db)`` with W and dW (d, K), b and db (K,). By default
+        the cost and the gradients of `SoftmaxLayer`.
+    loss : {"softmax", "sigmoid"}
+        The loss that `function` is to compute.
+    l2 : sequence of float
+        Weights of the penalty, checked one after the other.
+    oracles : sequence of str, optional
+        Names out of `ORACLES`; by default all of them.
+    seed : int
+        Of the random weights and biases.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each derivative that takes evaluations of its own.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is wrong, or `function` does not return a cost and two gradients of the right shapes.
+    """
+    X, y = np.asarray(X, np.float64), np.asarray(y)
+    names = tuple(ORACLES) if oracles is None else tuple(oracles)
+    if X.ndim != 2 or X.size == 0 or not np.isfinite(X).all():
+        raise ConfigError(f"X must be rows (n, d) of finite numbers, at least one, not an array {X.shape}")
+    if y.shape != X.shape[:1] or y.dtype.kind not in "iu":
+        raise ConfigError(f"y must be {len(X)} integers, a label for each row of X, not {y.dtype} {y.shape}")
+    K = int(y.max()) + 1 if n_classes is None else n_classes
+    if y.min() < 0 or y.max() >= K:
+        raise ConfigError(f"labels must lie in 0..{K - 1}, these go from {y.min()} to {y.max()}")
+    for name, known in [(loss, list(LOSSES)), *((name, list(ORACLES)) for name in names)]:
+        if name not in known:
+            raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
+    skipped = {}
+    if "PyTorch" in names and not _has_torch():
+        skipped["PyTorch"] = "PyTorch is not installed: pip install 'onelayer[torch]'"
+        names = tuple(name for name in names if name != "PyTorch")
+
+    done, total = 0, len(l2) * 2 * (X.shape[1] + 1) * K * sum(name != "PyTorch" for name in names)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    comparisons = []
+    for penalty in l2:
+        for name, W, b in _weights(X, y, K, seed):
+            point = _Point(name, loss, penalty, X, y.astype(np.int64), W, b, function or _layer_function(loss))
+            with np.errstate(all="ignore"):  # an overflow is found in the numbers
+                result = _call(point, point.parameters())
+                for oracle in names:
+                    comparisons += _compare(point, oracle, result, ORACLES[oracle](point, tick))
+    return GradientReport(tuple(comparisons), skipped)
+
+
+def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]:
+    """Real rows to check gradients on: the first n of the first K classes, d of their features, standardised.
+
+    Returns
+    -------
+    X : ndarray (n, d), float64
+        Features evenly spaced over the row, standardised with the mean and deviation of all rows.
+    y : ndarray (n,), int64
+
+    Raises
+    ------
+    ConfigError
+        If the data set does not have as many rows or features, or a size is below 1 (below 2 for K).
+    """
+    rows, labels = dataset.rows, dataset.labels
+    chosen = np.flatnonzero(labels < K)[: max(n, 0)]
+    if n < 1 or d < 1 or K < 2 or len(chosen) < n or d > rows.shape[1]:
+        raise ConfigError(
+            f"cannot take {n} rows of {d} features in {K} classes from {dataset.name}, which has {len(rows)} rows of "
+            f"{rows.shape[1]}; at least 1 row, 1 feature and 2 classes are needed"
+        )
+    columns = np.linspace(0, rows.shape[1] - 1, d).astype(int)
+    standardizer = Standardizer.fit(block[:, columns] for block in dataset.everything.row_blocks(BLOCK_ROWS))
+    return standardizer.transform(rows[chosen[:, np.newaxis], columns]), labels[chosen]
+
+
+def _weights(X: Array, y: Array, K: int, seed: int) -> list[tuple[str, Array, Array]]:
+    """The two points: name, W (d, K), b (K,)."""
+    rng = np.random.default_rng(seed)
+    length = np.sqrt(np.mean(np.sum(X * X, axis=1))) or 1.0  # of a row
+    W, b = rng.standard_normal((X.shape[1], K)) / length, rng.standard_normal(K)
+    S = X @ W + b  # (n, K)
+    scale = 1e4 / np.abs(S).max()
+    if (S.argmax(axis=1) == y).all():
+        scale = -scale  # a row that is right with such certainty has no gradient; now all are wrong
+    return [("ordinary", W, b), ("large", scale * W, scale * b)]
+
+
+def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]) -> list[Comparison]:
+    n, d = point.X.shape
+    logit = point.largest_logit
+    uncertain = max(1.0, np.abs(point.X).mean(axis=0).max()) / (point.b.size if point.loss == "sigmoid" else 1)
+    eps = _EPS * max(uncertain, *(np.abs(g).max() for g in expected[1:]))
+    tolerance = _EXACT * max(1.0, np.sqrt(n * d / 30)) * max(1.0, logit / 10)
+    comparisons = []
+    for parameter, ga, gn, floor in zip(("cost", "dW", "db"), result, expected, (_EPS * logit, eps, eps), strict=True):
+        if oracle == "central differences":
+            tolerance = _DIFFERENCES
+        error = np.abs(ga - gn) / np.maximum(floor, np.abs(ga) + np.abs(gn))
+        error = np.where(np.isfinite(error), error, np.inf)
+        place = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
+        value, expected_value, worst = (float(array[place]) for array in (ga, gn, error))
+        case = (point.loss, point.l2, point.name, oracle, parameter, place)
+        comparisons.append(Comparison(*case, value, expected_value, worst, float(tolerance)))
+    return comparisons[1:] if oracle == "central differences" else comparisons  # the cost is the function's own
+
+
+def _layer_function(loss: str) -> Function:
+    def function(W: Array, b: Array, X: Array, y: Array, l2: float) -> tuple[Any, Array, Array]:
+        layer = SoftmaxLayer(W, b, LOSSES[loss])
+        return layer.cost(X, y, l2), *layer.gradients(X, y, l2)
+
+    return function
+
+
+def _call(point: _Point, theta: Array) -> tuple[Array, Array, Array]:
+    """The function's cost (), dW (d, K) and db (K,)."""
+    result = point.function(*point.split(theta), point.X, point.y, point.l2)
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        raise ConfigError("the function must return three things: cost, dW, db")
+    cost, dW, db = (np.asarray(value, np.float64) for value in result)
+    for name, value, shape in ("cost", cost, ()), ("dW", dW, point.W.shape), ("db", db, point.b.shape):
+        if value.shape != shape:
+            hint = f"; transpose it: {name}.T" if value.shape == shape[::-1] else ""
+            raise ConfigError(f"{name} must have shape {shape}, the function returned {value.shape}{hint}")
+    return cost, dW, db
+
+
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _autograd(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
+    import torch
+    from torch.nn import functional
+
+    X, y = torch.tensor(point.X), torch.tensor(point.y)
+    W, b = torch.tensor(point.W, requires_grad=True), torch.tensor(point.b, requires_grad=True)
+    S = X @ W + b
+    if point.loss == "softmax":
+        loss = functional.cross_entropy(S, y)
+    else:
+        loss = functional.binary_cross_entropy_with_logits(S, functional.one_hot(y, S.shape[1]).double())
+    cost = loss + point.l2 * torch.sum(W**2)
+    dW, db = torch.autograd.grad(cost, (W, b))
+    return cost.detach().numpy(), dW.numpy(), db.numpy()
+
+
+def _complex_step(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
+    X, theta, h = point.X.astype(complex), point.parameters().astype(complex), 1e-30
+    gradient = np.empty(theta.size)
+    for i in range(theta.size):
+        theta[i] += 1j * h
+        cost = SoftmaxLayer(*point.split(theta), LOSSES[point.loss]).cost(X, point.y, point.l2)
+        gradient[i] = cost.imag / h
+        theta[i] = theta[i].real
+        tick()
+    return np.asarray(cost.real), *point.split(gradient)
+
+
+def _central_differences(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
+    cost, *_ = _call(point, point.parameters())
+    # What rounding makes of it, u max(J, |S|) / h, in balance with what the formula neglects, of order h^2.
+    h = np.cbrt(np.finfo(float).eps * max(point.largest_logit, abs(cost) if np.isfinite(cost) else 1.0))
+    gradient = np.empty(point.W.size + point.b.size)
+    for i in range(gradient.size):
+        above, below = point.parameters(), point.parameters()
+        above[i] += h
+        below[i] -= h
+        step = above[i] - below[i]  # as rounded
+        gradient[i] = (_call(point, above)[0] - _call(point, below)[0]) / step
+        tick()
+    return cost, *point.split(gradient)
+
+
+ORACLES: dict[str, Callable[[_Point, Callable[[], None]], tuple[Array, Array, Array]]] = {
+    "PyTorch": _autograd,
+    "complex step": _complex_step,
+    "central differences": _central_differences,
+}
