@@ -1,0 +1,41 @@
+"""What training asks of whoever does the arithmetic."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from onelayer.data.dataset import Split
+from onelayer.layer import SoftmaxLayer
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the rows of a split, to be divided once by their number.
+
+    Parameters
+    ----------
+    loss : float
+        Sum of the rows' losses, in nats.
+    right : int
+        Rows whose largest logit is that of the true class.
+    """
+
+    loss: float
+    right: int
+
+
+class Backend(Protocol):
+    """Holds a layer and trains it; bit-for-bit repeatable while BLAS has one thread, as in `onelayer.train`."""
+
+    name: str
+
+    @property
+    def layer(self) -> SoftmaxLayer:
+        """The layer as NumPy arrays of its own, weights for standardised rows."""
+
+    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
+        """Visit the rows at the places `order` (n,) in batches, mirrored where `flipped` (n,) is true."""
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+        """Loss and right answers of any layer over a whole split; may run while an epoch does, in another thread."""

@@ -1,0 +1,97 @@
+"""The reference backend: one code for NumPy arrays and PyTorch tensors, through the array API standard."""
+
+from types import ModuleType
+
+import array_api_compat.numpy
+import numpy as np
+from array_api_compat import to_device
+
+from onelayer.backends import Totals
+from onelayer.data.dataset import Split
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import Array
+from onelayer.model import BLOCK_ROWS
+from onelayer.standardizer import Standardizer
+
+
+class ArrayBackend:
+    """Mini-batch gradient descent on standardised batches.
+
+    Parameters
+    ----------
+    layer : SoftmaxLayer
+        Where to start; NumPy arrays, whose floating-point type is that of the arithmetic.
+    standardizer : Standardizer
+        Of the training rows.
+    l2 : float
+    batch_size : int
+    namespace : module
+        An array library in the form of ``array_api_compat``, e.g. ``array_api_compat.torch``.
+    device : device of that library, or None
+        Where the arithmetic is done.
+    """
+
+    name = "numpy"
+
+    def __init__(
+        self,
+        layer: SoftmaxLayer,
+        standardizer: Standardizer,
+        *,
+        l2: float,
+        batch_size: int,
+        namespace: ModuleType = array_api_compat.numpy,
+        device: object = None,
+    ) -> None:
+        self._xp, self._device = namespace, device
+        self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size
+        dtype = str(layer.weights.dtype)
+        self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
+        self._bias = self._array(layer.bias.copy())
+        self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
+
+    @property
+    def layer(self) -> SoftmaxLayer:
+        templates, bias = (np.asarray(to_device(array, "cpu")).copy() for array in (self._templates, self._bias))
+        return SoftmaxLayer(templates.T, bias, self._loss)
+
+    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
+        for start in range(0, len(order), self._batch_size):
+            batch = slice(start, start + self._batch_size)
+            rows = train.rows(order[batch])
+            if flipped is not None and train.dataset.image_shape is not None:
+                _mirror(rows, flipped[batch], train.dataset.image_shape)
+            R, y = self._array(rows), self._array(train.labels[order[batch]])
+            folded = self._standardizer.input_layer(self._layer, R)
+            dV, db = folded.gradients(self._standardizer.inputs(R), y)
+            dW = self._standardizer.unfold_gradient(dV, db, R)
+            if self._l2:
+                dW = dW + 2 * self._l2 * self._layer.weights
+            self._templates -= learning_rate * dW.T
+            self._bias -= learning_rate * db
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+        layer = SoftmaxLayer(self._array(layer.weights.T).T, self._array(layer.bias), layer.loss)
+        folded = self._standardizer.input_layer(layer, self._array(split.rows(slice(0, 1))))
+        loss, right = 0.0, 0
+        for block in split.blocks(BLOCK_ROWS):
+            S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
+            y = self._array(split.labels[block])
+            loss += float(self._xp.sum(self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)))
+            right += int(self._xp.sum(self._xp.argmax(S, axis=1) == y))
+        return Totals(loss, right)
+
+    @property
+    def _layer(self) -> SoftmaxLayer:
+        return SoftmaxLayer(self._templates.T, self._bias, self._loss)
+
+    def _array(self, array: np.ndarray) -> Array:
+        if self._xp is array_api_compat.numpy:
+            return array
+        return self._xp.asarray(array, device=self._device, copy=True)  # a data set is read-only, which tensors are not
+
+
+def _mirror(rows: np.ndarray, flipped: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+    """Mirror the rows (n, d) where `flipped` (n,) is true, left to right, in place."""
+    images = rows.reshape(-1, *image_shape)  # (n, c, h, w), a view
+    images[flipped] = images[flipped, :, :, ::-1]

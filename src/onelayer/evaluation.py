@@ -1,0 +1,78 @@
+"""What a model gets right and wrong on a split. Everything is counted as sums and divided once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onelayer.data.dataset import Split
+from onelayer.errors import DataError
+from onelayer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model's answers on a split.
+
+    Parameters
+    ----------
+    loss : float
+        Mean over the rows, in nats.
+    labels, predictions : ndarray (n,), int64
+        True and predicted classes.
+    probabilities : ndarray (n, K)
+    """
+
+    loss: float
+    labels: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of rows that are right."""
+        return float(np.count_nonzero(self.predictions == self.labels) / len(self.labels))
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the accuracy, sqrt(p (1 - p) / n): how far another draw of as many rows may put it."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K), int64: rows are true classes, columns predicted ones."""
+        K = self.probabilities.shape[1]
+        return np.bincount(self.labels * K + self.predictions, minlength=K * K).reshape(K, K)
+
+    @property
+    def class_accuracies(self) -> np.ndarray:
+        """Fraction right of each class (K,); NaN for a class without rows."""
+        counts = self.confusion
+        of_class = counts.sum(axis=1)
+        return np.divide(counts.diagonal(), of_class, out=np.full(len(counts), np.nan), where=of_class > 0)
+
+    def worst_mistakes(self, count: int) -> np.ndarray:
+        """Places (at most `count`,) of the wrong rows, the most probable prediction first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        confidence = self.probabilities[wrong, self.predictions[wrong]]
+        return wrong[np.argsort(-confidence, kind="stable")[:count]]
+
+
+def evaluate(model: Model, split: Split) -> Evaluation:
+    """Evaluate a model on a split.
+
+    Raises
+    ------
+    DataError
+        If the split's rows or classes are not the model's.
+    """
+    dataset = split.dataset
+    d, K = model.layer.weights.shape
+    if (dataset.rows.shape[1], len(dataset.class_names)) != (d, K):
+        raise DataError(
+            f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers in {len(dataset.class_names)} classes; "
+            f"the model is for {d} numbers and {K} classes"
+        )
+    S = np.concatenate([model.logits(rows) for rows in split.row_blocks(4096)])  # (n, K)
+    losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
+    probabilities = np.asarray(model.layer.loss.probabilities(S))
+    return Evaluation(float(losses.sum() / len(split)), split.labels, S.argmax(axis=1), probabilities)

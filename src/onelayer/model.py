@@ -1,0 +1,167 @@
+"""A trained classifier: raw rows in, probabilities out; and its file."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from onelayer.errors import DataError, ModelFileError
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.standardizer import Standardizer
+
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 2 << 30  # 1,000 classes of 100,000 features in float64, and then some
+BLOCK_ROWS = 256  # a block of raw CIFAR-10 rows and its float32 copy, 0.8 + 3.1 MB, stay in a core's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A layer with the standardisation that its rows need, and what its inputs and outputs mean.
+
+    Parameters
+    ----------
+    layer : SoftmaxLayer
+        d features, K classes.
+    standardizer : Standardizer
+        Mean and scale (d,), float64.
+    class_names : tuple of K str
+    image_shape : (c, h, w) or None
+    """
+
+    layer: SoftmaxLayer
+    standardizer: Standardizer
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int] | None
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """Logits S (n, K) of raw rows (n, d), standardised a few at a time.
+
+        Raises
+        ------
+        DataError
+            If rows do not have d numbers each.
+        """
+        d = self.layer.weights.shape[0]
+        if rows.ndim != 2 or rows.shape[1] != d:
+            raise DataError(f"rows have the shape {rows.shape}; this model needs (n, {d})")
+        dtype = self.layer.weights.dtype
+        standardizer = self.standardizer.to(lambda array: array.astype(dtype))
+        folded = standardizer.input_layer(self.layer, rows)
+        S = np.empty((len(rows), len(self.class_names)), dtype)
+        with threadpool_limits(limits=1, user_api="blas"):  # for the same bits as in training, see ArrayBackend
+            for start in range(0, len(rows), BLOCK_ROWS):
+                block = slice(start, start + BLOCK_ROWS)
+                S[block] = folded.logits(standardizer.inputs(rows[block]))
+        return S
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
+        return np.asarray(self.layer.loss.probabilities(self.logits(rows)))
+
+    def to_bytes(self) -> bytes:
+        """The model as a safetensors file."""
+        tensors = {
+            "weights": self.layer.weights,
+            "bias": self.layer.bias,
+            "mean": self.standardizer.mean,
+            "scale": self.standardizer.scale,
+        }
+        metadata = {
+            "loss": self.layer.loss.name,
+            "class_names": json.dumps(self.class_names),
+            "image_shape": json.dumps(self.image_shape),
+        }
+        return pack(tensors, metadata, kind="model")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Model":
+        """Read a model file.
+
+        Raises
+        ------
+        ModelFileError
+            If it is missing, damaged, of a newer format, or its pieces do not fit each other.
+        """
+        tensors, metadata = unpack(path, kind="model", names=("weights", "bias", "mean", "scale"))
+        try:
+            class_names = tuple(json.loads(metadata["class_names"]))
+            shape = json.loads(metadata["image_shape"])
+            layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
+            image_shape = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise ModelFileError(f"{path}: the metadata is damaged ({error!r}); train the model again") from None
+        d, K = require_layer_shapes(path, layer)
+        mean, scale = tensors["mean"], tensors["scale"]
+        if mean.shape != (d,) or scale.shape != (d,) or not (scale > 0).all():
+            raise ModelFileError(f"{path}: mean and scale do not fit weights for {d} features; train the model again")
+        if len(class_names) != K or not all(isinstance(name, str) for name in class_names):
+            raise ModelFileError(f"{path}: {len(class_names)} class names for {K} classes; train the model again")
+        if image_shape is not None and (math.prod(image_shape) != d or min(image_shape) < 1):
+            raise ModelFileError(f"{path}: weights for {d} features are no pictures of {image_shape}")
+        return cls(layer, Standardizer(mean, scale), class_names, image_shape)
+
+
+def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind: str) -> bytes:
+    """A safetensors file of named arrays, with the kind and version of its format: same input, same bytes."""
+    from safetensors.numpy import save
+
+    # safetensors writes the buffer as it lies: an array that is not contiguous would be saved scrambled.
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    content = save(contiguous, {"format": f"onelayer-{kind}", "version": str(FORMAT_VERSION), **metadata})
+    # A file is the header's length in 8 bytes, the header, and the arrays. The library shuffles the metadata.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a file that `pack` made: finite floating-point arrays of these names.
+
+    Raises
+    ------
+    ModelFileError
+        If it is missing, damaged, of another kind, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ModelFileError(f"{path}: {size:,} bytes are more than a {kind} of onelayer can have")
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != f"onelayer-{kind}":
+                raise ModelFileError(f"{path}: this is no {kind} of onelayer")
+            version = metadata.get("version", "")
+            if not version.isdecimal() or int(version) > FORMAT_VERSION:
+                raise ModelFileError(
+                    f"{path}: format version {version} is newer than this onelayer reads ({FORMAT_VERSION}); upgrade it"
+                )
+            if set(file.keys()) != set(names):
+                raise ModelFileError(f"{path}: holds {sorted(file.keys())}, expected {sorted(names)}")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ModelFileError(f"{path}: damaged or no {kind} file ({error})") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64):
+            raise ModelFileError(f"{path}: {name} is {tensor.dtype}, expected float32 or float64")
+        if name != "history" and not np.isfinite(tensor).all():
+            raise ModelFileError(f"{path}: {name} holds a number that is not finite; train the model again")
+    return tensors, metadata
+
+
+def require_layer_shapes(path: str | Path, layer: SoftmaxLayer) -> tuple[int, int]:
+    """The numbers of features d and classes K of a layer that was read from a file."""
+    weights, bias = layer.weights, layer.bias
+    if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[1:] or bias.dtype != weights.dtype:
+        raise ModelFileError(f"{path}: weights {weights.shape} and bias {bias.shape} do not fit each other")
+    return weights.shape

@@ -1,0 +1,361 @@
+"""A run directory: what training leaves, each file complete or absent.
+
+===========================  ============================================================================
+``summary.json``             settings, data, results, time, versions; written last, when a run is complete
+``history.csv``              a row an epoch
+``model.safetensors``        the trained model
+``checkpoint.safetensors``   what resuming needs; the first file that a run writes, so the mark of a run
+``*.png``                    pictures
+===========================  ============================================================================
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import load_splits
+from onelayer.data.dataset import Splits
+from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.model import Model, pack, require_layer_shapes, unpack
+from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingResult, TrainingState, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHECKPOINT_SECONDS = 1.0  # between checkpoints: what a killed run loses at most, beyond the epoch it was in
+TEMPORARY_PREFIX = ".onelayer-"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do: the settings of training and of the splits, and the data they are for.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    split_config : SplitConfig
+    source : str
+        As `onelayer.data.load` takes it; a path is absolute.
+    fingerprint : str
+        Of the data set as it was read.
+    """
+
+    config: TrainConfig
+    split_config: SplitConfig
+    source: str
+    fingerprint: str
+
+    def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
+        """Read the run's own data again, from where it was or from `source`.
+
+        Raises
+        ------
+        DataError
+            If it is not the data that the run was trained on.
+        """
+        splits = load_splits(source or self.source, self.split_config, progress)
+        if splits.dataset.fingerprint != self.fingerprint:
+            raise DataError(
+                f"{source or self.source} is not the data of this run: its fingerprint begins with "
+                f"{splits.dataset.fingerprint[:12]}, the run's with {self.fingerprint[:12]}"
+            )
+        return splits
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory on disk. Use `Run.create` or `Run.open`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, *, overwrite: bool = False) -> "Run":
+        """Make a directory for a new run.
+
+        Raises
+        ------
+        RunError
+            If it exists and holds a run and `overwrite` is false, or holds anything else, or cannot be made.
+        """
+        run = cls(Path(path))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._remove_temporary()
+            present = list(run.path.iterdir())
+            if present and not run.checkpoint_path.exists():
+                raise RunError(f"{path} holds {present[0].name!r} and is no run of onelayer; choose another --out")
+            if present and not overwrite:
+                raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
+            # The mark of a run goes last, so that an interruption leaves a directory that can be overwritten again.
+            for file in [*run._own_files(), run.checkpoint_path]:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --out") from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run that exists.
+
+        Raises
+        ------
+        RunError
+            If there is none.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise RunError(f"{path}: no such run directory")
+        if not run.checkpoint_path.exists():
+            raise RunError(f"{path} is no run of onelayer: it has no {run.checkpoint_path.name}")
+        return run
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def history_path(self) -> Path:
+        return self.path / "history.csv"
+
+    def write_checkpoint(self, plan: Plan, state: TrainingState) -> None:
+        """Write what resuming needs, and the history as people read it."""
+        history = np.array(
+            [[np.nan if value is None else value for value in asdict(record).values()] for record in state.history]
+        ).reshape(-1, len(HISTORY_COLUMNS))
+        tensors = {"weights": state.layer.weights, "bias": state.layer.bias, "history": history}
+        metadata = {
+            "config": json.dumps(asdict(plan.config)),
+            "split": json.dumps(asdict(plan.split_config)),
+            "source": plan.source,
+            "fingerprint": plan.fingerprint,
+            "rng_state": json.dumps(state.rng_state),
+        }
+        self._write(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
+
+    def read_checkpoint(self) -> tuple[Plan, TrainingState]:
+        """Read what resuming needs.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged or was written by a newer version.
+        """
+        path = self.checkpoint_path
+        tensors, metadata = unpack(path, kind="checkpoint", names=("weights", "bias", "history"))
+        try:
+            config = TrainConfig(**json.loads(metadata["config"]))
+            split_config = SplitConfig(**json.loads(metadata["split"]))
+            plan = Plan(config, split_config, metadata["source"], metadata["fingerprint"])
+            rng_state = json.loads(metadata["rng_state"])
+            np.random.default_rng().bit_generator.state = rng_state
+            history = tuple(_record(row) for row in tensors["history"])
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, ConfigError) as error:
+            raise ModelFileError(f"{path}: damaged, or written by a newer onelayer ({error})") from None
+        if [record.epoch for record in history] != list(range(1, len(history) + 1)):
+            raise ModelFileError(f"{path}: the history does not count its epochs from 1; it is damaged")
+        layer = SoftmaxLayer(tensors["weights"], tensors["bias"], LOSSES[config.loss])
+        require_layer_shapes(path, layer)
+        if layer.weights.dtype != config.dtype:
+            raise ModelFileError(f"{path}: weights are {layer.weights.dtype}, the settings say {config.dtype}")
+        return plan, TrainingState(layer, rng_state, history)
+
+    def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
+        """Write all that a complete run has but pictures; the summary last."""
+        self.write_checkpoint(plan, result.state)
+        self._write_history(result.state)
+        self._write(self.model_path, result.model.to_bytes())
+        dataset = splits.dataset
+        data = {
+            "name": dataset.name,
+            "source": plan.source,
+            "fingerprint": dataset.fingerprint,
+            "official": dataset.official,
+            "protocol": splits.protocol,
+            "sizes": {split.name: len(split) for split in splits},
+            "duplicates": splits.duplicates,
+        }
+        summary = {
+            "config": asdict(plan.config) | asdict(plan.split_config),
+            "data": data,
+            "results": {name: asdict(score) for name, score in result.scores.items()},
+            "seconds": sum(record.seconds for record in result.state.history),
+            "versions": {"python": platform.python_version(), "onelayer": version("onelayer"), "numpy": np.__version__},
+            "seed": plan.config.seed,
+            "backend": result.backend,
+        }
+        self._write(self.summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a complete run.
+
+        Raises
+        ------
+        RunError
+            If the run is not complete, or the file is damaged.
+        """
+        try:
+            summary = json.loads(self.summary_path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is not complete; go on with: onelayer resume {self.path}") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.summary_path}: damaged ({error})") from None
+        if not isinstance(summary, dict):
+            raise RunError(f"{self.summary_path}: damaged (not a table of names and values)")
+        return summary
+
+    def read_model(self) -> Model:
+        """The trained model.
+
+        Raises
+        ------
+        RunError
+            If the run is not complete.
+        ModelFileError
+            If the file is damaged.
+        """
+        if not self.model_path.exists():
+            raise RunError(f"{self.path} is not complete; go on with: onelayer resume {self.path}")
+        return Model.load(self.model_path)
+
+    def write_figure(self, name: str, figure: "Figure") -> Path:
+        """Write a picture as ``<name>.png``."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        self._write(self.path / f"{name}.png", buffer.getvalue())
+        return self.path / f"{name}.png"
+
+    def _write_history(self, state: TrainingState) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(HISTORY_COLUMNS)
+        writer.writerows(asdict(record).values() for record in state.history)
+        self._write(self.history_path, text.getvalue().encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a file so that it is there complete or not at all, even through a crash of the machine."""
+        try:
+            temporary = self.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            try:
+                with temporary.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            directory = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from None
+
+    def _own_files(self) -> list[Path]:
+        return [self.summary_path, self.model_path, self.history_path, *self.path.glob("*.png")]
+
+    def _remove_temporary(self) -> None:
+        """Remove what a killed process left half written."""
+        with suppress(OSError):
+            for file in self.path.glob(f"{TEMPORARY_PREFIX}*"):
+                file.unlink(missing_ok=True)
+
+
+def start(
+    run: Run, plan: Plan, splits: Splits, on_epoch: Callable[[TrainingState], None] | None = None
+) -> TrainingResult:
+    """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed."""
+    d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
+    state = TrainingState.initial(d, K, plan.config)
+    run.write_checkpoint(plan, state)
+    return _go_on(run, plan, splits, state, on_epoch)
+
+
+def resume(
+    run: Run,
+    splits: Splits,
+    epochs: int | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+) -> TrainingResult:
+    """Go on with an interrupted run, or with a complete one for more epochs.
+
+    Raises
+    ------
+    ConfigError
+        If fewer epochs are asked for than are done.
+    """
+    plan, state = run.read_checkpoint()
+    if epochs is not None and epochs < state.epoch:
+        raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
+    run._remove_temporary()
+    if epochs is not None and epochs != plan.config.epochs:
+        plan = replace(plan, config=replace(plan.config, epochs=epochs))
+        run.write_checkpoint(plan, state)
+    return _go_on(run, plan, splits, state, on_epoch)
+
+
+def _go_on(
+    run: Run, plan: Plan, splits: Splits, state: TrainingState, on_epoch: Callable[[TrainingState], None] | None
+) -> TrainingResult:
+    latest, written, written_at = state, state, time.monotonic()
+
+    def after_epoch(state: TrainingState) -> None:
+        nonlocal latest, written, written_at
+        latest = state
+        if time.monotonic() - written_at >= CHECKPOINT_SECONDS:
+            run.write_checkpoint(plan, state)
+            written, written_at = state, time.monotonic()
+        if on_epoch:
+            on_epoch(state)
+
+    try:
+        result = train(splits, plan.config, start=state, on_epoch=after_epoch)
+    except BaseException:  # Ctrl-C and SIGTERM among them
+        if latest is not written:
+            with suppress(OnelayerError):  # what stopped the training is the error to show
+                run.write_checkpoint(plan, latest)
+                run._write_history(latest)
+        raise
+    run.write_result(plan, splits, result)
+    return result
+
+
+def free_directory(parent: Path, name: str) -> Path:
+    """The first of ``<name>-1``, ``<name>-2``, ... in `parent` that does not exist."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def _record(row: np.ndarray) -> EpochRecord:
+    values: dict[str, Any] = dict(zip(HISTORY_COLUMNS, row.tolist(), strict=True))
+    values["epoch"] = int(values["epoch"])
+    if np.isnan(values["test_accuracy"]):
+        values["test_accuracy"] = None
+    return EpochRecord(**values)

@@ -1,0 +1,201 @@
+"""Training: a pure function of the splits and the settings. It prints nothing and writes no file."""
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from onelayer.backends import Backend
+from onelayer.backends.array import ArrayBackend
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Splits
+from onelayer.errors import ConfigError, DivergedError
+from onelayer.layer import SoftmaxLayer
+from onelayer.model import BLOCK_ROWS, Model
+from onelayer.standardizer import Standardizer
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a layer does on a split: loss and cost in nats, accuracy as a fraction."""
+
+    loss: float
+    cost: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known after an epoch, over whole splits. `test_accuracy` only after the first and the last epoch."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_cost: float
+    train_accuracy: float
+    validation_loss: float
+    validation_cost: float
+    validation_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+
+
+History = tuple[EpochRecord, ...]
+HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """All that training needs to go on after an epoch: with it, an interrupted run ends with the same bits.
+
+    Parameters
+    ----------
+    layer : SoftmaxLayer
+        NumPy arrays in the floating-point type of the settings.
+    rng_state : dict
+        State of the random generator's bit generator.
+    history : tuple of EpochRecord
+        One for each epoch done.
+    """
+
+    layer: SoftmaxLayer
+    rng_state: dict[str, object]
+    history: History = ()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @classmethod
+    def initial(cls, d: int, K: int, config: TrainConfig) -> "TrainingState":
+        """The state before the first epoch: the generator seeded, the initial weights drawn."""
+        rng = np.random.default_rng(config.seed)
+        layer = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, loss=config.loss, dtype=config.dtype)
+        return cls(layer, dict(rng.bit_generator.state))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """A trained model with its evidence.
+
+    Parameters
+    ----------
+    model : Model
+    state : TrainingState
+        After the last epoch, with the history.
+    scores : dict of str to Score
+        Of train, validation and test after the last epoch.
+    backend : str
+        Who did the arithmetic.
+    """
+
+    model: Model
+    state: TrainingState
+    scores: dict[str, Score]
+    backend: str
+
+
+def train(
+    splits: Splits,
+    config: TrainConfig,
+    *,
+    start: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+) -> TrainingResult:
+    """Train a layer by mini-batch gradient descent.
+
+    Parameters
+    ----------
+    splits : Splits
+        The test rows are evaluated after the first and the last epoch, and used for nothing.
+    config : TrainConfig
+    start : TrainingState, optional
+        Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
+    on_epoch : callable, optional
+        Called with the state after each epoch.
+
+    Raises
+    ------
+    ConfigError
+        If images are to be flipped where there are none.
+    DivergedError
+        If a cost is not finite after an epoch.
+    """
+    dataset = splits.dataset
+    d, K = dataset.rows.shape[1], len(dataset.class_names)
+    if config.flip and dataset.image_shape is None:
+        raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
+    state = start or TrainingState.initial(d, K, config)
+    if state.epoch > 1:  # what was the last epoch may be one in the middle now
+        state = _with_last_test_accuracy(state, None)
+    standardizer = Standardizer.fit(splits.train.row_blocks(BLOCK_ROWS))
+    backend: Backend = ArrayBackend(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state.rng_state
+    scores: dict[str, Score] = {}
+    settled_at = time.perf_counter()
+
+    def score(layer: SoftmaxLayer, epoch: int) -> dict[str, Score]:
+        with np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error of its own
+            penalty = float(layer.penalty(config.l2))
+            of_split = {}
+            for split in splits if epoch in (1, config.epochs) else (splits.train, splits.validation):
+                totals = backend.evaluate(layer, split)
+                loss = totals.loss / len(split)
+                of_split[split.name] = Score(loss, loss + penalty, totals.right / len(split))
+        return of_split
+
+    def settle(epoch: int, layer: SoftmaxLayer, rng_state: dict[str, object], future: Future[dict[str, Score]]) -> None:
+        nonlocal state, scores, settled_at
+        scores = future.result()
+        on_train, on_validation = scores["train"], scores["validation"]
+        if not math.isfinite(on_train.cost + on_validation.cost):
+            raise DivergedError(
+                f"the cost after epoch {epoch} is not a finite number: the steps are too long; "
+                f"try a learning rate below {config.learning_rate:g}",
+                epoch,
+            )
+        now = time.perf_counter()
+        record = EpochRecord(
+            epoch,
+            config.learning_rate_at(epoch),
+            *(on_train.loss, on_train.cost, on_train.accuracy),
+            *(on_validation.loss, on_validation.cost, on_validation.accuracy),
+            scores["test"].accuracy if "test" in scores else None,
+            now - settled_at,
+        )
+        settled_at = now
+        state = TrainingState(layer, rng_state, (*state.history, record))
+        if on_epoch:
+            on_epoch(state)
+
+    # How BLAS splits a product among its threads decides the order of its sums, hence the bits of the result: it gets
+    # one thread. The second core evaluates the weights of an epoch while the first trains the next.
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(1) as evaluator:
+        settle_last: Callable[[], None] = lambda: None  # noqa: E731
+        for epoch in range(state.epoch + 1, config.epochs + 1):
+            order = rng.permutation(len(splits.train))
+            flipped = rng.random(len(order)) < 0.5 if config.flip else None
+            with np.errstate(over="ignore", invalid="ignore"):
+                backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped)
+            layer = backend.layer
+            settle_last()
+            future = evaluator.submit(score, layer, epoch)
+            settle_last = partial(settle, epoch, layer, dict(rng.bit_generator.state), future)
+        settle_last()
+        if not scores:
+            scores = score(state.layer, config.epochs)
+    if state.history:
+        state = _with_last_test_accuracy(state, scores["test"].accuracy)
+    model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape)
+    return TrainingResult(model, state, scores, backend.name)
+
+
+def _with_last_test_accuracy(state: TrainingState, accuracy: float | None) -> TrainingState:
+    return replace(state, history=(*state.history[:-1], replace(state.history[-1], test_accuracy=accuracy)))

@@ -1,0 +1,53 @@
+"""Loss, accuracy, confusion and mistakes against counting by hand and against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from toy import toy_dataset, toy_splits
+
+from onelayer.config import TrainConfig
+from onelayer.errors import DataError
+from onelayer.evaluation import Evaluation, evaluate
+from onelayer.training import train
+
+
+def test_evaluation_agrees_with_scikit_learn():
+    splits = toy_splits(n=6000)  # more than one block, the last one short
+    model = train(splits, TrainConfig(epochs=3, dtype="float64")).model
+    found = evaluate(model, splits.train)
+    assert 0.3 < found.accuracy < 1
+    assert found.accuracy == accuracy_score(splits.train.labels, found.predictions)
+    assert found.loss == pytest.approx(log_loss(splits.train.labels, found.probabilities), rel=1e-12)
+    counts = confusion_matrix(splits.train.labels, found.predictions)
+    assert np.array_equal(found.confusion, counts)
+    assert found.class_accuracies == pytest.approx(counts.diagonal() / counts.sum(1))
+    assert found.probabilities.sum(1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", ["uint8", "float32"])
+def test_evaluation_repeats_the_scores_of_training_exactly(dtype, rows):
+    splits = toy_splits(n=1500, dtype=rows)
+    result = train(splits, TrainConfig(epochs=2, dtype=dtype))
+    for split in splits:
+        found = evaluate(result.model, split)
+        assert found.accuracy == result.scores[split.name].accuracy
+        assert found.loss == pytest.approx(result.scores[split.name].loss, rel=1e-14)
+
+
+def test_figures_by_hand():
+    probabilities = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.4, 0.6, 0], [0.3, 0.7, 0]])
+    found = Evaluation(0.5, np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), probabilities)
+    assert found.accuracy == 0.5
+    assert found.standard_error == 0.25
+    assert found.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert found.class_accuracies[:2] == pytest.approx([1 / 3, 1])
+    assert np.isnan(found.class_accuracies[2])
+    assert found.worst_mistakes(12).tolist() == [1, 2]
+    assert found.worst_mistakes(1).tolist() == [1]
+
+
+def test_a_model_for_other_rows_or_classes_is_refused():
+    model = train(toy_splits(), TrainConfig(epochs=0)).model
+    with pytest.raises(DataError, match=r"toy has rows of 60 numbers in 3 classes; the model is for 60 numbers and 4"):
+        evaluate(model, toy_dataset(K=3).everything)

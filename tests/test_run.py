@@ -1,0 +1,350 @@
+"""The run directory: what is in it, that it is complete or absent, and that a run can be resumed from it."""
+
+import csv
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from toy import toy_dataset, toy_splits
+
+from onelayer import run as runs
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
+from onelayer.model import Model
+from onelayer.run import Plan, Run
+from onelayer.training import HISTORY_COLUMNS, train
+
+CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
+
+
+def finished(path: Path, config: TrainConfig = CONFIG) -> tuple[Run, Plan]:
+    splits = toy_splits()
+    run, plan = Run.create(path), Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
+    runs.start(run, plan, splits)
+    return run, plan
+
+
+def test_files_of_a_run(tmp_path):
+    run, _plan = finished(tmp_path / "run")
+    splits = toy_splits()
+    expected = train(splits, CONFIG)
+    names = {"summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors"}
+    assert {file.name for file in run.path.iterdir()} == names
+
+    summary = json.loads(run.summary_path.read_text())
+    assert list(summary) == ["config", "data", "results", "seconds", "versions", "seed", "backend"]
+    assert summary["config"]["learning_rate"] == 0.05
+    assert summary["config"]["protocol"] is None
+    assert summary["data"]["fingerprint"] == splits.dataset.fingerprint
+    assert summary["data"]["protocol"] == "stratified"
+    assert summary["data"]["sizes"] == {"train": 180, "validation": 60, "test": 60}
+    assert summary["results"]["test"]["accuracy"] == expected.scores["test"].accuracy
+    assert summary["results"]["train"]["cost"] > summary["results"]["train"]["loss"]
+
+    with run.history_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == HISTORY_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [bool(row["test_accuracy"]) for row in rows] == [True, False, True]
+    assert float(rows[1]["validation_cost"]) == expected.state.history[1].validation_cost
+
+    tensors = load_file(run.model_path)
+    assert np.array_equal(tensors["weights"], expected.model.layer.weights)
+    assert np.array_equal(tensors["mean"], expected.model.standardizer.mean)
+    with safe_open(run.model_path, "numpy") as file:
+        assert file.metadata()["format"] == "onelayer-model"
+        assert file.metadata()["version"] == "1"
+        assert json.loads(file.metadata()["class_names"]) == list(splits.dataset.class_names)
+
+
+def test_a_model_file_gives_the_same_answers(tmp_path):
+    run, _ = finished(tmp_path / "run")
+    model, splits = run.read_model(), toy_splits()
+    expected = train(splits, CONFIG).model
+    rows = splits.test.rows(slice(None))
+    assert model.logits(rows).tobytes() == expected.logits(rows).tobytes()
+    assert (model.class_names, model.image_shape) == (expected.class_names, expected.image_shape)
+    with pytest.raises(DataError, match=r"rows have the shape \(2, 59\); this model needs \(n, 60\)"):
+        model.logits(rows[:2, :59])
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
+    splits = toy_splits()
+    whole, plan = finished(tmp_path / "whole")
+    run = Run.create(tmp_path / "run")
+
+    def interrupt(state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(run, plan, splits, interrupt)
+    assert not run.model_path.exists()
+    assert run.read_checkpoint()[1].epoch == 2
+    assert len(run.history_path.read_text().splitlines()) == 3
+    with pytest.raises(RunError, match="is not complete; go on with: onelayer resume"):
+        run.read_model()
+    seen = []
+    runs.resume(run, splits, on_epoch=seen.append)
+    assert [state.epoch for state in seen] == [3]
+    assert run.model_path.read_bytes() == whole.model_path.read_bytes()
+
+
+def test_more_epochs_on_resume_equal_a_longer_run(tmp_path):
+    longer, _ = finished(tmp_path / "longer", replace(CONFIG, epochs=5))
+    run, _ = finished(tmp_path / "run")
+    runs.resume(run, toy_splits(), 5)
+    assert run.model_path.read_bytes() == longer.model_path.read_bytes()
+    histories = [
+        [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in csv.DictReader(r.history_path.read_text().splitlines())
+        ]
+        for r in (run, longer)
+    ]
+    assert histories[0] == histories[1]
+    assert run.read_summary()["config"]["epochs"] == 5
+    with pytest.raises(ConfigError, match="epochs 4 is below the 5 that are done"):
+        runs.resume(run, toy_splits(), 4)
+
+
+def test_fewer_epochs_than_planned_end_an_interrupted_run(tmp_path):
+    shorter, _ = finished(tmp_path / "shorter", replace(CONFIG, epochs=2))
+    splits = toy_splits()
+    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint)
+
+    def interrupt(state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(run, plan, splits, interrupt)
+    result = runs.resume(run, splits, 2)
+    assert run.model_path.read_bytes() == shorter.model_path.read_bytes()
+    assert result.state.history[-1].test_accuracy == result.scores["test"].accuracy
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
+    splits = toy_splits()
+    config = TrainConfig(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000)
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(DivergedError, match="after epoch 2"):
+        runs.start(run, Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), splits)
+    _, state = run.read_checkpoint()
+    assert state.epoch == 1
+    assert np.isfinite(state.layer.weights).all()
+
+
+def test_other_data_are_refused(tmp_path, monkeypatch):
+    _, plan = finished(tmp_path / "run")
+    other = replace(toy_splits(), train=replace(toy_splits().train, dataset=toy_dataset(seed=1)))
+    monkeypatch.setattr(runs, "load_splits", lambda *_: other)
+    with pytest.raises(DataError, match="elsewhere is not the data of this run: its fingerprint begins with"):
+        plan.load_splits("elsewhere")
+
+
+def test_a_run_is_overwritten_only_when_asked(tmp_path):
+    run, _plan = finished(tmp_path / "run")
+    before = run.model_path.read_bytes()
+    with pytest.raises(RunError, match="holds a run already; choose another --out, resume it, or pass --overwrite"):
+        Run.create(run.path)
+    assert run.model_path.read_bytes() == before
+    (run.path / "notes.txt").write_text("mine")
+    Run.create(run.path, overwrite=True)
+    assert [file.name for file in run.path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_of_something_else_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("a year's work")
+    (tmp_path / "loss.png").write_text("a picture")
+    with pytest.raises(RunError, match="is no run of onelayer; choose another --out"):
+        Run.create(tmp_path, overwrite=overwrite)
+    assert {file.name for file in tmp_path.iterdir()} == {"thesis.tex", "loss.png"}
+
+
+def test_paths_that_cannot_hold_a_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError, match=r"cannot make the run directory .*; choose another --out"):
+            Run.create(path)
+    with pytest.raises(RunError, match="no such run directory"):
+        Run.open(tmp_path / "missing")
+    with pytest.raises(RunError, match=r"is no run of onelayer: it has no checkpoint\.safetensors"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EDQUOT])
+def test_what_is_on_disk_survives_a_write_that_fails(tmp_path, monkeypatch, reason):
+    run, plan = finished(tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    _, state = run.read_checkpoint()
+
+    def fail(_):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RunError, match=rf"cannot write .*checkpoint\.safetensors: {os.strerror(reason)}"):
+        run.write_checkpoint(plan, state)
+    assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
+
+
+def test_no_file_is_ever_half_written(tmp_path, monkeypatch):
+    """Whatever is visible under its own name before and after each replacement can be read."""
+    splits = toy_splits()
+    run = Run.create(tmp_path / "run")
+    original, names = Path.replace, []
+
+    def checked(self, target):
+        original(self, target)
+        names.append(target.name)
+        for path in run.path.iterdir():
+            if path.suffix == ".safetensors":
+                load_file(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+
+    monkeypatch.setattr(Path, "replace", checked)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
+    runs.start(run, Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), splits)
+    assert names == ["checkpoint.safetensors"] * 5 + ["history.csv", "model.safetensors", "summary.json"]
+
+
+def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict | None = None) -> Path:
+    with safe_open(path, "numpy") as file:
+        all_metadata = file.metadata() | (metadata or {})
+    save_file(load_file(path) | (tensors or {}), path, all_metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "words"),
+    [
+        ({"weights": np.full((60, 4), np.nan, np.float32)}, {}, "weights holds a number that is not finite"),
+        ({"weights": np.zeros((61, 4), np.float32)}, {}, "mean and scale do not fit weights for 61 features"),
+        ({"bias": np.zeros(5, np.float32)}, {}, r"weights \(60, 4\) and bias \(5,\) do not fit each other"),
+        ({"weights": np.zeros(60, np.float32)}, {}, "do not fit each other"),
+        ({"weights": np.zeros((60, 4), np.int32)}, {}, "weights is int32, expected float32 or float64"),
+        ({"scale": np.zeros(60)}, {}, "mean and scale do not fit"),
+        ({"extra": np.zeros(2)}, {}, "expected "),
+        ({}, {"version": "2"}, "format version 2 is newer than this onelayer reads"),
+        ({}, {"version": "new"}, "format version new is newer"),
+        ({}, {"format": "onelayer-checkpoint"}, "this is no model of onelayer"),
+        ({}, {"class_names": '["a", "b"]'}, "2 class names for 4 classes"),
+        ({}, {"class_names": "[1, 2, 3, 4]"}, "4 class names for 4 classes"),
+        ({}, {"class_names": "{"}, "the metadata is damaged"),
+        ({}, {"image_shape": "[3, 4]"}, "the metadata is damaged"),
+        ({}, {"image_shape": "[3, 4, 6]"}, r"weights for 60 features are no pictures of \(3, 4, 6\)"),
+        ({}, {"loss": "hinge"}, "the metadata is damaged"),
+    ],
+)
+def test_a_tampered_model_is_refused(tmp_path, tensors, metadata, words):
+    run, _ = finished(tmp_path / "run")
+    path = tampered(run, run.model_path, tensors, metadata)
+    with pytest.raises(ModelFileError, match=words) as caught:
+        Model.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "words"),
+    [
+        ({}, {"config": "{}", "rng_state": '{"bit_generator": "MT19937"}'}, "damaged, or written by a newer onelayer"),
+        ({}, {"config": '{"learning_rate": -1}'}, "damaged, or written by a newer onelayer"),
+        ({}, {"config": '{"momentum": 0.9}'}, "damaged, or written by a newer onelayer"),
+        ({}, {"split": "[]"}, "damaged, or written by a newer onelayer"),
+        ({"history": np.zeros((2, 3))}, {}, "damaged, or written by a newer onelayer"),
+        ({"history": np.zeros((2, 10))}, {}, "does not count its epochs from 1"),
+        ({"weights": np.zeros((60, 4))}, {}, "do not fit each other"),
+        ({"weights": np.zeros((60, 4)), "bias": np.zeros(4)}, {}, "weights are float64, the settings say float32"),
+    ],
+)
+def test_a_tampered_checkpoint_is_refused(tmp_path, tensors, metadata, words):
+    run, _ = finished(tmp_path / "run")
+    tampered(run, run.checkpoint_path, tensors, metadata)
+    with pytest.raises(ModelFileError, match=words):
+        run.read_checkpoint()
+
+
+def test_damaged_files_raise_nothing_but_their_error(tmp_path):
+    run, _ = finished(tmp_path / "run")
+    rng = random.Random(0)
+    for path, read in ((run.model_path, run.read_model), (run.checkpoint_path, run.read_checkpoint)):
+        good = path.read_bytes()
+        refused = 0
+        for trial in range(400):
+            bad = bytearray(good)
+            if trial % 4 == 0:
+                del bad[rng.randrange(len(bad)) :]
+            else:
+                for _ in range(rng.choice((1, 10))):
+                    bad[rng.randrange(min(len(bad), 1500))] ^= 1 << rng.randrange(8)
+            path.write_bytes(bad)
+            try:
+                read()
+            except ModelFileError as error:
+                refused += 1
+                assert str(path) in str(error)
+        assert refused > 200
+        path.write_bytes(good)
+    run.summary_path.write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json: damaged"):
+        run.read_summary()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from toy import toy_splits
+from onelayer import run as runs
+from onelayer.config import SplitConfig, TrainConfig
+runs.CHECKPOINT_SECONDS = 0.02
+splits = toy_splits(n=2000)
+path = Path({path!r})
+config = TrainConfig(epochs=400, learning_rate=0.01, flip=True, batch_size=50)
+plan = runs.Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
+if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir()):
+    run = runs.Run.open(path)
+    print("resuming", flush=True)
+    runs.resume(run, splits)
+else:
+    run = runs.Run.create(path)
+    print("starting", flush=True)
+    runs.start(run, plan, splits)
+"""
+
+
+def test_a_run_killed_twenty_times_ends_with_the_same_weights(tmp_path):
+    def command(path):
+        return [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent), path=str(path))]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    rng = random.Random(1)
+    run = Run(tmp_path / "killed")
+    epochs = [0]
+    for _ in range(20):
+        with subprocess.Popen(command(run.path), stdout=subprocess.PIPE) as process:
+            process.stdout.readline()  # it is under way
+            time.sleep(rng.uniform(0, 0.15))
+            process.send_signal(signal.SIGKILL)
+        if run.checkpoint_path.exists():
+            epochs.append(run.read_checkpoint()[1].epoch)
+        for path in run.path.glob("*.safetensors"):
+            load_file(path)
+    assert epochs == sorted(epochs)
+    assert 0 < epochs[-1] < 400, "the kills came too early or too late to show anything"
+    subprocess.run(command(run.path), check=True, capture_output=True)
+    assert run.model_path.read_bytes() == Run(tmp_path / "whole").model_path.read_bytes()
+    assert not list(run.path.glob(".onelayer-*")), "what the kills left half written is gone"

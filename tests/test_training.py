@@ -1,0 +1,236 @@
+"""Training against a plain loop, against PyTorch, and against itself."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import plain_training, toy_dataset, toy_splits
+
+from onelayer.backends.array import ArrayBackend
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import load_splits
+from onelayer.data.dataset import Dataset, split
+from onelayer.errors import ConfigError, DivergedError
+from onelayer.layer import SoftmaxLayer
+from onelayer.standardizer import Standardizer
+from onelayer.training import TrainingState, train
+
+SETTINGS = [
+    {},
+    {"l2": 0.3},
+    {"loss": "sigmoid", "learning_rate": 0.5, "l2": 0.01},
+    {"batch_size": 7, "decay_every": 2, "decay_factor": 0.5},
+    {"flip": True, "batch_size": 50},
+    {"batch_size": 1},
+    {"batch_size": 10_000},
+]
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_weights_are_those_of_the_plain_loop(settings, dtype):
+    splits = toy_splits(dtype=dtype)
+    config = TrainConfig(**{"learning_rate": 0.05, "epochs": 5, "dtype": "float64", "batch_size": 32} | settings)
+    W, b = plain_training(splits, config)
+    layer = train(splits, config).model.layer
+    assert np.abs(W).max() > 0.05, "the weights have hardly moved: this would compare nothing"
+    assert relative(layer.weights, W) < 1e-12
+    assert relative(layer.bias, b) < 1e-12
+    single = train(splits, replace(config, dtype="float32")).model.layer
+    assert single.weights.dtype == np.float32
+    assert relative(single.weights, W) < 2e-5
+
+
+def test_the_plain_loop_is_sensitive():
+    """Each of these changes must be visible in the comparison above."""
+    splits = toy_splits()
+    config = TrainConfig(learning_rate=0.05, epochs=2, l2=0.1, batch_size=32, dtype="float64", decay_every=1)
+    W, _ = plain_training(splits, config)
+    for change in ({"l2": 0.05}, {"batch_size": 31}, {"seed": 43}, {"decay_every": 0}, {"flip": True}):
+        assert relative(train(splits, replace(config, **change)).model.layer.weights, W) > 1e-6, change
+
+
+def test_history_and_scores_are_those_of_the_weights():
+    splits = toy_splits()
+    config = TrainConfig(learning_rate=0.05, epochs=3, l2=0.2, dtype="float64", decay_every=2, decay_factor=0.1)
+    result = train(splits, config)
+    history = result.state.history
+    assert [record.epoch for record in history] == [1, 2, 3]
+    assert [record.learning_rate for record in history] == pytest.approx([0.05, 0.05, 0.005], rel=1e-15)
+    assert history[0].test_accuracy is not None
+    assert history[1].test_accuracy is None
+    R, y = splits.dataset.rows.astype(float), splits.dataset.labels
+    m, s = R[splits.train.indices].mean(0), R[splits.train.indices].std(0)
+    s[s == 0] = 1
+    for number, record in enumerate(history, 1):
+        W, b = plain_training(splits, replace(config, epochs=number))
+        S = (R - m) / s @ W + b
+        losses = -np.log(np.exp(S)[np.arange(len(y)), y] / np.exp(S).sum(1))
+        right = S.argmax(1) == y
+        penalty = 0.2 * (W**2).sum()
+        for name in ("train", "validation"):
+            places = getattr(splits, name).indices
+            assert getattr(record, f"{name}_loss") == pytest.approx(losses[places].mean(), rel=1e-12)
+            assert getattr(record, f"{name}_cost") == pytest.approx(losses[places].mean() + penalty, rel=1e-12)
+            assert getattr(record, f"{name}_accuracy") == right[places].mean()
+        if record.test_accuracy is not None:
+            assert record.test_accuracy == right[splits.test.indices].mean()
+    assert result.scores["test"].loss == pytest.approx(losses[splits.test.indices].mean(), rel=1e-12)
+    assert result.scores["test"].accuracy == history[-1].test_accuracy
+    assert result.scores["train"].cost == history[-1].train_cost
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    splits = toy_splits()
+    config = TrainConfig(epochs=2, learning_rate=0.05)
+    first, second = train(splits, config), train(splits, config)
+    assert first.model.layer.weights.tobytes() == second.model.layer.weights.tobytes()
+    other = train(splits, replace(config, seed=1))
+    assert relative(other.model.layer.weights, first.model.layer.weights) > 1e-3
+
+
+THREADS = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+from toy import toy_splits
+from onelayer.config import TrainConfig
+from onelayer.training import train
+result = train(toy_splits(n=6000, image_shape=None), TrainConfig(epochs=2, batch_size=500))
+print(hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest(), result.scores)
+"""
+
+
+def test_same_bits_for_any_number_of_blas_threads():
+    code = THREADS.format(tests=str(Path(__file__).parent))
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 64
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("settings", [{}, {"flip": True, "l2": 0.1, "decay_every": 2}, {"dtype": "float64"}])
+def test_resumed_equals_uninterrupted(stop, settings):
+    splits = toy_splits()
+    config = TrainConfig(epochs=5, learning_rate=0.05, batch_size=32, **settings)
+    whole = train(splits, config)
+    part = train(splits, replace(config, epochs=stop))
+    resumed = train(splits, config, start=part.state)
+    assert resumed.model.layer.weights.tobytes() == whole.model.layer.weights.tobytes()
+    assert resumed.model.layer.bias.tobytes() == whole.model.layer.bias.tobytes()
+    assert resumed.state.rng_state == whole.state.rng_state
+    assert resumed.scores == whole.scores
+    for a, b in zip(resumed.state.history, whole.state.history, strict=True):
+        assert replace(a, seconds=0) == replace(b, seconds=0)
+
+
+def test_validation_and_test_rows_change_nothing_in_the_weights():
+    dataset = toy_dataset()
+    splits = split(dataset, SplitConfig())
+    config = TrainConfig(epochs=3, learning_rate=0.05)
+    rows, labels = dataset.rows.copy(), dataset.labels.copy()
+    for part in (splits.validation, splits.test):
+        rows[part.indices] = 255 - rows[part.indices]
+        labels[part.indices] = labels[part.indices[::-1]]
+    changed = Dataset(rows, labels, dataset.class_names, dataset.image_shape, "changed")
+    before = train(splits, config)
+    after = train(
+        replace(
+            splits,
+            train=replace(splits.train, dataset=changed),
+            validation=replace(splits.validation, dataset=changed),
+            test=replace(splits.test, dataset=changed),
+        ),
+        config,
+    )
+    assert after.model.layer.weights.tobytes() == before.model.layer.weights.tobytes()
+    assert after.scores["test"] != before.scores["test"]
+
+
+def test_no_epochs_leave_the_initial_weights():
+    splits = toy_splits()
+    result = train(splits, TrainConfig(epochs=0, dtype="float64"))
+    expected = (np.random.default_rng(42).standard_normal((4, 60)) * 0.01).T
+    assert np.array_equal(result.model.layer.weights, expected)
+    assert not result.model.layer.bias.any()
+    assert result.state.history == ()
+    assert set(result.scores) == {"train", "validation", "test"}
+
+
+def test_a_step_that_is_too_long_is_reported_with_the_epoch():
+    seen = []
+    with pytest.raises(DivergedError, match=r"after epoch 2 .* try a learning rate below 1e\+14") as caught:
+        train(toy_splits(), TrainConfig(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000), on_epoch=seen.append)
+    assert caught.value.epoch == 2
+    assert [state.epoch for state in seen] == [1]
+    assert np.isfinite(seen[0].layer.weights).all()
+
+
+def test_flips_need_images():
+    with pytest.raises(ConfigError, match="flip needs images, and the rows of toy are none"):
+        train(toy_splits(image_shape=None), TrainConfig(flip=True))
+
+
+def test_a_state_that_was_handed_out_does_not_change():
+    states = []
+    train(toy_splits(), TrainConfig(epochs=3, learning_rate=0.05), on_epoch=states.append)
+    assert states[0].layer.weights.tobytes() != states[1].layer.weights.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_torch_tensors_give_what_numpy_arrays_give(dtype):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    import array_api_compat.torch
+
+    splits = toy_splits(dtype=dtype)
+    config = TrainConfig(dtype="float64")
+    state = TrainingState.initial(60, 4, config)
+    standardizer = Standardizer.fit(splits.train.row_blocks(64))
+    flipped = np.random.default_rng(1).random(len(splits.train)) < 0.5
+    layers, totals = [], []
+    for namespace in (array_api_compat.numpy, array_api_compat.torch):
+        backend = ArrayBackend(state.layer, standardizer, l2=0.1, batch_size=32, namespace=namespace, device="cpu")
+        backend.run_epoch(splits.train, np.arange(len(splits.train)), 0.05, flipped)
+        layers.append(backend.layer)
+        totals.append(backend.evaluate(state.layer, splits.validation))
+    assert isinstance(layers[1], SoftmaxLayer)
+    assert isinstance(layers[1].weights, np.ndarray)
+    assert relative(layers[1].weights, layers[0].weights) < 1e-12
+    assert totals[1].right == totals[0].right
+    assert totals[1].loss == pytest.approx(totals[0].loss, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def cifar_splits(cifar):
+    return load_splits(cifar, SplitConfig())
+
+
+def test_coursework_figures(cifar_splits):
+    """The figures that the course prints, for seed 42 in float64: cost 1.972 after an epoch, 39.13 % in the end."""
+    result = train(cifar_splits, TrainConfig(learning_rate=0.001, dtype="float64"))
+    assert f"{result.state.history[0].train_cost:.3f}" == "1.972"
+    assert result.scores["test"].accuracy == 0.3913
+
+
+def test_penalised_setting_on_real_data(cifar_splits):
+    result = train(cifar_splits, TrainConfig(l2=1.0))
+    assert result.scores["train"].accuracy == pytest.approx(0.400, abs=0.005)
+    assert result.scores["validation"].accuracy == pytest.approx(0.365, abs=0.007)
+    assert result.scores["test"].accuracy == pytest.approx(0.374, abs=0.006)
+    assert result.state.history[0].test_accuracy == pytest.approx(0.302, abs=0.01)
