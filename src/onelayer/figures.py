@@ -1,0 +1,313 @@
+"""Pictures of what a run learned: plain numbers in, a matplotlib Figure out. Nothing here saves, shows or trains.
+
+Figures are made without pyplot and with every style passed by hand: they need no display, may be drawn in any thread,
+and leave no global state behind. Titles and names are plain text, of any length: long ones are broken into lines.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from onelayer.data.dataset import Split
+from onelayer.evaluation import Evaluation
+from onelayer.model import Model
+from onelayer.page import (
+    GAP,
+    INK,
+    LABEL,
+    LINE,
+    MARGIN,
+    QUIET,
+    RULE,
+    SMALL,
+    TINY,
+    WIDTH,
+    fitted,
+    mosaic,
+    new_page,
+    outlines,
+    place_axes,
+    text_length,
+)
+
+if TYPE_CHECKING:
+    from onelayer.training import EpochRecord
+
+COLOURS = {"train": "#0072b2", "validation": "#d55e00"}  # Okabe and Ito's blue and vermilion, for every kind of eye
+MOST_TEMPLATES, MOST_NUMBERED, MOST_NAMED = 100, 20, 60  # classes
+
+
+def figures_of_run(
+    history: "Sequence[EpochRecord]", model: Model, test: Split, evaluation: Evaluation, title: str
+) -> Iterator[tuple[str, Figure]]:
+    """All pictures of a run that there is something to draw for, one at a time: curves, templates, mistakes.
+
+    Parameters
+    ----------
+    history : sequence of EpochRecord
+    model : Model
+    test : Split
+        Where the confusion and the mistakes are from.
+    evaluation : Evaluation
+        Of `model` on `test`.
+    title : str
+        Data set and settings.
+
+    Yields
+    ------
+    name : str
+        A file name without its suffix.
+    figure : Figure
+    """
+    names, weights = model.class_names, model.layer.weights
+    if history:
+        yield "loss", loss_curve(history, f"Loss. {title}")
+        yield "cost", cost_curve(history, f"Cost. {title}")
+    if model.image_shape is not None:
+        yield "templates", templates(weights, names, model.image_shape, f"Templates, each in its own range. {title}")
+        signed = f"Templates on one scale. {title}"
+        yield "templates_signed", signed_templates(weights, model.standardizer.scale, names, model.image_shape, signed)
+    yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")
+    if model.image_shape is not None:
+        worst = evaluation.worst_mistakes(12)
+        images = test.rows(worst).reshape(-1, *model.image_shape)
+        truths, guesses = evaluation.labels[worst], evaluation.predictions[worst]
+        guessed = evaluation.probabilities[worst, guesses]
+        shown = [names[k] for k in truths], [names[k] for k in guesses]
+        yield "mistakes", mistakes(images, shown[0], shown[1], guessed, f"The most confident mistakes. {title}")
+
+
+def loss_curve(history: "Sequence[EpochRecord]", title: str) -> Figure:
+    """Mean loss of the training and validation rows, without the penalty, by epoch."""
+    return _curve(history, title, "loss", "loss (nats)")
+
+
+def cost_curve(history: "Sequence[EpochRecord]", title: str) -> Figure:
+    """Cost of the training and validation rows, the loss plus the penalty, by epoch."""
+    return _curve(history, title, "cost", "cost = loss + l2 penalty (nats)")
+
+
+def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tuple[int, int, int], title: str) -> Figure:
+    """Each class's weights as a picture, stretched to its own range: black is its least weight, white its largest.
+
+    The stretch shows shapes and hides size and sign; `signed_templates` shows those.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Column k is drawn for class k; of more than 100 classes, the first 100.
+    class_names : sequence of K str
+    image_shape : (c, h, w)
+        Three channels are drawn in colour; of any other number the mean, in grey.
+    title : str
+    """
+    K = weights.shape[1]
+    rows = np.asarray(weights, np.float64).T[:MOST_TEMPLATES]
+    stacks = [[_stretched(_picture(row.reshape(image_shape)))] for row in rows]
+    return mosaic(stacks, class_names, _capped(title, K), _columns(K), cmap="gray", vmin=0, vmax=1)[0]
+
+
+def signed_templates(
+    weights: np.ndarray, scale: np.ndarray, class_names: Sequence[str], image_shape: tuple[int, int, int], title: str
+) -> Figure:
+    """What one grey level more of each pixel adds to each class's logit, on one signed scale for all classes.
+
+    That is W / s, a picture per class and channel. A few large weights do not set the scale: it ends at twice the
+    90th percentile of |W / s|, and a note says how many lie beyond. Pixels that were constant in training, whose
+    weights no row ever touched, are grey.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Column k is drawn for class k; of more than 100 classes, the first 100.
+    scale : ndarray (d,)
+        The standard deviations s that the rows were divided by.
+    class_names : sequence of K str
+    image_shape : (c, h, w)
+    title : str
+    """
+    K, c = weights.shape[1], image_shape[0]
+    V = np.asarray(weights, np.float64)[:, :MOST_TEMPLATES] / scale[:, np.newaxis]  # (d, K)
+    constant = _constant(scale)
+    sizes = np.abs(V[~constant])
+    V[constant] = np.nan
+    # Of normal weights, twice the 90th percentile leaves out 1 in 1000. With a high percentile instead, the pixels
+    # that hardly ever vary, and so have a tiny s, would set the scale of small images.
+    limit = min(2 * np.percentile(sizes, 90), sizes.max()) or sizes.max() or 1.0
+    limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
+    beyond = 100 * float((sizes > limit).mean())
+    figure, axes, images = mosaic(
+        V.T.reshape(-1, *image_shape),
+        class_names,
+        _capped(title, K),
+        columns=_columns(K) if c == 1 else min(K, 10 if K <= 30 else 20),
+        width=WIDTH if c == 1 or K <= 30 else 1.5 * WIDTH,
+        left=0.2 if c > 1 else 0,
+        below=0.65,
+        cmap=colormaps["PuOr_r"].with_extremes(bad="#bbbbbb"),  # no red, green or blue: those are channels here
+        vmin=-limit,
+        vmax=limit,
+    )
+    for place, image in enumerate(images if c > 1 else ()):
+        x, _, bottom, top = image.get_extent()
+        if x == images[0].get_extent()[0]:
+            name = "RGB"[place % c] if c == 3 else f"{place % c + 1}"
+            axes.text(x - GAP, (top + bottom) / 2, name, size=LABEL, color=INK, ha="right", va="center")
+    height = figure.get_figheight()
+    bar = place_axes(figure, 0.2, height - 0.6, 4.4, 0.11)
+    figure.colorbar(images[0], cax=bar, orientation="horizontal", extend="both" if beyond else "neither")
+    ticks = np.linspace(-limit, limit, 5)
+    bar.set_xticks(ticks, [f"{tick:+.3g}" if tick else "0" for tick in ticks], size=SMALL, color=INK)
+    bar.set_xlabel("logit per grey level: below 0 against the class, above 0 for it", size=SMALL, color=INK)
+    bar.tick_params(length=2, color=QUIET)
+    notes = [f"{beyond:.2g} % of the weights lie beyond the scale"] if beyond else []
+    notes += ["grey pixels: constant in training"] if constant.any() else []
+    axes.text(5.0, height - 0.6, "\n".join(notes), size=SMALL, color=QUIET, va="top")
+    return figure
+
+
+def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+    """How the rows of each true class were classified, in percent of that class.
+
+    Parameters
+    ----------
+    counts : ndarray (K, K), int
+        Cell (i, j): rows of true class i that were taken for class j. One without any is empty, one with few says 0;
+        a class without rows is grey. Of more than 20 classes the colours are shown without numbers.
+    class_names : sequence of K str
+    title : str
+    """
+    K = len(counts)
+    totals = counts.sum(axis=1, keepdims=True)  # (K, 1)
+    shares = np.divide(counts, totals, out=np.full((K, K), np.nan), where=totals > 0)
+    size = LABEL if K <= 12 else SMALL if K <= 30 else TINY
+    font = FontProperties(size=size)
+    named = range(0, K, -(-K // MOST_NAMED))  # more names than that would run into each other
+    names = [fitted(class_names[k], 1.5, size, lines=1) for k in named]
+    counted = [f"{name} ({totals[k, 0]})" for name, k in zip(names, named, strict=True)]
+    longest = max(text_length(name, font) for name in names)
+    left = MARGIN + 0.35 + max(text_length(name, font) for name in counted)
+    side = min(WIDTH - left - 1, max(0.8 * K, 1.6))
+    upright = longest < side / len(names) - GAP
+    foot = size * LINE if upright else longest + 0.1
+    figure, top = new_page(title, side + foot + 0.5)
+    axes = place_axes(figure, left, top, side, side)
+    blues = colormaps["Blues"].with_extremes(bad="#e4e4e4")
+    image = axes.imshow(shares, cmap=blues, vmin=0, vmax=1, interpolation="nearest")
+    for i, j in np.argwhere(counts > 0) if K <= MOST_NUMBERED else ():
+        ink = "white" if shares[i, j] > 0.55 else INK
+        axes.text(j, i, f"{100 * shares[i, j]:.0f}", size=size, color=ink, ha="center", va="center")
+    diagonal = [Rectangle((k - 0.5, k - 0.5), 1, 1) for k in range(K)]
+    axes.add_collection(outlines(diagonal, COLOURS["validation"], 1.2 if K <= MOST_NUMBERED else 0.4))
+    style: dict[str, Any] = {"size": size, "color": INK, "parse_math": False}
+    axes.set_xticks(named, names, **style, rotation=0 if upright else 90)
+    axes.set_yticks(named, counted, **style)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted class", size=LABEL, color=INK)
+    axes.set_ylabel("true class (images)", size=LABEL, color=INK)
+    scale = place_axes(figure, left + side + 0.2, top, 0.12, min(side, 3))
+    figure.colorbar(image, cax=scale)
+    scale.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"], size=SMALL, color=INK)
+    scale.tick_params(length=2, color=QUIET)
+    scale.set_ylabel("percent of the true class", size=SMALL, color=INK)
+    return figure
+
+
+def mistakes(
+    images: np.ndarray,
+    true_names: Sequence[str],
+    predicted_names: Sequence[str],
+    probabilities: np.ndarray,
+    title: str,
+) -> Figure:
+    """Images that were classified wrongly, four in a row, with the answer, its probability, and the truth.
+
+    Parameters
+    ----------
+    images : ndarray (m, c, h, w)
+        Black is 0 and white 255. As in `templates`, three channels give colour.
+    true_names, predicted_names : sequence of m str
+    probabilities : ndarray (m,)
+        Of the predicted classes.
+    title : str
+    """
+    if len(images) == 0:
+        figure, _ = new_page(title, 0.3)
+        figure.text(MARGIN / WIDTH, 0.2, "No mistakes.", size=LABEL, color=INK)
+        return figure
+    stacks = [[np.clip(_picture(image) / 255, 0, 1)] for image in images]
+    answers = [fitted(name, 0.85, LABEL, lines=1) for name in predicted_names]
+    captions = [
+        f"predicted {answer}, {100 * p:.0f} %\ntrue {truth}"
+        for answer, p, truth in zip(answers, probabilities, true_names, strict=True)
+    ]
+    return mosaic(stacks, captions, title, columns=4, cmap="gray", vmin=0, vmax=1)[0]
+
+
+def _curve(history: "Sequence[EpochRecord]", title: str, what: str, unit: str) -> Figure:
+    epochs = [record.epoch for record in history]
+    curves = {name: [getattr(record, f"{name}_{what}") for record in history] for name in COLOURS}
+    ends = {name: f"{name} {curve[-1]:#.4g}" for name, curve in curves.items() if curve}
+    right = max((text_length(end, FontProperties(size=LABEL)) for end in ends.values()), default=0) + 0.15
+    figure, top = new_page(title, 4.1)
+    axes = place_axes(figure, 0.85, top + 0.25, WIDTH - 0.85 - right - MARGIN, 3.3)
+    for name, curve in curves.items():
+        marker = "o" if len(epochs) <= 20 else ""
+        axes.plot(epochs, curve, color=COLOURS[name], linewidth=1.8, marker=marker, markersize=4)
+    if epochs:
+        # The names stand at the ends of the lines, but 13 points apart; the picture is 216 high between its margins.
+        (low, below), (high, above) = sorted((curve[-1], name) for name, curve in curves.items())
+        apart = max(0, 13 - 216 * (high - low) / (np.ptp(list(curves.values())) or 1)) / 2
+        for value, name, shift in ((low, below, -apart), (high, above, apart)):
+            end: dict[str, Any] = {"xytext": (9, shift), "textcoords": "offset points", "va": "center"}
+            axes.annotate(ends[name], (epochs[-1], value), **end, color=COLOURS[name], size=LABEL)
+        place = int(np.argmin(curves["validation"]))
+        least = curves["validation"][place]
+        ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "color": QUIET, "linestyle": "none"}
+        text = f"lowest on validation: {least:#.4g}, epoch {epochs[place]}"
+        axes.plot(epochs[place], least, "o", **ring, label=text)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), frameon=False, handlelength=0.8, fontsize=LABEL, labelcolor=QUIET
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("epoch", size=LABEL, color=INK)
+    axes.set_ylabel(unit, size=LABEL, color=INK)
+    axes.tick_params(labelsize=LABEL, color=RULE, labelcolor=INK)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(QUIET)
+    return figure
+
+
+def _capped(title: str, K: int) -> str:
+    return title if K <= MOST_TEMPLATES else f"{title} (the first {MOST_TEMPLATES} of {K} classes)"
+
+
+def _columns(K: int) -> int:
+    return K if K < 5 else 5 if K <= 10 else 6 if K <= 24 else 10
+
+
+def _picture(image: np.ndarray) -> np.ndarray:
+    """Channels first (c, h, w) to what matplotlib draws: (h, w, 3), or of other than three channels the mean (h, w)."""
+    return image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
+
+
+def _stretched(picture: np.ndarray) -> np.ndarray:
+    low, high = picture.min(), picture.max()
+    return (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)
+
+
+def _constant(scale: np.ndarray) -> np.ndarray:
+    """Which features (d,) were constant in training: their s is 1, while that of the others is not even near it."""
+    ones: np.ndarray = scale == 1
+    if ones.all() or abs(np.median(scale[~ones]) - 1) < 0.01:  # features that came standardised
+        return np.zeros_like(ones)
+    return ones

@@ -1,0 +1,357 @@
+"""The pictures show the numbers they were given: right values, right way up, every word readable and on the page."""
+
+import subprocess
+import sys
+from itertools import combinations
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from onelayer.figures import confusion, cost_curve, loss_curve, mistakes, signed_templates, templates
+
+TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
+LONG = "Cardigan Welsh corgi and other aquarium_fish"
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (3, 4, 5)  # channels, height and width all differ, so that no mixed-up axis goes unseen
+
+
+def names(K):
+    return [LONG if k % 7 == 3 else f"{k} $\\no$" for k in range(K)]  # which is no formula: to parse it would fail
+
+
+def history(epochs):
+    e = np.arange(1, epochs + 1)
+    loss, validation = 1.6 + 0.4 / e, 1.7 + 0.3 / e + 0.01 * e
+    return [
+        SimpleNamespace(
+            epoch=int(n),
+            train_loss=a,
+            validation_loss=b,
+            train_cost=a + 0.1,
+            validation_cost=b + 0.2,
+            test_accuracy=None,
+        )
+        for n, a, b in zip(e, loss, validation, strict=True)
+    ]
+
+
+def weights(K, shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).standard_normal((int(np.prod(shape)), K)).astype(np.float32)
+
+
+def drawn(figure):
+    """Draw with Agg, check that all text is on the page and none on other text, and return the words."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    off = _labels_off_axis(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in off]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    for word, box in boxes:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, f"{word!r} is cut off"
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, f"{word!r} is cut off"
+    for (one, a), (other, b) in combinations(boxes, 2):
+        across, along = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, along) <= 1, f"{one!r} lies on {other!r}"
+    return [word for word, _ in boxes]
+
+
+def _labels_off_axis(figure):
+    """Labels that matplotlib keeps for ticks beyond the ends of an axis, and of invisible axes: none is drawn."""
+    kept, shown = set(), set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            kept |= {label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)}
+            kept |= {axis.label} if not axes.axison else set()
+            ticks = axis._update_ticks() if axes.axison else []
+            shown |= {label for tick in ticks for label in (tick.label1, tick.label2) if label.get_visible()}
+    return kept - shown
+
+
+def title_of(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def pixels(figure, image):
+    """What Agg painted over an image of a mosaic, (height, width, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    left, right, bottom, top = (round(inches * figure.dpi) for inches in image.get_extent())
+    return np.asarray(canvas.buffer_rgba())[top:bottom, left:right, :3]
+
+
+class TestCurves:
+    @pytest.mark.parametrize(("curve", "what"), [(loss_curve, "loss"), (cost_curve, "cost")])
+    @pytest.mark.parametrize("epochs", [1, 2, 40, 1000])
+    def test_lines_are_the_history(self, curve, what, epochs):
+        records = history(epochs)
+        figure = curve(records, TITLE)
+        words = drawn(figure)
+        for line, name in zip(figure.axes[0].lines, ("train", "validation"), strict=False):
+            expected = [getattr(record, f"{name}_{what}") for record in records]
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, epochs + 1))
+            np.testing.assert_array_equal(line.get_ydata(), expected)
+            label = f"{name} {expected[-1]:#.4g}"
+            (text,) = (text for text in figure.axes[0].texts if text.get_text() == label)
+            assert label in words
+            assert text.get_color() == line.get_color()
+        assert title_of(figure) == TITLE
+        assert "nats" in figure.axes[0].get_ylabel()
+        assert what in figure.axes[0].get_ylabel()
+        assert all(float(tick) == int(tick) for tick in figure.axes[0].get_xticks())
+
+    def test_lowest_validation_is_ringed(self):
+        figure = loss_curve(history(40), TITLE)
+        ring = figure.axes[0].lines[2]
+        assert ring.get_xdata()[0] == 5  # 0.3 / e + 0.01 e is least near sqrt(30)
+        np.testing.assert_allclose(ring.get_ydata()[0], 1.7 + 0.06 + 0.05)
+        assert "lowest on validation: 1.810, epoch 5" in drawn(figure)
+
+    def test_a_single_epoch_is_a_visible_point(self):
+        assert [line.get_marker() for line in loss_curve(history(1), TITLE).axes[0].lines[:2]] == ["o", "o"]
+
+    def test_huge_losses_are_written_short(self):
+        record = SimpleNamespace(epoch=1, train_loss=1e300, validation_loss=2e300)
+        assert {"train 1.000e+300", "validation 2.000e+300"} <= set(drawn(loss_curve([record], TITLE)))
+
+    @pytest.mark.parametrize("gap", [0, 1e-9, -1e-3])
+    def test_names_of_lines_that_meet_do_not(self, gap):
+        record = SimpleNamespace(epoch=2, train_loss=1.5, validation_loss=1.5 + gap)
+        drawn(loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.0), record], TITLE))
+
+    def test_no_epoch_yet(self):
+        assert TITLE in drawn(loss_curve([], TITLE))
+
+
+class TestTemplates:
+    def test_channels_come_last_and_each_class_is_stretched(self):
+        W = weights(10) * np.linspace(0.1, 5, 10, dtype=np.float32) + 3
+        figure = templates(W, CIFAR, SHAPE, TITLE)
+        images = figure.axes[0].images
+        assert len(images) == 10
+        for k, image in enumerate(images):
+            picture = np.asarray(image.get_array())
+            assert picture.shape == (4, 5, 3)
+            assert (picture.min(), picture.max()) == (0, 1)
+            low, high = W[:, k].min(), W[:, k].max()
+            for channel, row, column in np.ndindex(SHAPE):
+                weight = W[channel * 20 + row * 5 + column, k]
+                np.testing.assert_allclose(picture[row, column, channel], (weight - low) / (high - low), atol=1e-6)
+        assert {*CIFAR, TITLE} <= set(drawn(figure))
+
+    def test_two_rows_of_five_in_the_order_of_the_classes(self):
+        figure = templates(weights(10), CIFAR, SHAPE, TITLE)
+        places = [image.get_extent() for image in figure.axes[0].images]
+        assert len({left for left, *_ in places}) == 5
+        assert len({top for *_, top in places}) == 2
+        for (left, _, _, top), label in zip(places, CIFAR, strict=True):
+            (text,) = (text for text in figure.axes[0].texts if text.get_text() == label)
+            x, y = text.get_position()
+            assert x == left
+            assert 0 < top - y < 0.1  # right above its picture, in inches
+
+    def test_pixels_on_the_page_are_upright_and_sharp(self):
+        W = np.zeros(SHAPE)
+        W[0, 0, 0] = 1  # upper left: red
+        W[2, 3, 4] = 1  # lower right: blue
+        figure = templates(np.stack([W.ravel()] * 2, axis=1), names(2), SHAPE, TITLE)
+        painted = pixels(figure, figure.axes[0].images[1])
+        h, w = painted.shape[0] // 4, painted.shape[1] // 5
+        np.testing.assert_array_equal(painted[h // 2, w // 2], [255, 0, 0])
+        np.testing.assert_array_equal(painted[-h // 2, -w // 2], [0, 0, 255])
+        inside = painted[5:-5, 5:-5].reshape(-1, 3)
+        assert len(np.unique(inside, axis=0)) == 3  # no colour between two pixels' colours
+        assert abs(w - h) <= 1  # square pixels
+
+    def test_one_channel_is_grey(self):
+        W = weights(2, (1, 4, 5))
+        figure = templates(W, names(2), (1, 4, 5), TITLE)
+        image = figure.axes[0].images[0]
+        assert image.get_array().shape == (4, 5)
+        assert (image.get_cmap().name, image.get_clim()) == ("gray", (0, 1))
+
+    def test_other_numbers_of_channels_show_their_mean(self):
+        W = weights(2, (4, 2, 3))
+        picture = np.asarray(templates(W, names(2), (4, 2, 3), TITLE).axes[0].images[1].get_array())
+        mean = W[:, 1].astype(np.float64).reshape(4, 6).mean(axis=0).reshape(2, 3)
+        np.testing.assert_allclose(picture, (mean - mean.min()) / np.ptp(mean))
+
+    def test_equal_weights_are_mid_grey(self):
+        W = weights(2)
+        W[:, 0] = 7
+        assert (np.asarray(templates(W, names(2), SHAPE, TITLE).axes[0].images[0].get_array()) == 0.5).all()
+
+    def test_more_than_a_hundred_classes_are_capped_and_the_title_says_so(self):
+        W, shape = weights(120, (1, 2, 3)), (1, 2, 3)
+        for figure in (
+            templates(W, names(120), shape, TITLE),
+            signed_templates(W, W[:, 0] ** 2, names(120), shape, TITLE),
+        ):
+            assert title_of(figure) == f"{TITLE} (the first 100 of 120 classes)"
+            assert len(figure.axes[0].images) == 100
+
+
+class TestSignedTemplates:
+    def test_weights_over_scale_by_class_and_channel(self):
+        W, scale = weights(10), np.linspace(20, 90, 60)
+        figure = signed_templates(W, scale, CIFAR, SHAPE, TITLE)
+        images = figure.axes[0].images
+        assert len(images) == 30
+        for (k, channel), image in zip(np.ndindex(10, 3), images, strict=True):
+            part = slice(20 * channel, 20 * channel + 20)
+            np.testing.assert_allclose(image.get_array(), (W[part, k] / scale[part]).reshape(4, 5))
+        lefts, tops = [image.get_extent()[0] for image in images], [image.get_extent()[3] for image in images]
+        assert lefts == sorted(lefts)
+        assert len(set(lefts)) == 10
+        assert tops == tops[:3] * 10
+        words = drawn(figure)
+        assert {"R", "G", "B", TITLE, *CIFAR} <= set(words)
+        assert any("logit per grey level" in word for word in words)
+
+    def test_one_symmetric_scale_with_its_numbers_at_the_bar(self):
+        W, scale = weights(10), np.full(60, 50.0)
+        W[:, 3] *= 0.01
+        W[7, 3] = 40.0  # an outlier sets no scale
+        figure = signed_templates(W, scale, CIFAR, SHAPE, TITLE)
+        ((low, high),) = {image.get_clim() for image in figure.axes[0].images}
+        assert low == -high
+        sizes = np.abs(W / 50)
+        assert np.isclose(high, 2 * np.percentile(sizes, 90), rtol=0.05)
+        words = drawn(figure)
+        assert {f"{low:+.3g}", "0", f"{high:+.3g}"} <= set(words)
+        assert f"{100 * (sizes > high).mean():.2g} % of the weights lie beyond the scale" in words
+        cmap = figure.axes[0].images[0].get_cmap()
+        np.testing.assert_allclose(cmap(0.5)[:3], 0.97, atol=0.02)  # zero is all but white
+
+    def test_pixels_constant_in_training_are_grey_and_said_to_be(self):
+        W, scale = weights(2, (1, 4, 5)), np.full(20, 50.0)
+        scale[3] = 1
+        figure = signed_templates(W, scale, names(2), (1, 4, 5), TITLE)
+        (row, column) = np.argwhere(np.ma.getmaskarray(figure.axes[0].images[0].get_array()))[0]
+        assert (row, column) == (0, 3)
+        assert "grey pixels: constant in training" in "\n".join(drawn(figure))
+
+    @pytest.mark.parametrize("scale", [np.ones(20), np.repeat([1, 1.0001], 10)])
+    def test_features_that_came_standardised_are_not_constant(self, scale):
+        figure = signed_templates(weights(2, (1, 4, 5)), scale, names(2), (1, 4, 5), TITLE)
+        assert not np.ma.getmaskarray(figure.axes[0].images[0].get_array()).any()
+
+    def test_zero_weights(self):
+        figure = signed_templates(np.zeros((60, 2)), np.full(60, 50.0), names(2), SHAPE, TITLE)
+        assert figure.axes[0].images[0].get_clim() == (-1, 1)
+        assert "beyond" not in "".join(drawn(figure))
+
+    def test_arguments_are_left_as_they_were(self):
+        W, scale = weights(2), np.full(60, 50.0)
+        scale[0] = 1
+        before = W.copy(), scale.copy()
+        signed_templates(W, scale, names(2), SHAPE, TITLE)
+        np.testing.assert_array_equal(W, before[0])
+        np.testing.assert_array_equal(scale, before[1])
+
+
+class TestConfusion:
+    def test_percent_of_the_true_class(self):
+        counts = np.array([[6, 2, 0], [0, 1, 3], [0, 0, 0]])
+        figure = confusion(counts, ("cat", "dog", "eel"), TITLE)
+        axes = figure.axes[0]
+        cells = {text.get_position(): text.get_text() for text in axes.texts}
+        assert cells == {(0, 0): "75", (1, 0): "25", (1, 1): "25", (2, 1): "75"}  # (column, row)
+        image = axes.images[0]
+        expected = np.array([[0.75, 0.25, 0], [0, 0.25, 0.75], [np.nan] * 3])
+        np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), expected)
+        assert image.get_clim() == (0, 1)
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (8)", "dog (4)", "eel (0)"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
+        assert {TITLE, "true class (images)", "predicted class"} <= set(drawn(figure))
+
+    def test_numbers_contrast_with_their_cells(self):
+        figure = confusion(np.array([[99, 1], [50, 50]]), ("cat", "dog"), TITLE)
+        image = figure.axes[0].images[0]
+        for text in figure.axes[0].texts:
+            column, row = text.get_position()
+            cell = np.mean(image.cmap(image.norm(image.get_array()[row, column]))[:3])
+            ink = np.mean(mpl.colors.to_rgb(text.get_color()))
+            assert abs(cell - ink) > 0.35
+
+    @pytest.mark.parametrize(("K", "numbers"), [(20, 400), (21, 0), (100, 0)])
+    def test_many_classes_have_no_numbers(self, K, numbers):
+        assert len(confusion(np.full((K, K), 3), names(K), TITLE).axes[0].texts) == numbers
+
+
+class TestMistakes:
+    def test_pictures_and_captions(self):
+        images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8)
+        images[0, 0, 0, 0] = 255
+        figure = mistakes(images, CIFAR[:6] * 2, CIFAR[1:7] * 2, np.linspace(0.99, 0.5, 12), TITLE)
+        for image, source in zip(figure.axes[0].images, images, strict=True):
+            np.testing.assert_allclose(image.get_array(), source.transpose(1, 2, 0) / 255)
+        assert len({image.get_extent()[0] for image in figure.axes[0].images}) == 4
+        words = drawn(figure)
+        assert words.count(TITLE) == 1
+        assert "predicted automobile, 99 %\ntrue airplane" in words
+        assert "predicted frog, 50 %\ntrue dog" in words
+
+    def test_dark_pictures_stay_dark(self):
+        image = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)
+        shown = np.asarray(mistakes(image, ["1"], ["7"], np.array([0.9]), TITLE).axes[0].images[0].get_array())
+        np.testing.assert_allclose(shown, image[0, 0] / 255)
+
+    def test_none(self):
+        figure = mistakes(np.zeros((0, *SHAPE), np.uint8), [], [], np.zeros(0), TITLE)
+        assert drawn(figure) == [TITLE, "No mistakes."]
+
+    def test_black_pictures(self):
+        figure = mistakes(np.zeros((1, *SHAPE), np.uint8), ["cat"], ["dog"], np.array([1.0]), TITLE)
+        assert (np.asarray(figure.axes[0].images[0].get_array()) == 0).all()
+
+
+def one_of_each(K, shape, title, labels):
+    W, scale = weights(K, shape), np.full(int(np.prod(shape)), 50.0)
+    images = np.random.default_rng(1).integers(0, 256, (12, *shape), np.uint8)
+    said = [labels[k % K] for k in range(12)]
+    yield loss_curve(history(40), title)
+    yield templates(W, labels, shape, title)
+    yield signed_templates(W, scale, labels, shape, title)
+    yield confusion(np.random.default_rng(2).integers(0, 99, (K, K)), labels, title)
+    yield mistakes(images, said, said[::-1], np.linspace(1, 0.3, 12), title)
+
+
+@pytest.mark.parametrize(
+    ("K", "shape", "title"),
+    [
+        (2, SHAPE, ""),
+        (10, SHAPE, f"{TITLE}, {TITLE}\n{TITLE}"),
+        (31, SHAPE, "$\\no$ " + "W" * 300),
+        (100, (1, 8, 8), TITLE),
+    ],
+)
+def test_words_stay_on_the_page_and_apart(K, shape, title):
+    for figure in one_of_each(K, shape, title, [LONG] * 2 if K == 2 else names(K)):
+        words = drawn(figure)
+        assert not title or "".join(title.split()) in "".join(figure.get_suptitle().split())
+        assert len(words) >= 2
+        assert figure.get_figwidth() * figure.dpi <= 1800
+
+
+def test_nothing_global_changes():
+    before = dict(mpl.rcParams)
+    for figure in one_of_each(3, SHAPE, TITLE, names(3)):
+        FigureCanvasAgg(figure).draw()
+    assert dict(mpl.rcParams) == before
+
+
+def test_pyplot_is_not_imported(tmp_path):
+    program = """
+import sys
+from types import SimpleNamespace
+from onelayer.figures import loss_curve
+loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)], "t").savefig(sys.argv[1])
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program, tmp_path / "loss.png"], check=True)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
