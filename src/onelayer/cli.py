@@ -1,0 +1,386 @@
+"""The commands. They parse, print and show progress; the rooms below do the work."""
+
+import difflib
+import json
+import signal
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+from cyclopts import UNSET, App, Parameter, Token
+from cyclopts.exceptions import CycloptsError
+
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.errors import ConfigError, DataError, OnelayerError
+
+if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+    from cyclopts.argument import ArgumentCollection
+
+    from onelayer.data.dataset import Split, Splits
+    from onelayer.model import Model
+    from onelayer.run import Plan, Run
+    from onelayer.screen import Screen
+    from onelayer.training import History, TrainingResult
+
+# The words of the course that this project starts from.
+COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
+
+
+def _from_toml(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+    """Fill in from the file of --config what the command line leaves open."""
+    known = {argument.name.removeprefix("--").replace("-", "_"): argument for argument in arguments}
+    if "config" not in known or not known["config"].tokens:
+        return
+    path = known.pop("config").tokens[0].value
+    try:
+        options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from None
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(f"{path}: unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{path}: {name} takes one value, not {value!r}")
+        if not known[name].tokens:
+            is_flag = isinstance(value, bool)
+            token = Token(keyword=name, value=str(value), source=path, implicit_value=value if is_flag else UNSET)
+            known[name].append(token)
+
+
+app = App(
+    name="onelayer",
+    help="Train, check and show one-layer image classifiers.",
+    config=_from_toml,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # main() says how to go on
+    default_parameter=Parameter(negative=()),
+)
+RunArgument = Annotated[Path, Parameter(name="RUN")]
+
+
+@app.command
+def train(
+    *,
+    data: str = "auto",
+    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),  # noqa: B008, it is frozen
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008, it is frozen
+    out: Path | None = None,
+    overwrite: bool = False,
+    no_figures: bool = False,
+    quiet: bool = False,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> None:
+    """Train a classifier and leave a run directory with its model, curves and pictures.
+
+    Parameters
+    ----------
+    data
+        cifar10, digits, or a path; auto is cifar10 where it is or can be downloaded, else digits.
+    out
+        The run directory; by default the next free one in runs/.
+    overwrite
+        Replace the run in --out.
+    no_figures
+        Draw no pictures.
+    quiet
+        Print errors only.
+    config_file
+        TOML file that sets these options by the same names; the command line wins.
+    """
+    from onelayer.data import load_splits
+    from onelayer.run import Plan, Run, free_directory, start
+    from onelayer.screen import Screen
+
+    screen = Screen(quiet)
+    with screen.working("reading") as progress:
+        splits = load_splits(data, split_config, progress)
+    source = str(Path(data).resolve()) if Path(data).exists() else data
+    plan = Plan(config, split_config, source, splits.dataset.fingerprint)
+    run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
+    screen.data(splits)
+    with _resumable(run):
+        with screen.training(0, config.epochs) as on_epoch:
+            result = start(run, plan, splits, on_epoch)
+        _finish(screen, run, plan, splits, result, no_figures)
+
+
+@app.command
+def resume(
+    run_directory: RunArgument,
+    /,
+    *,
+    epochs: int | None = None,
+    data: str | None = None,
+    no_figures: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Go on with an interrupted run, to the same bits as if nothing had interrupted it.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    epochs
+        Train for more epochs than the run was made for.
+    data
+        Where the run's data are now, if they were moved.
+    no_figures
+        Draw no pictures.
+    quiet
+        Print errors only.
+    """
+    from onelayer import run as runs
+    from onelayer.screen import Screen
+
+    screen = Screen(quiet)
+    run = runs.Run.open(run_directory)
+    plan, state = run.read_checkpoint()
+    with screen.working("reading") as progress:
+        splits = plan.load_splits(data, progress)
+    screen.data(splits)
+    target = plan.config.epochs if epochs is None else epochs
+    screen.say(f"{run.path}: {state.epoch} of {target} epochs are done")
+    with _resumable(run):
+        with screen.training(state.epoch, target) as on_epoch:
+            result = runs.resume(run, splits, epochs, on_epoch)
+        plan, _ = run.read_checkpoint()
+        _finish(screen, run, plan, splits, result, no_figures)
+
+
+@app.command
+def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: int = 10, seed: int = 42) -> None:
+    """Compare the hand-written gradients with PyTorch, complex steps and central differences; exit 1 if they differ.
+
+    Parameters
+    ----------
+    data
+        Where the rows come from; as --data of train takes it.
+    samples
+        Rows (n).
+    features
+        Features of each row (d), evenly spaced over the pixels.
+    classes
+        Classes (K).
+    seed
+        Of the weights.
+    """
+    from onelayer.data import load
+    from onelayer.gradcheck import check_gradients, sample_rows
+    from onelayer.losses import LOSSES
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    with screen.working("reading") as progress:
+        dataset = load(data, parts=("data_batch_1",), progress=progress)
+    screen.notes(dataset)
+    X, y = sample_rows(dataset, samples, features, classes)
+    screen.say(f"{dataset.name}: n = {samples} rows, d = {features} features, K = {classes} classes, float64")
+    reports = []
+    for loss in LOSSES:
+        with screen.working(f"checking {loss}") as progress:
+            reports.append(check_gradients(X, y, n_classes=classes, loss=loss, seed=seed, progress=progress))
+    screen.gradients(reports)
+    if not all(report.passed for report in reports):
+        sys.exit(1)
+
+
+@app.command
+def evaluate(
+    run_directory: RunArgument,
+    /,
+    *,
+    data: str | None = None,
+    split: Literal["train", "validation", "test", "all"] = "test",
+) -> None:
+    """Print loss, accuracy with its standard error, and accuracy by class.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    data
+        Another source to evaluate on, or where the run's own data are now.
+    split
+        Which rows; all are those of every split.
+    """
+    from onelayer.data import load, load_splits
+    from onelayer.evaluation import evaluate
+    from onelayer.run import Run
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    run = Run.open(run_directory)
+    plan, _ = run.read_checkpoint()
+    model = run.read_model()
+    with screen.working("reading") as progress:
+        rows: Split
+        if split == "all":
+            rows = load(data or plan.source, progress=progress).everything
+        else:
+            rows = getattr(load_splits(data or plan.source, plan.split_config, progress), split)
+    screen.notes(rows.dataset)
+    if rows.dataset.class_names != model.class_names:
+        screen.say(f"note: the classes of {rows.dataset.name} have other names than the model's; their order counts")
+    screen.evaluation(f"{rows.dataset.name}, {split}", evaluate(model, rows), model.class_names)
+
+
+@app.command
+def predict(
+    run_directory: RunArgument,
+    images: Annotated[list[Path], Parameter(name="IMAGE")],
+    /,
+    *,
+    top: int = 3,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Classify images.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    images
+        Image files of any format that Pillow reads; resized to the model's shape.
+    top
+        How many classes to show for each image.
+    as_json
+        Print JSON instead of tables.
+    """
+    import numpy as np
+
+    from onelayer.data.images import read_image
+    from onelayer.run import Run
+    from onelayer.screen import Screen, percent
+
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
+    screen = Screen()
+    model = Run.open(run_directory).read_model()
+    if model.image_shape is None:
+        raise DataError(f"the model of {run_directory} was not trained on images")
+    answers = []
+    for path in images:
+        row, note = read_image(path, model.image_shape)
+        probabilities = model.probabilities(row[np.newaxis])[0]
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        classes = {model.class_names[k]: float(probabilities[k]) for k in best}
+        answers.append({"image": str(path), "note": note, "probabilities": classes})
+        if not as_json:
+            if note:
+                screen.say(f"note: {note}")
+            screen.table(str(path), "probability", rows=[[name, percent(p)] for name, p in classes.items()])
+    if as_json:
+        print(json.dumps(answers, indent=2))  # as it is: rich would wrap and colour it
+
+
+@app.command
+def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
+    """Draw the pictures of a run again.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    data
+        Where the run's data are now, if they were moved.
+    """
+    from onelayer.run import Run
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    run = Run.open(run_directory)
+    plan, state = run.read_checkpoint()
+    model = run.read_model()
+    with screen.working("reading") as progress:
+        splits = plan.load_splits(data, progress)
+    _draw(screen, run, plan, state.history, model, splits)
+    screen.files(run.path)
+
+
+@app.command
+def data(source: str = "auto", /) -> None:
+    """Tell what a source of data holds.
+
+    Parameters
+    ----------
+    source
+        As --data of train takes it.
+    """
+    from onelayer.data import load
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    with screen.working("reading") as progress:
+        dataset = load(source, progress=progress)
+    screen.dataset(dataset)
+
+
+@contextmanager
+def _resumable(run: "Run") -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"stopped; go on with: onelayer resume {run.path}") from None
+
+
+def _finish(
+    screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
+) -> None:
+    if not no_figures:
+        _draw(screen, run, plan, result.state.history, result.model, splits)
+    screen.result(result)
+    screen.files(run.path)
+
+
+def _draw(screen: "Screen", run: "Run", plan: "Plan", history: "History", model: "Model", splits: "Splits") -> None:
+    from onelayer.evaluation import evaluate
+    from onelayer.figures import figures_of_run
+
+    title = f"{splits.dataset.name}: {plan.config.in_words()}"
+    with screen.working("drawing") as progress:
+        pictures = figures_of_run(history, model, splits.test, evaluate(model, splits.test), title)
+        for number, (name, figure) in enumerate(pictures, 1):
+            run.write_figure(name, figure)
+            progress(number, 6)
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM, which stops a run as Ctrl-C does."""
+
+
+def _stop(*_: object) -> NoReturn:
+    raise _Stopped
+
+
+def main() -> None:
+    """Run a command: the entry point."""
+    signal.signal(signal.SIGTERM, _stop)
+    tokens = []
+    for token in sys.argv[1:]:
+        name, equals, value = token.partition("=")
+        if name.startswith("--"):
+            name = COURSE_WORDS.get(name.replace("_", "-"), name.replace("_", "-"))
+        tokens.append(name + equals + value)
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (OnelayerError, CycloptsError) as error:
+        _exit(str(error), 2)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, _Stopped) else signal.SIGINT
+        _exit(str(stop) or "stopped", 128 + number)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _exit(text: str, code: int) -> NoReturn:
+    from onelayer.screen import print_error
+
+    print_error(text)
+    sys.exit(code)

@@ -1,0 +1,183 @@
+"""What the commands show: words, tables and progress. Live on a terminal, plain lines where the output is piped."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from onelayer.data.dataset import Dataset, Splits
+from onelayer.evaluation import Evaluation
+from onelayer.gradcheck import GradientReport
+from onelayer.training import EpochRecord, TrainingResult, TrainingState
+
+READING_SECONDS = 1.0  # work shorter than this shows no bar
+
+
+class Screen:
+    """Prints to standard output; progress goes to standard error.
+
+    Parameters
+    ----------
+    quiet : bool
+        Print nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self._console.print(text, markup=False)
+
+    def table(self, *columns: str, rows: list[list[str]], words: int = 1) -> None:
+        """Print a table; the first columns, so many as `words`, are text, the others numbers."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for place, column in enumerate(columns):
+            table.add_column(column, justify="left" if place < words else "right")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table, markup=False, soft_wrap=False)
+
+    def data(self, splits: Splits) -> None:
+        """Say what is trained on, and whatever a person should know about it."""
+        dataset = splits.dataset
+        sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
+        self.say(f"{dataset.name}, protocol {splits.protocol}: {sizes} rows of {dataset.rows.shape[1]:,} numbers")
+        self.notes(dataset)
+        for pair, count in splits.duplicates.items():
+            if count:
+                later, earlier = pair.split(" in ")
+                rows = "row is an exact duplicate" if count == 1 else "rows are exact duplicates"
+                self.say(f"note: {count:,} {later} {rows} of {earlier} rows")
+
+    def notes(self, dataset: Dataset) -> None:
+        """Say what a person should be told about a source."""
+        for note in dataset.notes:
+            self.say(f"note: {note}")
+
+    def dataset(self, dataset: Dataset) -> None:
+        """Print what a data set holds."""
+        official = {True: "yes, to the last bit", False: "no", None: "nothing is published to compare with"}
+        n, d = dataset.rows.shape
+        facts = [
+            ["name", dataset.name],
+            ["rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers"],
+            ["image shape", "no images" if dataset.image_shape is None else " x ".join(map(str, dataset.image_shape))],
+            ["official", official[dataset.official]],
+            ["fingerprint", dataset.fingerprint],
+        ]
+        for name, value in facts:
+            self.say(f"{name:12} {value}")
+        self.notes(dataset)
+        everything = np.arange(n)
+        parts = {part: everything[rows] for part, rows in dataset.parts.items()} or {"rows": everything}
+        K = len(dataset.class_names)
+        counts = np.array([np.bincount(dataset.labels[rows], minlength=K) for rows in parts.values()])  # (parts, K)
+        named = zip([*dataset.class_names, "all"], [*counts.T, counts.sum(axis=1)], strict=True)
+        self.say("")
+        columns = [part.replace("_", " ") for part in parts]  # so that a narrow terminal can break them
+        self.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
+
+    def result(self, result: TrainingResult) -> None:
+        """Print loss, cost and accuracy of each split after training."""
+        rows = [[name, f"{s.loss:.4f}", f"{s.cost:.4f}", percent(s.accuracy)] for name, s in result.scores.items()]
+        self.say("")
+        self.table("", "loss (nats)", "cost (nats)", "accuracy", rows=rows)
+        history = result.state.history
+        if history and history[0].test_accuracy is not None:
+            self.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
+        self.say(f"{sum(record.seconds for record in history):.1f} s for {len(history)} epochs ({result.backend})")
+
+    def gradients(self, reports: list[GradientReport]) -> None:
+        """Print the worst element of each gradient against each oracle, and what failed."""
+        comparisons = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
+        pairs = zip(comparisons[::2], comparisons[1::2], strict=True)  # dW and db
+        rows = [
+            [dW.loss, f"{dW.l2:g}", dW.point, dW.oracle]
+            + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
+            for dW, db in pairs
+        ]
+        self.say("largest relative error of an element, and where")
+        self.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
+        for reason in {reason for report in reports for reason in report.skipped.values()}:
+            self.say(f"note: {reason}")
+        failed = [report.message for report in reports if not report.passed]
+        for message in failed or ["all gradients agree with all oracles"]:
+            self.say(message)
+
+    def files(self, run: Path) -> None:
+        """Say where the files of a run are."""
+        names = sorted(file.name for file in run.iterdir() if not file.name.startswith("."))
+        self.say(f"{run}/: {', '.join(names)}")
+
+    def evaluation(self, name: str, evaluation: Evaluation, class_names: tuple[str, ...]) -> None:
+        """Print loss and accuracy of a split, and the accuracy by class."""
+        accuracy = f"{percent(evaluation.accuracy)} ± {100 * evaluation.standard_error:.2f} (standard error)"
+        self.say(f"{name}: {len(evaluation.labels):,} rows, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
+        counts = evaluation.confusion.sum(axis=1)
+        rows = [
+            [class_name, f"{count:,}", percent(accuracy) if count else "-"]
+            for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
+        ]
+        self.table("class", "rows", "accuracy", rows=rows)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Show how far something is, once it has taken a second; yields a callback(done, total)."""
+        started = time.monotonic()
+        with _bar(self._quiet) as bar:
+            task = bar.add_task(what, total=None, visible=False)
+
+            def progress(done: int, total: int | None) -> None:
+                visible = time.monotonic() - started >= READING_SECONDS
+                bar.update(task, completed=done, total=total, visible=visible)
+
+            yield progress
+
+    @contextmanager
+    def training(self, done: int, epochs: int) -> Iterator[Callable[[TrainingState], None]]:
+        """Show each epoch as it ends; yields the callback that training takes."""
+        with _bar(self._quiet) as bar:
+            task = bar.add_task("training", total=epochs, completed=done)
+
+            def on_epoch(state: TrainingState) -> None:
+                line = _epoch_line(state.history[-1], epochs)
+                if bar.disable:
+                    self.say(line)
+                bar.update(task, completed=state.epoch, description=line)
+
+            yield on_epoch
+
+
+def percent(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * fraction:.2f} %"
+
+
+def print_error(text: str) -> None:
+    """Print an error as one line, in colour on a terminal."""
+    line = " ".join(text.split())
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("onelayer: ", style="bold red", end="")
+    console.print(line, markup=False)
+
+
+def _bar(quiet: bool) -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+def _epoch_line(record: EpochRecord, epochs: int) -> str:
+    width = len(str(epochs))
+    return (
+        f"epoch {record.epoch:{width}}/{epochs}"
+        f"  train {record.train_loss:.4f} nats, {percent(record.train_accuracy)}"
+        f"  validation {record.validation_loss:.4f} nats, {percent(record.validation_accuracy)}"
+    )

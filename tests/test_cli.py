@@ -1,0 +1,400 @@
+"""The commands as people type them: what they print, where they write, and how they fail."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from onelayer import cli
+
+TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys, tmp_path):
+    """``run_cli("train", ...)`` -> (exit code, standard output, standard error), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["onelayer", *map(str, words)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def trained(run_cli, tiny_cifar, tmp_path):
+    """A run directory, trained on the tiny set."""
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--quiet", *TINY)[0] == 0
+    return tmp_path / "run"
+
+
+def test_train_says_what_it_does(run_cli, tiny_cifar, tmp_path):
+    code, out, err = run_cli("train", "--data", tiny_cifar, *TINY)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "CIFAR-10, protocol batch: 60 train, 60 validation, 60 test rows of 3,072 numbers"
+    assert lines[1].startswith("note: not the official CIFAR-10")
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+    assert re.fullmatch(r"epoch 3/3  train \d\.\d{4} nats, [\d.]+ %  validation \d\.\d{4} nats, [\d.]+ %", epochs[-1])
+    assert [line.split()[0] for line in lines if line.startswith(("train ", "validation ", "test "))] == [
+        "train",
+        "validation",
+        "test",
+        "test",
+    ]
+    names = "checkpoint.safetensors, history.csv, model.safetensors, summary.json"
+    assert lines[-1] == f"runs/cifar-10-1/: {names}"
+    assert (tmp_path / "runs" / "cifar-10-1" / "model.safetensors").exists()
+    assert "\x1b" not in out, "colour is for terminals"
+
+
+def test_runs_are_numbered(run_cli, tiny_cifar, tmp_path):
+    for _ in range(2):
+        assert run_cli("train", "--data", tiny_cifar, "--quiet", *TINY) == (0, "", "")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cifar-10-1", "cifar-10-2"]
+
+
+def test_digits_train_to_a_good_model(run_cli, tmp_path):
+    settings = ["--learning-rate", "0.05", "--batch-size", "50", "--epochs", "40"]
+    assert run_cli("train", "--data", "digits", "--out", "run", *settings)[0] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["results"]["test"]["accuracy"] > 0.93
+    pictures = {path.stem for path in (tmp_path / "run").glob("*.png")}
+    assert pictures == {"loss", "cost", "templates", "templates_signed", "confusion", "mistakes"}
+    for path in (tmp_path / "run").glob("*.png"):
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 200
+
+
+def test_without_network_the_job_runs_on_digits(run_cli, tmp_path, monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    code, out, err = run_cli("train", *TINY)
+    assert (code, err) == (0, "")
+    notes = [line for line in out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert "digits" in notes[0]
+    assert "CIFAR-10 could not be had" in notes[0]
+    assert (tmp_path / "runs" / "digits-1" / "summary.json").exists()
+
+
+def test_the_words_of_the_course_are_aliases(run_cli, tiny_cifar, tmp_path):
+    words = ["--eta", "0.02", "--lam=0.5", "--n-batch", "7", "--n_epochs", "1"]
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--no-figures", *words)[0] == 0
+    config = json.loads((tmp_path / "run" / "summary.json").read_text())["config"]
+    assert (config["learning_rate"], config["l2"], config["batch_size"], config["epochs"]) == (0.02, 0.5, 7, 1)
+
+
+def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar, tmp_path):
+    (tmp_path / "settings.toml").write_text(
+        f'data = "{tiny_cifar}"\nlearning_rate = 0.02\nl2 = 1\nflip = true\nepochs = 1\nprotocol = "full"\n'
+        "validation_size = 30\nno_figures = true\nout = 'run'\n"
+    )
+    assert run_cli("train", "--config", "settings.toml", "--l2", "0.25")[0] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = summary["config"]
+    assert (config["learning_rate"], config["l2"], config["flip"], config["epochs"]) == (0.02, 0.25, True, 1)
+    assert summary["data"]["sizes"] == {"train": 270, "validation": 30, "test": 60}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learning_rat = 1", r"bad\.toml: unknown option learning_rat; did you mean learning_rate\?"),
+        ("learning_rate = 'fast'", r'learning_rate from bad\.toml: unable to convert "fast" into float'),
+        ("learning_rate = ", r"bad\.toml is no TOML file: "),
+        ("epochs = [1, 2]", r"bad\.toml: epochs takes one value, not \[1, 2\]"),
+        ("flip = 2", "bad.toml"),
+        ("learning_rate = -1", "learning rate -1.0 is not a positive number"),
+        ("[train]\nepochs = 1", r"bad\.toml: unknown option train"),
+    ],
+)
+def test_a_bad_toml_file_is_one_line(run_cli, tmp_path, content, words):
+    (tmp_path / "bad.toml").write_text(content)
+    assert_one_line(run_cli("train", "--config", "bad.toml"), words)
+
+
+def assert_one_line(result: tuple[int, str, str], words: str) -> None:
+    code, out, err = result
+    assert code == 2
+    assert err.startswith("onelayer: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert re.search(words, err), err
+    assert "epoch 1" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--learning-rate", "0"], "learning rate 0.0 is not a positive number"),
+        (["--learning-rate", "-0.1"], "learning rate -0.1 is not a positive number"),
+        (["--learning-rate", "nan"], "learning rate nan is not a positive number"),
+        (["--eta", "0"], "learning rate 0.0 is not a positive number"),
+        (["--batch-size", "0"], "batch size 0 is not a whole number of at least 1"),
+        (["--l2", "-1"], "l2 -1.0 is not zero or a positive number"),
+        (["--epochs", "-1"], "epochs -1 is not a whole number of at least 0"),
+        (["--epochs", "many"], 'Invalid value "many" for --epochs|unable to convert "many" into int'),
+        (["--loss", "hinge"], 'Invalid value "hinge" for --loss. Choose from: "softmax", "sigmoid"'),
+        (["--learning-rat", "1"], r"Unknown option: --learning-rat\. Did you mean --learning-rate\?"),
+        (["--config", "missing.toml"], "missing.toml: No such file or directory; --config takes a TOML file"),
+        (["--data", "nowhere/at-all"], "nowhere/at-all: no such file or folder"),
+        (["--data", "cifar11"], "cifar11: no such file or folder, .* did you mean cifar10"),
+        (["--data", "digits", "--protocol", "batch"], "digits has no data_batch_1.*; use the protocol stratified"),
+        (["--data", "digits", "--test-size", "2000"], "test size 2000 leaves nothing of 1797 rows"),
+        (["--data", "digits", "--out", "file"], "cannot make the run directory file: File exists"),
+    ],
+)
+def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("")
+    assert_one_line(run_cli("train", *arguments), words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_command_is_one_line(run_cli):
+    assert_one_line(run_cli("trian"), 'Unknown command "trian". Did you mean "train"')
+
+
+def test_a_folder_without_cifar_is_one_line(run_cli, tmp_path):
+    assert_one_line(run_cli("train", "--data", tmp_path), "no CIFAR-10 here")
+    assert_one_line(run_cli("data", tmp_path), "no CIFAR-10 here")
+
+
+def test_divergence_is_one_line_and_the_run_is_kept(run_cli, tiny_cifar, tmp_path):
+    arguments = ["--learning-rate", "1e14", "--l2", "1", "--batch-size", "60", "--out", "run"]
+    code, out, err = run_cli("train", "--data", tiny_cifar, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "the cost after epoch 2 is not a finite number" in err
+    assert "try a learning rate below 1e+14" in err
+    assert out.count("epoch  1/40") == 1
+    assert np.isfinite(load_file(tmp_path / "run" / "checkpoint.safetensors")["weights"]).all()
+
+
+def test_overwrite(run_cli, trained, tiny_cifar):
+    before = (trained / "model.safetensors").read_bytes()
+    arguments = ["train", "--data", tiny_cifar, "--out", trained, *TINY, "--seed", "1"]
+    assert_one_line(run_cli(*arguments), "holds a run already; choose another --out, resume it, or pass --overwrite")
+    assert (trained / "model.safetensors").read_bytes() == before
+    assert run_cli(*arguments, "--overwrite")[0] == 0
+    assert (trained / "model.safetensors").read_bytes() != before
+
+
+def test_no_epochs_write_the_untrained_model(run_cli, tiny_cifar, tmp_path):
+    assert run_cli("train", "--data", tiny_cifar, "--epochs", "0", "--out", "run")[0] == 0
+    expected = (np.random.default_rng(42).standard_normal((10, 3072)) * 0.01).T.astype(np.float32)
+    assert np.array_equal(load_file(tmp_path / "run" / "model.safetensors")["weights"], expected)
+    assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 1
+    pictures = {path.stem for path in (tmp_path / "run").glob("*.png")}
+    assert pictures == {"templates", "templates_signed", "confusion", "mistakes"}
+
+
+def test_resume_trains_on(run_cli, trained, tiny_cifar, tmp_path):
+    code, out, err = run_cli("resume", trained, "--epochs", "5", "--no-figures")
+    assert (code, err) == (0, "")
+    assert "3 of 5 epochs are done" in out
+    longer = ["--epochs", "5", "--learning-rate", "0.01", "--no-figures", "--quiet", "--out", "longer"]
+    assert run_cli("train", "--data", tiny_cifar, *longer)[0] == 0
+    assert (trained / "model.safetensors").read_bytes() == (tmp_path / "longer" / "model.safetensors").read_bytes()
+    assert_one_line(run_cli("resume", trained, "--epochs", "4"), "epochs 4 is below the 5 that are done; ask for more")
+
+
+def test_resume_of_data_that_moved(run_cli, trained, tiny_cifar, tmp_path):
+    tiny_cifar.rename(tmp_path / "moved")
+    assert_one_line(run_cli("resume", trained), "no such file or folder")
+    assert run_cli("resume", trained, "--data", "moved", "--no-figures")[0] == 0
+    batch = tmp_path / "moved" / "test_batch"
+    content = bytearray(batch.read_bytes())
+    content[content.index(b"data") + 5000] ^= 1  # one pixel
+    batch.write_bytes(content)
+    assert_one_line(run_cli("resume", trained, "--data", "moved"), "moved is not the data of this run")
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "figures", "predict"])
+def test_commands_that_need_a_run_say_so(run_cli, tmp_path, command):
+    more = [tmp_path / "image.png"] if command == "predict" else []
+    assert_one_line(run_cli(command, "missing", *more), "missing: no such run directory")
+    (tmp_path / "other").mkdir()
+    assert_one_line(run_cli(command, "other", *more), "other is no run of onelayer")
+
+
+def test_evaluate(run_cli, trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    for split in ("train", "validation", "test"):
+        code, out, _ = run_cli("evaluate", trained, "--split", split)
+        assert code == 0
+        result = summary["results"][split]
+        accuracy, n = result["accuracy"], 60
+        line = next(line for line in out.splitlines() if line.startswith("CIFAR-10"))
+        error = 100 * (accuracy * (1 - accuracy) / n) ** 0.5
+        assert line == (
+            f"CIFAR-10, {split}: 60 rows, loss {result['loss']:.4f} nats, "
+            f"accuracy {100 * accuracy:.2f} % ± {error:.2f} (standard error)"
+        )
+        assert len([row for row in out.splitlines() if re.search(r" 6 +\d+\.\d\d %$", row)]) == 10
+    assert "360 rows" in run_cli("evaluate", trained, "--split", "all")[1]
+    assert_one_line(run_cli("evaluate", trained, "--data", "digits", "--split", "all"), "the model is for 3072 numbers")
+
+
+def test_a_damaged_model_is_one_line(run_cli, trained):
+    model = trained / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-100])
+    for command in (["evaluate", trained], ["predict", trained, "x.png"], ["figures", trained]):
+        assert_one_line(run_cli(*command), "model.safetensors: damaged")
+
+
+def test_predict(run_cli, trained, tiny_batches, tmp_path):
+    rows, _ = tiny_batches["test_batch"]
+    for number in range(2):
+        Image.fromarray(rows[number].reshape(3, 32, 32).transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "wide.png")
+    code, out, err = run_cli("predict", trained, "0.png", "1.png", "wide.png", "--json", "--top", "10")
+    assert (code, err) == (0, "")
+    answers = json.loads(out)
+    tensors = load_file(trained / "model.safetensors")
+    for number, answer in enumerate(answers[:2]):
+        X = (rows[number] - tensors["mean"]) / tensors["scale"]
+        S = X @ tensors["weights"].astype(float) + tensors["bias"]
+        P = np.exp(S) / np.exp(S).sum()
+        found = answer["probabilities"]
+        names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        assert [found[name] for name in names] == pytest.approx(P, abs=1e-5)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        assert answer["note"] is None
+    assert "distorts" in answers[2]["note"]
+    code, out, _ = run_cli("predict", trained, "0.png")
+    assert code == 0
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
+def test_an_image_that_is_none_is_one_line(run_cli, trained, tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    assert_one_line(run_cli("predict", trained, "x.png"), "x.png")
+    assert_one_line(run_cli("predict", trained, "missing.png"), "missing.png")
+    assert_one_line(run_cli("predict", trained, "x.png", "--top", "0"), "top 0 is not a whole number of at least 1")
+
+
+def test_figures_draws_them_again(run_cli, trained):
+    assert not list(trained.glob("*.png"))
+    code, out, _ = run_cli("figures", trained)
+    assert code == 0
+    assert len(list(trained.glob("*.png"))) == 6
+    assert "loss.png" in out
+
+
+def test_data_tells_what_a_source_holds(run_cli, tiny_cifar):
+    code, out, _ = run_cli("data", tiny_cifar)
+    assert code == 0
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines()[:5] if "  " in line)
+    assert facts["rows"] == "360 of 3,072 uint8 numbers"
+    assert facts["official"] == "no"
+    assert re.search(r"image shape +3 x 32 x 32", out)
+    assert re.search(r"fingerprint +[0-9a-f]{64}", out)
+    assert re.search(r"\nairplane( +6){6}\n", out)
+    assert re.search(r"\nall( +60){6}\n", out)
+
+
+def test_check_agrees(run_cli):
+    code, out, err = run_cli("check", "--data", "digits")
+    assert (code, err) == (0, "")
+    assert "all gradients agree with all oracles" in out
+    rows = [line for line in out.splitlines() if line.startswith(("softmax", "sigmoid"))]
+    oracles = ["PyTorch", "complex step", "central differences"]
+    if importlib.util.find_spec("torch") is None:
+        oracles.remove("PyTorch")
+        assert "note: PyTorch is not installed" in out
+    assert len(rows) == 2 * 2 * 2 * len(oracles)
+    for row in rows:
+        errors = [float(word) for word in re.findall(r"\d\.\de[+-]\d+", row)]
+        assert len(errors) == 2
+        assert max(errors) <= (1e-6 if "central differences" in row else 1e-14)
+
+
+def test_check_fails_when_a_gradient_is_wrong(run_cli, monkeypatch):
+    from onelayer.layer import SoftmaxLayer
+
+    right = SoftmaxLayer.gradients
+    monkeypatch.setattr(SoftmaxLayer, "gradients", lambda self, X, y, l2=0.0: right(self, X, y, l2 / 2))
+    code, out, _ = run_cli("check", "--data", "digits")
+    assert code == 1
+    assert re.search(r"dW\[\d+, \d+\] is .*relative error .*l2 0\.1", out)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_can_be_resumed_to_the_same_bits(run_cli, tiny_cifar, tmp_path, number, code):
+    options = ["--data", str(tiny_cifar), "--epochs", "600", "--no-figures"]
+    command = [sys.executable, "-c", "from onelayer.cli import main; main()", "train", "--out", "stopped", *options]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("epoch   5/600"):
+                break
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code
+    assert err == "onelayer: stopped; go on with: onelayer resume stopped\n"
+    assert run_cli("train", "--out", "whole", "--quiet", *options)[0] == 0
+    code, out, _ = run_cli("resume", "stopped", "--no-figures")
+    assert code == 0
+    assert re.search(r"stopped: \d+ of 600 epochs are done", out)
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole")]
+    assert models[0] == models[1]
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys, onelayer\n"
+        "from onelayer import cli\n"
+        "sys.argv = ['onelayer', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'torch', 'PIL', 'pooch'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data"):
+        assert command in out
+
+
+def test_no_help_page_is_left_undescribed(run_cli):
+    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data"):
+        code, out, _ = run_cli(command, "--help")
+        assert code == 0
+        for option in re.findall(r"│ (--[a-z0-9-]+[A-Z ]*?) {2,}│", out):
+            pytest.fail(f"{command} {option} has no description")
+
+
+def test_training_takes_only_the_rooms_it_needs(tiny_cifar, tmp_path):
+    code = (
+        "import sys\n"
+        "from onelayer import cli\n"
+        f"sys.argv = ['onelayer', 'train', '--data', {str(tiny_cifar)!r}, '--epochs', '1', '--no-figures']\n"
+        "started = cli.main()\n"
+        "heavy = {'scipy', 'sklearn', 'matplotlib', 'torch', 'PIL', 'pooch'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+    assert time.monotonic() - began < 60
