@@ -1,6 +1,6 @@
 # make train    train on CIFAR-10 where it is or can be downloaded, else on the digits that scikit-learn carries
 # make test     lint, types and tests
-# make check    compare the gradients with three oracles
+# make check    compare the gradients with complex steps and central differences, and with PyTorch where it is installed
 # make benchmark   time the NumPy backend against a plain NumPy loop
 #
 # Each sets up its own virtual environment in .venv first. Pass options on: make train ARGS="--learning-rate 0.01".
@@ -11,6 +11,9 @@ ARGS ?=
 # More packages for the tests, such as torch, without which the tests that compare with it are skipped.
 TEST_PACKAGES ?=
 
+# Other packages are another installation.
+TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(TEST_PACKAGES)))
+
 .PHONY: train check test benchmark clean
 
 train: $(VENV)/installed
@@ -19,7 +22,7 @@ train: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/onelayer check $(ARGS)
 
-test: $(VENV)/installed-for-tests
+test: $(TESTS_INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
@@ -37,9 +40,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml $(VENV)/bin/python
+	@echo "installing into $(VENV), which takes a minute"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/installed-for-tests: pyproject.toml $(VENV)/bin/python
+$(TESTS_INSTALLED): pyproject.toml $(VENV)/bin/python
+	@echo "installing into $(VENV), which takes a minute"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' $(TEST_PACKAGES)
 	@touch $@ $(VENV)/installed

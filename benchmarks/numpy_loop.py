@@ -83,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except onelayer.OnelayerError as error:
+        sys.exit(str(error))

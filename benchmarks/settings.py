@@ -5,6 +5,7 @@ python benchmarks/settings.py [--data SOURCE] [--seeds N]
 
 import argparse
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -46,4 +47,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except onelayer.OnelayerError as error:
+        sys.exit(str(error))

@@ -34,6 +34,7 @@ def _no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     with monkeypatch.context() as patch:
         patch.delenv("ONELAYER_DATA", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+        patch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "no-home"))  # where macOS keeps caches
         yield
 
 

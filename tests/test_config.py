@@ -1,7 +1,10 @@
 """Settings out of range, and the words for them."""
 
+import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 
 from onelayer.config import SplitConfig, TrainConfig
@@ -14,8 +17,8 @@ BAD = [
     ("epochs", (-1, 1.5), "a whole number of at least 0"),
     ("loss", ("hinge", None), "softmax or sigmoid"),
     ("decay_every", (-1,), "a whole number of at least 0"),
-    ("decay_factor", (0, -1, math.nan), "a positive number"),
-    ("init_std", (-0.1, math.inf), "zero or a positive number"),
+    ("decay_factor", (0, -1, math.nan, 1.5), "in (0, 1]"),
+    ("init_std", (-0.1, math.inf, 1e39), "a number from 0 to 1e6"),
     ("dtype", ("float16",), "float32 or float64"),
     ("seed", (-1, 0.5), "a whole number of at least 0"),
     ("flip", (1, "yes"), "true or false"),
@@ -55,3 +58,10 @@ def test_settings_in_words():
     words = TrainConfig(flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
     assert words.startswith("sigmoid, learning rate 0.001, times 0.1 every 10 epochs, l2 0, batches of 100")
     assert words.endswith("40 epochs, flips, float64, seed 42")
+
+
+def test_numbers_of_numpy_are_taken_as_pythons():
+    config = TrainConfig(epochs=np.int64(3), learning_rate=np.float32(0.5), flip=np.bool_(True))
+    assert json.dumps(dataclasses.asdict(config)) == json.dumps(
+        dataclasses.asdict(TrainConfig(epochs=3, learning_rate=0.5, flip=True))
+    )

@@ -139,6 +139,21 @@ def test_duplicates_are_counted_as_naively():
     assert all(0 < count < 18 for count in naive.values())
 
 
+def test_rows_of_a_split_by_any_slice():
+    dataset = make(20, 3, 2)
+    whole = Split("all", dataset, np.arange(5, 20))
+    for places in (slice(0, 10, 2), slice(None, None, -1), slice(3, 7), slice(-4, None), np.array([4, 1])):
+        assert np.array_equal(whole.rows(places), dataset.rows[5:20][places])
+
+
+def test_the_callers_arrays_stay_writable():
+    rows, labels = np.zeros((4, 2), np.uint8), np.zeros(4, np.int64)
+    dataset = Dataset(rows, labels, ("a",), None, "set")
+    rows[0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.rows[0, 0] = 2
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 5000, 9999])
 def test_features_that_are_no_numbers(value, row):

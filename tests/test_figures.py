@@ -219,7 +219,7 @@ class TestSignedTemplates:
         ((low, high),) = {image.get_clim() for image in figure.axes[0].images}
         assert low == -high
         sizes = np.abs(W / 50)
-        assert np.isclose(high, 2 * np.percentile(sizes, 90), rtol=0.05)
+        assert np.isclose(high, 3.5 * np.median(sizes), rtol=0.05)
         words = drawn(figure)
         assert {f"{low:+.3g}", "0", f"{high:+.3g}"} <= set(words)
         assert f"{100 * (sizes > high).mean():.2g} % of the weights lie beyond the scale" in words

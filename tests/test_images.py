@@ -180,6 +180,6 @@ def test_files_that_are_no_good_images(tmp_path, content, words):
 
 
 def test_missing(tmp_path):
-    for path in (tmp_path, tmp_path / "none.png"):
-        with pytest.raises(DataError, match=f"^{path}: no such file$"):
+    for path, words in ((tmp_path, "a folder, not an image"), (tmp_path / "none.png", "no such file")):
+        with pytest.raises(DataError, match=f"^{path}: {words}$"):
             read_image(path, COLOUR)

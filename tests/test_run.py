@@ -119,6 +119,30 @@ def test_more_epochs_on_resume_equal_a_longer_run(tmp_path):
         runs.resume(run, toy_splits(), 4)
 
 
+def test_resuming_a_complete_run_changes_no_figure(tmp_path):
+    run, _ = finished(tmp_path / "run")
+    before = run.read_summary()
+    runs.resume(run, toy_splits())
+    assert run.read_summary()["results"] == before["results"]
+
+
+def test_a_checkpoint_for_other_data_is_refused(tmp_path):
+    run, _ = finished(tmp_path / "run")
+    tampered(run, run.checkpoint_path, {"weights": np.zeros((60, 7), np.float32), "bias": np.zeros(7, np.float32)})
+    with pytest.raises(ConfigError, match=r"the state has weights \(60, 7\); toy needs \(60, 4\)"):
+        runs.resume(run, toy_splits())
+
+
+def test_files_are_synced_to_disk_before_they_are_renamed(tmp_path, monkeypatch):
+    run, plan = finished(tmp_path / "run")
+    _, state = run.read_checkpoint()
+    events, fsync, replace_file = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append("sync"), fsync(handle)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (events.append("rename"), replace_file(a, b)))
+    run.write_checkpoint(plan, state)
+    assert events == ["sync", "rename", "sync"]
+
+
 def test_fewer_epochs_than_planned_end_an_interrupted_run(tmp_path):
     shorter, _ = finished(tmp_path / "shorter", replace(CONFIG, epochs=2))
     splits = toy_splits()
@@ -160,18 +184,23 @@ def test_a_run_is_overwritten_only_when_asked(tmp_path):
     with pytest.raises(RunError, match="holds a run already; choose another --out, resume it, or pass --overwrite"):
         Run.create(run.path)
     assert run.model_path.read_bytes() == before
-    (run.path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "my-holiday.png", ".onelayer-notes"):
+        (run.path / name).write_text("mine")
+    for name in ("loss.png", ".onelayer-0123456789abcdef"):
+        (run.path / name).write_text("ours")
     Run.create(run.path, overwrite=True)
-    assert [file.name for file in run.path.iterdir()] == ["notes.txt"]
+    assert {file.name for file in run.path.iterdir()} == {"notes.txt", "my-holiday.png", ".onelayer-notes"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_directory_of_something_else_is_left_alone(tmp_path, overwrite):
-    (tmp_path / "thesis.tex").write_text("a year's work")
+    (tmp_path / ".onelayer-0123456789abcdef").write_text("")
     (tmp_path / "loss.png").write_text("a picture")
+    save_file({"weights": np.zeros(3)}, tmp_path / "checkpoint.safetensors")  # as other programs call theirs
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(RunError, match="is no run of onelayer; choose another --out"):
         Run.create(tmp_path, overwrite=overwrite)
-    assert {file.name for file in tmp_path.iterdir()} == {"thesis.tex", "loss.png"}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_paths_that_cannot_hold_a_run(tmp_path):
@@ -238,14 +267,20 @@ def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict |
         ({"weights": np.zeros((60, 4), np.int32)}, {}, "weights is int32, expected float32 or float64"),
         ({"scale": np.zeros(60)}, {}, "mean and scale do not fit"),
         ({"extra": np.zeros(2)}, {}, "expected "),
-        ({}, {"version": "2"}, "format version 2 is newer than this onelayer reads"),
-        ({}, {"version": "new"}, "format version new is newer"),
+        ({}, {"version": "2"}, "format version 2 is not the one that this onelayer reads, 1; upgrade it"),
+        ({}, {"version": "9" * 5000}, "format version 9{20} is not"),
         ({}, {"format": "onelayer-checkpoint"}, "this is no model of onelayer"),
-        ({}, {"class_names": '["a", "b"]'}, "2 class names for 4 classes"),
-        ({}, {"class_names": "[1, 2, 3, 4]"}, "4 class names for 4 classes"),
+        ({}, {"class_names": '["a", "b"]'}, "the class names are not 4 different words"),
+        ({}, {"class_names": "[1, 2, 3, 4]"}, "the class names are not 4 different words"),
+        ({}, {"class_names": '["a", "b", "c", "c"]'}, "the class names are not 4 different words"),
+        ({}, {"class_names": '["a", "b", "c", "\\u001b[31m"]'}, "the class names are not 4 different words"),
+        ({}, {"class_names": '"abcd"'}, "the class names are not 4 different words"),
         ({}, {"class_names": "{"}, "the metadata is damaged"),
-        ({}, {"image_shape": "[3, 4]"}, "the metadata is damaged"),
-        ({}, {"image_shape": "[3, 4, 6]"}, r"weights for 60 features are no pictures of \(3, 4, 6\)"),
+        ({}, {"class_names": "[" * 100_000}, "the metadata is damaged"),
+        ({}, {"image_shape": "[3, 4]"}, r"weights for 60 features are no pictures of \[3, 4\]"),
+        ({}, {"image_shape": "[3, 4, 6]"}, r"weights for 60 features are no pictures of \[3, 4, 6\]"),
+        ({}, {"image_shape": "[3, 4, 5, 1]"}, "are no pictures of"),
+        ({}, {"image_shape": "[Infinity, 1, 1]"}, "are no pictures of"),
         ({}, {"loss": "hinge"}, "the metadata is damaged"),
     ],
 )
@@ -264,6 +299,7 @@ def test_a_tampered_model_is_refused(tmp_path, tensors, metadata, words):
         ({}, {"config": '{"learning_rate": -1}'}, "damaged, or written by a newer onelayer"),
         ({}, {"config": '{"momentum": 0.9}'}, "damaged, or written by a newer onelayer"),
         ({}, {"split": "[]"}, "damaged, or written by a newer onelayer"),
+        ({}, {"config": "[" * 100_000}, "damaged, or written by a newer onelayer"),
         ({"history": np.zeros((2, 3))}, {}, "damaged, or written by a newer onelayer"),
         ({"history": np.zeros((2, 10))}, {}, "does not count its epochs from 1"),
         ({"weights": np.zeros((60, 4))}, {}, "do not fit each other"),

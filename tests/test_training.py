@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,21 +97,23 @@ def test_same_seed_same_bits_other_seed_other_bits():
 
 
 THREADS = """
-import hashlib, sys
-sys.path.insert(0, {tests!r})
-from toy import toy_splits
-from onelayer.config import TrainConfig
+import hashlib
+import numpy as np
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset, split
 from onelayer.training import train
-result = train(toy_splits(n=6000, image_shape=None), TrainConfig(epochs=2, batch_size=500))
+rng = np.random.default_rng(0)
+rows = rng.integers(0, 256, (1000, 3072), dtype=np.uint8)  # OpenBLAS shares out a product of this size
+dataset = Dataset(rows, rng.integers(0, 10, 1000), tuple("abcdefghij"), (3, 32, 32), "noise")
+result = train(split(dataset, SplitConfig()), TrainConfig(epochs=2))
 print(hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest(), result.scores)
 """
 
 
 def test_same_bits_for_any_number_of_blas_threads():
-    code = THREADS.format(tests=str(Path(__file__).parent))
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", THREADS],
             env=os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
             capture_output=True,
             text=True,
@@ -180,6 +181,16 @@ def test_a_step_that_is_too_long_is_reported_with_the_epoch():
     assert caught.value.epoch == 2
     assert [state.epoch for state in seen] == [1]
     assert np.isfinite(seen[0].layer.weights).all()
+
+
+def test_validation_that_overflows_is_divergence_too():
+    dataset = toy_dataset(dtype="float32", image_shape=None)
+    splits = split(dataset, SplitConfig())
+    rows = dataset.rows.copy()
+    rows[splits.validation.indices] = 3e38
+    huge = Dataset(rows, dataset.labels, dataset.class_names, None, "huge")
+    with pytest.raises(DivergedError, match="after epoch 1"):
+        train(replace(splits, validation=replace(splits.validation, dataset=huge)), TrainConfig(init_std=1e4))
 
 
 def test_flips_need_images():

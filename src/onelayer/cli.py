@@ -1,23 +1,22 @@
-"""The commands. They parse, print and show progress; the rooms below do the work."""
+"""The commands. They parse, print and show progress; the rooms below do the work. `onelayer.__main__` calls them."""
 
 import difflib
 import json
-import signal
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import UNSET, App, Parameter, Token
-from cyclopts.exceptions import CycloptsError
 
-from onelayer.config import SplitConfig, TrainConfig
-from onelayer.errors import ConfigError, DataError, OnelayerError
+from onelayer.config import SplitConfig, TrainConfig, counted
+from onelayer.errors import ConfigError, DataError, DivergedError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
-    from cyclopts.argument import ArgumentCollection
+    from cyclopts.argument import Argument, ArgumentCollection
 
     from onelayer.data.dataset import Split, Splits
     from onelayer.model import Model
@@ -29,37 +28,52 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
 COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
 
 
-def _from_toml(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
-    """Fill in from the file of --config what the command line leaves open."""
-    known = {argument.name.removeprefix("--").replace("-", "_"): argument for argument in arguments}
-    if "config" not in known or not known["config"].tokens:
-        return
-    path = known.pop("config").tokens[0].value
+def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+    """Fill in from the file of --config what the command line leaves open, and let no fraction pass for a count."""
+    known = {argument.name: argument for argument in arguments}
+    if "--config" in known and known["--config"].tokens:
+        _read_toml(known.pop("--config").tokens[0].value, known)
+    for name, argument in known.items():
+        if argument.hint in (int, int | None):
+            for token in argument.tokens:
+                if not re.fullmatch(r"[+-]?[0-9]+", token.value):  # cyclopts would round it
+                    raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
+
+
+def _read_toml(path: str, known: "dict[str, Argument]") -> None:
     try:
         options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from None
-    for name, value in options.items():
+    for key, value in options.items():
+        name = _canonical(f"--{key}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"{path}: unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
+            raise ConfigError(f"{path}: unknown option {key}{guess}")
         if not isinstance(value, str | int | float):
-            raise ConfigError(f"{path}: {name} takes one value, not {value!r}")
+            raise ConfigError(f"{path}: {key} takes one value, not {value!r}")
         if not known[name].tokens:
             is_flag = isinstance(value, bool)
-            token = Token(keyword=name, value=str(value), source=path, implicit_value=value if is_flag else UNSET)
+            token = Token(keyword=key, value=str(value), source=path, implicit_value=value if is_flag else UNSET)
             known[name].append(token)
+
+
+def _canonical(option: str) -> str:
+    """An option as it is declared: hyphens for underscores, and our word for the course's."""
+    option = option.replace("_", "-")
+    return COURSE_WORDS.get(option, option)
 
 
 app = App(
     name="onelayer",
     help="Train, check and show one-layer image classifiers.",
-    config=_from_toml,
+    config=_complete,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # main() says how to go on
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
 )
 RunArgument = Annotated[Path, Parameter(name="RUN")]
 
@@ -100,8 +114,7 @@ def train(
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, progress)
-    source = str(Path(data).resolve()) if Path(data).exists() else data
-    plan = Plan(config, split_config, source, splits.dataset.fingerprint)
+    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint)
     run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
     screen.data(splits)
     with _resumable(run):
@@ -145,7 +158,7 @@ def resume(
         splits = plan.load_splits(data, progress)
     screen.data(splits)
     target = plan.config.epochs if epochs is None else epochs
-    screen.say(f"{run.path}: {state.epoch} of {target} epochs are done")
+    screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, going on to {target}")
     with _resumable(run):
         with screen.training(state.epoch, target) as on_epoch:
             result = runs.resume(run, splits, epochs, on_epoch)
@@ -220,14 +233,18 @@ def evaluate(
     model = run.read_model()
     with screen.working("reading") as progress:
         rows: Split
-        if split == "all":
-            rows = load(data or plan.source, progress=progress).everything
+        if data is not None and split == "all":
+            rows = load(data, progress=progress).everything
         else:
-            rows = getattr(load_splits(data or plan.source, plan.split_config, progress), split)
+            splits = (
+                plan.load_splits(None, progress) if data is None else load_splits(data, plan.split_config, progress)
+            )
+            rows = splits.dataset.everything if split == "all" else getattr(splits, split)
+    evaluation = evaluate(model, rows)
     screen.notes(rows.dataset)
     if rows.dataset.class_names != model.class_names:
         screen.say(f"note: the classes of {rows.dataset.name} have other names than the model's; their order counts")
-    screen.evaluation(f"{rows.dataset.name}, {split}", evaluate(model, rows), model.class_names)
+    screen.evaluation(f"{rows.dataset.name}, {split}", evaluation, model.class_names)
 
 
 @app.command
@@ -272,6 +289,8 @@ def predict(
         classes = {model.class_names[k]: float(probabilities[k]) for k in best}
         answers.append({"image": str(path), "note": note, "probabilities": classes})
         if not as_json:
+            if len(answers) > 1:
+                screen.say("")
             if note:
                 screen.say(f"note: {note}")
             screen.table(str(path), "probability", rows=[[name, percent(p)] for name, p in classes.items()])
@@ -323,10 +342,16 @@ def data(source: str = "auto", /) -> None:
 
 @contextmanager
 def _resumable(run: "Run") -> Iterator[None]:
+    """Say how to go on after what stops a run."""
+    from onelayer.run import resume_command
+
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"stopped; go on with: onelayer resume {run.path}") from None
+        hint = f"; go on with: {resume_command(run.path)}" if run.checkpoint_path.exists() else ""
+        raise type(stop)(f"stopped{hint}") from None
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {run.path} keeps the weights of epoch {error.epoch - 1}", error.epoch) from None
 
 
 def _finish(
@@ -341,46 +366,23 @@ def _finish(
 def _draw(screen: "Screen", run: "Run", plan: "Plan", history: "History", model: "Model", splits: "Splits") -> None:
     from onelayer.evaluation import evaluate
     from onelayer.figures import figures_of_run
+    from onelayer.run import FIGURES
 
-    title = f"{splits.dataset.name}: {plan.config.in_words()}"
+    title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     with screen.working("drawing") as progress:
         pictures = figures_of_run(history, model, splits.test, evaluate(model, splits.test), title)
         for number, (name, figure) in enumerate(pictures, 1):
             run.write_figure(name, figure)
-            progress(number, 6)
+            progress(number, len(FIGURES))
 
 
-class _Stopped(KeyboardInterrupt):
-    """SIGTERM, which stops a run as Ctrl-C does."""
-
-
-def _stop(*_: object) -> NoReturn:
-    raise _Stopped
-
-
-def main() -> None:
-    """Run a command: the entry point."""
-    signal.signal(signal.SIGTERM, _stop)
+def run(arguments: list[str]) -> None:
+    """Run the command that these words of a command line ask for."""
     tokens = []
-    for token in sys.argv[1:]:
-        name, equals, value = token.partition("=")
-        if name.startswith("--"):
-            name = COURSE_WORDS.get(name.replace("_", "-"), name.replace("_", "-"))
-        tokens.append(name + equals + value)
-    try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except (OnelayerError, CycloptsError) as error:
-        _exit(str(error), 2)
-    except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, _Stopped) else signal.SIGINT
-        _exit(str(stop) or "stopped", 128 + number)
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        sys.exit(128 + signal.SIGPIPE)
-
-
-def _exit(text: str, code: int) -> NoReturn:
-    from onelayer.screen import print_error
-
-    print_error(text)
-    sys.exit(code)
+    for place, argument in enumerate(arguments):
+        if argument == "--":  # what follows are names
+            tokens += arguments[place:]
+            break
+        name, equals, value = argument.partition("=")
+        tokens.append((_canonical(name) if name.startswith("--") else name) + equals + value)
+    app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

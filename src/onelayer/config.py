@@ -53,16 +53,16 @@ class TrainConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        positive = "a positive number"
-        _require(self, "learning_rate", _finite(self.learning_rate) and self.learning_rate > 0, positive)
+        _plain(self)
+        _require(self, "learning_rate", _finite(self.learning_rate) and self.learning_rate > 0, "a positive number")
         _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
         _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
         _require(self, "epochs", _count(self.epochs), "a whole number of at least 0")
         _require(self, "loss", self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
         _require(self, "flip", isinstance(self.flip, bool), "true or false")
         _require(self, "decay_every", _count(self.decay_every), "a whole number of at least 0")
-        _require(self, "decay_factor", _finite(self.decay_factor) and self.decay_factor > 0, positive)
-        _require(self, "init_std", _finite(self.init_std) and self.init_std >= 0, "zero or a positive number")
+        _require(self, "decay_factor", _finite(self.decay_factor) and 0 < self.decay_factor <= 1, "in (0, 1]")
+        _require(self, "init_std", _finite(self.init_std) and 0 <= self.init_std <= 1e6, "a number from 0 to 1e6")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
 
@@ -76,7 +76,7 @@ class TrainConfig:
         words = [self.loss, f"learning rate {self.learning_rate:g}"]
         if self.decay_every:
             words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
-        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", f"{self.epochs} epochs"]
+        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", counted(self.epochs, "epoch")]
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join([*words, f"seed {self.seed}"])
 
@@ -103,6 +103,7 @@ class SplitConfig:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        _plain(self)
         protocols = ("batch", "full", "stratified", None)
         _require(self, "protocol", self.protocol in protocols, "batch, full or stratified")
         for name in ("validation_size", "test_size"):
@@ -110,6 +111,18 @@ class SplitConfig:
             good = size is None or (_finite(size) and size > 0 and (size < 1 or size == int(size)))
             _require(self, name, good, "a whole number of rows, or a fraction between 0 and 1")
         _require(self, "split_seed", _count(self.split_seed), "a whole number of at least 0")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: 1 epoch, 2 epochs."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def _plain(config: object) -> None:
+    """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
+    for name, value in vars(config).items():
+        if hasattr(value, "item"):
+            object.__setattr__(config, name, value.item())
 
 
 def _finite(value: object) -> bool:

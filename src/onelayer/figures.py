@@ -118,8 +118,8 @@ def signed_templates(
 ) -> Figure:
     """What one grey level more of each pixel adds to each class's logit, on one signed scale for all classes.
 
-    That is W / s, a picture per class and channel. A few large weights do not set the scale: it ends at twice the
-    90th percentile of |W / s|, and a note says how many lie beyond. Pixels that were constant in training, whose
+    That is W / s, a picture per class and channel. A few large weights do not set the scale: it ends at 3.5 times
+    the median of |W / s|, and a note says how many lie beyond. Pixels that were constant in training, whose
     weights no row ever touched, are grey.
 
     Parameters
@@ -137,9 +137,9 @@ def signed_templates(
     constant = _constant(scale)
     sizes = np.abs(V[~constant])
     V[constant] = np.nan
-    # Of normal weights, twice the 90th percentile leaves out 1 in 1000. With a high percentile instead, the pixels
-    # that hardly ever vary, and so have a tiny s, would set the scale of small images.
-    limit = min(2 * np.percentile(sizes, 90), sizes.max()) or sizes.max() or 1.0
+    # Of normal weights, 3.5 times the median leaves out 2 in 100. With a high percentile instead, the pixels that
+    # hardly ever vary, and so have a tiny s, would set the scale of small images.
+    limit = min(3.5 * np.median(sizes), sizes.max()) or sizes.max() or 1.0
     limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
     beyond = 100 * float((sizes > limit).mean())
     figure, axes, images = mosaic(

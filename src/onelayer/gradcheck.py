@@ -24,8 +24,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES, Array
-from onelayer.model import BLOCK_ROWS
-from onelayer.standardizer import Standardizer
+from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array]]
 
@@ -176,7 +175,7 @@ def check_gradients(
             raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
     skipped = {}
     if "PyTorch" in names and not _has_torch():
-        skipped["PyTorch"] = "PyTorch is not installed: pip install 'onelayer[torch]'"
+        skipped["PyTorch"] = "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
         names = tuple(name for name in names if name != "PyTorch")
 
     done, total = 0, len(l2) * 2 * (X.shape[1] + 1) * K * sum(name != "PyTorch" for name in names)
@@ -265,10 +264,11 @@ def _layer_function(loss: str) -> Function:
 
 def _call(point: _Point, theta: Array) -> tuple[Array, Array, Array]:
     """The function's cost (), dW (d, K) and db (K,)."""
-    result = point.function(*point.split(theta), point.X, point.y, point.l2)
+    # Copies, as the function may write to its arguments, or return the same memory each time.
+    result = point.function(*point.split(theta.copy()), point.X.copy(), point.y.copy(), point.l2)
     if not isinstance(result, tuple | list) or len(result) != 3:
         raise ConfigError("the function must return three things: cost, dW, db")
-    cost, dW, db = (np.asarray(value, np.float64) for value in result)
+    cost, dW, db = (np.array(value, np.float64) for value in result)
     for name, value, shape in ("cost", cost, ()), ("dW", dW, point.W.shape), ("db", db, point.b.shape):
         if value.shape != shape:
             hint = f"; transpose it: {name}.T" if value.shape == shape[::-1] else ""

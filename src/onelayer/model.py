@@ -12,11 +12,10 @@ from threadpoolctl import threadpool_limits
 from onelayer.errors import DataError, ModelFileError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.standardizer import Standardizer
+from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 2 << 30  # 1,000 classes of 100,000 features in float64, and then some
-BLOCK_ROWS = 256  # a block of raw CIFAR-10 rows and its float32 copy, 0.8 + 3.1 MB, stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +88,23 @@ class Model:
         """
         tensors, metadata = unpack(path, kind="model", names=("weights", "bias", "mean", "scale"))
         try:
-            class_names = tuple(json.loads(metadata["class_names"]))
-            shape = json.loads(metadata["image_shape"])
+            names, shape = json.loads(metadata["class_names"]), json.loads(metadata["image_shape"])
             layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
-            image_shape = None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise ModelFileError(f"{path}: the metadata is damaged ({error!r}); train the model again") from None
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
         d, K = require_layer_shapes(path, layer)
         mean, scale = tensors["mean"], tensors["scale"]
         if mean.shape != (d,) or scale.shape != (d,) or not (scale > 0).all():
             raise ModelFileError(f"{path}: mean and scale do not fit weights for {d} features; train the model again")
-        if len(class_names) != K or not all(isinstance(name, str) for name in class_names):
-            raise ModelFileError(f"{path}: {len(class_names)} class names for {K} classes; train the model again")
-        if image_shape is not None and (math.prod(image_shape) != d or min(image_shape) < 1):
-            raise ModelFileError(f"{path}: weights for {d} features are no pictures of {image_shape}")
-        return cls(layer, Standardizer(mean, scale), class_names, image_shape)
+        # Names are printed: they hold no control characters.
+        good = isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names)
+        if not good or not len(set(names)) == len(names) == K:
+            raise ModelFileError(f"{path}: the class names are not {K} different words; train the model again")
+        if shape is not None:
+            sizes = shape if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape) else []
+            if len(sizes) != 3 or math.prod(sizes) != d:
+                raise ModelFileError(f"{path}: weights for {d} features are no pictures of {shape!r:.80}")
+        return cls(layer, Standardizer(mean, scale), tuple(names), shape and tuple(shape))
 
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind: str) -> bytes:
@@ -140,9 +141,10 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
             if metadata.get("format") != f"onelayer-{kind}":
                 raise ModelFileError(f"{path}: this is no {kind} of onelayer")
             version = metadata.get("version", "")
-            if not version.isdecimal() or int(version) > FORMAT_VERSION:
+            if version != str(FORMAT_VERSION):
                 raise ModelFileError(
-                    f"{path}: format version {version} is newer than this onelayer reads ({FORMAT_VERSION}); upgrade it"
+                    f"{path}: format version {version:.20} is not the one that this onelayer reads, "
+                    f"{FORMAT_VERSION}; upgrade it"
                 )
             if set(file.keys()) != set(names):
                 raise ModelFileError(f"{path}: holds {sorted(file.keys())}, expected {sorted(names)}")

@@ -14,7 +14,9 @@ import io
 import json
 import os
 import platform
+import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKPOINT_SECONDS = 1.0  # between checkpoints: what a killed run loses at most, beyond the epoch it was in
-TEMPORARY_PREFIX = ".onelayer-"
+CHECKPOINT_ARRAYS = ("weights", "bias", "history")
+FIGURES = ("loss", "cost", "templates", "templates_signed", "confusion", "mistakes")
+TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a process that was killed
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Plan:
         if splits.dataset.fingerprint != self.fingerprint:
             raise DataError(
                 f"{source or self.source} is not the data of this run: its fingerprint begins with "
-                f"{splits.dataset.fingerprint[:12]}, the run's with {self.fingerprint[:12]}"
+                f"{splits.dataset.fingerprint[:12]}, the run's with {self.fingerprint[:12]}; pass the right --data"
             )
         return splits
 
@@ -95,14 +99,15 @@ class Run:
         run = cls(Path(path))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            run._remove_temporary()
-            present = list(run.path.iterdir())
-            if present and not run.checkpoint_path.exists():
+            present = [file for file in run.path.iterdir() if not TEMPORARY.fullmatch(file.name)]
+            if present and not run._is_run():
                 raise RunError(f"{path} holds {present[0].name!r} and is no run of onelayer; choose another --out")
             if present and not overwrite:
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
+            run._remove_temporary()
             # The mark of a run goes last, so that an interruption leaves a directory that can be overwritten again.
-            for file in [*run._own_files(), run.checkpoint_path]:
+            figures = (run.path / f"{name}.png" for name in FIGURES)
+            for file in (run.summary_path, run.model_path, run.history_path, *figures, run.checkpoint_path):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --out") from None
@@ -118,8 +123,11 @@ class Run:
             If there is none.
         """
         run = cls(Path(path))
-        if not run.path.is_dir():
-            raise RunError(f"{path}: no such run directory")
+        try:
+            if not run.path.is_dir():
+                raise RunError(f"{path}: no such run directory")
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise RunError(f"{path}: {error.strerror}") from None
         if not run.checkpoint_path.exists():
             raise RunError(f"{path} is no run of onelayer: it has no {run.checkpoint_path.name}")
         return run
@@ -141,7 +149,7 @@ class Run:
         return self.path / "history.csv"
 
     def write_checkpoint(self, plan: Plan, state: TrainingState) -> None:
-        """Write what resuming needs, and the history as people read it."""
+        """Write what resuming needs."""
         history = np.array(
             [[np.nan if value is None else value for value in asdict(record).values()] for record in state.history]
         ).reshape(-1, len(HISTORY_COLUMNS))
@@ -164,7 +172,7 @@ class Run:
             If the file is damaged or was written by a newer version.
         """
         path = self.checkpoint_path
-        tensors, metadata = unpack(path, kind="checkpoint", names=("weights", "bias", "history"))
+        tensors, metadata = unpack(path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         try:
             config = TrainConfig(**json.loads(metadata["config"]))
             split_config = SplitConfig(**json.loads(metadata["split"]))
@@ -172,11 +180,15 @@ class Run:
             rng_state = json.loads(metadata["rng_state"])
             np.random.default_rng().bit_generator.state = rng_state
             history = tuple(_record(row) for row in tensors["history"])
-        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, ConfigError) as error:
-            raise ModelFileError(f"{path}: damaged, or written by a newer onelayer ({error})") from None
+        except (
+            *(KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
+            ConfigError,
+        ) as error:
+            raise ModelFileError(f"{path}: damaged, or written by a newer onelayer ({error!s:.80})") from None
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ModelFileError(f"{path}: the history does not count its epochs from 1; it is damaged")
-        layer = SoftmaxLayer(tensors["weights"], tensors["bias"], LOSSES[config.loss])
+        # As training holds them, each class in one piece: sums in another order would have other bits.
+        layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[config.loss])
         require_layer_shapes(path, layer)
         if layer.weights.dtype != config.dtype:
             raise ModelFileError(f"{path}: weights are {layer.weights.dtype}, the settings say {config.dtype}")
@@ -219,7 +231,7 @@ class Run:
         try:
             summary = json.loads(self.summary_path.read_bytes())
         except FileNotFoundError:
-            raise RunError(f"{self.path} is not complete; go on with: onelayer resume {self.path}") from None
+            raise self._incomplete() from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.summary_path}: damaged ({error})") from None
         if not isinstance(summary, dict):
@@ -236,8 +248,10 @@ class Run:
         ModelFileError
             If the file is damaged.
         """
-        if not self.model_path.exists():
-            raise RunError(f"{self.path} is not complete; go on with: onelayer resume {self.path}")
+        plan, state = self.read_checkpoint()
+        trained = self.read_summary().get("config", {})
+        if not isinstance(trained, dict) or not trained.get("epochs") == plan.config.epochs == state.epoch:
+            raise self._incomplete()  # it was complete, and is being trained for longer
         return Model.load(self.model_path)
 
     def write_figure(self, name: str, figure: "Figure") -> Path:
@@ -257,7 +271,7 @@ class Run:
     def _write(self, path: Path, content: bytes) -> None:
         """Write a file so that it is there complete or not at all, even through a crash of the machine."""
         try:
-            temporary = self.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            temporary = self.path / f".onelayer-{secrets.token_hex(8)}"
             try:
                 with temporary.open("xb") as file:
                     file.write(content)
@@ -274,16 +288,24 @@ class Run:
             finally:
                 os.close(directory)
         except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}; what was there before is untouched") from None
+            raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
 
-    def _own_files(self) -> list[Path]:
-        return [self.summary_path, self.model_path, self.history_path, *self.path.glob("*.png")]
+    def _is_run(self) -> bool:
+        """Whether the checkpoint is one of onelayer's: other programs give their files the same name."""
+        try:
+            unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
+        except ModelFileError:
+            return False
+        return True
+
+    def _incomplete(self) -> RunError:
+        return RunError(f"{self.path} is not complete; go on with: {resume_command(self.path)}")
 
     def _remove_temporary(self) -> None:
-        """Remove what a killed process left half written."""
         with suppress(OSError):
-            for file in self.path.glob(f"{TEMPORARY_PREFIX}*"):
-                file.unlink(missing_ok=True)
+            for file in self.path.iterdir():
+                if TEMPORARY.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
 
 
 def start(
@@ -303,6 +325,16 @@ def resume(
     on_epoch: Callable[[TrainingState], None] | None = None,
 ) -> TrainingResult:
     """Go on with an interrupted run, or with a complete one for more epochs.
+
+    Parameters
+    ----------
+    run : Run
+    splits : Splits
+        Of the run's own data.
+    epochs : int, optional
+        How many there are to be in all, if not as many as planned; not below those that are done.
+    on_epoch : callable, optional
+        As for `train`.
 
     Raises
     ------
@@ -343,6 +375,11 @@ def _go_on(
         raise
     run.write_result(plan, splits, result)
     return result
+
+
+def resume_command(path: Path) -> str:
+    """What to type to go on with a run."""
+    return f"onelayer resume {shlex.quote(str(path))}"
 
 
 def free_directory(parent: Path, name: str) -> Path:

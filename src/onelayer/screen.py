@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from onelayer.config import counted
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
@@ -29,7 +30,8 @@ class Screen:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = Console(quiet=quiet, highlight=False)
+        self._console.soft_wrap = not self._console.is_terminal  # lines are whole in a file, and broken at words here
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
@@ -81,7 +83,7 @@ class Screen:
         counts = np.array([np.bincount(dataset.labels[rows], minlength=K) for rows in parts.values()])  # (parts, K)
         named = zip([*dataset.class_names, "all"], [*counts.T, counts.sum(axis=1)], strict=True)
         self.say("")
-        columns = [part.replace("_", " ") for part in parts]  # so that a narrow terminal can break them
+        columns = [part.removeprefix("data_").replace("_", " ") for part in parts]  # short, for narrow terminals
         self.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
 
     def result(self, result: TrainingResult) -> None:
@@ -92,7 +94,8 @@ class Screen:
         history = result.state.history
         if history and history[0].test_accuracy is not None:
             self.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
-        self.say(f"{sum(record.seconds for record in history):.1f} s for {len(history)} epochs ({result.backend})")
+        seconds = sum(record.seconds for record in history)
+        self.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend})")
 
     def gradients(self, reports: list[GradientReport]) -> None:
         """Print the worst element of each gradient against each oracle, and what failed."""
@@ -103,12 +106,13 @@ class Screen:
             + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
             for dW, db in pairs
         ]
-        self.say("largest relative error of an element, and where")
+        self.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where")
         self.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
         for reason in {reason for report in reports for reason in report.skipped.values()}:
             self.say(f"note: {reason}")
         failed = [report.message for report in reports if not report.passed]
-        for message in failed or ["all gradients agree with all oracles"]:
+        oracles = ", ".join(dict.fromkeys(c.oracle for c in comparisons))
+        for message in failed or [f"all gradients agree with {oracles}"]:
             self.say(message)
 
     def files(self, run: Path) -> None:
@@ -160,17 +164,10 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def print_error(text: str) -> None:
-    """Print an error as one line, in colour on a terminal."""
-    line = " ".join(text.split())
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("onelayer: ", style="bold red", end="")
-    console.print(line, markup=False)
-
-
 def _bar(quiet: bool) -> Progress:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeRemainingColumn())
+    bar = [BarColumn(bar_width=20)] if console.width >= 105 else []  # an epoch's figures leave no room for more
+    columns = (TextColumn("{task.description}", markup=False), *bar, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 

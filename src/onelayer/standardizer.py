@@ -21,6 +21,8 @@ from array_api_compat import array_namespace
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 
+BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and many enough to keep Python out of the way
+
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:

@@ -16,8 +16,8 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
-from onelayer.model import BLOCK_ROWS, Model
-from onelayer.standardizer import Standardizer
+from onelayer.model import Model
+from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Score:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known after an epoch, over whole splits. `test_accuracy` only after the first and the last epoch."""
+    """What is known after an epoch, over whole splits.
+
+    `test_accuracy` only after the first and the last epoch; `seconds` since the record before, or since the start.
+    """
 
     epoch: int
     learning_rate: float
@@ -132,6 +135,8 @@ def train(
     if config.flip and dataset.image_shape is None:
         raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
     state = start or TrainingState.initial(d, K, config)
+    if state.layer.weights.shape != (d, K):
+        raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
     if state.epoch > 1:  # what was the last epoch may be one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = Standardizer.fit(splits.train.row_blocks(BLOCK_ROWS))

@@ -10,8 +10,7 @@ from onelayer.backends import Totals
 from onelayer.data.dataset import Split
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
-from onelayer.model import BLOCK_ROWS
-from onelayer.standardizer import Standardizer
+from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 
 class ArrayBackend:

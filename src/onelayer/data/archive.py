@@ -14,7 +14,7 @@ Progress = Callable[[int, int | None], None]
 
 MAX_FILE_BYTES = 256 * 2**20  # eight times an official batch
 _MAX_HEADER_BYTES = 2**20  # of one member: tar allows headers that claim gigabytes
-_FREE_BYTES, _MAX_RATIO = 16 * 2**20, 20  # images hardly compress; zeros do so a thousandfold
+FREE_BYTES, MAX_RATIO = 16 * 2**20, 20  # images hardly compress; zeros do so a thousandfold
 
 
 def read_members(path: Path, wanted: Collection[str], progress: Progress | None = None) -> Generator[tuple[str, bytes]]:
@@ -136,8 +136,8 @@ class _Guarded:
     def read(self, size: int) -> bytes:
         content = self.source.read(size)
         self.done += len(content)
-        if self.done > _FREE_BYTES + _MAX_RATIO * self.raw.tell():
-            raise DataError(f"{self.path}: decompresses to more than {_MAX_RATIO} times its size; refused as a bomb")
+        if self.done > FREE_BYTES + MAX_RATIO * self.raw.tell():
+            raise DataError(f"{self.path}: decompresses to more than {MAX_RATIO} times its size; refused as a bomb")
         if self.limit is not None and self.done > self.limit:
             raise DataError(f"{self.path}: has a header of more than {_MAX_HEADER_BYTES >> 20} MiB; refused as a bomb")
         return content

@@ -94,6 +94,8 @@ def find_cifar10(path: Path) -> Path:
                 return path / name
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if path.is_file():
+        raise DataError(f"{path}: a file, and no .tar.gz; pass the folder that holds the batches")
     raise DataError(
         f"{path}: no CIFAR-10 here (looked for data_batch_1, data_batch_1.bin, data_batch_1.mat "
         "and the official archives)"
@@ -149,7 +151,7 @@ def read_cifar10(path: Path, parts: Collection[str] | None = None, progress: Pro
     missing = [part for part in wanted if part not in collected.places]
     if missing and (parts is not None or len(missing) == len(wanted)):
         raise MissingPartError(f"{path}: lacks {', '.join(missing)}")
-    return collected.dataset(class_names)
+    return collected.dataset(class_names, str(path.resolve()))
 
 
 def _forms(path: Path) -> list[str]:
@@ -185,7 +187,7 @@ class _Collected:
                 f"it has {n} rows"
             )
 
-    def dataset(self, class_names: tuple[str, ...]) -> Dataset:
+    def dataset(self, class_names: tuple[str, ...], source: str) -> Dataset:
         notes = [self.notes[part] for part in PARTS if part in self.notes]
         if class_names != CLASS_NAMES:
             notes.append(f"not the official CIFAR-10: the classes are {', '.join(class_names)}")
@@ -199,6 +201,7 @@ class _Collected:
             parts={part: self.places[part] for part in PARTS if part in self.places},
             official=not notes,
             notes=tuple(notes),
+            source=source,
         )
 
 

@@ -32,6 +32,8 @@ class Dataset:
         Whether every part read is, to the last bit, the published one; None where nothing is published to compare with.
     notes : tuple of str
         What a person should be told about the source.
+    source : str
+        What `onelayer.load` takes to load it again: a name or an absolute path; empty where it cannot.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Dataset:
     parts: Mapping[str, slice] = field(default_factory=dict)
     official: bool | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:
@@ -63,8 +66,10 @@ class Dataset:
             raise DataError(f"{self.name}: row {row} has label {self.labels[row]}; labels are 0 to {K - 1}")
         if self.image_shape is not None and np.prod(self.image_shape) != self.rows.shape[1]:
             raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
-        for array in (self.rows, self.labels):
-            array.flags.writeable = False
+        for name in ("rows", "labels"):  # views that cannot be written to; the caller's arrays stay as they are
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,7 +114,7 @@ class Split:
 
     def rows(self, places: slice | np.ndarray) -> np.ndarray:
         """Raw rows at `places` within the split: a view where they lie side by side, else a copy of these few."""
-        if isinstance(places, slice) and self._contiguous:
+        if isinstance(places, slice) and places.step in (None, 1) and self._contiguous:
             start, stop, _ = places.indices(len(self))
             return self.dataset.rows[self.indices[0] + start : self.indices[0] + stop]
         return np.take(self.dataset.rows, self.indices[places], axis=0)  # half as long as indexing takes

@@ -42,8 +42,11 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
     c, h, w = image_shape
     if c not in (1, 3):
         raise DataError(f"{path}: an image has 1 or 3 channels, but the model takes {c}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: {'a folder, not an image' if path.is_dir() else 'no such file'}")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise DataError(f"{path}: {error.strerror}") from None
     image = _open(path)
     image = _on_white(_eight_bits(image, path)).convert("L" if c == 1 else "RGB")
     note = None

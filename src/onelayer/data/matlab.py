@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from onelayer.data.archive import MAX_FILE_BYTES
+from onelayer.data.archive import FREE_BYTES, MAX_FILE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 
 # Data types of an element, and classes of an array, as the format numbers them.
@@ -60,7 +60,7 @@ class _Reader:
 
     def variables(self, content: memoryview, wanted: tuple[str, ...]) -> dict[str, Value]:
         found: dict[str, Value] = {}
-        left = MAX_FILE_BYTES
+        left = min(MAX_FILE_BYTES, FREE_BYTES + MAX_RATIO * len(content))
         for kind, element in self.elements(content):
             if kind == _COMPRESSED:
                 inflated = self.inflate(element, left)
@@ -93,6 +93,8 @@ class _Reader:
             raise DataError(f"{self.name}: is damaged: {variable} is of a strange type or shape")
         if math.prod(shape) * dtype.itemsize != len(content):
             raise DataError(f"{self.name}: is damaged: {variable} of shape {tuple(shape)} has {len(content)} bytes")
+        if math.prod(shape) * of_class.itemsize > MAX_FILE_BYTES:  # a byte may stand for eight
+            raise DataError(f"{self.name}: {variable} is more than {MAX_FILE_BYTES >> 20} MiB; refused")
         if not len(content):
             return np.zeros(0, of_class)
         return np.frombuffer(content, dtype).astype(of_class, copy=False).reshape(shape, order="F")
@@ -125,7 +127,7 @@ class _Reader:
         except zlib.error as error:
             raise DataError(f"{self.name}: is damaged ({error})") from None
         if not inflater.eof:
-            raise DataError(f"{self.name}: is cut off, or more than {MAX_FILE_BYTES >> 20} MiB without compression")
+            raise DataError(f"{self.name}: is cut off, or a bomb of more than {limit >> 20} MiB")
         return memoryview(inflated)
 
     def elements(self, content: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,10 +30,13 @@ class Source:
         auto, cifar10 or digits; auto is cifar10 where that can be had, else digits.
     path : Path or None
         Where CIFAR-10 lies; None if it is yet to be downloaded, or is not meant.
+    given : bool
+        Whether it was asked for by its path, not by its name.
     """
 
     name: Literal["auto", "cifar10", "digits"]
     path: Path | None = None
+    given: bool = False
 
 
 def find(source: str | Path) -> Source:
@@ -62,11 +65,13 @@ def find(source: str | Path) -> Source:
     if source == "cifar10":
         return Source("cifar10", _known_cifar10())
     path = Path(source)
-    if isinstance(source, str) and path.name == source and not path.exists():
+    if source == "":
+        raise DataError("the path of the data is empty")
+    if isinstance(source, str) and path.name == source and not os.path.lexists(path):
         near = difflib.get_close_matches(source, NAMES, n=1)
         guess = f"; did you mean {near[0]}?" if near else ""
         raise DataError(f"{source}: no such file or folder, nor one of {', '.join(NAMES)}{guess}")
-    return Source("cifar10", find_cifar10(path))
+    return Source("cifar10", find_cifar10(path), given=True)
 
 
 def load(
@@ -104,7 +109,8 @@ def load(
         if found.name != "auto":
             raise
         return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
-    return read_cifar10(path, parts, progress)
+    dataset = read_cifar10(path, parts, progress)
+    return dataset if found.given else replace(dataset, source="cifar10")
 
 
 def load_splits(source: str | Path, split_config: SplitConfig, progress: Progress | None = None) -> Splits:
@@ -151,6 +157,7 @@ def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
         image_shape=(1, 8, 8),
         name="digits",
         notes=notes,
+        source="digits",
     )
 
 
