@@ -1,0 +1,235 @@
+// Where Python meets the kernel: every array is checked here, and nothing is copied.
+
+#include "kernel.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace onelayer {
+
+void out_of_memory() { throw std::bad_alloc(); }
+
+namespace {
+
+bool runs_here(const Kernel &kernel) {
+#ifdef ONELAYER_X86
+    if (&kernel == &avx512_kernel)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("fma");
+    if (&kernel == &avx2_kernel) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return &kernel == &baseline_kernel;
+}
+
+// Those that this machine can run, the quickest first.
+std::vector<const Kernel *> kernels() {
+    std::vector<const Kernel *> all = {
+#ifdef ONELAYER_X86
+        &avx512_kernel, &avx2_kernel,
+#endif
+        &baseline_kernel};
+    std::vector<const Kernel *> good;
+    for (const Kernel *kernel : all)
+        if (runs_here(*kernel)) good.push_back(kernel);
+    return good;
+}
+
+std::vector<std::string> variants() {
+    std::vector<std::string> names;
+    for (const Kernel *kernel : kernels()) names.emplace_back(kernel->name);
+    return names;
+}
+
+// Asked for at each call and not once, so that a test can change it.
+const Kernel &chosen() {
+    const std::vector<const Kernel *> good = kernels();
+    const char *asked = std::getenv("ONELAYER_KERNEL");
+    if (!asked || !*asked) return *good.front();
+    for (const Kernel *kernel : good)
+        if (std::string(kernel->name) == asked) return *kernel;
+    std::string message = std::string("ONELAYER_KERNEL=") + asked + " does not run here; this machine has";
+    for (const Kernel *kernel : good) message += std::string(" ") + kernel->name;
+    throw nb::value_error(message.c_str());
+}
+
+// Python handles a signal only when asked to, and only in the main thread; elsewhere this does nothing.
+thread_local std::chrono::steady_clock::time_point asked_last;
+
+bool interrupted() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - asked_last < std::chrono::milliseconds(100)) return false;
+    asked_last = now;
+    nb::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+using Array = nb::ndarray<nb::ro, nb::device::cpu>;  // read-only arrays are welcome
+using WritableArray = nb::ndarray<nb::device::cpu>;
+
+[[noreturn]] void refuse(const char *name, const std::string &what) {
+    throw nb::value_error((std::string(name) + " " + what).c_str());
+}
+
+template <class A>
+void require_contiguous(const char *name, const A &array, size_t ndim) {
+    if (array.ndim() != ndim)
+        refuse(name, "has " + std::to_string(array.ndim()) + " dimensions; expected " + std::to_string(ndim));
+    int64_t expected = 1;
+    for (size_t axis = ndim; axis-- > 0;) {
+        if (array.shape(axis) == 0) refuse(name, "is empty");
+        if (array.shape(axis) != 1 && array.stride(axis) != expected) refuse(name, "is not C-contiguous");
+        expected *= int64_t(array.shape(axis));
+    }
+}
+
+// The data of an array that has this type and shape.
+template <class T, class A>
+auto data_of(const char *name, const char *type_name, const A &array, std::initializer_list<int64_t> shape) {
+    if (array.dtype() != nb::dtype<T>()) throw nb::type_error((std::string(name) + " is not " + type_name).c_str());
+    require_contiguous(name, array, shape.size());
+    size_t axis = 0;
+    for (int64_t length : shape) {
+        if (length >= 0 && int64_t(array.shape(axis)) != length)
+            refuse(name, "has length " + std::to_string(array.shape(axis)) + " along axis " + std::to_string(axis) +
+                             "; expected " + std::to_string(length));
+        ++axis;
+    }
+    auto *p = array.data();
+    if (reinterpret_cast<uintptr_t>(p) % alignof(T)) refuse(name, "is not aligned");
+    using Data = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(p)>>, const T, T>;
+    return static_cast<Data *>(p);
+}
+
+void require_between(const char *name, const int64_t *values, int64_t count, int64_t end) {
+    for (int64_t i = 0; i < count; ++i)
+        if (values[i] < 0 || values[i] >= end)
+            refuse(name, "has " + std::to_string(values[i]) + " at " + std::to_string(i) + "; expected 0 to " +
+                             std::to_string(end - 1));
+}
+
+Loss loss_named(const std::string &name) {
+    if (name == "softmax") return Loss::softmax;
+    if (name == "sigmoid") return Loss::sigmoid;
+    refuse("loss", "is neither softmax nor sigmoid");
+}
+
+Rows rows_of(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const int64_t *places,
+             int64_t count, const char *places_name, int64_t K) {
+    Rows r{};
+    if (rows.dtype() == nb::dtype<uint8_t>())
+        r.pixels = data_of<uint8_t>("rows", "uint8", rows, {-1, -1});
+    else
+        r.features = data_of<float>("rows", "uint8 or float32", rows, {-1, -1});
+    const int64_t n = int64_t(rows.shape(0));
+    r.d = int64_t(rows.shape(1));
+    r.labels = data_of<int64_t>("labels", "int64", labels, {n});
+    r.mean = data_of<double>("mean", "float64", mean, {r.d});
+    r.scale = data_of<double>("scale", "float64", scale, {r.d});
+    require_between(places_name, places, count, n);
+    for (int64_t i = 0; i < count; ++i) {  // only of the rows that are used: a memory map may be large
+        const int64_t label = r.labels[places[i]];
+        if (label < 0 || label >= K)
+            refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(places[i]) + "; expected 0 to " +
+                                 std::to_string(K - 1));
+    }
+    for (int64_t j = 0; j < r.d; ++j) {
+        if (!std::isfinite(r.mean[j])) refuse("mean", "is not finite");
+        if (!(r.scale[j] > 0) || !std::isfinite(r.scale[j])) refuse("scale", "is not positive");
+    }
+    return r;
+}
+
+void run_epoch(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const Array &order,
+               const std::optional<Array> &flipped, int64_t width, const WritableArray &templates,
+               const WritableArray &bias, int64_t batch_size, double learning_rate, double l2,
+               const std::string &loss) {
+    Epoch e{};
+    e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
+    e.K = int64_t(templates.shape(0));
+    e.bias = data_of<float>("bias", "float32", bias, {e.K});
+    e.order = data_of<int64_t>("order", "int64", order, {-1});
+    e.count = int64_t(order.shape(0));
+    e.rows = rows_of(rows, labels, mean, scale, e.order, e.count, "order", e.K);
+    if (int64_t(templates.shape(1)) != e.rows.d)
+        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
+                                std::to_string(e.rows.d));
+    if (flipped) {
+        e.flipped = reinterpret_cast<const uint8_t *>(data_of<bool>("flipped", "bool", *flipped, {e.count}));
+        if (width < 1 || e.rows.d % width) refuse("width", "is no divisor of the number of features");
+        e.width = width;
+    }
+    if (batch_size < 1) refuse("batch_size", "is below 1");
+    e.batch_size = batch_size < e.count ? batch_size : e.count;
+    e.learning_rate = float(learning_rate);
+    e.l2 = float(l2);
+    if (!std::isfinite(e.learning_rate)) refuse("learning_rate", "is not finite");
+    if (!std::isfinite(e.l2)) refuse("l2", "is not finite");
+    e.loss = loss_named(loss);
+    e.interrupted = interrupted;
+    const Kernel &kernel = chosen();
+    asked_last = std::chrono::steady_clock::now();
+    bool finished;
+    {
+        nb::gil_scoped_release release;
+        finished = kernel.run_epoch(e);
+    }
+    if (!finished) throw nb::python_error();
+}
+
+nb::tuple evaluate(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const Array &places,
+                   const Array &templates, const Array &bias, const std::string &loss) {
+    Evaluation e{};
+    e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
+    e.K = int64_t(templates.shape(0));
+    e.bias = data_of<float>("bias", "float32", bias, {e.K});
+    e.places = data_of<int64_t>("places", "int64", places, {-1});
+    e.count = int64_t(places.shape(0));
+    e.rows = rows_of(rows, labels, mean, scale, e.places, e.count, "places", e.K);
+    if (int64_t(templates.shape(1)) != e.rows.d)
+        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
+                                std::to_string(e.rows.d));
+    e.loss = loss_named(loss);
+    e.interrupted = interrupted;
+    const Kernel &kernel = chosen();
+    asked_last = std::chrono::steady_clock::now();
+    bool finished;
+    {
+        nb::gil_scoped_release release;
+        finished = kernel.evaluate(e);
+    }
+    if (!finished) throw nb::python_error();
+    return nb::make_tuple(e.loss_sum, e.right);
+}
+
+}  // namespace
+}  // namespace onelayer
+
+NB_MODULE(_kernel, m) {
+    using namespace onelayer;
+    m.doc() = "Mini-batch gradient descent and evaluation of a one-layer classifier. Arrays are never copied.";
+    m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
+    m.def("variant", [] { return std::string(chosen().name); },
+          "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
+    m.def("run_epoch", &run_epoch, nb::arg("rows").noconvert(), nb::arg("labels").noconvert(),
+          nb::arg("mean").noconvert(), nb::arg("scale").noconvert(), nb::arg("order").noconvert(),
+          nb::arg("flipped").noconvert().none(), nb::arg("width"), nb::arg("templates").noconvert(),
+          nb::arg("bias").noconvert(), nb::arg("batch_size"), nb::arg("learning_rate"), nb::arg("l2"), nb::arg("loss"),
+          "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place.");
+    m.def("evaluate", &evaluate, nb::arg("rows").noconvert(), nb::arg("labels").noconvert(),
+          nb::arg("mean").noconvert(), nb::arg("scale").noconvert(), nb::arg("places").noconvert(),
+          nb::arg("templates").noconvert(), nb::arg("bias").noconvert(), nb::arg("loss"),
+          "Sum of the losses, and number of right answers, of the rows at `places`.");
+}

@@ -1,0 +1,90 @@
+"""The fast path on a CPU: `onelayer.backends._kernel`, compiled C++, behind the backend seam."""
+
+from types import ModuleType
+
+import numpy as np
+
+from onelayer.backends import Totals
+from onelayer.data.dataset import Split
+from onelayer.layer import SoftmaxLayer
+from onelayer.standardizer import Standardizer
+
+try:
+    from onelayer.backends import _kernel
+except ImportError:  # installed without a compiler
+    _kernel = None
+
+kernel: ModuleType | None = _kernel
+
+
+class NativeBackend:
+    """Mini-batch gradient descent in float32, on rows as they are stored.
+
+    Every number is computed in an order that only the shapes and the processor's instruction set decide; there are no
+    threads inside. The environment variable ONELAYER_KERNEL chooses another instruction set, for testing.
+
+    Parameters
+    ----------
+    layer : SoftmaxLayer
+        Where to start; float32.
+    standardizer : Standardizer
+        Of the training rows, float64.
+    l2 : float
+    batch_size : int
+    """
+
+    name = "native"
+
+    def __init__(self, layer: SoftmaxLayer, standardizer: Standardizer, *, l2: float, batch_size: int) -> None:
+        self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size
+        self._templates = layer.weights.T.astype(np.float32, order="C")  # (K, d): a class lies in one piece
+        self._bias = layer.bias.astype(np.float32)
+        self._mean, self._scale = (np.ascontiguousarray(a, np.float64) for a in (standardizer.mean, standardizer.scale))
+
+    @staticmethod
+    def takes(rows: np.ndarray) -> bool:
+        """Whether rows (n, d) lie as the kernel reads them; it never copies a data set."""
+        return rows.flags.c_contiguous and rows.flags.aligned and rows.dtype.isnative
+
+    @property
+    def layer(self) -> SoftmaxLayer:
+        return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
+
+    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
+        dataset = train.dataset
+        if dataset.image_shape is None:
+            flipped = None
+        _built().run_epoch(
+            rows=dataset.rows,
+            labels=dataset.labels,
+            mean=self._mean,
+            scale=self._scale,
+            order=train.indices[order],
+            flipped=flipped,
+            width=dataset.image_shape[2] if dataset.image_shape else 0,
+            templates=self._templates,
+            bias=self._bias,
+            batch_size=self._batch_size,
+            learning_rate=learning_rate,
+            l2=self._l2,
+            loss=self._loss.name,
+        )
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+        loss, right = _built().evaluate(
+            rows=split.dataset.rows,
+            labels=split.dataset.labels,
+            mean=self._mean,
+            scale=self._scale,
+            places=np.ascontiguousarray(split.indices),
+            templates=layer.weights.T.astype(np.float32, order="C", copy=False),
+            bias=layer.bias.astype(np.float32, copy=False),
+            loss=layer.loss.name,
+        )
+        return Totals(loss, right)
+
+
+def _built() -> ModuleType:
+    if kernel is None:
+        raise RuntimeError("onelayer was installed without its compiled kernel")
+    return kernel
