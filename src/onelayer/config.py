@@ -38,6 +38,10 @@ class TrainConfig:
         Floating-point type of the arithmetic.
     seed
         Of the initial weights, the order of the rows, and the flips.
+    backend
+        Who does the arithmetic: native is compiled and does float32 only; auto takes it where it can, else numpy.
+    threads
+        1 trains and evaluates in turns, 2 at the same time; more are of no more use, 0 is as many as there are cores.
     """
 
     learning_rate: float = 0.001
@@ -51,6 +55,8 @@ class TrainConfig:
     init_std: float = 0.01
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 42
+    backend: Literal["auto", "native", "numpy"] = "auto"
+    threads: int = 0
 
     def __post_init__(self) -> None:
         _plain(self)
@@ -65,6 +71,8 @@ class TrainConfig:
         _require(self, "init_std", _finite(self.init_std) and 0 <= self.init_std <= 1e6, "a number from 0 to 1e6")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
+        _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
+        _require(self, "threads", _count(self.threads), "a whole number of at least 0")
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 1."""

@@ -34,7 +34,7 @@ from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerErro
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model, pack, require_layer_shapes, unpack
-from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingResult, TrainingState, train
+from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingResult, TrainingState, choose_backend, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,7 +174,8 @@ class Run:
         path = self.checkpoint_path
         tensors, metadata = unpack(path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         try:
-            config = TrainConfig(**json.loads(metadata["config"]))
+            # Runs that recorded no backend were trained by NumPy; with another, the bits would change half-way.
+            config = TrainConfig(**{"backend": "numpy"} | json.loads(metadata["config"]))
             split_config = SplitConfig(**json.loads(metadata["split"]))
             plan = Plan(config, split_config, metadata["source"], metadata["fingerprint"])
             rng_state = json.loads(metadata["rng_state"])
@@ -312,6 +313,9 @@ def start(
     run: Run, plan: Plan, splits: Splits, on_epoch: Callable[[TrainingState], None] | None = None
 ) -> TrainingResult:
     """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed."""
+    # What auto stands for is recorded: resumed with another backend, the run would not end with the same bits.
+    backend = choose_backend(splits.dataset, plan.config).name
+    plan = replace(plan, config=replace(plan.config, backend=backend))
     d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
     state = TrainingState.initial(d, K, plan.config)
     run.write_checkpoint(plan, state)

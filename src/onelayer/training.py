@@ -1,6 +1,7 @@
 """Training: a pure function of the splits and the settings. It prints nothing and writes no file."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from onelayer.backends import Backend
 from onelayer.backends.array import ArrayBackend
+from onelayer.backends.native import NativeBackend, kernel
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Splits
+from onelayer.data.dataset import Dataset, Splits
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
@@ -104,6 +106,36 @@ class TrainingResult:
     backend: str
 
 
+def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend] | type[ArrayBackend]:
+    """Who does the arithmetic; their `name`, as a setting, chooses the same again.
+
+    Raises
+    ------
+    ConfigError
+        If it is to be native and cannot.
+    """
+    if config.backend == "numpy":
+        return ArrayBackend
+    obstacle = None
+    if kernel is None:
+        obstacle = "was not compiled when onelayer was installed: install it again with a C++ compiler"
+    elif config.dtype != "float32":
+        obstacle = f"does not do {config.dtype}: leave --dtype out"
+    elif not NativeBackend.takes(dataset.rows):
+        obstacle = f"needs the rows of {dataset.name} one after the other: store them in C order"
+    if obstacle is None:
+        return NativeBackend
+    if config.backend == "native":
+        raise ConfigError(f"the backend native {obstacle}, or use the backend numpy")
+    return ArrayBackend
+
+
+def _overlaps(threads: int) -> bool:
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(threads or cores, cores) > 1
+
+
 def train(
     splits: Splits,
     config: TrainConfig,
@@ -126,7 +158,7 @@ def train(
     Raises
     ------
     ConfigError
-        If images are to be flipped where there are none.
+        If images are to be flipped where there are none, or the backend asked for cannot do this.
     DivergedError
         If a cost is not finite after an epoch.
     """
@@ -140,7 +172,9 @@ def train(
     if state.epoch > 1:  # what was the last epoch may be one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = Standardizer.fit(splits.train.row_blocks(BLOCK_ROWS))
-    backend: Backend = ArrayBackend(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
+    chosen = choose_backend(dataset, config)
+    backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
+    overlaps = _overlaps(config.threads)
     rng = np.random.default_rng()
     rng.bit_generator.state = state.rng_state
     scores: dict[str, Score] = {}
@@ -193,6 +227,9 @@ def train(
             settle_last()
             future = evaluator.submit(score, layer, epoch)
             settle_last = partial(settle, epoch, layer, dict(rng.bit_generator.state), future)
+            if not overlaps:
+                settle_last()
+                settle_last = lambda: None  # noqa: E731
         settle_last()
         if not scores:
             scores = score(state.layer, config.epochs)

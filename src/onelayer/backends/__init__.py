@@ -28,7 +28,9 @@ class Totals:
 class Backend(Protocol):
     """Holds a layer and trains it; bit-for-bit repeatable while BLAS has one thread, as in `onelayer.train`."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As the setting `backend` calls it."""
 
     @property
     def layer(self) -> SoftmaxLayer:

@@ -1,6 +1,7 @@
 """The reference backend: one code for NumPy arrays and PyTorch tensors, through the array API standard."""
 
 from types import ModuleType
+from typing import Literal
 
 import array_api_compat.numpy
 import numpy as np
@@ -30,7 +31,7 @@ class ArrayBackend:
         Where the arithmetic is done.
     """
 
-    name = "numpy"
+    name: Literal["numpy"] = "numpy"
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """The fast path on a CPU: `onelayer.backends._kernel`, compiled C++, behind the backend seam."""
 
+from importlib import import_module
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -9,12 +11,11 @@ from onelayer.data.dataset import Split
 from onelayer.layer import SoftmaxLayer
 from onelayer.standardizer import Standardizer
 
+kernel: ModuleType | None
 try:
-    from onelayer.backends import _kernel
-except ImportError:  # installed without a compiler
-    _kernel = None
-
-kernel: ModuleType | None = _kernel
+    kernel = import_module("onelayer.backends._kernel")
+except ModuleNotFoundError:  # installed without a compiler
+    kernel = None
 
 
 class NativeBackend:
@@ -33,7 +34,7 @@ class NativeBackend:
     batch_size : int
     """
 
-    name = "native"
+    name: Literal["native"] = "native"
 
     def __init__(self, layer: SoftmaxLayer, standardizer: Standardizer, *, l2: float, batch_size: int) -> None:
         self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size

@@ -253,10 +253,9 @@ struct Chunk {
                 for (int64_t x = 0; x < flip_width; ++x) line[start + x] = from[start + flip_width - 1 - x];
             from = line;
         }
-        panels.set(i, from);
-        standardize(i);
+        set(i, from);
     }
-    void standardize(int64_t i);
+    void set(int64_t i, const T *from);
     const Rows &source;
     const Standardization &standardization;
     Panels<T> panels;
@@ -270,16 +269,26 @@ template <>
 const float *Chunk<float>::row(int64_t place) const { return source.features + place * source.d; }
 
 template <>
-void Chunk<uint8_t>::standardize(int64_t) {}
+void Chunk<uint8_t>::set(int64_t i, const uint8_t *from) { panels.set(i, from); }
+
 template <>
-void Chunk<float>::standardize(int64_t i) {
+void Chunk<float>::set(int64_t i, const float *from) {
     const Standardization &s = standardization;
-    for (int64_t p = 0; p < panels.panels; ++p)
-        for (int64_t j = 0; j < panels.padded(p); j += LANES) {
-            float *x = panels.at(p, i) + j;
-            const Vector centred = (load(x) - load(s.source.at(p, 0) + j)) - load(s.rest.at(p, 0) + j);
-            store(x, centred * load(s.source_inverse.at(p, 0) + j));
+    for (int64_t p = 0; p < panels.panels; ++p, from += PANEL) {
+        const float *mean = s.source.at(p, 0), *rest = s.rest.at(p, 0), *inverse = s.source_inverse.at(p, 0);
+        float *to = panels.at(p, i);
+        auto standardized = [&](Vector x, int64_t j) {
+            return ((x - load(mean + j)) - load(rest + j)) * load(inverse + j);
+        };
+        const int64_t width = panels.width(p);
+        int64_t j = 0;
+        for (; j + LANES <= width; j += LANES) store(to + j, standardized(load(from + j), j));
+        if (j < width) {  // what would be read past the row's end stays 0, as the inverse is there
+            Vector x = {};
+            memcpy(&x, from + j, size_t(width - j) * sizeof(float));
+            store(to + j, standardized(x, j));
         }
+    }
 }
 
 // Logits S (R, C) of R rows against C templates, over the features of a panel, added to what is there.

@@ -4,15 +4,16 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <initializer_list>
 #include <new>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace nb = nanobind;
@@ -83,6 +84,29 @@ using WritableArray = nb::ndarray<nb::device::cpu>;
     throw nb::value_error((std::string(name) + " " + what).c_str());
 }
 
+// Arguments are taken as objects and converted here, because an error of nanobind's own would not name the argument.
+template <class T>
+T number(const char *name, nb::handle object, const char *type_name) {
+    T value;
+    if (!nb::try_cast<T>(object, value, true))
+        throw nb::type_error((std::string(name) + " is not " + type_name).c_str());
+    return value;
+}
+
+Array readable(const char *name, nb::handle object) {
+    Array array;
+    if (object.is_none() || !nb::try_cast<Array>(object, array, false))
+        throw nb::type_error((std::string(name) + " is not an array").c_str());
+    return array;
+}
+
+WritableArray writable(const char *name, nb::handle object) {
+    readable(name, object);
+    WritableArray array;
+    if (!nb::try_cast<WritableArray>(object, array, false)) refuse(name, "is read-only");
+    return array;
+}
+
 template <class A>
 void require_contiguous(const char *name, const A &array, size_t ndim) {
     if (array.ndim() != ndim)
@@ -120,14 +144,18 @@ void require_between(const char *name, const int64_t *values, int64_t count, int
                              std::to_string(end - 1));
 }
 
-Loss loss_named(const std::string &name) {
+Loss loss_named(nb::handle object) {
+    const auto name = number<std::string>("loss", object, "a string");
     if (name == "softmax") return Loss::softmax;
     if (name == "sigmoid") return Loss::sigmoid;
     refuse("loss", "is neither softmax nor sigmoid");
 }
 
-Rows rows_of(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const int64_t *places,
+// Python's arguments outlive the call, and so do the arrays' data.
+Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle mean_, nb::handle scale_, const int64_t *places,
              int64_t count, const char *places_name, int64_t K) {
+    const Array rows = readable("rows", rows_), labels = readable("labels", labels_), mean = readable("mean", mean_),
+                scale = readable("scale", scale_);
     Rows r{};
     if (rows.dtype() == nb::dtype<uint8_t>())
         r.pixels = data_of<uint8_t>("rows", "uint8", rows, {-1, -1});
@@ -152,10 +180,15 @@ Rows rows_of(const Array &rows, const Array &labels, const Array &mean, const Ar
     return r;
 }
 
-void run_epoch(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const Array &order,
-               const std::optional<Array> &flipped, int64_t width, const WritableArray &templates,
-               const WritableArray &bias, int64_t batch_size, double learning_rate, double l2,
-               const std::string &loss) {
+void run_epoch(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle order_,
+               nb::handle flipped, nb::handle width_, nb::handle templates_, nb::handle bias_, nb::handle batch_size_,
+               nb::handle learning_rate_, nb::handle l2_, nb::handle loss) {
+    const Array order = readable("order", order_);
+    const WritableArray templates = writable("templates", templates_), bias = writable("bias", bias_);
+    const auto width = number<int64_t>("width", width_, "a whole number");
+    const auto batch_size = number<int64_t>("batch_size", batch_size_, "a whole number");
+    const auto learning_rate = number<double>("learning_rate", learning_rate_, "a number");
+    const auto l2 = number<double>("l2", l2_, "a number");
     Epoch e{};
     e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
     e.K = int64_t(templates.shape(0));
@@ -166,17 +199,18 @@ void run_epoch(const Array &rows, const Array &labels, const Array &mean, const 
     if (int64_t(templates.shape(1)) != e.rows.d)
         refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
                                 std::to_string(e.rows.d));
-    if (flipped) {
-        e.flipped = reinterpret_cast<const uint8_t *>(data_of<bool>("flipped", "bool", *flipped, {e.count}));
+    if (!flipped.is_none()) {
+        const Array mask = readable("flipped", flipped);
+        e.flipped = reinterpret_cast<const uint8_t *>(data_of<bool>("flipped", "bool", mask, {e.count}));
         if (width < 1 || e.rows.d % width) refuse("width", "is no divisor of the number of features");
         e.width = width;
     }
     if (batch_size < 1) refuse("batch_size", "is below 1");
     e.batch_size = batch_size < e.count ? batch_size : e.count;
+    if (!std::isfinite(learning_rate)) refuse("learning_rate", "is not finite");
+    if (!std::isfinite(l2)) refuse("l2", "is not finite");
     e.learning_rate = float(learning_rate);
     e.l2 = float(l2);
-    if (!std::isfinite(e.learning_rate)) refuse("learning_rate", "is not finite");
-    if (!std::isfinite(e.l2)) refuse("l2", "is not finite");
     e.loss = loss_named(loss);
     e.interrupted = interrupted;
     const Kernel &kernel = chosen();
@@ -189,8 +223,10 @@ void run_epoch(const Array &rows, const Array &labels, const Array &mean, const 
     if (!finished) throw nb::python_error();
 }
 
-nb::tuple evaluate(const Array &rows, const Array &labels, const Array &mean, const Array &scale, const Array &places,
-                   const Array &templates, const Array &bias, const std::string &loss) {
+nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle places_,
+                   nb::handle templates_, nb::handle bias_, nb::handle loss) {
+    const Array places = readable("places", places_), templates = readable("templates", templates_),
+                bias = readable("bias", bias_);
     Evaluation e{};
     e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
     e.K = int64_t(templates.shape(0));
@@ -223,13 +259,13 @@ NB_MODULE(_kernel, m) {
     m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
-    m.def("run_epoch", &run_epoch, nb::arg("rows").noconvert(), nb::arg("labels").noconvert(),
-          nb::arg("mean").noconvert(), nb::arg("scale").noconvert(), nb::arg("order").noconvert(),
-          nb::arg("flipped").noconvert().none(), nb::arg("width"), nb::arg("templates").noconvert(),
-          nb::arg("bias").noconvert(), nb::arg("batch_size"), nb::arg("learning_rate"), nb::arg("l2"), nb::arg("loss"),
+    m.def("run_epoch", &run_epoch, nb::arg("rows").none(), nb::arg("labels").none(),
+          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("order").none(),
+          nb::arg("flipped").none(), nb::arg("width").none(), nb::arg("templates").none(),
+          nb::arg("bias").none(), nb::arg("batch_size").none(), nb::arg("learning_rate").none(), nb::arg("l2").none(), nb::arg("loss").none(),
           "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place.");
-    m.def("evaluate", &evaluate, nb::arg("rows").noconvert(), nb::arg("labels").noconvert(),
-          nb::arg("mean").noconvert(), nb::arg("scale").noconvert(), nb::arg("places").noconvert(),
-          nb::arg("templates").noconvert(), nb::arg("bias").noconvert(), nb::arg("loss"),
+    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(),
+          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(),
+          nb::arg("templates").none(), nb::arg("bias").none(), nb::arg("loss").none(),
           "Sum of the losses, and number of right answers, of the rows at `places`.");
 }

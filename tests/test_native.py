@@ -1,0 +1,339 @@
+"""The compiled kernel: against float64 formulas, in odd shapes, with bad input, and interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from toy import plain_training, toy_dataset, toy_splits
+
+from onelayer import load_splits, train
+from onelayer.backends.array import ArrayBackend
+from onelayer.backends.native import NativeBackend, kernel
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset, Split
+from onelayer.errors import ConfigError, DivergedError
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.standardizer import Standardizer
+from onelayer.training import TrainingState, choose_backend
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
+VARIANTS = kernel.variants() if kernel else []
+SHAPES = int(os.environ.get("ONELAYER_SHAPES", "10000"))  # fewer where each is slow, as under a sanitizer
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_training_agrees_with_the_formulas(variant, dtype, loss, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    splits = toy_splits(dtype=dtype)
+    config = TrainConfig(
+        learning_rate=0.05, l2=0.1, batch_size=32, epochs=3, loss=loss, flip=True, decay_every=2, backend="native"
+    )
+    result = train(splits, config)
+    W, b = plain_training(splits, config)
+    assert result.backend == "native"
+    assert np.linalg.norm(W) > 0.1  # the case is not trivial
+    assert relative(result.model.layer.weights, W) <= 1e-5
+    np.testing.assert_allclose(result.model.layer.bias, b, atol=1e-6)
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_epoch_on_cifar_agrees_with_float64(variant, cifar, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    splits = load_splits(str(cifar), SplitConfig())
+    config = TrainConfig(l2=0.1, epochs=1)
+    result = train(splits, config)
+    reference = train(splits, TrainConfig(l2=0.1, epochs=1, dtype="float64"))
+    assert (result.backend, reference.backend) == ("native", "numpy")
+    assert relative(result.model.layer.weights, reference.model.layer.weights) <= 1e-5
+    for name in ("train", "validation", "test"):
+        assert result.scores[name].loss == pytest.approx(reference.scores[name].loss, rel=1e-5)
+
+
+@needs_kernel
+def test_accuracy_after_40_epochs_on_cifar(cifar):
+    splits = load_splits(str(cifar), SplitConfig())
+    result = train(splits, TrainConfig())
+    reference = train(splits, TrainConfig(dtype="float64"))
+    for name, score in reference.scores.items():
+        assert abs(result.scores[name].accuracy - score.accuracy) <= 0.002
+    assert reference.scores["test"].accuracy > 0.35
+
+
+def random_case(rng, K=None, d=None):
+    """Rows of a random shape with a layer, and what an epoch with them needs."""
+    d = d or int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 100]))
+    K = K or int(rng.choice([2, 3, 4, 5, 9, 10, 11, 17]))
+    n = int(rng.choice([1, 2, 3, 7, 20]))
+    pixels = rng.random() < 0.5
+    rows = rng.integers(0, 256, (n, d)).astype(np.uint8) if pixels else rng.normal(3, 2, (n, d)).astype(np.float32)
+    widths = [w for w in (1, 2, 4, 5, 11) if d % w == 0]
+    width = int(rng.choice(widths))
+    labels = rng.integers(0, K, n)
+    dataset = Dataset(rows, labels, tuple(str(k) for k in range(K)), (1, d // width, width), "random")
+    # Standardised by other rows' figures, as one row has no spread of its own.
+    mean, scale = (rng.uniform(100, 150, d), rng.uniform(40, 80, d)) if pixels else (np.full(d, 3.0), np.full(d, 2.0))
+    loss = LOSSES[str(rng.choice(["softmax", "sigmoid"]))]
+    W = np.asfortranarray(rng.normal(0, 0.3, (d, K)))
+    layer = SoftmaxLayer(W, rng.normal(0, 0.3, K), loss)
+    order = rng.permutation(n)
+    flipped = rng.random(n) < 0.5 if rng.random() < 0.5 else None
+    options = {"l2": float(rng.choice([0, 0.1])), "batch_size": int(rng.choice([1, 2, 5, 7, 100]))}
+    return Split("train", dataset, np.arange(n)), Standardizer(mean, scale), layer, order, flipped, options
+
+
+def compare(case):
+    split, standardizer, layer, order, flipped, options = case
+    single = SoftmaxLayer(layer.weights.astype(np.float32), layer.bias.astype(np.float32), layer.loss)
+    exact = SoftmaxLayer(single.weights.astype(float), single.bias.astype(float), layer.loss)
+    native = NativeBackend(single, standardizer, **options)
+    reference = ArrayBackend(exact, standardizer, **options)
+    for backend in (native, reference):
+        backend.run_epoch(split, order, 0.02, flipped)
+    shape = (split.dataset.rows.shape, len(layer.bias), layer.loss.name, options)
+    assert relative(native.layer.weights, reference.layer.weights) <= 1e-5, shape
+    assert np.abs(native.layer.bias - reference.layer.bias).max() <= 1e-5, shape
+    ours, theirs = native.evaluate(native.layer, split), reference.evaluate(reference.layer, split)
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, abs=1e-5), shape
+    assert ours.right == theirs.right, shape
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_random_shapes_agree_with_the_reference(variant, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    rng = np.random.default_rng(0)
+    for _ in range(SHAPES // len(VARIANTS)):
+        compare(random_case(rng))
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("d", [511, 1023, 1025, 3071, 3072, 12288])
+@pytest.mark.parametrize("K", [2, 100])
+def test_large_shapes_agree_with_the_reference(variant, d, K, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    rng = np.random.default_rng(d)
+    for _ in range(3):
+        split, standardizer, _, _, _, options = random_case(rng, K, d)
+        layer = SoftmaxLayer(np.asfortranarray(rng.normal(0, 0.01, (d, K))), np.zeros(K), LOSSES["softmax"])
+        compare((split, standardizer, layer, np.arange(len(split)), None, options))
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_larger_than_what_is_treated_at_once(variant, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    for dtype in ("uint8", "float32"):
+        splits = toy_splits(n=1500, dtype=dtype)
+        config = TrainConfig(learning_rate=0.1, l2=0.01, batch_size=700, epochs=2, backend="native")
+        W, _ = plain_training(splits, config)
+        assert relative(train(splits, config).model.layer.weights, W) <= 1e-5
+
+
+@needs_kernel
+def test_same_bits_with_any_number_of_threads_and_in_every_run():
+    splits = toy_splits(n=2000)
+    results = [train(splits, TrainConfig(epochs=4, threads=threads)) for threads in (1, 2, 2, 0, 99)]
+    for result in results[1:]:
+        assert result.model.layer.weights.tobytes() == results[0].model.layer.weights.tobytes()
+        assert result.scores == results[0].scores
+
+
+@needs_kernel
+def test_rows_in_a_memory_map(tmp_path):
+    dataset = toy_dataset()
+    np.save(tmp_path / "rows.npy", dataset.rows)
+    mapped = Dataset(np.load(tmp_path / "rows.npy", mmap_mode="r"), dataset.labels, dataset.class_names, None, "mapped")
+    everything = np.arange(len(dataset.labels))
+    layers = []
+    for rows in (dataset, mapped):
+        state = TrainingState.initial(60, 4, TrainConfig())
+        backend = NativeBackend(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=7)
+        backend.run_epoch(Split("train", rows, everything), everything, 0.1, None)
+        layers.append(backend.layer.weights.tobytes())
+    assert layers[0] == layers[1]
+
+
+@needs_kernel
+def test_extreme_logits_give_the_exact_loss():
+    rows = np.ones((1, 1), np.float32)
+    dataset = Dataset(rows, np.array([0]), ("a", "b", "c"), None, "one")
+    split = Split("train", dataset, np.array([0]))
+    backend = NativeBackend(
+        SoftmaxLayer(np.zeros((1, 3), np.float32), np.zeros(3, np.float32), LOSSES["softmax"]),
+        Standardizer(np.zeros(1), np.ones(1)),
+        l2=0,
+        batch_size=1,
+    )
+    for loss, bias, expected in [
+        ("softmax", (1e9, 0, -1e9), 0),
+        ("softmax", (-1e9, 0, -1e9), 1e9),
+        ("softmax", (5, 5, 5), np.log(3)),
+        ("sigmoid", (1e9, -1e9, -1e9), 0),
+        ("sigmoid", (-1e9, 1e9, 0), (2e9 + np.log(2)) / 3),
+    ]:
+        layer = SoftmaxLayer(np.zeros((1, 3), np.float32), np.array(bias, np.float32), LOSSES[loss])
+        assert backend.evaluate(layer, split).loss == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@needs_kernel
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_divergence_is_noticed(loss):
+    with pytest.raises(DivergedError):
+        train(toy_splits(), TrainConfig(learning_rate=1e300, loss=loss, epochs=3, backend="native"))
+
+
+def good_arguments():
+    rng = np.random.default_rng(0)
+    return {
+        "rows": rng.integers(0, 256, (6, 4)).astype(np.uint8),
+        "labels": np.array([0, 1, 2, 0, 1, 2]),
+        "mean": np.zeros(4),
+        "scale": np.ones(4),
+        "order": np.arange(6),
+        "flipped": np.zeros(6, bool),
+        "width": 2,
+        "templates": np.zeros((3, 4), np.float32),
+        "bias": np.zeros(3, np.float32),
+        "batch_size": 2,
+        "learning_rate": 0.1,
+        "l2": 0.0,
+        "loss": "softmax",
+    }
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+BAD = {
+    "rows": [
+        lambda a: a.astype(np.int8),
+        lambda a: a.astype(float),
+        np.asfortranarray,
+        lambda a: a[:, ::-1],
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        lambda a: a[:0],
+        lambda a: a[0],
+        lambda a: a.tolist(),
+        lambda a: None,
+    ],
+    "labels": [
+        lambda a: a.astype(np.int32),
+        lambda a: a[:5],
+        lambda a: a + 1,
+        lambda a: a - 1,
+        lambda a: a[::-1],
+        lambda a: a[:, None],
+    ],
+    "mean": [lambda a: a.astype(np.float32), lambda a: a[:3], lambda a: a * np.nan],
+    "scale": [lambda a: a.astype(np.float32), lambda a: a[:3], lambda a: a * 0, lambda a: -a],
+    "order": [lambda a: a.astype(np.int32), lambda a: a[:0], lambda a: a + 1, lambda a: a - 1, lambda a: a[::2]],
+    "flipped": [lambda a: a.astype(np.uint8), lambda a: a[:5]],
+    "width": [lambda w: 3, lambda w: 0, lambda w: -2],
+    "templates": [
+        lambda a: a.astype(float),
+        lambda a: np.zeros((3, 5), np.float32),
+        lambda a: np.zeros((4, 3), np.float32).T,
+        lambda a: a[:0],
+        read_only,
+    ],
+    "bias": [lambda a: a.astype(float), lambda a: a[:2], read_only, lambda a: np.zeros(6, np.float32)[::2]],
+    "batch_size": [lambda n: 0, lambda n: -1, lambda n: 2.5],
+    "learning_rate": [lambda x: np.nan, lambda x: "fast"],
+    "l2": [lambda x: np.inf],
+    "loss": [lambda x: "hinge", lambda x: None],
+}
+
+
+@needs_kernel
+@pytest.mark.parametrize(("name", "spoil"), [(name, spoil) for name, spoils in BAD.items() for spoil in spoils])
+def test_a_bad_argument_is_named(name, spoil):
+    arguments = good_arguments()
+    kernel.run_epoch(**arguments)
+    arguments[name] = spoil(arguments[name])
+    templates = np.array(arguments["templates"])
+    with pytest.raises((TypeError, ValueError)) as caught:
+        kernel.run_epoch(**arguments)
+    assert str(caught.value).startswith(name)
+    assert np.array_equal(np.array(arguments["templates"]), templates)
+
+
+@needs_kernel
+def test_arrays_are_updated_where_they_are():
+    arguments = good_arguments()
+    kernel.run_epoch(**arguments)
+    assert np.abs(arguments["templates"]).max() > 0
+    arguments["flipped"] = None
+    kernel.run_epoch(**arguments)
+
+
+@needs_kernel
+def test_an_unknown_variant_is_named(monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", "mmx")
+    with pytest.raises(ValueError, match=r"^ONELAYER_KERNEL=mmx does not run here; this machine has .*baseline"):
+        kernel.run_epoch(**good_arguments())
+
+
+LONG_EPOCH = """
+import numpy as np
+from onelayer.backends.native import kernel
+n, d, K = 200, 3072, 10
+order = np.zeros(100_000_000, np.int64)
+print("starts", flush=True)
+kernel.run_epoch(np.zeros((n, d), np.uint8), np.zeros(n, np.int64), np.zeros(d), np.ones(d), order, None, 0,
+                 np.zeros((K, d), np.float32), np.zeros(K, np.float32), 100, 0.1, 0.0, "softmax")
+"""
+
+
+@needs_kernel
+def test_ctrl_c_ends_a_long_epoch_within_a_second():
+    process = subprocess.Popen([sys.executable, "-c", LONG_EPOCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"starts\n"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    started = time.perf_counter()
+    _, errors = process.communicate(timeout=20)
+    assert time.perf_counter() - started < 1.5  # a second, and the interpreter's end
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in errors
+
+
+def test_auto_takes_what_can_be_had(monkeypatch):
+    dataset = toy_dataset()
+    assert choose_backend(dataset, TrainConfig(backend="numpy")) is ArrayBackend
+    assert choose_backend(dataset, TrainConfig(dtype="float64")) is ArrayBackend
+    if kernel:
+        assert choose_backend(dataset, TrainConfig()) is NativeBackend
+        with pytest.raises(ConfigError, match=r"native does not do float64.*backend numpy"):
+            choose_backend(dataset, TrainConfig(backend="native", dtype="float64"))
+    monkeypatch.setattr("onelayer.training.kernel", None)
+    assert choose_backend(dataset, TrainConfig()) is ArrayBackend
+    with pytest.raises(ConfigError, match=r"native was not compiled.*backend numpy"):
+        choose_backend(dataset, TrainConfig(backend="native"))
+
+
+@needs_kernel
+def test_rows_in_another_order_are_not_copied_in_silence():
+    dataset = toy_dataset()
+    columns = Dataset(
+        np.asfortranarray(dataset.rows), dataset.labels, dataset.class_names, dataset.image_shape, "columns"
+    )
+    assert choose_backend(columns, TrainConfig()) is ArrayBackend
+    with pytest.raises(ConfigError, match="columns one after the other"):
+        choose_backend(columns, TrainConfig(backend="native"))
