@@ -22,6 +22,8 @@ BAD = [
     ("dtype", ("float16",), "float32 or float64"),
     ("seed", (-1, 0.5), "a whole number of at least 0"),
     ("flip", (1, "yes"), "true or false"),
+    ("backend", ("gpu", None), "auto, native or numpy"),
+    ("threads", (-1, 1.5, True), "a whole number of at least 0"),
 ]
 
 

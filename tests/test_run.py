@@ -349,7 +349,7 @@ from onelayer.config import SplitConfig, TrainConfig
 runs.CHECKPOINT_SECONDS = 0.02
 splits = toy_splits(n=2000)
 path = Path({path!r})
-config = TrainConfig(epochs=400, learning_rate=0.01, flip=True, batch_size=50)
+config = TrainConfig(epochs=3000, learning_rate=0.01, flip=True, batch_size=50)
 plan = runs.Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
 if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir()):
     run = runs.Run.open(path)
@@ -380,7 +380,17 @@ def test_a_run_killed_twenty_times_ends_with_the_same_weights(tmp_path):
         for path in run.path.glob("*.safetensors"):
             load_file(path)
     assert epochs == sorted(epochs)
-    assert 0 < epochs[-1] < 400, "the kills came too early or too late to show anything"
+    assert 0 < epochs[-1] < 3000, "the kills came too early or too late to show anything"
     subprocess.run(command(run.path), check=True, capture_output=True)
     assert run.model_path.read_bytes() == Run(tmp_path / "whole").model_path.read_bytes()
     assert not list(run.path.glob(".onelayer-*")), "what the kills left half written is gone"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
+    splits = toy_splits()
+    plan = Plan(TrainConfig(epochs=2, dtype=dtype), SplitConfig(), "toy", splits.dataset.fingerprint)
+    run = Run.create(tmp_path / "run")
+    result = runs.start(run, plan, splits)
+    assert plan.config.backend == "auto"
+    assert run.read_checkpoint()[0].config.backend == result.backend == run.read_summary()["backend"]

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Runs the kernel's tests under AddressSanitizer and UndefinedBehaviorSanitizer. It needs GCC, and a virtual environment
+# with the development packages:
+#
+#     tools/sanitize.sh .venv/bin/python
+#
+# The library that is built in a temporary folder takes the place of the installed one for this run only.
+set -eu
+python=$(command -v "$1")
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+flags="-O1 -g -std=c++20 -fPIC -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+flags="$flags -ffp-contract=fast -fno-math-errno -fvisibility=hidden -Wno-psabi -DONELAYER_X86"
+source=$root/src/onelayer/backends/kernel
+compile() { # name, options
+    name=$1; shift
+    # shellcheck disable=SC2086
+    g++ $flags "$@" -DKERNEL="${name}_kernel" -DKERNEL_NAME="\"$name\"" -c "$source/kernel.cpp" -o "$work/$name.o"
+}
+compile baseline
+compile avx2 -mavx2 -mfma
+compile avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+nanobind=$("$python" -c 'import nanobind; print(nanobind.include_dir() + "/..")')
+include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+# nanobind itself is not what is tested, and reads its own tables in ways that the sanitizers question.
+g++ -O1 -std=c++17 -fPIC -fno-strict-aliasing -w -I"$include" -I"$nanobind/include" -I"$nanobind/ext/robin_map/include" \
+    -c "$nanobind/src/nb_combined.cpp" -o "$work/nanobind.o"
+# shellcheck disable=SC2086
+g++ $flags -I"$include" -I"$nanobind/include" -c "$source/module.cpp" -o "$work/module.o"
+mkdir "$work/onelayer"
+cp -R "$root/src/onelayer/." "$work/onelayer"
+rm -f "$work"/onelayer/backends/_kernel*
+g++ -shared -fsanitize=address,undefined "$work"/*.o -o "$work/onelayer/backends/_kernel$suffix"
+
+# Python does not free everything at its end: leaks are not looked for.
+export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+export PYTHONPATH="$work" ONELAYER_SHAPES="${ONELAYER_SHAPES:-2000}"
+"$python" -c 'import sys; from onelayer.backends.native import kernel; sys.exit(kernel.__file__[:len(sys.argv[1])] != sys.argv[1])' "$work"
+"$python" -m pytest -p no:cacheprovider -q "$root/tests/test_native.py" -k "not ctrl_c and not 40_epochs"
