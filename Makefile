@@ -1,7 +1,8 @@
 # make train    train on CIFAR-10 where it is or can be downloaded, else on the digits that scikit-learn carries
 # make test     lint, types and tests
 # make check    compare the gradients with complex steps and central differences, and with PyTorch where it is installed
-# make benchmark   time the NumPy backend against a plain NumPy loop
+# make benchmark   time onelayer against NumPy, PyTorch, scikit-learn and JAX, as far as they are installed
+# make wheel    build a wheel in dist/, install it in an empty environment, and train there
 #
 # Each sets up its own virtual environment in .venv first. Pass options on: make train ARGS="--learning-rate 0.01".
 
@@ -14,7 +15,7 @@ TEST_PACKAGES ?=
 # Other packages are another installation.
 TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(TEST_PACKAGES)))
 
-.PHONY: train check test benchmark clean
+.PHONY: train check test benchmark wheel clean
 
 train: $(VENV)/installed
 	$(VENV)/bin/onelayer train $(ARGS)
@@ -29,7 +30,10 @@ test: $(TESTS_INSTALLED)
 	$(VENV)/bin/pytest $(ARGS)
 
 benchmark: $(VENV)/installed
-	$(VENV)/bin/python benchmarks/numpy_loop.py $(ARGS)
+	$(VENV)/bin/python benchmarks/peers.py $(ARGS)
+
+wheel: $(VENV)/bin/python
+	tools/try_wheel.sh $(VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
