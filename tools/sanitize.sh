@@ -38,6 +38,15 @@ g++ -shared -fsanitize=address,undefined "$work"/*.o -o "$work/onelayer/backends
 # Python does not free everything at its end: leaks are not looked for.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH="$work" ONELAYER_SHAPES="${ONELAYER_SHAPES:-2000}"
-"$python" -c 'import sys; from onelayer.backends.native import kernel; sys.exit(kernel.__file__[:len(sys.argv[1])] != sys.argv[1])' "$work"
-"$python" -m pytest -p no:cacheprovider -q "$root/tests/test_native.py" -k "not ctrl_c and not 40_epochs"
+export ONELAYER_SHAPES="${ONELAYER_SHAPES:-2000}"
+# An editable installation's finder comes before any path: it is taken out, and what is loaded is checked.
+"$python" -c '
+import sys
+work, *arguments = sys.argv[1:]
+sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_editable")]
+sys.path.insert(0, work)
+from onelayer.backends.native import kernel
+assert kernel is not None and kernel.__file__.startswith(work), kernel
+import pytest
+sys.exit(pytest.main(arguments))
+' "$work" -p no:cacheprovider -q "$root/tests/test_native.py" -k "not ctrl_c and not 40_epochs"
