@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     splits = onelayer.load_splits(arguments.data, SplitConfig(protocol="batch"))
-    config = TrainConfig(epochs=20)
+    config = TrainConfig(epochs=20, backend="numpy")
     state = TrainingState.initial(splits.dataset.rows.shape[1], len(splits.dataset.class_names), config)
     rng = np.random.default_rng(0)
     plain = plain_loop(splits, state, config)
