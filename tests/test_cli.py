@@ -490,3 +490,15 @@ def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_ci
     assert code == 0
     assert "3 epochs done, going on to 5" in out
     assert run_cli("evaluate", trained)[0] == 0
+
+
+def test_without_the_compiled_kernel_numpy_trains_and_a_line_says_so(run_cli, tiny_cifar, monkeypatch):
+    for room in ("onelayer.backends.native", "onelayer.training"):
+        monkeypatch.setattr(f"{room}.kernel", None)
+    code, out, err = run_cli("train", "--data", tiny_cifar, *TINY)
+    assert (code, err) == (0, "")
+    assert "note: onelayer was installed without a C++ compiler; NumPy does the arithmetic" in out
+    assert "for 3 epochs (numpy)" in out
+    assert_one_line(
+        run_cli("train", "--data", tiny_cifar, "--backend", "native"), "the backend native was not compiled"
+    )

@@ -107,6 +107,7 @@ def train(
     config_file
         TOML file that sets these options by the same names; the command line wins.
     """
+    from onelayer.backends import native
     from onelayer.data import load_splits
     from onelayer.run import Plan, Run, free_directory, start
     from onelayer.screen import Screen
@@ -117,6 +118,8 @@ def train(
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint)
     run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
     screen.data(splits)
+    if config.backend == "auto" and native.kernel is None:
+        screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
     with _resumable(run):
         with screen.training(0, config.epochs) as on_epoch:
             result = start(run, plan, splits, on_epoch)
