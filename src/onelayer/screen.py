@@ -106,7 +106,8 @@ class Screen:
             + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
             for dW, db in pairs
         ]
-        self.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where")
+        self.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where;")
+        self.say("eps is a quarter of the largest gradient, ordinary logits are of order 1, large ones of 1e4")
         self.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
         for reason in {reason for report in reports for reason in report.skipped.values()}:
             self.say(f"note: {reason}")
