@@ -208,6 +208,10 @@ def test_rows_of_a_split():
         ({"labels": np.zeros(120, np.int32)}, "labels are int32; expected int64"),
         ({"labels": np.arange(120)}, "row 4 has label 4; labels are 0 to 3"),
         ({"labels": -np.ones(120, np.int64)}, "row 0 has label -1; labels are 0 to 3"),
+        ({"row_weights": np.ones(120)}, "120 row weights are float64; expected float32, one a row"),
+        ({"row_weights": np.ones(5, np.float32)}, "5 row weights are float32; expected float32, one a row"),
+        ({"row_weights": np.full(120, -1, np.float32)}, "row weights must be finite numbers of at least 0"),
+        ({"row_weights": np.full(120, np.nan, np.float32)}, "row weights must be finite numbers of at least 0"),
         ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are no pictures of \(1, 2, 2\)"),
     ],
 )

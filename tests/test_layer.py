@@ -23,6 +23,17 @@ def assert_same(actual, expected):
         np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
+@BOTH
+def test_a_row_that_counts_twice_equals_the_row_twice(loss):
+    layer, X, y = example(loss)
+    w = np.array([2, 1, 0, 3, 1, 1])
+    twice = np.repeat(np.arange(6), w)
+    share = w.sum() / len(w)
+    expected = [share * g for g in layer.gradients(X[twice], y[twice])]
+    assert_same(layer.gradients(X, y, row_weights=w), expected)
+    assert_same([layer.cost(X, y, row_weights=w)], [share * layer.cost(X[twice], y[twice])])
+
+
 def test_initial_weights_are_drawn_class_by_class():
     layer = SoftmaxLayer.initial(3, 2, np.random.default_rng(42), init_std=0.5)
     draws = np.random.default_rng(42).standard_normal(6)

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -24,6 +26,10 @@ from onelayer.training import TrainingState, choose_backend
 needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 VARIANTS = kernel.variants() if kernel else []
 SHAPES = int(os.environ.get("ONELAYER_SHAPES", "10000"))  # fewer where each is slow, as under a sanitizer
+
+
+def never() -> bool:
+    return False
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -75,14 +81,16 @@ def test_accuracy_after_40_epochs_on_cifar(cifar):
 def random_case(rng, K=None, d=None):
     """Rows of a random shape with a layer, and what an epoch with them needs."""
     d = d or int(rng.choice([1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 100]))
-    K = K or int(rng.choice([2, 3, 4, 5, 9, 10, 11, 17]))
+    K = K or int(rng.choice([2, 3, 4, 5, 9, 10, 11, 17, 21, 40]))
     n = int(rng.choice([1, 2, 3, 7, 20]))
     pixels = rng.random() < 0.5
     rows = rng.integers(0, 256, (n, d)).astype(np.uint8) if pixels else rng.normal(3, 2, (n, d)).astype(np.float32)
     widths = [w for w in (1, 2, 4, 5, 11) if d % w == 0]
     width = int(rng.choice(widths))
     labels = rng.integers(0, K, n)
-    dataset = Dataset(rows, labels, tuple(str(k) for k in range(K)), (1, d // width, width), "random")
+    row_weights = rng.choice([0, 0.5, 1, 3], n).astype(np.float32) if rng.random() < 0.3 else None
+    names = tuple(str(k) for k in range(K))
+    dataset = Dataset(rows, labels, names, (1, d // width, width), "random", row_weights=row_weights)
     # Standardised by other rows' figures, as one row has no spread of its own.
     mean, scale = (rng.uniform(100, 150, d), rng.uniform(40, 80, d)) if pixels else (np.full(d, 3.0), np.full(d, 2.0))
     loss = LOSSES[str(rng.choice(["softmax", "sigmoid"]))]
@@ -101,11 +109,11 @@ def compare(case):
     native = NativeBackend(single, standardizer, **options)
     reference = ArrayBackend(exact, standardizer, **options)
     for backend in (native, reference):
-        backend.run_epoch(split, order, 0.02, flipped)
+        backend.run_epoch(split, order, 0.02, flipped, never)
     shape = (split.dataset.rows.shape, len(layer.bias), layer.loss.name, options)
     assert relative(native.layer.weights, reference.layer.weights) <= 1e-5, shape
     assert np.abs(native.layer.bias - reference.layer.bias).max() <= 1e-5, shape
-    ours, theirs = native.evaluate(native.layer, split), reference.evaluate(reference.layer, split)
+    ours, theirs = (backend.evaluate(backend.layer, split, never) for backend in (native, reference))
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, abs=1e-5), shape
     assert ours.right == theirs.right, shape
 
@@ -162,7 +170,7 @@ def test_rows_in_a_memory_map(tmp_path):
     for rows in (dataset, mapped):
         state = TrainingState.initial(60, 4, TrainConfig())
         backend = NativeBackend(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=7)
-        backend.run_epoch(Split("train", rows, everything), everything, 0.1, None)
+        backend.run_epoch(Split("train", rows, everything), everything, 0.1, None, never)
         layers.append(backend.layer.weights.tobytes())
     assert layers[0] == layers[1]
 
@@ -186,7 +194,7 @@ def test_extreme_logits_give_the_exact_loss():
         ("sigmoid", (-1e9, 1e9, 0), (2e9 + np.log(2)) / 3),
     ]:
         layer = SoftmaxLayer(np.zeros((1, 3), np.float32), np.array(bias, np.float32), LOSSES[loss])
-        assert backend.evaluate(layer, split).loss == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert backend.evaluate(layer, split, never).loss == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @needs_kernel
@@ -201,6 +209,7 @@ def good_arguments():
     return {
         "rows": rng.integers(0, 256, (6, 4)).astype(np.uint8),
         "labels": np.array([0, 1, 2, 0, 1, 2]),
+        "row_weights": np.ones(6, np.float32),
         "mean": np.zeros(4),
         "scale": np.ones(4),
         "order": np.arange(6),
@@ -212,6 +221,7 @@ def good_arguments():
         "learning_rate": 0.1,
         "l2": 0.0,
         "loss": "softmax",
+        "cancelled": None,
     }
 
 
@@ -241,6 +251,13 @@ BAD = {
         lambda a: a[::-1],
         lambda a: a[:, None],
     ],
+    "row_weights": [
+        lambda a: a.astype(float),
+        lambda a: a[:5],
+        lambda a: -a,
+        lambda a: a * np.nan,
+        lambda a: a * np.inf,
+    ],
     "mean": [lambda a: a.astype(np.float32), lambda a: a[:3], lambda a: a * np.nan],
     "scale": [lambda a: a.astype(np.float32), lambda a: a[:3], lambda a: a * 0, lambda a: -a],
     "order": [lambda a: a.astype(np.int32), lambda a: a[:0], lambda a: a + 1, lambda a: a - 1, lambda a: a[::2]],
@@ -258,6 +275,7 @@ BAD = {
     "learning_rate": [lambda x: np.nan, lambda x: "fast"],
     "l2": [lambda x: np.inf],
     "loss": [lambda x: "hinge", lambda x: None],
+    "cancelled": [lambda x: True],
 }
 
 
@@ -279,7 +297,7 @@ def test_arrays_are_updated_where_they_are():
     arguments = good_arguments()
     kernel.run_epoch(**arguments)
     assert np.abs(arguments["templates"]).max() > 0
-    arguments["flipped"] = None
+    arguments["flipped"] = arguments["row_weights"] = None
     kernel.run_epoch(**arguments)
 
 
@@ -295,27 +313,63 @@ import numpy as np
 from onelayer.backends.native import kernel
 n, d, K = 200, 3072, 10
 order = np.zeros(100_000_000, np.int64)
-print("starts", flush=True)
-kernel.run_epoch(np.zeros((n, d), np.uint8), np.zeros(n, np.int64), np.zeros(d), np.ones(d), order, None, 0,
-                 np.zeros((K, d), np.float32), np.zeros(K, np.float32), 100, 0.1, 0.0, "softmax")
+kernel.run_epoch(np.zeros((n, d), np.uint8), np.zeros(n, np.int64), None, np.zeros(d), np.ones(d), order, None, 0,
+                 np.zeros((K, d), np.float32), np.zeros(K, np.float32), 100, 0.1, 0.0, "softmax", None)
 """
 
 
 @needs_kernel
-def test_ctrl_c_ends_a_long_epoch_within_a_second():
+def test_an_evaluation_in_another_thread_can_be_cancelled():
+    dataset = toy_dataset()
+    split = Split("train", dataset, np.zeros(20_000_000, np.int64))
+    state = TrainingState.initial(60, 4, TrainConfig())
+    for kind in (NativeBackend, ArrayBackend):
+        backend = kind(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=7)
+        cancelled = threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            future = executor.submit(backend.evaluate, state.layer, split, cancelled.is_set)
+            time.sleep(0.3)
+            assert not future.done()
+            cancelled.set()
+            with pytest.raises(InterruptedError):
+                future.result(timeout=1)
+
+
+LONG_EVALUATION = """
+import numpy as np
+from onelayer import train
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
+rows = np.zeros((200, 3072), np.uint8)
+dataset = Dataset(rows, np.arange(200) % 2, ("a", "b"), None, "long")
+few, many = np.arange(200), np.zeros(50_000_000, np.int64)
+splits = Splits(Split("train", dataset, few), Split("validation", dataset, many), Split("test", dataset, few), "made")
+train(splits, TrainConfig(epochs=2), on_epoch=print)
+"""
+
+
+def interrupt(code: str, after: float) -> tuple[float, int, bytes]:
+    """Run Python code, send it SIGINT; seconds until its end, exit code, errors."""
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_EPOCH],
+        [sys.executable, "-c", f"print('starts', flush=True)\n{code}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background ignore
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout.readline() == b"starts\n"
-    time.sleep(1.0)
+    time.sleep(after)
     process.send_signal(signal.SIGINT)
     started = time.perf_counter()
     _, errors = process.communicate(timeout=20)
-    assert time.perf_counter() - started < 1.5  # a second, and the interpreter's end
-    assert process.returncode != 0
+    return time.perf_counter() - started, process.returncode, errors
+
+
+@needs_kernel
+@pytest.mark.parametrize("code", [LONG_EPOCH, LONG_EVALUATION], ids=["epoch", "evaluation"])
+def test_ctrl_c_ends_long_work_within_a_second(code):
+    seconds, status, errors = interrupt(code, after=2.0)
+    assert seconds < 1.5  # a second, and the interpreter's end
+    assert status != 0
     assert b"KeyboardInterrupt" in errors
 
 
@@ -325,6 +379,10 @@ def test_auto_takes_what_can_be_had(monkeypatch):
     assert choose_backend(dataset, TrainConfig(dtype="float64")) is ArrayBackend
     if kernel:
         assert choose_backend(dataset, TrainConfig()) is NativeBackend
+        many_classes = Dataset(dataset.rows, dataset.labels, tuple(map(str, range(1000))), None, "many classes")
+        assert choose_backend(many_classes, TrainConfig(batch_size=100)) is NativeBackend
+        assert choose_backend(many_classes, TrainConfig(batch_size=1000)) is ArrayBackend
+        assert choose_backend(many_classes, TrainConfig(batch_size=1000, backend="native")) is NativeBackend
         with pytest.raises(ConfigError, match=r"native does not do float64.*backend numpy"):
             choose_backend(dataset, TrainConfig(backend="native", dtype="float64"))
     monkeypatch.setattr("onelayer.training.kernel", None)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -217,9 +218,9 @@ def test_torch_tensors_give_what_numpy_arrays_give(dtype):
     layers, totals = [], []
     for namespace in (array_api_compat.numpy, array_api_compat.torch):
         backend = ArrayBackend(state.layer, standardizer, l2=0.1, batch_size=32, namespace=namespace, device="cpu")
-        backend.run_epoch(splits.train, np.arange(len(splits.train)), 0.05, flipped)
+        backend.run_epoch(splits.train, np.arange(len(splits.train)), 0.05, flipped, bool)
         layers.append(backend.layer)
-        totals.append(backend.evaluate(state.layer, splits.validation))
+        totals.append(backend.evaluate(state.layer, splits.validation, bool))
     assert isinstance(layers[1], SoftmaxLayer)
     assert isinstance(layers[1].weights, np.ndarray)
     assert relative(layers[1].weights, layers[0].weights) < 1e-12
@@ -245,3 +246,21 @@ def test_penalised_setting_on_real_data(cifar_splits):
     assert result.scores["validation"].accuracy == pytest.approx(0.365, abs=0.007)
     assert result.scores["test"].accuracy == pytest.approx(0.374, abs=0.006)
     assert result.state.history[0].test_accuracy == pytest.approx(0.302, abs=0.01)
+
+
+def test_test_rows_are_left_alone_if_asked():
+    splits = toy_splits()
+    config = TrainConfig(epochs=3)
+    quiet, loud = (train(splits, config, report_test=report) for report in (False, True))
+    assert set(quiet.scores) == {"train", "validation"}
+    assert [record.test_accuracy for record in quiet.state.history] == [None] * 3
+    assert quiet.model.layer.weights.tobytes() == loud.model.layer.weights.tobytes()
+    assert loud.state.history[0].test_accuracy is not None
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_training_can_be_cancelled(backend):
+    cancelled = threading.Event()
+    config = TrainConfig(epochs=10**6, backend=backend)
+    with pytest.raises(InterruptedError):
+        train(toy_splits(), config, on_epoch=lambda state: cancelled.set(), cancelled=cancelled.is_set)

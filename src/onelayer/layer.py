@@ -82,15 +82,18 @@ class SoftmaxLayer:
         xp = array_namespace(self.weights)
         return l2 * xp.sum(self.weights * self.weights)
 
-    def cost(self, X: Array, y: Array, l2: float = 0.0) -> Array:
-        """The cost J, in nats: mean loss of rows X (n, d) with labels y (n,), plus the penalty."""
+    def cost(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> Array:
+        """The cost J, in nats: mean weighted loss of rows X (n, d) with labels y (n,), plus the penalty."""
         xp = array_namespace(X)
-        return xp.mean(self.loss.of_rows(self.logits(X), y)) + self.penalty(l2)
+        losses = self.loss.of_rows(self.logits(X), y)
+        return xp.mean(losses if row_weights is None else losses * row_weights) + self.penalty(l2)
 
-    def gradients(self, X: Array, y: Array, l2: float = 0.0) -> tuple[Array, Array]:
-        """The gradients dJ/dW (d, K) and dJ/db (K,) at rows X (n, d) with labels y (n,)."""
+    def gradients(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> tuple[Array, Array]:
+        """The gradients dJ/dW (d, K) and dJ/db (K,) of `cost`."""
         xp = array_namespace(X)
         G = self.loss.residual(self.logits(X), y)  # (n, K)
+        if row_weights is not None:
+            G = G * row_weights[:, None]
         dW = (G.T @ X).T  # (d, K); the same as X.T @ G, with the long side contiguous, which BLAS does faster
         if l2:
             dW = dW + 2 * l2 * self.weights

@@ -310,7 +310,12 @@ class Run:
 
 
 def start(
-    run: Run, plan: Plan, splits: Splits, on_epoch: Callable[[TrainingState], None] | None = None
+    run: Run,
+    plan: Plan,
+    splits: Splits,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    report_test: bool = True,
+    cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
     """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed."""
     # What auto stands for is recorded: resumed with another backend, the run would not end with the same bits.
@@ -319,7 +324,7 @@ def start(
     d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
     state = TrainingState.initial(d, K, plan.config)
     run.write_checkpoint(plan, state)
-    return _go_on(run, plan, splits, state, on_epoch)
+    return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
 
 
 def resume(
@@ -327,6 +332,8 @@ def resume(
     splits: Splits,
     epochs: int | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
+    report_test: bool = True,
+    cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
     """Go on with an interrupted run, or with a complete one for more epochs.
 
@@ -337,7 +344,7 @@ def resume(
         Of the run's own data.
     epochs : int, optional
         How many there are to be in all, if not as many as planned; not below those that are done.
-    on_epoch : callable, optional
+    on_epoch, report_test, cancelled
         As for `train`.
 
     Raises
@@ -352,11 +359,17 @@ def resume(
     if epochs is not None and epochs != plan.config.epochs:
         plan = replace(plan, config=replace(plan.config, epochs=epochs))
         run.write_checkpoint(plan, state)
-    return _go_on(run, plan, splits, state, on_epoch)
+    return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
 
 
 def _go_on(
-    run: Run, plan: Plan, splits: Splits, state: TrainingState, on_epoch: Callable[[TrainingState], None] | None
+    run: Run,
+    plan: Plan,
+    splits: Splits,
+    state: TrainingState,
+    on_epoch: Callable[[TrainingState], None] | None,
+    report_test: bool,
+    cancelled: Callable[[], bool],
 ) -> TrainingResult:
     latest, written, written_at = state, state, time.monotonic()
 
@@ -370,7 +383,9 @@ def _go_on(
             on_epoch(state)
 
     try:
-        result = train(splits, plan.config, start=state, on_epoch=after_epoch)
+        result = train(
+            splits, plan.config, start=state, on_epoch=after_epoch, report_test=report_test, cancelled=cancelled
+        )
     except BaseException:  # Ctrl-C and SIGTERM among them
         if latest is not written:
             with suppress(OnelayerError):  # what stopped the training is the error to show

@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,6 @@ from onelayer.data.dataset import Dataset, Splits
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class EpochRecord:
     test_accuracy: float | None
     seconds: float
 
+
+# So many classes, and rows in a batch, make a product that BLAS does as quickly as the kernel or up to a tenth quicker.
+BLAS_SIZE = 512
 
 History = tuple[EpochRecord, ...]
 HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
@@ -124,6 +127,8 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     elif not NativeBackend.takes(dataset.rows):
         obstacle = f"needs the rows of {dataset.name} one after the other: store them in C order"
     if obstacle is None:
+        if config.backend == "auto" and min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
+            return ArrayBackend
         return NativeBackend
     if config.backend == "native":
         raise ConfigError(f"the backend native {obstacle}, or use the backend numpy")
@@ -142,18 +147,24 @@ def train(
     *,
     start: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
+    report_test: bool = True,
+    cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
     """Train a layer by mini-batch gradient descent.
 
     Parameters
     ----------
     splits : Splits
-        The test rows are evaluated after the first and the last epoch, and used for nothing.
+        The test rows are evaluated after the first and the last epoch, if at all, and used for nothing.
     config : TrainConfig
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     on_epoch : callable, optional
         Called with the state after each epoch.
+    report_test : bool
+        False leaves the test rows alone.
+    cancelled : callable, optional
+        Asked now and then, in other threads too; true ends the training.
 
     Raises
     ------
@@ -161,6 +172,8 @@ def train(
         If images are to be flipped where there are none, or the backend asked for cannot do this.
     DivergedError
         If a cost is not finite after an epoch.
+    InterruptedError
+        If it was cancelled.
     """
     dataset = splits.dataset
     d, K = dataset.rows.shape[1], len(dataset.class_names)
@@ -171,7 +184,7 @@ def train(
         raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
     if state.epoch > 1:  # what was the last epoch may be one in the middle now
         state = _with_last_test_accuracy(state, None)
-    standardizer = Standardizer.fit(splits.train.row_blocks(BLOCK_ROWS))
+    standardizer = splits.standardizer
     chosen = choose_backend(dataset, config)
     backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
     overlaps = _overlaps(config.threads)
@@ -179,13 +192,15 @@ def train(
     rng.bit_generator.state = state.rng_state
     scores: dict[str, Score] = {}
     settled_at = time.perf_counter()
+    stopping = threading.Event()
 
     def score(layer: SoftmaxLayer, epoch: int) -> dict[str, Score]:
         with np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error of its own
             penalty = float(layer.penalty(config.l2))
             of_split = {}
-            for split in splits if epoch in (1, config.epochs) else (splits.train, splits.validation):
-                totals = backend.evaluate(layer, split)
+            with_test = report_test and epoch in (1, config.epochs)
+            for split in splits if with_test else (splits.train, splits.validation):
+                totals = backend.evaluate(layer, split, lambda: stopping.is_set() or cancelled())
                 loss = totals.loss / len(split)
                 of_split[split.name] = Score(loss, loss + penalty, totals.right / len(split))
         return of_split
@@ -218,22 +233,27 @@ def train(
     # one thread. The second core evaluates the weights of an epoch while the first trains the next.
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(1) as evaluator:
         settle_last: Callable[[], None] = lambda: None  # noqa: E731
-        for epoch in range(state.epoch + 1, config.epochs + 1):
-            order = rng.permutation(len(splits.train))
-            flipped = rng.random(len(order)) < 0.5 if config.flip else None
-            with np.errstate(over="ignore", invalid="ignore"):
-                backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped)
-            layer = backend.layer
-            settle_last()
-            future = evaluator.submit(score, layer, epoch)
-            settle_last = partial(settle, epoch, layer, dict(rng.bit_generator.state), future)
-            if not overlaps:
+        try:
+            for epoch in range(state.epoch + 1, config.epochs + 1):
+                if cancelled():  # an epoch that is over in no time does not ask
+                    raise InterruptedError
+                order = rng.permutation(len(splits.train))
+                flipped = rng.random(len(order)) < 0.5 if config.flip else None
+                with np.errstate(over="ignore", invalid="ignore"):
+                    backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped, cancelled)
+                layer = backend.layer
                 settle_last()
-                settle_last = lambda: None  # noqa: E731
-        settle_last()
-        if not scores:
-            scores = score(state.layer, config.epochs)
-    if state.history:
+                future = evaluator.submit(score, layer, epoch)
+                settle_last = partial(settle, epoch, layer, dict(rng.bit_generator.state), future)
+                if not overlaps:
+                    settle_last()
+                    settle_last = lambda: None  # noqa: E731
+            settle_last()
+            if not scores:
+                scores = evaluator.submit(score, state.layer, config.epochs).result()
+        finally:
+            stopping.set()  # Ctrl-C does not wait for what the other thread is evaluating
+    if state.history and report_test:
         state = _with_last_test_accuracy(state, scores["test"].accuracy)
     model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape)
     return TrainingResult(model, state, scores, backend.name)

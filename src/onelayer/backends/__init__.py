@@ -1,5 +1,6 @@
 """What training asks of whoever does the arithmetic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,18 +12,18 @@ from onelayer.layer import SoftmaxLayer
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the rows of a split, to be divided once by their number.
+    """Sums over the rows of a split, each times its weight, to be divided once by their number.
 
     Parameters
     ----------
     loss : float
         Sum of the rows' losses, in nats.
-    right : int
-        Rows whose largest logit is that of the true class.
+    right : float
+        Number of rows whose largest logit is that of the true class.
     """
 
     loss: float
-    right: int
+    right: float
 
 
 class Backend(Protocol):
@@ -36,8 +37,18 @@ class Backend(Protocol):
     def layer(self) -> SoftmaxLayer:
         """The layer as NumPy arrays of its own, weights for standardised rows."""
 
-    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
-        """Visit the rows at the places `order` (n,) in batches, mirrored where `flipped` (n,) is true."""
+    def run_epoch(
+        self,
+        train: Split,
+        order: np.ndarray,
+        learning_rate: float,
+        flipped: np.ndarray | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Visit the rows at the places `order` (n,) in batches, mirrored where `flipped` (n,) is true.
 
-    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+        Raises InterruptedError soon after `cancelled()` is true, as `evaluate` does.
+        """
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         """Loss and right answers of any layer over a whole split; may run while an epoch does, in another thread."""

@@ -1,5 +1,6 @@
 """The reference backend: one code for NumPy arrays and PyTorch tensors, through the array API standard."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Literal
 
@@ -45,7 +46,7 @@ class ArrayBackend:
     ) -> None:
         self._xp, self._device = namespace, device
         self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size
-        dtype = str(layer.weights.dtype)
+        self._dtype = dtype = str(layer.weights.dtype)
         self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
         self._bias = self._array(layer.bias.copy())
         self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
@@ -55,35 +56,53 @@ class ArrayBackend:
         templates, bias = (np.asarray(to_device(array, "cpu")).copy() for array in (self._templates, self._bias))
         return SoftmaxLayer(templates.T, bias, self._loss)
 
-    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
+    def run_epoch(
+        self,
+        train: Split,
+        order: np.ndarray,
+        learning_rate: float,
+        flipped: np.ndarray | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
         for start in range(0, len(order), self._batch_size):
+            if cancelled():
+                raise InterruptedError
             batch = slice(start, start + self._batch_size)
             rows = train.rows(order[batch])
             if flipped is not None and train.dataset.image_shape is not None:
                 _mirror(rows, flipped[batch], train.dataset.image_shape)
             R, y = self._array(rows), self._array(train.labels[order[batch]])
+            w = self._weights(train, order[batch])
             folded = self._standardizer.input_layer(self._layer, R)
-            dV, db = folded.gradients(self._standardizer.inputs(R), y)
+            dV, db = folded.gradients(self._standardizer.inputs(R), y, row_weights=w)
             dW = self._standardizer.unfold_gradient(dV, db, R)
             if self._l2:
                 dW = dW + 2 * self._l2 * self._layer.weights
             self._templates -= learning_rate * dW.T
             self._bias -= learning_rate * db
 
-    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+    def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         layer = SoftmaxLayer(self._array(layer.weights.T).T, self._array(layer.bias), layer.loss)
         folded = self._standardizer.input_layer(layer, self._array(split.rows(slice(0, 1))))
-        loss, right = 0.0, 0
+        xp, loss, right = self._xp, 0.0, 0.0
         for block in split.blocks(BLOCK_ROWS):
+            if cancelled():
+                raise InterruptedError
             S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
             y = self._array(split.labels[block])
-            loss += float(self._xp.sum(self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)))
-            right += int(self._xp.sum(self._xp.argmax(S, axis=1) == y))
+            w = self._weights(split, block)
+            of_rows = [xp.astype(a, xp.float64) for a in (self._loss.of_rows(S, y), xp.argmax(S, axis=1) == y)]
+            block_loss, block_right = (xp.sum(a if w is None else a * w) for a in of_rows)
+            loss, right = loss + float(block_loss), right + float(block_right)
         return Totals(loss, right)
 
     @property
     def _layer(self) -> SoftmaxLayer:
         return SoftmaxLayer(self._templates.T, self._bias, self._loss)
+
+    def _weights(self, split: Split, places: slice | np.ndarray) -> Array | None:
+        weights = split.row_weights(places)
+        return None if weights is None else self._array(weights.astype(self._dtype))
 
     def _array(self, array: np.ndarray) -> Array:
         if self._xp is array_api_compat.numpy:

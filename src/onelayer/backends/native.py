@@ -1,5 +1,6 @@
 """The fast path on a CPU: `onelayer.backends._kernel`, compiled C++, behind the backend seam."""
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Literal
@@ -51,13 +52,21 @@ class NativeBackend:
     def layer(self) -> SoftmaxLayer:
         return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
 
-    def run_epoch(self, train: Split, order: np.ndarray, learning_rate: float, flipped: np.ndarray | None) -> None:
+    def run_epoch(
+        self,
+        train: Split,
+        order: np.ndarray,
+        learning_rate: float,
+        flipped: np.ndarray | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
         dataset = train.dataset
         if dataset.image_shape is None:
             flipped = None
         _built().run_epoch(
             rows=dataset.rows,
             labels=dataset.labels,
+            row_weights=dataset.row_weights,
             mean=self._mean,
             scale=self._scale,
             order=train.indices[order],
@@ -69,18 +78,21 @@ class NativeBackend:
             learning_rate=learning_rate,
             l2=self._l2,
             loss=self._loss.name,
+            cancelled=cancelled,
         )
 
-    def evaluate(self, layer: SoftmaxLayer, split: Split) -> Totals:
+    def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         loss, right = _built().evaluate(
             rows=split.dataset.rows,
             labels=split.dataset.labels,
+            row_weights=split.dataset.row_weights,
             mean=self._mean,
             scale=self._scale,
             places=np.ascontiguousarray(split.indices),
             templates=layer.weights.T.astype(np.float32, order="C", copy=False),
             bias=layer.bias.astype(np.float32, copy=False),
             loss=layer.loss.name,
+            cancelled=cancelled,
         )
         return Totals(loss, right)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from onelayer.config import SplitConfig
 from onelayer.errors import ConfigError, DataError
+from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Dataset:
         What a person should be told about the source.
     source : str
         What `onelayer.load` takes to load it again: a name or an absolute path; empty where it cannot.
+    row_weights : ndarray (n,), float32, or None
+        How much each row counts, 1 on average over those that are trained on; None is 1 for all.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class Dataset:
     official: bool | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+    row_weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:
@@ -66,6 +70,12 @@ class Dataset:
             raise DataError(f"{self.name}: row {row} has label {self.labels[row]}; labels are 0 to {K - 1}")
         if self.image_shape is not None and np.prod(self.image_shape) != self.rows.shape[1]:
             raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
+        if self.row_weights is not None:
+            w = self.row_weights
+            if w.shape != self.labels.shape or w.dtype != np.float32:
+                raise DataError(f"{self.name}: {len(w)} row weights are {w.dtype}; expected float32, one a row")
+            if not (np.isfinite(w).all() and (w >= 0).all()):
+                raise DataError(f"{self.name}: row weights must be finite numbers of at least 0")
         for name in ("rows", "labels"):  # views that cannot be written to; the caller's arrays stay as they are
             view = getattr(self, name).view()
             view.flags.writeable = False
@@ -112,6 +122,11 @@ class Split:
         """Labels (n,) of the split's rows."""
         return self.dataset.labels[self.indices]
 
+    def row_weights(self, places: slice | np.ndarray) -> np.ndarray | None:
+        """Weights of the rows at `places` within the split; None is 1 for all."""
+        weights = self.dataset.row_weights
+        return None if weights is None else weights[self.indices[places]]
+
     def rows(self, places: slice | np.ndarray) -> np.ndarray:
         """Raw rows at `places` within the split: a view where they lie side by side, else a copy of these few."""
         if isinstance(places, slice) and places.step in (None, 1) and self._contiguous:
@@ -154,6 +169,11 @@ class Splits:
     @property
     def dataset(self) -> Dataset:
         return self.train.dataset
+
+    @cached_property
+    def standardizer(self) -> Standardizer:
+        """Of the training rows."""
+        return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
 
     @cached_property
     def duplicates(self) -> dict[str, int]:

@@ -21,6 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <type_traits>  // types only
+#include <utility>
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -28,21 +31,20 @@
 namespace onelayer {
 namespace {
 
-// A tile has ROWS * CLASSES accumulators: of 32 registers 20, of 16 registers 10. Fewer would wait for each other, more
-// leave too few registers for what is multiplied.
+// A tile has 2 * CLASSES accumulators: of 32 registers 20, of 16 registers 10. Fewer would wait for each other, more
+// leave too few registers for what is multiplied. The templates of a tile take PANEL * CLASSES floats of the L1 cache.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, CLASSES = 10;
+constexpr int LANES = 16, CLASSES = 10, PANEL = 768;
 #elif defined(__AVX2__)
-constexpr int LANES = 8, CLASSES = 5;
+constexpr int LANES = 8, CLASSES = 5, PANEL = 1024;
 #elif defined(__aarch64__)
-constexpr int LANES = 4, CLASSES = 10;
+constexpr int LANES = 4, CLASSES = 10, PANEL = 768;
 #else
-constexpr int LANES = 4, CLASSES = 5;
+constexpr int LANES = 4, CLASSES = 5, PANEL = 1024;
 #endif
 constexpr int ACCUMULATORS = 2 * CLASSES;
-constexpr int STEP = 4 * LANES;      // rows are padded to this
-constexpr int64_t PANEL = 5120 / CLASSES;  // features; the templates of a tile take 20 kB of the L1 cache
-constexpr int64_t CHUNK_ROWS = 128, CHUNK_BYTES = 512 << 10;  // of the rows treated together: half of an L2 cache
+constexpr int STEP = 4 * LANES;  // rows are padded to this
+constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10;  // of the rows treated together: half of an L2 cache
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
@@ -83,23 +85,56 @@ inline Vector load_once(const float *p) {
 
 inline Vector splat(float x) { return x - Vector{}; }  // x - 0 is x, which compilers know; x + 0 is not
 
+using Lanes = std::make_integer_sequence<int, LANES>;
+
+template <int G, int... I>
+inline Vector swapped(Vector v, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(v, v, (I ^ G)...);
+}
+
 // Halves change places, then quarters, and so on: after op(v, swapped) at each, every lane holds the result of all.
-template <class F>
+template <int G = LANES / 2, class F>
 inline float across(Vector v, F op) {
-#if defined(__AVX512F__)
-    v = op(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-    v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-    v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-#elif defined(__AVX2__)
-    v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
-    v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
-#else
-    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
-    v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
-#endif
-    return v[0];
+    if constexpr (G)
+        return across<G / 2>(op(v, swapped<G>(v, Lanes())), op);
+    else
+        return v[0];
+}
+
+// Of each group of 2 G lanes of a and b, the first or the second half: where lane i of the result comes from.
+template <int G>
+constexpr int half_group(int i, int second) {
+    const int j = i % (LANES / 2);
+    return i / (LANES / 2) * LANES + j / G * 2 * G + second * G + j % G;
+}
+
+template <int G, int... I>
+inline Vector fold(Vector a, Vector b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, half_group<G>(I, 0)...) + __builtin_shufflevector(a, b, half_group<G>(I, 1)...);
+}
+
+// The sum of vector i, of N up to LANES, in lane i; the same bits as sum(), with fewer shuffles.
+template <int N, int G = LANES / 2>
+inline Vector sums(const Vector *v) {
+    if constexpr (G == 0) {
+        return v[0];
+    } else {
+        Vector folded[(N + 1) / 2];
+#pragma GCC unroll 16
+        for (int i = 0; i < N / 2; ++i) folded[i] = fold<G>(v[2 * i], v[2 * i + 1], Lanes());
+        if constexpr (N % 2) folded[N / 2] = fold<G>(v[N - 1], v[N - 1], Lanes());
+        return sums<(N + 1) / 2, G / 2>(folded);
+    }
+}
+
+// The sum of vector i, of N, added to to[i].
+template <int N>
+inline void add_sums(const Vector *v, float *to) {
+    constexpr int FEW = N < LANES ? N : LANES;
+    const Vector s = sums<FEW>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < FEW; ++i) to[i] += s[i];
+    if constexpr (N > LANES) add_sums<N - LANES>(v + LANES, to + LANES);
 }
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
@@ -234,72 +269,105 @@ struct Layer {
     Memory<float> b, c, shift;  // the last (K, LANES): partial sums of V m
 };
 
-// Some rows, copied: mirrored where they are to be, standardised where they are features.
-template <class T>
+// Some rows, copied into panels: mirrored where they are to be, standardised where they are features, and widened once
+// where there are so many classes that each would do it again. Pixels may also stay where they are.
+template <class Source, class Held>
 struct Chunk {
-    Chunk(const Rows &source, const Standardization &standardization, int64_t most)
-        : source(source), standardization(standardization), panels(smaller(most, rows_for(source.d)), source.d),
-          labels(panels.count), line(source.d) {}
-    static int64_t rows_for(int64_t d) {  // even, as rows are treated in pairs
-        const int64_t fit = CHUNK_BYTES / (d * int64_t(sizeof(T)) + 1) / 2 * 2;
+    Chunk(const Rows &source, const Standardization &standardization, int64_t most, int64_t K)
+        : source(source), standardization(standardization), panels(smaller(most, rows_for(source.d, K)), source.d),
+          labels(panels.count), weights(panels.count), line(source.d), here(panels.count), next(panels.count) {}
+    static int64_t rows_for(int64_t d, int64_t K) {
+        if (K > 2 * CLASSES) return CHUNK_ROWS;  // a panel of them is all that is in use at a time
+        const int64_t fit = CHUNK_BYTES / (d * int64_t(sizeof(Held)) + 1) / 2 * 2;  // even, as rows are treated in pairs
         return fit < 16 ? 16 : smaller(fit, CHUNK_ROWS);
     }
-    const T *row(int64_t place) const;
-    void copy(int64_t i, int64_t place, int64_t flip_width) {
-        labels[i] = source.labels[place];
-        const T *from = row(place);
-        if (flip_width) {
-            for (int64_t start = 0; start < source.d; start += flip_width)
-                for (int64_t x = 0; x < flip_width; ++x) line[start + x] = from[start + flip_width - 1 - x];
-            from = line;
+    const Source *row(int64_t place) const;
+    // The rows at the first n of `left` places; the next n will be wanted soon.
+    void take(const int64_t *places, int64_t n, int64_t left) {
+        for (int64_t i = 0; i < n; ++i) {
+            labels[i] = source.labels[places[i]];
+            weights[i] = source.weights ? source.weights[places[i]] : 1;
+            next[i] = row(places[i + n < left ? i + n : i]);
         }
-        set(i, from);
     }
-    void set(int64_t i, const T *from);
+    void copy(const int64_t *places, int64_t n, const uint8_t *flipped, int64_t width) {
+        for (int64_t i = 0; i < n; ++i) {
+            const Source *from = row(places[i]);
+            if (flipped && flipped[i]) {
+                for (int64_t start = 0; start < source.d; start += width)
+                    for (int64_t x = 0; x < width; ++x) line[start + x] = from[start + width - 1 - x];
+                from = line;
+            }
+            for (int64_t p = 0; p < panels.panels; ++p) set(panels.at(p, i), from + p * PANEL, p);
+            here[i] = panels.at(0, i);
+        }
+        step = panels.count * panels.stride;
+    }
+    // Whether rows can be multiplied where they are: without a padding to read beyond their end.
+    bool may_stay() const { return std::is_same_v<Source, Held> && source.pixels && source.d % STEP == 0; }
+    void stay(const int64_t *places, int64_t n) {
+        if constexpr (std::is_same_v<Source, Held>)
+            for (int64_t i = 0; i < n; ++i) here[i] = row(places[i]);
+        step = PANEL;
+    }
+    void set(Held *to, const Source *from, int64_t p) const;
     const Rows &source;
     const Standardization &standardization;
-    Panels<T> panels;
+    Panels<Held> panels;
     Memory<int64_t> labels;
-    Memory<T> line;
+    Memory<float> weights;
+    Memory<Source> line;
+    Memory<const Held *> here;    // the rows' first panels
+    int64_t step;                 // from a panel to the next
+    Memory<const Source *> next;  // rows to prefetch
 };
 
-template <>
-const uint8_t *Chunk<uint8_t>::row(int64_t place) const { return source.pixels + place * source.d; }
-template <>
-const float *Chunk<float>::row(int64_t place) const { return source.features + place * source.d; }
+template <class Source, class Held>
+const Source *Chunk<Source, Held>::row(int64_t place) const {
+    if constexpr (std::is_same_v<Source, float>)
+        return source.features + place * source.d;
+    else
+        return source.pixels + place * source.d;
+}
 
-template <>
-void Chunk<uint8_t>::set(int64_t i, const uint8_t *from) { panels.set(i, from); }
-
-template <>
-void Chunk<float>::set(int64_t i, const float *from) {
-    const Standardization &s = standardization;
-    for (int64_t p = 0; p < panels.panels; ++p, from += PANEL) {
+// A panel of a row. What would be read past the row's end stays 0 (of features, as their `inverse` is 0 there).
+template <class Source, class Held>
+void Chunk<Source, Held>::set(Held *to, const Source *from, int64_t p) const {
+    const int64_t width = panels.width(p);
+    if constexpr (std::is_same_v<Held, uint8_t>) {
+        memcpy(to, from, size_t(width));
+    } else {
+        const Standardization &s = standardization;
         const float *mean = s.source.at(p, 0), *rest = s.rest.at(p, 0), *inverse = s.source_inverse.at(p, 0);
-        float *to = panels.at(p, i);
-        auto standardized = [&](Vector x, int64_t j) {
-            return ((x - load(mean + j)) - load(rest + j)) * load(inverse + j);
+        auto put = [&](const Source *x, int64_t j) {
+            if constexpr (std::is_same_v<Source, uint8_t>)
+                store(to + j, load(x));
+            else
+                store(to + j, ((load(x) - load(mean + j)) - load(rest + j)) * load(inverse + j));
         };
-        const int64_t width = panels.width(p);
         int64_t j = 0;
-        for (; j + LANES <= width; j += LANES) store(to + j, standardized(load(from + j), j));
-        if (j < width) {  // what would be read past the row's end stays 0, as the inverse is there
-            Vector x = {};
-            memcpy(&x, from + j, size_t(width - j) * sizeof(float));
-            store(to + j, standardized(x, j));
+        for (; j + LANES <= width; j += LANES) put(from + j, j);
+        if (j < width) {
+            Source last[LANES] = {};
+            memcpy(last, from + j, size_t(width - j) * sizeof(Source));
+            put(last, j);
         }
     }
 }
 
-// Logits S (R, C) of R rows against C templates, over the features of a panel, added to what is there.
-template <int R, int C, class T>
-inline void tile_forward(const T *x, int64_t x_stride, const float *V, int64_t V_stride, int64_t width, float *S,
-                         int64_t S_stride) {
+// Logits S (R, C) of R rows x against C templates, over the features of a panel, added to what is there. On the way the
+// rows `next` are prefetched, a little at a time, as memory answers no faster.
+template <int R, int C, bool PREFETCH, class Source, class Held>
+inline void tile_forward(const Held *const *x, const Source *const *next, const float *V, int64_t V_stride, int64_t width,
+                         float *S, int64_t S_stride) {
     Vector acc[R][C] = {};
     for (int64_t j = 0; j < width; j += LANES) {
         Vector row[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) row[r] = load(x + r * x_stride + j);
+        for (int r = 0; r < R; ++r) {
+            row[r] = load(x[r] + j);
+            if (PREFETCH) __builtin_prefetch(next[r] + j, 0, 2);
+        }
 #pragma GCC unroll 16
         for (int c = 0; c < C; ++c) {
             const Vector v = load_once(V + c * V_stride + j);
@@ -308,29 +376,34 @@ inline void tile_forward(const T *x, int64_t x_stride, const float *V, int64_t V
         }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-        for (int c = 0; c < C; ++c) S[r * S_stride + c] += sum(acc[r][c]);
+    for (int r = 0; r < R; ++r) add_sums<C>(acc[r], S + r * S_stride);
 }
 
-// Logits S (n, K), padded to S_stride with minus infinity. (To prefetch the next rows meanwhile gained nothing.)
-template <class T>
-void forward(const Panels<T> &X, int64_t n, const Layer &layer, float *S, int64_t S_stride) {
+// Logits S (n, K) of the first n rows of a chunk, padded to S_stride with minus infinity.
+template <class Source, class Held>
+void forward(const Chunk<Source, Held> &X, int64_t n, const Layer &layer, float *S, int64_t S_stride) {
     const int64_t K = layer.K;
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t k = 0; k < K; ++k) S[i * S_stride + k] = layer.c[k];
         for (int64_t k = K; k < S_stride; ++k) S[i * S_stride + k] = -INFINITY;
     }
-    for (int64_t p = 0; p < X.panels; ++p) {
-        const int64_t width = X.padded(p);
+    for (int64_t p = 0; p < X.panels.panels; ++p) {
+        const int64_t width = X.panels.padded(p);
         for_class_tiles(K, [&]<int C>(int64_t k) {
             constexpr int R = C == CLASSES ? 2 : ACCUMULATORS / C < 6 ? ACCUMULATORS / C : 6;
             const float *V = layer.V.at(p, k);
+            auto tile = [&]<int rows, bool PREFETCH>(int64_t i) {
+                const Held *x[rows];
+                const Source *next[rows];
+                for (int r = 0; r < rows; ++r) x[r] = X.here[i + r] + p * X.step, next[r] = X.next[i + r] + p * PANEL;
+                tile_forward<rows, C, PREFETCH>(x, next, V, layer.V.stride, width, S + i * S_stride + k, S_stride);
+            };
             int64_t i = 0;
-            for (; i + R <= n; i += R)
-                tile_forward<R, C>(X.at(p, i), X.stride, V, layer.V.stride, width, S + i * S_stride + k, S_stride);
-            for (; i < n; ++i)
-                tile_forward<1, C>(X.at(p, i), X.stride, V, layer.V.stride, width, S + i * S_stride + k, S_stride);
+            if (k == 0)
+                for (; i + R <= n; i += R) tile.template operator()<R, true>(i);
+            else
+                for (; i + R <= n; i += R) tile.template operator()<R, false>(i);
+            for (; i < n; ++i) tile.template operator()<1, false>(i);
         });
     }
 }
@@ -348,10 +421,13 @@ inline float exponentials(float *s, int64_t stride, float *largest) {
     return sum(total);
 }
 
-// Probabilities minus one-hot labels, times `share`, in place of the logits S (n, stride); 0 in the padding.
-void residual(float *S, int64_t n, int64_t stride, const int64_t *labels, float share, Loss loss) {
+// Probabilities minus one-hot labels, times `share` and the row's weight, in place of the logits S (n, stride); 0 in the
+// padding.
+void residual(float *S, int64_t n, int64_t stride, const int64_t *labels, const float *weights, float share_of_rows,
+              Loss loss) {
     for (int64_t i = 0; i < n; ++i) {
         float *s = S + i * stride;
+        const float share = share_of_rows * weights[i];
         if (loss == Loss::softmax) {
             float top;
             const float factor = share / exponentials(s, stride, &top);
@@ -477,13 +553,13 @@ struct Patience {
     }
 };
 
-template <class T>
+template <class Source, class Held>
 bool epoch(const Epoch &e) {
     const int64_t d = e.rows.d, K = e.K, stride = round_up(K, LANES);
     const Standardization standardization(e.rows);
     Layer layer(e.templates, e.bias, K, standardization, d);
     const int64_t most = smaller(e.batch_size, e.count);
-    Chunk<T> chunk(e.rows, standardization, most);
+    Chunk<Source, Held> chunk(e.rows, standardization, most, K);
     const bool chunks = most > chunk.panels.count;
     Panels<float> gradient(chunks ? K : 0, d);
     Memory<float> S(chunk.panels.count * stride), sums(stride);
@@ -495,10 +571,10 @@ bool epoch(const Epoch &e) {
         memset(sums.p, 0, size_t(stride) * sizeof(float));
         for (int64_t done = 0; done < batch && !ended;) {
             const int64_t n = smaller(chunk.panels.count, batch - done), at = start + done;
-            for (int64_t i = 0; i < n; ++i)
-                chunk.copy(i, e.order[at + i], e.flipped && e.flipped[at + i] ? e.width : 0);
-            forward(chunk.panels, n, layer, S, stride);
-            residual(S, n, stride, chunk.labels, share, e.loss);
+            chunk.take(e.places + at, n, e.count - at);
+            chunk.copy(e.places + at, n, e.flipped ? e.flipped + at : nullptr, e.width);
+            forward(chunk, n, layer, S, stride);
+            residual(S, n, stride, chunk.labels, chunk.weights, share, e.loss);
             for (int64_t i = 0; i < n; ++i)
                 for (int64_t k = 0; k < stride; k += LANES) store(sums + k, load(sums + k) + load(S + i * stride + k));
             backward(chunk.panels, Update{S, stride, sums, standardization, layer, chunks ? &gradient : nullptr,
@@ -516,34 +592,45 @@ bool epoch(const Epoch &e) {
     return !ended;
 }
 
-template <class T>
+template <class Source, class Held>
 bool evaluate(Evaluation &e) {
     const int64_t d = e.rows.d, K = e.K, stride = round_up(K, LANES);
     const Standardization standardization(e.rows);
     const Layer layer(e.templates, e.bias, K, standardization, d);
-    Chunk<T> chunk(e.rows, standardization, smaller(e.count, 64));
+    Chunk<Source, Held> chunk(e.rows, standardization, smaller(e.count, K > CLASSES ? CHUNK_ROWS : 64), K);
     Memory<float> S(chunk.panels.count * stride);
     Patience patience{e.interrupted};
     e.loss_sum = 0;
     e.right = 0;
     for (int64_t start = 0; start < e.count; start += chunk.panels.count) {
         const int64_t n = smaller(chunk.panels.count, e.count - start);
-        for (int64_t i = 0; i < n; ++i) chunk.copy(i, e.places[start + i], 0);
-        forward(chunk.panels, n, layer, S, stride);
+        chunk.take(e.places + start, n, e.count - start);
+        if (chunk.may_stay())
+            chunk.stay(e.places + start, n);
+        else
+            chunk.copy(e.places + start, n, nullptr, 0);
+        forward(chunk, n, layer, S, stride);
         for (int64_t i = 0; i < n; ++i) {
             float *s = S + i * stride;
             int64_t best = 0;
             for (int64_t k = 1; k < K; ++k) best = s[k] > s[best] ? k : best;
-            e.right += best == chunk.labels[i];
-            e.loss_sum += loss_of(s, K, stride, chunk.labels[i], e.loss);
+            if (best == chunk.labels[i]) e.right += double(chunk.weights[i]);
+            e.loss_sum += double(chunk.weights[i]) * loss_of(s, K, stride, chunk.labels[i], e.loss);
         }
         if (patience.ends(n * d * K)) return false;
     }
     return true;
 }
 
-bool run_epoch(const Epoch &e) { return e.rows.pixels ? epoch<uint8_t>(e) : epoch<float>(e); }
-bool run_evaluation(Evaluation &e) { return e.rows.pixels ? evaluate<uint8_t>(e) : evaluate<float>(e); }
+bool run_epoch(const Epoch &e) {
+    if (e.rows.features) return epoch<float, float>(e);
+    return e.K > 2 * CLASSES ? epoch<uint8_t, float>(e) : epoch<uint8_t, uint8_t>(e);
+}
+
+bool run_evaluation(Evaluation &e) {
+    if (e.rows.features) return evaluate<float, float>(e);
+    return e.K > 2 * CLASSES ? evaluate<uint8_t, float>(e) : evaluate<uint8_t, uint8_t>(e);
+}
 
 }  // namespace
 

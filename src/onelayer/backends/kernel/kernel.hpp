@@ -13,6 +13,7 @@ struct Rows {
     const uint8_t *pixels;  // (n, d)
     const float *features;  // (n, d)
     const int64_t *labels;  // (n,)
+    const float *weights;   // (n,), how much each row counts, or null: all the same
     const double *mean;     // (d,)
     const double *scale;    // (d,)
     int64_t d;
@@ -20,7 +21,7 @@ struct Rows {
 
 struct Epoch {
     Rows rows;
-    const int64_t *order;    // (count,), places of the rows to visit
+    const int64_t *places;   // (count,), of the rows, in the order of the visits
     const uint8_t *flipped;  // (count,), or null
     int64_t width;           // of an image, for flips
     int64_t count, batch_size;
@@ -41,8 +42,7 @@ struct Evaluation {
     int64_t K;
     Loss loss;
     bool (*interrupted)();
-    double loss_sum;         // results
-    int64_t right;
+    double loss_sum, right;  // results, over rows times their weights
 };
 
 [[noreturn]] void out_of_memory();  // throws

@@ -66,15 +66,22 @@ const Kernel &chosen() {
     throw nb::value_error(message.c_str());
 }
 
-// Python handles a signal only when asked to, and only in the main thread; elsewhere this does nothing.
+// Python handles a signal only when asked to, and only in the main thread; for others there is `cancel`, a function or
+// None.
 thread_local std::chrono::steady_clock::time_point asked_last;
+thread_local nb::handle cancel;
 
 bool interrupted() {
     const auto now = std::chrono::steady_clock::now();
     if (now - asked_last < std::chrono::milliseconds(100)) return false;
     asked_last = now;
     nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
+    if (PyErr_CheckSignals() != 0) return true;
+    if (cancel.is_none()) return false;
+    PyObject *answer = PyObject_CallNoArgs(cancel.ptr());
+    const int yes = answer ? PyObject_IsTrue(answer) : -1;  // -1: it raised
+    Py_XDECREF(answer);
+    return yes != 0;
 }
 
 using Array = nb::ndarray<nb::ro, nb::device::cpu>;  // read-only arrays are welcome
@@ -152,8 +159,8 @@ Loss loss_named(nb::handle object) {
 }
 
 // Python's arguments outlive the call, and so do the arrays' data.
-Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle mean_, nb::handle scale_, const int64_t *places,
-             int64_t count, const char *places_name, int64_t K) {
+Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::handle mean_, nb::handle scale_,
+             const int64_t *places, int64_t count, const char *places_name, int64_t K) {
     const Array rows = readable("rows", rows_), labels = readable("labels", labels_), mean = readable("mean", mean_),
                 scale = readable("scale", scale_);
     Rows r{};
@@ -164,6 +171,7 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle mean_, nb::handle 
     const int64_t n = int64_t(rows.shape(0));
     r.d = int64_t(rows.shape(1));
     r.labels = data_of<int64_t>("labels", "int64", labels, {n});
+    if (!weights_.is_none()) r.weights = data_of<float>("row_weights", "float32", readable("row_weights", weights_), {n});
     r.mean = data_of<double>("mean", "float64", mean, {r.d});
     r.scale = data_of<double>("scale", "float64", scale, {r.d});
     require_between(places_name, places, count, n);
@@ -172,6 +180,9 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle mean_, nb::handle 
         if (label < 0 || label >= K)
             refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(places[i]) + "; expected 0 to " +
                                  std::to_string(K - 1));
+        if (r.weights && !(r.weights[places[i]] >= 0 && std::isfinite(r.weights[places[i]])))
+            refuse("row_weights", "has " + std::to_string(r.weights[places[i]]) + " at " + std::to_string(places[i]) +
+                                  "; expected a finite number of at least 0");
     }
     for (int64_t j = 0; j < r.d; ++j) {
         if (!std::isfinite(r.mean[j])) refuse("mean", "is not finite");
@@ -180,25 +191,49 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle mean_, nb::handle 
     return r;
 }
 
-void run_epoch(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle order_,
-               nb::handle flipped, nb::handle width_, nb::handle templates_, nb::handle bias_, nb::handle batch_size_,
-               nb::handle learning_rate_, nb::handle l2_, nb::handle loss) {
-    const Array order = readable("order", order_);
-    const WritableArray templates = writable("templates", templates_), bias = writable("bias", bias_);
+// Runs the kernel without the GIL, where `interrupted` can answer.
+template <class Call>
+void call(nb::handle cancelled, Call &&kernel_call) {
+    if (!cancelled.is_none() && !PyCallable_Check(cancelled.ptr())) throw nb::type_error("cancelled is not a function");
+    cancel = cancelled;
+    asked_last = std::chrono::steady_clock::now();
+    bool finished;
+    {
+        nb::gil_scoped_release release;
+        finished = kernel_call();
+    }
+    if (finished) return;
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_InterruptedError, "cancelled");
+    throw nb::python_error();
+}
+
+// The layer that an epoch updates or an evaluation reads, with the rows for it.
+template <class Call, class A>
+void take_layer_and_rows(Call &call, const A &templates, const A &bias, nb::handle rows, nb::handle labels,
+                         nb::handle weights, nb::handle mean, nb::handle scale, const char *places_name,
+                         const Array &places) {
+    call.templates = data_of<float>("templates", "float32", templates, {-1, -1});
+    call.K = int64_t(templates.shape(0));
+    call.bias = data_of<float>("bias", "float32", bias, {call.K});
+    call.places = data_of<int64_t>(places_name, "int64", places, {-1});
+    call.count = int64_t(places.shape(0));
+    call.rows = rows_of(rows, labels, weights, mean, scale, call.places, call.count, places_name, call.K);
+    if (int64_t(templates.shape(1)) != call.rows.d)
+        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
+                                std::to_string(call.rows.d));
+}
+
+void run_epoch(nb::handle rows, nb::handle labels, nb::handle weights, nb::handle mean, nb::handle scale,
+               nb::handle order, nb::handle flipped, nb::handle width_, nb::handle templates, nb::handle bias,
+               nb::handle batch_size_, nb::handle learning_rate_, nb::handle l2_, nb::handle loss,
+               nb::handle cancelled) {
+    Epoch e{};
+    take_layer_and_rows(e, writable("templates", templates), writable("bias", bias), rows, labels, weights, mean, scale,
+                        "order", readable("order", order));
     const auto width = number<int64_t>("width", width_, "a whole number");
     const auto batch_size = number<int64_t>("batch_size", batch_size_, "a whole number");
     const auto learning_rate = number<double>("learning_rate", learning_rate_, "a number");
     const auto l2 = number<double>("l2", l2_, "a number");
-    Epoch e{};
-    e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
-    e.K = int64_t(templates.shape(0));
-    e.bias = data_of<float>("bias", "float32", bias, {e.K});
-    e.order = data_of<int64_t>("order", "int64", order, {-1});
-    e.count = int64_t(order.shape(0));
-    e.rows = rows_of(rows, labels, mean, scale, e.order, e.count, "order", e.K);
-    if (int64_t(templates.shape(1)) != e.rows.d)
-        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
-                                std::to_string(e.rows.d));
     if (!flipped.is_none()) {
         const Array mask = readable("flipped", flipped);
         e.flipped = reinterpret_cast<const uint8_t *>(data_of<bool>("flipped", "bool", mask, {e.count}));
@@ -214,39 +249,18 @@ void run_epoch(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle s
     e.loss = loss_named(loss);
     e.interrupted = interrupted;
     const Kernel &kernel = chosen();
-    asked_last = std::chrono::steady_clock::now();
-    bool finished;
-    {
-        nb::gil_scoped_release release;
-        finished = kernel.run_epoch(e);
-    }
-    if (!finished) throw nb::python_error();
+    call(cancelled, [&] { return kernel.run_epoch(e); });
 }
 
-nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle places_,
-                   nb::handle templates_, nb::handle bias_, nb::handle loss) {
-    const Array places = readable("places", places_), templates = readable("templates", templates_),
-                bias = readable("bias", bias_);
+nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle weights, nb::handle mean, nb::handle scale,
+                   nb::handle places, nb::handle templates, nb::handle bias, nb::handle loss, nb::handle cancelled) {
     Evaluation e{};
-    e.templates = data_of<float>("templates", "float32", templates, {-1, -1});
-    e.K = int64_t(templates.shape(0));
-    e.bias = data_of<float>("bias", "float32", bias, {e.K});
-    e.places = data_of<int64_t>("places", "int64", places, {-1});
-    e.count = int64_t(places.shape(0));
-    e.rows = rows_of(rows, labels, mean, scale, e.places, e.count, "places", e.K);
-    if (int64_t(templates.shape(1)) != e.rows.d)
-        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
-                                std::to_string(e.rows.d));
+    take_layer_and_rows(e, readable("templates", templates), readable("bias", bias), rows, labels, weights, mean, scale,
+                        "places", readable("places", places));
     e.loss = loss_named(loss);
     e.interrupted = interrupted;
     const Kernel &kernel = chosen();
-    asked_last = std::chrono::steady_clock::now();
-    bool finished;
-    {
-        nb::gil_scoped_release release;
-        finished = kernel.evaluate(e);
-    }
-    if (!finished) throw nb::python_error();
+    call(cancelled, [&] { return kernel.evaluate(e); });
     return nb::make_tuple(e.loss_sum, e.right);
 }
 
@@ -259,13 +273,16 @@ NB_MODULE(_kernel, m) {
     m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
-    m.def("run_epoch", &run_epoch, nb::arg("rows").none(), nb::arg("labels").none(),
-          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("order").none(),
-          nb::arg("flipped").none(), nb::arg("width").none(), nb::arg("templates").none(),
-          nb::arg("bias").none(), nb::arg("batch_size").none(), nb::arg("learning_rate").none(), nb::arg("l2").none(), nb::arg("loss").none(),
-          "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place.");
-    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(),
-          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(),
-          nb::arg("templates").none(), nb::arg("bias").none(), nb::arg("loss").none(),
-          "Sum of the losses, and number of right answers, of the rows at `places`.");
+    m.def("run_epoch", &run_epoch, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("row_weights").none(),
+          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("order").none(), nb::arg("flipped").none(),
+          nb::arg("width").none(), nb::arg("templates").none(), nb::arg("bias").none(), nb::arg("batch_size").none(),
+          nb::arg("learning_rate").none(), nb::arg("l2").none(), nb::arg("loss").none(),
+          nb::arg("cancelled").none(),
+          "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place. It ends with\n"
+          "InterruptedError soon after `cancelled()` is true.");
+    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("row_weights").none(),
+          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(), nb::arg("templates").none(),
+          nb::arg("bias").none(), nb::arg("loss").none(), nb::arg("cancelled").none(),
+          "Sum of the losses, and number of right answers, of the rows at `places`, each times its weight; ends like\n"
+          "`run_epoch`.");
 }
