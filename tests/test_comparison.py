@@ -107,18 +107,32 @@ def test_seeds_interval_covers_the_difference_of_other_seeds():
     assert 0.91 < covered / 300 < 0.985
 
 
-def test_the_wider_interval_decides():
+def test_the_verdicts_interval_has_the_noise_of_rows_and_of_seeds():
     alike = np.broadcast_to(random_answers(6)[0], (5, 400))  # all seeds answer alike: only the rows are noisy
     better = alike | (np.arange(400) % 50 == 0)
     found = compare_answers(alike, better)
     assert found.seed_interval == pytest.approx((found.difference, found.difference))
-    assert found.interval == found.row_interval
+    assert found.interval == pytest.approx(found.row_interval)
     assert found.p_value == 0
     restless = better.copy()
     restless[0] = False  # one seed failed: only the seeds are noisy
     found = compare_answers(alike, restless)
-    assert found.interval == found.seed_interval
+    rows, seeds = (np.subtract(ends, found.difference) for ends in (found.row_interval, found.seed_interval))
+    assert np.subtract(found.interval, found.difference) == pytest.approx([-1, 1] * np.sqrt(rows**2 + seeds**2))
     assert found.verdict().startswith("no difference")
+
+
+def test_the_verdicts_interval_covers_the_difference_of_other_rows_and_other_seeds():
+    rng = np.random.default_rng(12)
+    covered = []
+    for _ in range(300):
+        ability = rng.normal(0.1, 0.3, (5, 1)) + rng.normal(0, 1, 400)  # B's, of seeds and rows; A's is of rows alone
+        level = rng.normal(0, 1, 400)
+        right_a, right_b = np.broadcast_to(level > 0, (5, 400)), level + 0.3 * ability > 0
+        low, high = compare_answers(right_a, right_b).interval
+        # level + 0.3 ability is normal with mean 0.03 and variance 1 + 0.09 (1 + 0.09), over rows and seeds.
+        covered.append(low <= stats.norm.cdf(0.03 / np.sqrt(1 + 0.09 * 1.09)) - 0.5 <= high)
+    assert 0.92 < np.mean(covered) <= 1
 
 
 @pytest.mark.parametrize("pairs", [1, 4])

@@ -7,10 +7,12 @@ difference, and so would other seeds (initial weights, order of the rows). Each 
 - over the rows: a bootstrap. The seeds are held fixed; a row is drawn with its answers of all seeds;
 - over the seeds, where there are several: Student's t of the seeds' differences. The rows are held fixed.
 
-Neither covers the other's noise. The verdict rests on the wider of the two; where both are of one width, an interval
-for other rows and other seeds at once would be up to sqrt(2) times as wide.
+Neither covers the other's noise. The two are independent, so for other rows and other seeds at once their distances
+from the difference are added as squares, as standard errors are: the verdict rests on that interval. It is a little too
+wide, since what rows and seeds do together is counted in both.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,8 +79,14 @@ class Comparison:
 
     @property
     def interval(self) -> Interval:
-        """The wider of the intervals over rows and over seeds."""
-        return max(self.row_interval, self.seed_interval or self.row_interval, key=lambda ends: ends[1] - ends[0])
+        """Over the rows, and over the seeds as well where there are several."""
+        if self.seed_interval is None:
+            return self.row_interval
+        low, high = (
+            math.hypot(row_end - self.difference, seed_end - self.difference)
+            for row_end, seed_end in zip(self.row_interval, self.seed_interval, strict=True)
+        )
+        return self.difference - low, self.difference + high
 
     @property
     def beyond_noise(self) -> bool:

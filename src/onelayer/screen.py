@@ -149,6 +149,8 @@ class Screen:
         for source, interval in (("rows", c.row_interval), ("seeds", c.seed_interval)):
             if interval:
                 self.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")
+        if c.seed_interval:
+            self.say(f"over both: {in_points(c.difference, c.interval, sign='+')}")
         self.say(c.verdict())
 
     @contextmanager
