@@ -1,7 +1,8 @@
 """Commands over many runs. As in `onelayer.cli`, the rooms below do the work."""
 
+import shlex
 import sys
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,9 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from onelayer.data.dataset import Splits
+    from onelayer.sweep import SettingResult, Sweep
+
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
 
@@ -51,10 +55,9 @@ def sweep(
     quiet: bool = False,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> None:
-    """Train with every combination of the values given, and let the validation rows choose; options take several.
+    """Train with every combination of the values given; the validation rows choose.
 
-    The test rows are read in the end, for the chosen setting only. The same command goes on with a sweep that was
-    stopped.
+    The test rows are read in the end, for the chosen setting only. The same command goes on where a sweep stopped.
 
     Parameters
     ----------
@@ -65,8 +68,7 @@ def sweep(
     seed
         The first of the seeds; the others follow it.
     random
-        Draw so many settings instead of trying all: two values of the learning rate or of l2 are then the ends of a
-        range of logarithms, and of other values one is drawn.
+        Draw so many settings; two values of the learning rate or l2 are the ends of a range, log-uniform.
     random_seed
         Of --random.
     report_test
@@ -84,38 +86,68 @@ def sweep(
     config_file
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
-    from dataclasses import replace
-
     from onelayer import sweep as sweeps
     from onelayer.data import load_splits
+    from onelayer.data.dataset import split
     from onelayer.run import free_directory
-    from onelayer.screen import Screen, mean_and_sd
+    from onelayer.screen import Screen
 
     screen = Screen(quiet)
     values = {option.name: getattr(options, option.name) for option in fields(options)}
     for option in fields(TrainConfig):
-        if option.type is bool:  # an option without a word says yes
+        if option.type is bool:  # without a word it says yes
             values[option.name] = [word == "true" for word in values[option.name] or ["true"]]
     configs = sweeps.grid(values) if random is None else sweeps.draws(values, random, random_seed)
     if seeds < 1:
         raise ConfigError(f"seeds {seeds} is not a whole number of at least 1")
-    base = replace(split_config, refit=False)
+    replace(configs[0], seed=seed)  # refuses a bad one
+    apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
-        splits = load_splits(data, base, progress)
+        splits = load_splits(data, apart, progress)
     dataset = splits.dataset
-    plan = sweeps.SweepPlan(configs, tuple(range(seed, seed + seeds)), base, dataset.source, dataset.fingerprint)
+    plan = sweeps.SweepPlan(configs, tuple(range(seed, seed + seeds)), apart, dataset.source, dataset.fingerprint)
     path = out or free_directory(Path("sweeps"), dataset.name.lower())
     made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
     screen.data(splits)
 
-    def train(sweep: sweeps.Sweep, splits: "Splits", settings: list[int], report_test: bool) -> None:
-        with screen.sweeping(len(settings) * seeds) as on_progress:
-            sweeps.run_sweep(
-                sweep, splits, workers=workers, settings=settings, report_test=report_test, on_progress=on_progress
-            )
+    def train(
+        sweep: "Sweep", splits: "Splits", *, settings: list[int] | None = None, report_test: bool = True
+    ) -> "list[SettingResult]":
+        try:
+            with screen.sweeping() as on_progress:
+                sweeps.run_sweep(
+                    sweep, splits, workers=workers, settings=settings, report_test=report_test, on_progress=on_progress
+                )
+        finally:
+            results = sweeps.results(sweep)
+            sweep.write_csv(results)
+        return results
+
+    def draw(sweep: "Sweep", splits: "Splits") -> None:
+        for run in (run for result in sweeps.results(sweep) for run in result.complete):
+            directory = sweep.run(run.setting, run.seed)
+            of_run, state = directory.read_checkpoint()
+            model, read_test = directory.read_model(), "test" in run.scores
+            _draw(screen, directory, of_run, state.history, model, splits, report_test=read_test)
 
     try:
-        train(made, splits, list(range(len(configs))), report_test == "all")
-        best = sweeps.choose(sweeps.results(made))
+        results, refitted = train(made, splits, report_test=report_test == "all"), None
+        best = sweeps.choose(results)
+        if best and split_config.refit:
+            again, together = sweeps.refit(made, best.setting), split(dataset, replace(apart, refit=True))
+            refitted = train(again, together)[0]
+            if figures:
+                draw(again, together)
+        elif best:
+            results = train(made, splits, settings=[best.setting])
+        if figures:
+            draw(made, splits)
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"stopped; go on with the same command and --out {shlex.quote(str(path))}") from None
+        command = "the same command" + " without --overwrite" * overwrite
+        where = "" if out else f" and --out {shlex.quote(str(path))}"
+        raise type(stop)(f"stopped; go on with {command}{where}") from None
+    screen.sweep(plan, results, refitted)
+    screen.files(made.path)
+    everything = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
+    if best is None or any(run.status == "damaged" for run in everything):
+        sys.exit(1)

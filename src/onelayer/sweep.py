@@ -31,7 +31,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onelayer import run as runs
-from onelayer.config import SplitConfig, TrainConfig, counted
+from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
 from onelayer.run import TEMPORARY, Plan, Run, write_file
@@ -85,7 +85,7 @@ def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConf
         if name in LOGARITHMIC and len(of_option) == 2:
             low, high = sorted(of_option)
             return min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high)
-        return of_option[rng.integers(len(of_option))]
+        return of_option[int(rng.integers(len(of_option)))]
 
     return tuple(TrainConfig(**{name: draw(name) for name in values}) for _ in range(count))
 
@@ -290,10 +290,10 @@ class Sweep:
         try:
             if not run.path.exists() or all(TEMPORARY.fullmatch(file.name) for file in run.path.iterdir()):
                 return SweepRun(setting, seed, "missing")
-            plan, _ = Run.open(run.path).read_checkpoint()
-            resolved = plan.config.backend if expected.config.backend == "auto" else expected.config.backend
-            config = replace(expected.config, backend=resolved)
-            if (plan.config, plan.split_config, plan.fingerprint) != (config, self.plan.split_config, expected.fingerprint):
+            found, _ = Run.open(run.path).read_checkpoint()
+            if expected.config.backend == "auto":  # a run records what that stood for
+                expected = replace(expected, config=replace(expected.config, backend=found.config.backend))
+            if replace(found, source=expected.source) != expected:
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():
                 run.read_model()  # finds damage
@@ -320,11 +320,9 @@ class Sweep:
             for run in result.runs:
                 chosen = result is best
                 note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
-                settings = [getattr(result.config, name) for name in SWEPT]
-                values = [
-                    getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES
-                ]
-                writer.writerow([run.setting, run.seed, *settings, run.status, chosen, *values, note])
+                settings = [str(getattr(result.config, name)).lower() for name in SWEPT]
+                values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
+                writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
         write_file(self.csv_path, text.getvalue().encode())
 
     def _remove_runs(self) -> None:
@@ -381,7 +379,7 @@ def run_sweep(
         for run in (sweep.read(setting, seed) for setting in chosen for seed in plan.seeds)
         if run.status == "missing" or (run.status == "complete" and report_test and "test" not in run.scores)
     ]
-    total = sum(plan.configs[run.setting].epochs for run in todo)
+    total = sum(plan.configs[run.setting].epochs for run in todo if run.status == "missing")
     done, lock, stopping = 0, threading.Lock(), threading.Event()
 
     def advance(epochs: int) -> None:
@@ -409,7 +407,8 @@ def run_sweep(
                 runs.start(Run.create(run.path), run_plan, splits, on_epoch, report_test, stopping.is_set)
         except DivergedError as error:
             write_file(run.path / DIVERGED, f"{error}\n".encode())
-        advance(plan.configs[row.setting].epochs - seen)
+        if row.status == "missing":  # one that diverged has epochs left
+            advance(plan.configs[row.setting].epochs - seen)
 
     splits.standardizer, splits.duplicates  # noqa: B018, computed once, before the workers share them
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers or count_cores()) as pool:
