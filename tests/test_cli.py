@@ -416,12 +416,12 @@ def test_help_loads_nothing_heavy():
         "assert not heavy, heavy\n"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data"):
+    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data", "sweep"):
         assert command in out
 
 
 def test_no_help_page_is_left_undescribed(run_cli):
-    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data"):
+    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data", "sweep"):
         code, out, _ = run_cli(command, "--help")
         assert code == 0
         for option in re.findall(r"│ (--[a-z0-9-]+[A-Z ]*?) {2,}│", out):

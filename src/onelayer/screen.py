@@ -1,7 +1,9 @@
 """What the commands show: words, tables and progress. Live on a terminal, plain lines where the output is piped."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from onelayer.config import counted
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
+from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
 
 if TYPE_CHECKING:
@@ -167,6 +170,57 @@ class Screen:
             yield progress
 
     @contextmanager
+    def sweeping(self) -> Iterator[Callable[[int, int], None]]:
+        """Show how far the runs of a sweep are, counted in epochs; yields a callback(done, total)."""
+        with _bar(self._quiet) as bar:
+            task = bar.add_task("training", total=None)
+            tenths = 0
+
+            def progress(done: int, total: int) -> None:
+                nonlocal tenths
+                line = f"trained {done:,} of {counted(total, 'epoch')}"
+                if bar.disable and total and 10 * done // total > tenths:
+                    tenths = 10 * done // total
+                    self.say(line)
+                bar.update(task, completed=done, total=total, description=line)
+
+            yield progress
+
+    def sweep(self, plan: SweepPlan, results: Sequence[SettingResult], refitted: SettingResult | None) -> None:
+        """Print the settings of a sweep, the best first, what was chosen, and what became of other runs."""
+        names = plan.varied or ("learning_rate", "l2")
+        read = {split for result in results for run in result.runs for split in run.scores}
+        shown = [split for split in ("train", "validation", "test") if split in read]
+        rows = []
+        for result in results:
+            values = [getattr(result.config, name) for name in names]
+            settings = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in values]
+            others = Counter(run.status for run in result.runs if run.status != "complete")
+            runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
+            rows.append([*settings, *(_mean_and_sd(result, split) for split in shown), ", ".join(runs)])
+        self.say("")
+        words = [name.replace("_", " ") for name in names]
+        self.table(*words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=len(words))
+        if len(plan.seeds) > 1:
+            self.say(f"mean ± standard deviation of the accuracy over {len(plan.seeds)} seeds")
+        best = choose(results)
+        if best:
+            chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0], strict=False))
+            self.say(f"chosen by validation accuracy: {chosen}")
+            if refitted:
+                self.say(f"test, refitted on train and validation rows: {_mean_and_sd(refitted, 'test')} %")
+        else:
+            self.say("nothing is chosen: no run is complete; if all diverged, try shorter steps")
+        if any(result.has_test for result in results[1:]):
+            self.say("note: the test figures of the other settings are for looking at; they must not choose")
+        elif best and best.has_test:
+            self.say("the test rows were read for this setting only")
+        for result in (*results, *filter(None, [refitted])):
+            for run in result.runs:
+                if run.status == "damaged":
+                    self.say(f"note: left out a damaged run: {run.note}; without its directory it is trained again")
+
+    @contextmanager
     def training(self, done: int, epochs: int) -> Iterator[Callable[[TrainingState], None]]:
         """Show each epoch as it ends; yields the callback that training takes."""
         with _bar(self._quiet) as bar:
@@ -184,6 +238,13 @@ class Screen:
 def percent(fraction: float) -> str:
     """A fraction as people read it."""
     return f"{100 * fraction:.2f} %"
+
+
+def _mean_and_sd(result: SettingResult, split: str) -> str:
+    mean, sd = result.mean_sd(split)
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
 
 
 def _bar(quiet: bool) -> Progress:

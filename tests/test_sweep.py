@@ -1,0 +1,378 @@
+"""Sweeps: the same numbers whatever the workers, nothing lost by what stops them, and test rows that do not choose."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import assert_one_line, run_cli, start  # noqa: F401, one is a fixture
+from toy import toy_splits
+
+from onelayer import sweep as sweeps
+from onelayer.backends.array import ArrayBackend
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Split, Splits, split
+from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.run import Run
+from onelayer.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
+from onelayer.training import train
+
+CONFIGS = grid({"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
+DIGITS = ["sweep", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]
+
+
+def plan_of(splits: Splits, configs: tuple[TrainConfig, ...] = CONFIGS, seeds: tuple[int, ...] = (42, 43)) -> SweepPlan:
+    return SweepPlan(configs, seeds, SplitConfig(), "toy", splits.dataset.fingerprint)
+
+
+def bits(sweep: Sweep) -> dict[str, bytes]:
+    """Of all that does not hold times."""
+    names = ("sweep.csv", "sweep.json", "model.safetensors", "diverged.txt")
+    return {str(p.relative_to(sweep.path)): p.read_bytes() for p in sweep.path.rglob("*") if p.name in names}
+
+
+def finished(path: Path, workers: int = 2, **options: object) -> Sweep:
+    splits = toy_splits()
+    sweep = Sweep.create(path, plan_of(splits, **options))
+    run_sweep(sweep, splits, workers=workers)
+    sweep.write_csv(results(sweep))
+    return sweep
+
+
+def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
+    made = [finished(tmp_path / str(workers), workers) for workers in (1, 2, 3)]
+    assert len(bits(made[0])) == 8 + 2
+    assert bits(made[0]) == bits(made[1]) == bits(made[2])
+    for result in results(made[1]):
+        for run in result.runs:
+            alone = train(toy_splits(), replace(result.config, seed=run.seed, threads=2))
+            expected = {name: score for name, score in alone.scores.items() if name != "test"}
+            assert run.scores == expected
+            model = made[1].run(run.setting, run.seed).read_model()
+            assert model.to_bytes() == alone.model.to_bytes()
+
+
+def test_the_best_mean_validation_accuracy_comes_first(tmp_path):
+    sweep = finished(tmp_path / "sweep")
+    found = results(sweep)
+    accuracies = {r.setting: [run.scores["validation"].accuracy for run in r.runs] for r in found}
+    means = [float(np.mean(accuracies[result.setting])) for result in found]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > means[-1] + 0.1, "the settings hardly differ: this would order nothing"
+    for result in found:
+        mean, sd = result.mean_sd("validation")
+        values = accuracies[result.setting]
+        assert (mean, sd) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+        assert all(math.isnan(value) for value in result.mean_sd("test"))
+    one = replace(found[0], runs=found[0].runs[:1])
+    assert math.isnan(one.mean_sd("validation")[1])
+
+
+def test_test_rows_are_read_for_the_chosen_setting_only(tmp_path, monkeypatch):
+    splits, read = toy_splits(), []
+    evaluate = ArrayBackend.evaluate
+
+    def spy(self, layer, split, cancelled):
+        read.append(split.name)
+        return evaluate(self, layer, split, cancelled)
+
+    monkeypatch.setattr(ArrayBackend, "evaluate", spy)
+    configs = tuple(replace(config, backend="numpy") for config in CONFIGS)
+    sweep = Sweep.create(tmp_path / "sweep", plan_of(splits, configs))
+    run_sweep(sweep, splits)
+    assert read.count("validation") == 4 * 2 * 4
+    assert "test" not in read
+    best = choose(results(sweep))
+    run_sweep(sweep, splits, settings=[best.setting], report_test=True)
+    run_sweep(sweep, splits, settings=[best.setting], report_test=True)
+    assert read.count("test") == 2, "once for each seed"
+    for result in results(sweep):
+        for run in result.runs:
+            summary = json.loads(sweep.run(run.setting, run.seed).summary_path.read_text())
+            assert ("test" in summary["results"]) == (result.setting == best.setting)
+            if result.setting == best.setting:
+                assert run.scores == train(splits, replace(result.config, seed=run.seed)).scores
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path):
+    whole, splits = finished(tmp_path / "whole"), toy_splits()
+    sweep = Sweep.create(tmp_path / "sweep", whole.plan)
+
+    def stop_at(epochs):
+        def stop(done, _total):
+            if done >= epochs:
+                raise KeyboardInterrupt
+
+        return stop
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, splits, workers=2, on_progress=stop_at(18))
+    statuses = [run.status for result in results(sweep) for run in result.runs]
+    assert {"complete", "missing"} == set(statuses)
+    assert choose(results(sweep)) is None, "nothing is chosen half-way"
+    partial = [sweep.run(r.setting, run.seed) for r in results(sweep) for run in r.runs if run.status == "missing"]
+    assert any(run.checkpoint_path.exists() and 0 < run.read_checkpoint()[1].epoch < 4 for run in partial)
+    kept = {path: path.stat().st_mtime_ns for path in sweep.path.rglob("summary.json")}
+    seen = []
+    again = Sweep.create(tmp_path / "sweep", whole.plan)
+    run_sweep(again, splits, workers=3, on_progress=lambda *progress: seen.append(progress))
+    assert seen[-1] == (4 * statuses.count("missing"), 4 * statuses.count("missing"))
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "complete runs are left alone"
+    again.write_csv(results(again))
+    assert bits(again) == bits(whole)
+
+
+def test_a_run_that_diverges_stops_no_other_and_is_remembered(tmp_path, monkeypatch):
+    configs = grid({"learning_rate": [1e300, 0.05], "epochs": [3]})
+    sweep = finished(tmp_path / "sweep", configs=configs)
+    found = results(sweep)
+    assert [result.config.learning_rate for result in found] == [0.05, 1e300]
+    assert [run.status for run in found[0].runs] == ["complete"] * 2
+    assert [run.status for run in found[1].runs] == ["diverged"] * 2
+    assert "epoch 1 is not a finite number" in found[1].runs[0].note
+    monkeypatch.setattr(sweeps.runs, "train", None)
+    run_sweep(sweep, toy_splits())
+    with sweep.csv_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["diverged"] * 2 + ["complete"] * 2
+    assert [row["chosen"] for row in rows] == ["false"] * 2 + ["true"] * 2
+    assert [bool(row["validation_accuracy"]) for row in rows] == [False] * 2 + [True] * 2
+
+
+def test_a_setting_of_which_a_run_diverged_is_not_preferred(tmp_path):
+    sweep = finished(tmp_path / "sweep")
+    best = results(sweep)[0]
+    run = sweep.run(best.setting, 42)
+    run.summary_path.unlink()
+    (run.path / "diverged.txt").write_text("it did")
+    assert results(sweep)[-1].setting == best.setting
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "model", "no model", "summary", "score", "stranger", "settings"])
+def test_a_damaged_run_is_told_and_left_as_it_is(tmp_path, damage):
+    sweep, splits = finished(tmp_path / "sweep"), toy_splits()
+    run = sweep.run(1, 43)
+    if damage in ("checkpoint", "model"):
+        path = run.path / f"{damage}.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "no model":
+        run.model_path.unlink()
+    elif damage == "summary":
+        run.summary_path.write_text('{"config": {"epochs": 4}}')
+    elif damage == "score":
+        summary = json.loads(run.summary_path.read_text())
+        summary["results"]["train"]["accuracy"] = "good"
+        run.summary_path.write_text(json.dumps(summary))
+    elif damage == "stranger":
+        shutil.rmtree(run.path)
+        run.path.mkdir()
+        (run.path / "thesis.tex").write_text("dear")
+    else:
+        shutil.rmtree(run.path)
+        shutil.copytree(sweep.run(0, 43).path, run.path)
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    run_sweep(sweep, splits, report_test=True)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+    rows = {(row.setting, row.seed): row for result in results(sweep) for row in result.runs}
+    assert [key for key, row in rows.items() if row.status != "complete"] == [(1, 43)]
+    assert rows[1, 43].status == "damaged"
+    assert str(run.path) in rows[1, 43].note
+    shutil.rmtree(run.path)
+    run_sweep(sweep, splits)
+    assert sweep.read(1, 43).status == "complete"
+
+
+def test_the_grid_varies_the_last_option_fastest():
+    configs = grid({"learning_rate": [0.1, 0.01], "l2": [0, 1.0, 0.0], "flip": [True]})
+    pairs = [(config.learning_rate, config.l2) for config in configs]
+    assert pairs == [(0.1, 0), (0.1, 1), (0.01, 0), (0.01, 1)]
+    assert all(config.flip for config in configs)
+
+
+def test_draws_are_log_uniform_in_their_range():
+    options = {"learning_rate": [1e-1, 1e-5], "l2": [0.5], "batch_size": [10, 20, 40], "loss": ["softmax"]}
+    configs = draws(options, 3000)
+    rates = np.array([config.learning_rate for config in configs])
+    assert rates.min() >= 1e-5
+    assert rates.max() <= 1e-1
+    places = np.sort((np.log10(rates) + 5) / 4)  # uniform on [0, 1]
+    uniform = np.arange(1, 3001) / 3000
+    assert np.abs(places - uniform).max() < 1.95 / 3000**0.5, "Kolmogorov and Smirnov, p = 0.001"
+    sizes = np.bincount([config.batch_size for config in configs])[[10, 20, 40]]
+    assert sizes.sum() == 3000
+    assert (np.abs(sizes - 1000) < 100).all()
+    assert {config.l2 for config in configs} == {0.5}
+    assert draws(options, 7) == configs[:7]
+    assert draws(options, 7, random_seed=1) != configs[:7]
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "message"),
+    [
+        ({"l2": []}, None, "l2 has no values, which leaves nothing to train"),
+        ({"learning_rate": [0.1, -2.0]}, None, "learning rate -2.0 is not a positive number"),
+        ({"learning_rate": [0.1, math.nan]}, 3, "learning rate nan is not a positive number"),
+        ({"l2": [0.0, 1.0]}, 3, "l2 0 is no end of a range"),
+        ({"l2": [1.0]}, 3, "random has nothing to draw from"),
+        ({"l2": [0.1, 1.0]}, 0, "random 0 is not a whole number of at least 1"),
+    ],
+)
+def test_options_that_make_no_sweep(options, count, message):
+    with pytest.raises(ConfigError, match=message):
+        grid(options) if count is None else draws(options, count)
+
+
+def test_a_plan_is_read_back(tmp_path):
+    plan = plan_of(toy_splits(), draws({"learning_rate": [1e-3, 0.1], "flip": [True, False]}, 5))
+    Sweep.create(tmp_path / "sweep", plan)
+    assert Sweep.open(tmp_path / "sweep").plan == plan
+
+
+def test_another_sweep_is_refused_with_the_reason(tmp_path):
+    sweep = finished(tmp_path / "sweep", configs=CONFIGS[:1])
+    plan, path = sweep.plan, sweep.path
+    others = {
+        "its learning rate is 0.05, not 0.05, 0.001": replace(plan, configs=CONFIGS[::2]),
+        "its seeds are 42, 43, not 42": replace(plan, seeds=(42,)),
+        "its rows are split otherwise": replace(plan, split_config=SplitConfig(split_seed=1)),
+        "its data begin with the fingerprint": replace(plan, fingerprint="0" * 64),
+    }
+    for message, other in others.items():
+        with pytest.raises(RunError, match=f"is another sweep: {message}.*; choose another --out or pass --overwrite"):
+            Sweep.create(path, other)
+    assert Sweep.create(path, replace(plan, source="moved")).read(0, 42).status == "complete"
+    (path / "runs" / "notes").mkdir()
+    made = Sweep.create(path, others["its seeds are 42, 43, not 42"], overwrite=True)
+    assert made.read(0, 42).status == "missing"
+    assert [file.name for file in (path / "runs").iterdir()] == ["notes"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("dear")
+    with pytest.raises(RunError, match=r"holds 'thesis\.tex' and is no sweep of onelayer"):
+        Sweep.create(tmp_path / "other", plan, overwrite=True)
+    for content in ("", "[]", '{"format": "onelayer-sweep", "version": 2}', json.dumps({"format": "x", "version": 1})):
+        (path / "sweep.json").write_text(content)
+        with pytest.raises(RunError, match=r"sweep\.json: damaged"):
+            Sweep.open(path)
+    with pytest.raises(RunError, match="is no sweep of onelayer"):
+        Sweep.open(tmp_path / "missing")
+    with pytest.raises(DataError, match="is not the data of the sweep"):
+        run_sweep(Sweep(path, plan), toy_splits(seed=1))
+
+
+def test_a_refit_trains_on_validation_rows_too(tmp_path):
+    sweep, splits = finished(tmp_path / "sweep"), toy_splits()
+    best = choose(results(sweep))
+    again = refit(sweep, best.setting)
+    together = split(splits.dataset, SplitConfig(refit=True))
+    assert sorted(together.train.indices) == sorted([*splits.train.indices, *splits.validation.indices])
+    assert np.array_equal(together.test.indices, splits.test.indices)
+    assert not np.isin(together.test.indices, together.train.indices).any()
+    run_sweep(again, together, report_test=True)
+    (found,) = results(again)
+    by_hand = replace(splits, train=Split("train", splits.dataset, together.train.indices))
+    for run in found.runs:
+        assert run.scores["test"] == train(by_hand, replace(best.config, seed=run.seed)).scores["test"]
+    assert Run.open(again.run(0, 42).path).read_checkpoint()[0].split_config.refit
+    other = refit(sweep, (best.setting + 1) % 4)
+    assert other.read(0, 42).status == "missing"
+
+
+def test_the_command(run_cli, tmp_path):  # noqa: F811
+    code, out, err = run_cli(*DIGITS, "--l2", "0", "0.1", "--seeds", "2")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("learning rate"))
+    table = [line.split() for line in lines[head + 1 : head + 5]]
+    assert {tuple(row[:2]) for row in table} == {("0.1", "0"), ("0.1", "0.1"), ("0.001", "0"), ("0.001", "0.1")}
+    accuracies = [float(row[5]) for row in table]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert [row.count("-") for row in table] == [0, 1, 1, 1], "test figures of the chosen one only"
+    assert f"chosen by validation accuracy: learning rate {table[0][0]}, l2 {table[0][1]}" in lines
+    assert "the test rows were read for this setting only" in lines
+    assert lines[-1] == "sweeps/digits-1/: runs, sweep.csv, sweep.json"
+    assert not list(tmp_path.rglob("*.png"))
+    with (tmp_path / "sweeps/digits-1/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert [row["chosen"] == "true" for row in rows] == [bool(row["test_accuracy"]) for row in rows]
+    assert sum(row["chosen"] == "true" for row in rows) == 2
+    for name in sorted(path.name for path in (tmp_path / "sweeps/digits-1/runs").iterdir())[:2]:
+        assert run_cli("evaluate", f"sweeps/digits-1/runs/{name}", "--split", "validation")[0] == 0
+
+
+def test_test_figures_of_all_settings_come_with_a_warning(run_cli, tmp_path):  # noqa: F811
+    code, out, _ = run_cli(*DIGITS, "--report-test", "all", "--out", "sweep")
+    assert code == 0
+    assert "note: the test figures of the other settings are for looking at; they must not choose" in out
+    with (tmp_path / "sweep/sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["test_accuracy"] for row in rows)
+    assert [row["note"] for row in rows] == ["", "these test figures must not choose"]
+
+
+def test_a_damaged_run_shows_in_the_exit_code(run_cli, tmp_path):  # noqa: F811
+    assert run_cli(*DIGITS, "--out", "sweep", "--quiet") == (0, "", "")
+    (tmp_path / "sweep/runs/001-seed-42/checkpoint.safetensors").write_bytes(b"no")
+    code, out, err = run_cli(*DIGITS, "--out", "sweep")
+    assert (code, err) == (1, "")
+    assert "note: left out a damaged run: sweep/runs/001-seed-42/checkpoint.safetensors" in out
+
+
+def test_where_all_diverge_nothing_is_chosen(run_cli):  # noqa: F811
+    code, out, _ = run_cli("sweep", "--data", "digits", "--learning-rate", "1e300", "1e301")
+    assert code == 1
+    assert "1 diverged" in out
+    assert "nothing is chosen" in out
+
+
+def test_options_in_a_file_and_pictures(run_cli, tmp_path):  # noqa: F811
+    (tmp_path / "s.toml").write_text(
+        'eta = [0.1, 0.001]\nflip = [true, false]\nepochs = 2\ndata = "digits"\nrefit = true\n'
+    )
+    code, out, err = run_cli("sweep", "--config", "s.toml", "--lam", "0.1", "--out", "sweep", "--figures")
+    assert (code, err) == (0, "")
+    plan = Sweep.open(tmp_path / "sweep").plan
+    assert [(config.learning_rate, config.flip) for config in plan.configs] == [
+        *[(0.1, True), (0.1, False)],
+        *[(0.001, True), (0.001, False)],
+    ]
+    assert {config.l2 for config in plan.configs} == {0.1}
+    assert "test, refitted on train and validation rows: " in out
+    pictures = {path.stem for path in (tmp_path / "sweep/runs/000-seed-42").glob("*.png")}
+    assert pictures == {"loss", "cost", "templates", "templates_signed"}, "no test rows, so none that show them"
+    assert (tmp_path / "sweep/refit/runs/000-seed-42/confusion.png").exists()
+    (tmp_path / "s.toml").write_text("l2 = []\n")
+    assert_one_line(run_cli("sweep", "--config", "s.toml", "--data", "digits"), "l2 has no values")
+
+
+def test_bad_input_is_one_line(run_cli):  # noqa: F811
+    for words, message in {
+        "--l2": "l2 has no values",
+        "--learning-rate 0.1 -1 0.2": "learning rate -1.0 is not a positive number",
+        "--learning-rate 0.1 x": 'unable to convert "x" into float',
+        "--epochs 1 1.5": "--epochs takes a whole number, not '1.5'",
+        "--seeds 0": "seeds 0 is not a whole number of at least 1",
+        "--seed -1": "seed -1 is not a whole number of at least 0",
+        "--workers -1": "workers -1 is not a whole number of at least 0",
+        "--loss hinge": "hinge",
+    }.items():
+        assert_one_line(run_cli("sweep", "--data", "digits", *words.split()), message)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    words = ["sweep", "--data", "digits", "--l2", "0", "0.1", "1", "--epochs", "20000"]
+    command = [sys.executable, "-m", "onelayer", *words]
+    with start(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        while not list(tmp_path.rglob("checkpoint.safetensors")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == "onelayer: stopped; go on with the same command and --out sweeps/digits-1\n"
