@@ -143,9 +143,7 @@ def sweep(
         if figures:
             draw(made, splits)
     except KeyboardInterrupt as stop:
-        command = "the same command" + " without --overwrite" * overwrite
-        where = "" if out else f" and --out {shlex.quote(str(path))}"
-        raise type(stop)(f"stopped; go on with {command}{where}") from None
+        raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
     screen.sweep(plan, results, refitted)
     screen.files(made.path)
     everything = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
@@ -193,3 +191,78 @@ def compare(
     screen.say(f"A {a}: {percent(comparison.accuracy_a)}")
     screen.say(f"B {b}: {percent(comparison.accuracy_b)}")
     screen.comparison(comparison)
+
+
+@app.command
+def study(
+    name: Literal["coursework", "bonus", "all-data", "flips", "decay", "sigmoid", "grid"],
+    /,
+    *,
+    seeds: int = 5,
+    seed: int = 42,
+    data: str = "cifar10",
+    workers: int = 0,
+    out: Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run the coursework's four settings beside its report's figures, or its bonus exercises, over seeds.
+
+    The same command goes on where a study stopped.
+
+    Parameters
+    ----------
+    name
+        coursework; bonus is all of the others; all-data, flips, decay and sigmoid tell what each does to the test
+        accuracy; grid lets validation choose among settings.
+    seeds
+        How many runs of each setting, with different seeds; at least 2.
+    seed
+        The first of the seeds; the others follow it.
+    data
+        cifar10, or a path to it.
+    workers
+        Runs at a time; 0 is as many as there are cores. The numbers do not depend on it.
+    out
+        The study directory; by default the next free one in studies/.
+    overwrite
+        Replace the study in --out.
+    quiet
+        Print errors only.
+    """
+    from onelayer.data import load_splits
+    from onelayer.run import free_directory
+    from onelayer.screen import Screen
+    from onelayer.study import run_study
+
+    screen = Screen(quiet)
+    path = out or free_directory(Path("studies"), name)
+
+    def load(split_config: SplitConfig) -> "Splits":
+        with screen.working("reading") as progress:
+            splits = load_splits(data, split_config, progress)
+        screen.data(splits)
+        return splits
+
+    try:
+        with screen.sweeping() as on_progress:
+            findings = run_study(
+                path,
+                name,
+                range(seed, seed + seeds),
+                load,
+                workers=workers,
+                overwrite=overwrite,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt as stop:
+        raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
+    for finding in findings:
+        screen.finding(finding)
+    screen.files(path)
+
+
+def _go_on(path: Path, *, given: bool, overwrite: bool) -> str:
+    """How to go on with what Ctrl-C stopped."""
+    command = "the same command" + " without --overwrite" * overwrite
+    return f"stopped; go on with {command}" + ("" if given else f" and --out {shlex.quote(str(path))}")

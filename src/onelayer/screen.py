@@ -22,6 +22,7 @@ from onelayer.training import EpochRecord, TrainingResult, TrainingState
 
 if TYPE_CHECKING:
     from onelayer.comparison import Comparison
+    from onelayer.study import Finding
 
 READING_SECONDS = 1.0  # work shorter than this shows no bar
 
@@ -138,6 +139,12 @@ class Screen:
             for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
         ]
         self.table("class", "rows", "accuracy", rows=rows)
+
+    def finding(self, finding: "Finding") -> None:
+        """Print an answer of a study."""
+        self.say(f"\n{finding.title}")
+        self.table(*finding.columns, rows=[list(row) for row in finding.rows], words=len(finding.columns))
+        self.say(finding.verdict)
 
     def comparison(self, comparison: "Comparison") -> None:
         """Print which rows A and B get right, the test, the intervals, and the verdict."""
