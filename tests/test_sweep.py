@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
