@@ -318,21 +318,74 @@ kernel.run_epoch(np.zeros((n, d), np.uint8), np.zeros(n, np.int64), None, np.zer
 """
 
 
+class Asked:
+    """A `cancelled` that says when it is first asked, and then yes."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __call__(self) -> bool:
+        self.event.set()
+        return True
+
+
+LONG = np.zeros(20_000_000, np.int64)  # a pass over so many rows takes seconds
+
+
 @needs_kernel
-def test_an_evaluation_in_another_thread_can_be_cancelled():
+@pytest.mark.parametrize("kind", [NativeBackend, ArrayBackend])
+@pytest.mark.parametrize("work", ["epoch", "evaluation"])
+def test_long_work_in_another_thread_can_be_cancelled(kind, work):
     dataset = toy_dataset()
-    split = Split("train", dataset, np.zeros(20_000_000, np.int64))
+    split = Split("train", dataset, LONG)
     state = TrainingState.initial(60, 4, TrainConfig())
-    for kind in (NativeBackend, ArrayBackend):
-        backend = kind(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=7)
-        cancelled = threading.Event()
-        with ThreadPoolExecutor(1) as executor:
-            future = executor.submit(backend.evaluate, state.layer, split, cancelled.is_set)
-            time.sleep(0.3)
-            assert not future.done()
-            cancelled.set()
-            with pytest.raises(InterruptedError):
-                future.result(timeout=1)
+    backend = kind(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=100)
+    asked = Asked()
+    with ThreadPoolExecutor(1) as executor:
+        if work == "epoch":
+            future = executor.submit(
+                backend.run_epoch, Split("train", dataset, np.arange(300)), LONG, 1e-9, None, asked
+            )
+        else:
+            future = executor.submit(backend.evaluate, state.layer, split, asked)
+        assert asked.event.wait(timeout=60)
+        with pytest.raises(InterruptedError):
+            future.result(timeout=60)
+
+
+@needs_kernel
+def test_what_cancelled_raises_comes_out_and_it_may_call_the_kernel():
+    dataset = toy_dataset()
+    few, many = (Split("train", dataset, places) for places in (np.arange(300), LONG))
+    state = TrainingState.initial(60, 4, TrainConfig())
+    backend = NativeBackend(state.layer, Standardizer.fit([dataset.rows]), l2=0, batch_size=100)
+    calls = []
+
+    def nested() -> bool:
+        calls.append(backend.evaluate(state.layer, few, lambda: False).right)
+        if len(calls) == 3:
+            raise KeyError("enough")
+        return False
+
+    with pytest.raises(KeyError, match="enough"):
+        backend.evaluate(state.layer, many, nested)
+    assert len(calls) == 3
+
+
+@needs_kernel
+@pytest.mark.parametrize(("K", "batch_size"), [(1, 7), (5, 40), (30, 300), (41, 600)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batches_larger_than_a_chunk_with_many_classes(variant, K, batch_size, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    rng = np.random.default_rng(K)
+    for d in (48, 784):
+        dataset = Dataset(
+            rng.integers(0, 256, (700, d)).astype(np.uint8), rng.integers(0, K, 700), ("",) * K, None, "made"
+        )
+        layer = SoftmaxLayer(np.asfortranarray(rng.normal(0, 0.05, (d, K))), np.zeros(K), LOSSES["softmax"])
+        standardizer = Standardizer(np.full(d, 127.0), np.full(d, 74.0))
+        options = {"l2": 0.01, "batch_size": batch_size}
+        compare((Split("train", dataset, np.arange(700)), standardizer, layer, rng.permutation(700), None, options))
 
 
 LONG_EVALUATION = """

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -394,3 +395,20 @@ def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
     result = runs.start(run, plan, splits)
     assert plan.config.backend == "auto"
     assert run.read_checkpoint()[0].config.backend == result.backend == run.read_summary()["backend"]
+
+
+def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path):
+    splits, config = toy_splits(), TrainConfig(epochs=6)
+    plan, stop = Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), threading.Event()
+    run = Run.create(tmp_path / "run")
+
+    def stop_after_two(state):
+        if state.epoch == 2:
+            stop.set()
+
+    with pytest.raises(InterruptedError):
+        runs.start(run, plan, splits, stop_after_two, report_test=False, cancelled=stop.is_set)
+    assert 2 <= run.read_checkpoint()[1].epoch < 6
+    resumed = runs.resume(run, splits, report_test=False)
+    assert set(run.read_summary()["results"]) == {"train", "validation"}
+    assert resumed.model.layer.weights.tobytes() == train(splits, config).model.layer.weights.tobytes()

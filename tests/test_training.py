@@ -264,3 +264,22 @@ def test_training_can_be_cancelled(backend):
     config = TrainConfig(epochs=10**6, backend=backend)
     with pytest.raises(InterruptedError):
         train(toy_splits(), config, on_epoch=lambda state: cancelled.set(), cancelled=cancelled.is_set)
+
+
+def test_a_cancelled_training_in_the_middle_of_its_work():
+    asked = 0
+
+    def cancelled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    with pytest.raises(InterruptedError):  # the loop asks once an epoch, its work the other times
+        train(toy_splits(n=3000), TrainConfig(epochs=4, backend="numpy"), cancelled=cancelled)
+
+
+def test_a_state_that_is_complete_keeps_its_test_accuracy():
+    splits, config = toy_splits(), TrainConfig(epochs=2)
+    state = train(splits, config).state
+    again = train(splits, config, start=state, report_test=False).state
+    assert again.history == state.history

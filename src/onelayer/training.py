@@ -182,7 +182,7 @@ def train(
     state = start or TrainingState.initial(d, K, config)
     if state.layer.weights.shape != (d, K):
         raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
-    if state.epoch > 1:  # what was the last epoch may be one in the middle now
+    if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = splits.standardizer
     chosen = choose_backend(dataset, config)

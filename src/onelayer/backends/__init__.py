@@ -12,18 +12,18 @@ from onelayer.layer import SoftmaxLayer
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the rows of a split, each times its weight, to be divided once by their number.
+    """Sums over the rows of a split, to be divided once by their number.
 
     Parameters
     ----------
     loss : float
         Sum of the rows' losses, in nats.
-    right : float
-        Number of rows whose largest logit is that of the true class.
+    right : int
+        Rows whose largest logit is that of the true class.
     """
 
     loss: float
-    right: float
+    right: int
 
 
 class Backend(Protocol):

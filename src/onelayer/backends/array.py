@@ -72,7 +72,8 @@ class ArrayBackend:
             if flipped is not None and train.dataset.image_shape is not None:
                 _mirror(rows, flipped[batch], train.dataset.image_shape)
             R, y = self._array(rows), self._array(train.labels[order[batch]])
-            w = self._weights(train, order[batch])
+            weights = train.row_weights(order[batch])
+            w = None if weights is None else self._array(weights.astype(self._dtype))
             folded = self._standardizer.input_layer(self._layer, R)
             dV, db = folded.gradients(self._standardizer.inputs(R), y, row_weights=w)
             dW = self._standardizer.unfold_gradient(dV, db, R)
@@ -84,25 +85,19 @@ class ArrayBackend:
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         layer = SoftmaxLayer(self._array(layer.weights.T).T, self._array(layer.bias), layer.loss)
         folded = self._standardizer.input_layer(layer, self._array(split.rows(slice(0, 1))))
-        xp, loss, right = self._xp, 0.0, 0.0
+        loss, right = 0.0, 0
         for block in split.blocks(BLOCK_ROWS):
             if cancelled():
                 raise InterruptedError
             S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
             y = self._array(split.labels[block])
-            w = self._weights(split, block)
-            of_rows = [xp.astype(a, xp.float64) for a in (self._loss.of_rows(S, y), xp.argmax(S, axis=1) == y)]
-            block_loss, block_right = (xp.sum(a if w is None else a * w) for a in of_rows)
-            loss, right = loss + float(block_loss), right + float(block_right)
+            loss += float(self._xp.sum(self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)))
+            right += int(self._xp.sum(self._xp.argmax(S, axis=1) == y))
         return Totals(loss, right)
 
     @property
     def _layer(self) -> SoftmaxLayer:
         return SoftmaxLayer(self._templates.T, self._bias, self._loss)
-
-    def _weights(self, split: Split, places: slice | np.ndarray) -> Array | None:
-        weights = split.row_weights(places)
-        return None if weights is None else self._array(weights.astype(self._dtype))
 
     def _array(self, array: np.ndarray) -> Array:
         if self._xp is array_api_compat.numpy:

@@ -85,7 +85,6 @@ class NativeBackend:
         loss, right = _built().evaluate(
             rows=split.dataset.rows,
             labels=split.dataset.labels,
-            row_weights=split.dataset.row_weights,
             mean=self._mean,
             scale=self._scale,
             places=np.ascontiguousarray(split.indices),

@@ -36,7 +36,8 @@ class Dataset:
     source : str
         What `onelayer.load` takes to load it again: a name or an absolute path; empty where it cannot.
     row_weights : ndarray (n,), float32, or None
-        How much each row counts, 1 on average over those that are trained on; None is 1 for all.
+        Factors on the rows' losses in training, 1 on average; None is 1 for all. Scores, and the standardisation,
+        count every row once.
 
     Raises
     ------
@@ -73,21 +74,29 @@ class Dataset:
         if self.row_weights is not None:
             w = self.row_weights
             if w.shape != self.labels.shape or w.dtype != np.float32:
-                raise DataError(f"{self.name}: {len(w)} row weights are {w.dtype}; expected float32, one a row")
+                what = f"{w.dtype} of the shape {w.shape}"
+                raise DataError(f"{self.name}: row weights are {what}; expected float32 {self.labels.shape}")
             if not (np.isfinite(w).all() and (w >= 0).all()):
                 raise DataError(f"{self.name}: row weights must be finite numbers of at least 0")
-        for name in ("rows", "labels"):  # views that cannot be written to; the caller's arrays stay as they are
+            object.__setattr__(self, "row_weights", np.ascontiguousarray(w))
+        # Views that cannot be written to; the caller's arrays stay as they are.
+        for name in ("rows", "labels") + ("row_weights",) * (self.row_weights is not None):
             view = getattr(self, name).view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the rows and labels, part by part in the source's order, whatever files they were read from."""
+        """SHA-256 of the rows and labels, part by part in the source's order, whatever files they were read from.
+
+        And of the rows' weights, where there are any.
+        """
         digest = hashlib.sha256(f"{self.rows.dtype} {self.rows.shape[1]}".encode())
         for part in self.parts.values() or (slice(None),):
             digest.update(np.ascontiguousarray(self.rows[part]).data)
             digest.update(self.labels[part].astype("<i8").data)
+            if self.row_weights is not None:
+                digest.update(np.ascontiguousarray(self.row_weights[part]).data)
         return digest.hexdigest()
 
     @cached_property

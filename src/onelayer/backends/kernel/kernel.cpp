@@ -25,7 +25,8 @@
 namespace onelayer {
 namespace {
 
-constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10;  // of the rows treated together: half of an L2 cache
+// Of the rows treated together: half of an L2 cache, or more where many classes use a panel of them again and again.
+constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10, WIDENED_CHUNK_BYTES = 16 << 20;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -146,8 +147,8 @@ struct Chunk {
         : source(source), standardization(standardization), panels(smaller(most, rows_for(source.d, K)), source.d),
           labels(panels.count), weights(panels.count), line(source.d), here(panels.count), next(panels.count) {}
     static int64_t rows_for(int64_t d, int64_t K) {
-        if (K > 2 * CLASSES) return CHUNK_ROWS;  // a panel of them is all that is in use at a time
-        const int64_t fit = CHUNK_BYTES / (d * int64_t(sizeof(Held)) + 1) / 2 * 2;  // even, as rows are treated in pairs
+        const int64_t bytes = K > 2 * CLASSES ? WIDENED_CHUNK_BYTES : CHUNK_BYTES;
+        const int64_t fit = bytes / (d * int64_t(sizeof(Held)) + 1) / 2 * 2;  // even, as rows are treated in pairs
         return fit < 16 ? 16 : smaller(fit, CHUNK_ROWS);
     }
     const Source *row(int64_t place) const;
@@ -173,7 +174,7 @@ struct Chunk {
         step = panels.count * panels.stride;
     }
     // Whether rows can be multiplied where they are: without a padding to read beyond their end.
-    bool may_stay() const { return std::is_same_v<Source, Held> && source.pixels && source.d % STEP == 0; }
+    bool may_stay() const { return std::is_same_v<Source, Held> && source.pixels && source.d % LANES == 0; }
     void stay(const int64_t *places, int64_t n) {
         if constexpr (std::is_same_v<Source, Held>)
             for (int64_t i = 0; i < n; ++i) here[i] = row(places[i]);
@@ -257,7 +258,7 @@ void forward(const Chunk<Source, Held> &X, int64_t n, const Layer &layer, float 
         for (int64_t k = K; k < S_stride; ++k) S[i * S_stride + k] = -INFINITY;
     }
     for (int64_t p = 0; p < X.panels.panels; ++p) {
-        const int64_t width = X.panels.padded(p);
+        const int64_t width = round_up(X.panels.width(p), int64_t(LANES));
         for_class_tiles(K, [&]<int C>(int64_t k) {
             constexpr int R = C == CLASSES ? 2 : ACCUMULATORS / C < 6 ? ACCUMULATORS / C : 6;
             const float *V = layer.V.at(p, k);
@@ -483,8 +484,8 @@ bool evaluate(Evaluation &e) {
             float *s = S + i * stride;
             int64_t best = 0;
             for (int64_t k = 1; k < K; ++k) best = s[k] > s[best] ? k : best;
-            if (best == chunk.labels[i]) e.right += double(chunk.weights[i]);
-            e.loss_sum += double(chunk.weights[i]) * loss_of(s, K, stride, chunk.labels[i], e.loss);
+            e.right += best == chunk.labels[i];
+            e.loss_sum += loss_of(s, K, stride, chunk.labels[i], e.loss);
         }
         if (patience.ends(n * d * K)) return false;
     }

@@ -13,7 +13,7 @@ struct Rows {
     const uint8_t *pixels;  // (n, d)
     const float *features;  // (n, d)
     const int64_t *labels;  // (n,)
-    const float *weights;   // (n,), how much each row counts, or null: all the same
+    const float *weights;   // (n,), factors on the rows' losses in training, or null: 1
     const double *mean;     // (d,)
     const double *scale;    // (d,)
     int64_t d;
@@ -42,7 +42,8 @@ struct Evaluation {
     int64_t K;
     Loss loss;
     bool (*interrupted)();
-    double loss_sum, right;  // results, over rows times their weights
+    double loss_sum;         // results
+    int64_t right;
 };
 
 [[noreturn]] void out_of_memory();  // throws

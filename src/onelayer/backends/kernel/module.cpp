@@ -195,6 +195,12 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::hand
 template <class Call>
 void call(nb::handle cancelled, Call &&kernel_call) {
     if (!cancelled.is_none() && !PyCallable_Check(cancelled.ptr())) throw nb::type_error("cancelled is not a function");
+    // A signal handler, or `cancelled` itself, may call the kernel too: what was asked then is put back.
+    struct Outer {
+        nb::handle cancel = onelayer::cancel;
+        decltype(onelayer::asked_last) asked_last = onelayer::asked_last;
+        ~Outer() { onelayer::cancel = cancel, onelayer::asked_last = asked_last; }
+    } outer;
     cancel = cancelled;
     asked_last = std::chrono::steady_clock::now();
     bool finished;
@@ -252,11 +258,11 @@ void run_epoch(nb::handle rows, nb::handle labels, nb::handle weights, nb::handl
     call(cancelled, [&] { return kernel.run_epoch(e); });
 }
 
-nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle weights, nb::handle mean, nb::handle scale,
-                   nb::handle places, nb::handle templates, nb::handle bias, nb::handle loss, nb::handle cancelled) {
+nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle places,
+                   nb::handle templates, nb::handle bias, nb::handle loss, nb::handle cancelled) {
     Evaluation e{};
-    take_layer_and_rows(e, readable("templates", templates), readable("bias", bias), rows, labels, weights, mean, scale,
-                        "places", readable("places", places));
+    take_layer_and_rows(e, readable("templates", templates), readable("bias", bias), rows, labels, nb::none(), mean,
+                        scale, "places", readable("places", places));
     e.loss = loss_named(loss);
     e.interrupted = interrupted;
     const Kernel &kernel = chosen();
@@ -280,9 +286,7 @@ NB_MODULE(_kernel, m) {
           nb::arg("cancelled").none(),
           "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place. It ends with\n"
           "InterruptedError soon after `cancelled()` is true.");
-    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("row_weights").none(),
-          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(), nb::arg("templates").none(),
+    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(), nb::arg("templates").none(),
           nb::arg("bias").none(), nb::arg("loss").none(), nb::arg("cancelled").none(),
-          "Sum of the losses, and number of right answers, of the rows at `places`, each times its weight; ends like\n"
-          "`run_epoch`.");
+          "Sum of the losses, and number of right answers, of the rows at `places`; ends like `run_epoch`.");
 }
