@@ -397,6 +397,7 @@ def _draw(
 
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
+    import_module("onelayer.cli_studies")  # adds its commands to the app
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +19,9 @@ from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
+
+if TYPE_CHECKING:
+    from onelayer.comparison import Comparison
 
 READING_SECONDS = 1.0  # work shorter than this shows no bar
 
@@ -134,6 +138,21 @@ class Screen:
             for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
         ]
         self.table("class", "rows", "accuracy", rows=rows)
+
+    def comparison(self, comparison: "Comparison") -> None:
+        """Print which rows A and B get right, the test, the intervals, and the verdict."""
+        from onelayer.comparison import in_points  # scipy, which it loads, takes a second
+
+        c = comparison
+        several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""
+        rows = [["A right", f"{c.both:,}", f"{c.only_a:,}"], ["A wrong", f"{c.only_b:,}", f"{c.neither:,}"]]
+        self.table(f"rows{several}", "B right", "B wrong", rows=rows)
+        test = "paired t test over the seeds" if c.seed_interval else "McNemar's exact test"
+        self.say(f"p value {c.p_value:.2g} ({test})")
+        for source, interval in (("rows", c.row_interval), ("seeds", c.seed_interval)):
+            if interval:
+                self.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")
+        self.say(c.verdict())
 
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
