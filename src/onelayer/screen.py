@@ -191,7 +191,10 @@ class Screen:
         shown = [split for split in ("train", "validation", "test") if split in read]
         rows = []
         for result in results:
-            settings = [f"{value:g}" if isinstance(value, float) else str(value) for value in (getattr(result.config, n) for n in names)]
+            settings = [
+                f"{value:g}" if isinstance(value, float) else str(value)
+                for value in (getattr(result.config, n) for n in names)
+            ]
             states = Counter(run.status for run in result.runs)
             runs = ", ".join(f"{count} {status}" for status, count in states.items())
             rows.append([*settings, *(mean_and_sd(*result.mean_sd(split)) for split in shown), runs])

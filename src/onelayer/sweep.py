@@ -293,7 +293,11 @@ class Sweep:
             plan, _ = Run.open(run.path).read_checkpoint()
             resolved = plan.config.backend if expected.config.backend == "auto" else expected.config.backend
             config = replace(expected.config, backend=resolved)
-            if (plan.config, plan.split_config, plan.fingerprint) != (config, self.plan.split_config, expected.fingerprint):
+            if (plan.config, plan.split_config, plan.fingerprint) != (
+                config,
+                self.plan.split_config,
+                expected.fingerprint,
+            ):
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():
                 run.read_model()  # finds damage
@@ -321,9 +325,7 @@ class Sweep:
                 chosen = result is best
                 note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
                 settings = [getattr(result.config, name) for name in SWEPT]
-                values = [
-                    getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES
-                ]
+                values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
                 writer.writerow([run.setting, run.seed, *settings, run.status, chosen, *values, note])
         write_file(self.csv_path, text.getvalue().encode())
 
