@@ -60,7 +60,7 @@ def test_coursework(brief, tiny_cifar, tmp_path):
     assert len(of_runs) == 4 * len(SEEDS)
     for setting in range(4):  # the measured figures are those of the runs
         accuracies = [100 * of_runs[f"{setting:03}-seed-{seed}"]["results"]["test"]["accuracy"] for seed in SEEDS]
-        cell = dict((row[0], row[2]) for row in findings[setting].rows)["test rows, epoch 2"]
+        cell = {row[0]: row[2] for row in findings[setting].rows}["test rows, epoch 2"]
         assert cell == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}"
     content = read_study(path)
     assert (content["name"], content["seeds"], content["sweeps"]) == ("coursework", [*SEEDS], ["batch"])
@@ -108,7 +108,7 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
     for seed in SEEDS:
         answers = evaluate(Run.open(tmp_path / f"study/batch/runs/001-seed-{seed}").read_model(), test)
         for label, prediction, P in zip(answers.labels, answers.predictions, answers.probabilities, strict=True):
-            right += [P[label]] * (label == prediction)
+            right += [P[label]] if label == prediction else []
     assert rows["sigmoid", "right"][4] == f"{np.median(right):.3f}"
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_study_is_named(content, tmp_path):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(RunError, match=r"study.json: damaged"):
         read_study(tmp_path)
-    with pytest.raises(RunError, match="has no study.json"):
+    with pytest.raises(RunError, match=r"has no study\.json"):
         read_study(tmp_path / "none")
 
 
