@@ -10,6 +10,7 @@ goes to the optimum, in as many passes as that takes; here as many as there are 
 use them.
 
     python benchmarks/peers.py [--data SOURCE] [--rounds 5] [--epochs 10] [--threads 1 2] [--only NAME ...]
+                               [--chart docs/speed.png]
 """
 
 import argparse
@@ -32,7 +33,6 @@ import onelayer
 from onelayer.config import SplitConfig, TrainConfig
 
 Epoch = Callable[[np.ndarray], None]
-K = 10
 RATE = 0.001
 
 
@@ -46,6 +46,7 @@ def standardized(splits: onelayer.Splits, dtype: type) -> tuple[np.ndarray, ...]
 
 def numpy_float32(splits: onelayer.Splits) -> Epoch:
     X, y, X_validation, y_validation = standardized(splits, np.float32)
+    K = len(splits.dataset.class_names)
     W = np.random.default_rng(0).normal(0, 0.01, (X.shape[1], K)).astype(np.float32)
     b = np.zeros(K, np.float32)
 
@@ -76,6 +77,7 @@ def numpy_course(splits: onelayer.Splits) -> Epoch:
     """float64, a sample is a column, one-hot labels, as the course's solutions are usually written."""
     X, y, X_validation, y_validation = standardized(splits, np.float64)
     X, X_validation = X.T.copy(), X_validation.T.copy()  # (d, n)
+    K = len(splits.dataset.class_names)
     Y, Y_validation = np.eye(K)[y].T, np.eye(K)[y_validation].T  # (K, n)
     W = np.random.default_rng(0).normal(0, 0.01, (K, len(X)))
     b = np.zeros((K, 1))
@@ -106,7 +108,7 @@ def _torch(splits: onelayer.Splits, loader: bool) -> Epoch:
 
     torch.set_num_threads(int(os.environ["ONELAYER_BENCHMARK_THREADS"]))
     X, y, X_validation, y_validation = (torch.from_numpy(np.array(a)) for a in standardized(splits, np.float32))
-    layer = torch.nn.Linear(X.shape[1], K)
+    layer = torch.nn.Linear(X.shape[1], len(splits.dataset.class_names))
     optimizer = torch.optim.SGD(layer.parameters(), lr=RATE)
     criterion = torch.nn.CrossEntropyLoss()
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, y), batch_size=100, shuffle=True)
@@ -147,6 +149,7 @@ def jax_scan(splits: onelayer.Splits) -> Epoch:
     import jax.numpy as jnp
 
     X, y, X_validation, y_validation = (jnp.asarray(a) for a in standardized(splits, np.float32))
+    K = len(splits.dataset.class_names)
     parameters = (jnp.zeros((X.shape[1], K)), jnp.zeros(K))
 
     def mean_loss(parameters, X, y):  # type: ignore[no-untyped-def]
@@ -182,7 +185,7 @@ def sklearn_sgd(splits: onelayer.Splits) -> Epoch:
     def epoch(order: np.ndarray) -> None:
         for start in range(0, len(order), 100):
             batch = order[start : start + 100]
-            model.partial_fit(X[batch], y[batch], classes=np.arange(K))
+            model.partial_fit(X[batch], y[batch], classes=np.arange(len(splits.dataset.class_names)))
         model.score(X, y)
         model.score(X_validation, y_validation)
 
@@ -247,14 +250,32 @@ def limits() -> dict[str, float]:
     return {"product": statistics.median(product), "read": statistics.median(read)}
 
 
-def in_a_process(arguments: list[str], threads: int) -> dict[str, float]:
+def in_a_process(arguments: list[str], threads: int, script: str = __file__) -> dict[str, float]:
     count = str(threads)
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ONELAYER_BENCHMARK_THREADS")
     environment = os.environ | dict.fromkeys(names, count)
     output = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *arguments], env=environment, check=True, stdout=subprocess.PIPE
+        [sys.executable, "-W", "ignore", script, *arguments], env=environment, check=True, stdout=subprocess.PIPE
     ).stdout
     return dict(json.loads(output))
+
+
+def draw(path: Path, milliseconds: dict[str, float], words: str) -> None:
+    """Bars, the quickest on top, on one scale from zero."""
+    from matplotlib.figure import Figure
+
+    ordered = sorted(milliseconds.items(), key=lambda item: -item[1])
+    names, times = [name for name, _ in ordered], [time for _, time in ordered]
+    figure = Figure(figsize=(7, 0.9 + 0.36 * len(names)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(names, times, color=["#d1495b" if name == NATIVE else "#8d99ae" for name in names], height=0.7)
+    axes.bar_label(bars, [f"{time:,.0f} ms" for time in times], padding=4)
+    axes.set_xlim(0, 1.15 * max(times))
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(left=False)
+    figure.suptitle(f"An epoch of CIFAR-10's first batch, {words}", x=0.01, ha="left", fontsize=11)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -265,6 +286,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--json", type=Path, help="write all measurements there")
+    parser.add_argument("--chart", type=Path, help="draw the warm epochs of those that do the same work there")
     parser.add_argument("--turn", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.turn == "limits":
@@ -300,9 +322,13 @@ def main() -> None:
         for name in names:
             cold, warm, peak = (median(threads, name, what) for what in ("cold", "warm", "peak"))
             ratio = warm / median(threads, NATIVE, "warm") if NATIVE in names else float("nan")
-            gflops = 2 * 2 * 2 * 10_000 * 3072 * K / warm / 1e9
+            gflops = 2 * 2 * 2 * 10_000 * 3072 * 10 / warm / 1e9
             print(f"| {name:32} | {1e3 * cold:7.1f} | {1e3 * warm:16.1f} | {ratio:14.1f} | {gflops:14.0f} | ", end="")
             print(f"{peak / 1e6:7.0f} |")
+    if arguments.chart:
+        threads = arguments.threads[-1]
+        times = {name: 1e3 * median(threads, name, "warm") for name in names if not name.startswith("scikit-learn")}
+        draw(arguments.chart, times, f"trained and evaluated, {threads} threads")
 
 
 if __name__ == "__main__":

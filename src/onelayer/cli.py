@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
@@ -35,7 +35,7 @@ def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollectio
     if "--config" in known and known["--config"].tokens:
         _read_toml(known.pop("--config").tokens[0].value, known)
     for name, argument in known.items():
-        if argument.hint in (int, int | None):
+        if argument.hint in (int, int | None, list[int]):
             for token in argument.tokens:
                 if not re.fullmatch(r"[+-]?[0-9]+", token.value):  # cyclopts would round it
                     raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
@@ -54,12 +54,17 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
             near = difflib.get_close_matches(name, known, n=1)
             guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
             raise ConfigError(f"{path}: unknown option {key}{guess}")
-        if not isinstance(value, str | int | float):
-            raise ConfigError(f"{path}: {key} takes one value, not {value!r}")
+        many = get_origin(known[name].hint) is list
+        values = value if many and isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in values):
+            raise ConfigError(f"{path}: {key} takes {'numbers or words' if many else 'one value'}, not {value!r}")
+        if not values:
+            raise ConfigError(f"{path}: {key} has no values")
         if not known[name].tokens:
-            is_flag = isinstance(value, bool)
-            token = Token(keyword=key, value=str(value), source=path, implicit_value=value if is_flag else UNSET)
-            known[name].append(token)
+            for item in values:
+                word = str(item).lower() if isinstance(item, bool) else str(item)
+                flag = item if isinstance(item, bool) and not many else UNSET
+                known[name].append(Token(keyword=key, value=word, source=path, implicit_value=flag))
 
 
 def _canonical(option: str) -> str:
@@ -367,14 +372,24 @@ def _finish(
     screen.files(run.path)
 
 
-def _draw(screen: "Screen", run: "Run", plan: "Plan", history: "History", model: "Model", splits: "Splits") -> None:
+def _draw(
+    screen: "Screen",
+    run: "Run",
+    plan: "Plan",
+    history: "History",
+    model: "Model",
+    splits: "Splits",
+    *,
+    report_test: bool = True,
+) -> None:
     from onelayer.evaluation import evaluate
     from onelayer.figures import figures_of_run
     from onelayer.run import FIGURES
 
     title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     with screen.working("drawing") as progress:
-        pictures = figures_of_run(history, model, splits.test, evaluate(model, splits.test), title)
+        test = splits.test if report_test else None
+        pictures = figures_of_run(history, model, test, evaluate(model, test) if test else None, title)
         for number, (name, figure) in enumerate(pictures, 1):
             run.write_figure(name, figure)
             progress(number, len(FIGURES))
@@ -382,7 +397,7 @@ def _draw(screen: "Screen", run: "Run", plan: "Plan", history: "History", model:
 
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
-    import_module("onelayer.cli_studies")  # more commands, which register themselves
+    import_module("onelayer.cli_studies")  # adds its commands to the app
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names
@@ -390,4 +405,5 @@ def run(arguments: list[str]) -> None:
             break
         name, equals, value = argument.partition("=")
         tokens.append((_canonical(name) if name.startswith("--") else name) + equals + value)
+    import_module("onelayer.cli_studies")  # more commands
     app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

@@ -103,12 +103,15 @@ class SplitConfig:
         Rows drawn for testing by stratified (0.2); below 1 a fraction.
     split_seed
         Of the drawn rows; not --seed, so that runs with many seeds share their test rows.
+    refit
+        Train on the validation rows too, once they have chosen.
     """
 
     protocol: Literal["batch", "full", "stratified"] | None = None
     validation_size: float | None = None
     test_size: float | None = None
     split_seed: int = 0
+    refit: bool = False
 
     def __post_init__(self) -> None:
         _plain(self)
@@ -119,6 +122,7 @@ class SplitConfig:
             good = size is None or (_finite(size) and size > 0 and (size < 1 or size == int(size)))
             _require(self, name, good, "a whole number of rows, or a fraction between 0 and 1")
         _require(self, "split_seed", _count(self.split_seed), "a whole number of at least 0")
+        _require(self, "refit", isinstance(self.refit, bool), "true or false")
 
 
 def counted(count: int, noun: str) -> str:

@@ -47,7 +47,7 @@ MOST_TEMPLATES, MOST_NUMBERED, MOST_NAMED = 100, 20, 60  # classes
 
 
 def figures_of_run(
-    history: "Sequence[EpochRecord]", model: Model, test: Split, evaluation: Evaluation, title: str
+    history: "Sequence[EpochRecord]", model: Model, test: Split | None, evaluation: Evaluation | None, title: str
 ) -> Iterator[tuple[str, Figure]]:
     """All pictures of a run that there is something to draw for, one at a time: curves, templates, mistakes.
 
@@ -55,9 +55,9 @@ def figures_of_run(
     ----------
     history : sequence of EpochRecord
     model : Model
-    test : Split
-        Where the confusion and the mistakes are from.
-    evaluation : Evaluation
+    test : Split or None
+        Where the confusion and the mistakes are from; without it there are none.
+    evaluation : Evaluation or None
         Of `model` on `test`.
     title : str
         Data set and settings.
@@ -76,6 +76,8 @@ def figures_of_run(
         yield "templates", templates(weights, names, model.image_shape, f"Templates, each in its own range. {title}")
         signed = f"Templates on one scale. {title}"
         yield "templates_signed", signed_templates(weights, model.standardizer.scale, names, model.image_shape, signed)
+    if test is None or evaluation is None:
+        return
     yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")
     if model.image_shape is not None:
         worst = evaluation.worst_mistakes(12)

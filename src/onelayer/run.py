@@ -161,7 +161,7 @@ class Run:
             "fingerprint": plan.fingerprint,
             "rng_state": json.dumps(state.rng_state),
         }
-        self._write(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
+        write_file(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
 
     def read_checkpoint(self) -> tuple[Plan, TrainingState]:
         """Read what resuming needs.
@@ -199,7 +199,7 @@ class Run:
         """Write all that a complete run has but pictures; the summary last."""
         self.write_checkpoint(plan, result.state)
         self._write_history(result.state)
-        self._write(self.model_path, result.model.to_bytes())
+        write_file(self.model_path, result.model.to_bytes())
         dataset = splits.dataset
         data = {
             "name": dataset.name,
@@ -219,7 +219,7 @@ class Run:
             "seed": plan.config.seed,
             "backend": result.backend,
         }
-        self._write(self.summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+        write_file(self.summary_path, (json.dumps(summary, indent=2) + "\n").encode())
 
     def read_summary(self) -> dict[str, Any]:
         """The summary of a complete run.
@@ -259,7 +259,7 @@ class Run:
         """Write a picture as ``<name>.png``."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        self._write(self.path / f"{name}.png", buffer.getvalue())
+        write_file(self.path / f"{name}.png", buffer.getvalue())
         return self.path / f"{name}.png"
 
     def _write_history(self, state: TrainingState) -> None:
@@ -267,29 +267,7 @@ class Run:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(HISTORY_COLUMNS)
         writer.writerows(asdict(record).values() for record in state.history)
-        self._write(self.history_path, text.getvalue().encode())
-
-    def _write(self, path: Path, content: bytes) -> None:
-        """Write a file so that it is there complete or not at all, even through a crash of the machine."""
-        try:
-            temporary = self.path / f".onelayer-{secrets.token_hex(8)}"
-            try:
-                with temporary.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            directory = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+        write_file(self.history_path, text.getvalue().encode())
 
     def _is_run(self) -> bool:
         """Whether the checkpoint is one of onelayer's: other programs give their files the same name."""
@@ -394,6 +372,35 @@ def _go_on(
         raise
     run.write_result(plan, splits, result)
     return result
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there complete or not at all, even through a crash of the machine.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    try:
+        temporary = path.parent / f".onelayer-{secrets.token_hex(8)}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
 
 
 def resume_command(path: Path) -> str:

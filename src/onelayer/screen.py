@@ -1,9 +1,12 @@
 """What the commands show: words, tables and progress. Live on a terminal, plain lines where the output is piped."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +17,11 @@ from onelayer.config import counted
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
+from onelayer.sweep import SettingResult, SweepPlan
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
+
+if TYPE_CHECKING:
+    from onelayer.comparison import Comparison
 
 READING_SECONDS = 1.0  # work shorter than this shows no bar
 
@@ -132,6 +139,21 @@ class Screen:
         ]
         self.table("class", "rows", "accuracy", rows=rows)
 
+    def comparison(self, comparison: "Comparison") -> None:
+        """Print which rows A and B get right, the test, the intervals, and the verdict."""
+        from onelayer.comparison import in_points  # scipy, which it loads, takes a second
+
+        c = comparison
+        several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""
+        rows = [["A right", f"{c.both:,}", f"{c.only_a:,}"], ["A wrong", f"{c.only_b:,}", f"{c.neither:,}"]]
+        self.table(f"rows{several}", "B right", "B wrong", rows=rows)
+        test = "paired t test over the seeds" if c.seed_interval else "McNemar's exact test"
+        self.say(f"p value {c.p_value:.2g} ({test})")
+        for source, interval in (("rows", c.row_interval), ("seeds", c.seed_interval)):
+            if interval:
+                self.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")
+        self.say(c.verdict())
+
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
         """Show how far something is, once it has taken a second; yields a callback(done, total)."""
@@ -144,6 +166,44 @@ class Screen:
                 bar.update(task, completed=done, total=total, visible=visible)
 
             yield progress
+
+    @contextmanager
+    def sweeping(self, runs: int) -> Iterator[Callable[[int, int], None]]:
+        """Show how far the runs of a sweep are, counted in epochs; yields a callback(done, total)."""
+        with _bar(self._quiet) as bar:
+            task = bar.add_task("training", total=None)
+            tenths = 0
+
+            def progress(done: int, total: int) -> None:
+                nonlocal tenths
+                line = f"{counted(runs, 'run')}: {done:,} of {counted(total, 'epoch')}"
+                if bar.disable and total and 10 * done // total > tenths:
+                    tenths = 10 * done // total
+                    self.say(line)
+                bar.update(task, completed=done, total=total, description=line)
+
+            yield progress
+
+    def sweep(self, plan: SweepPlan, results: Sequence[SettingResult]) -> None:
+        """Print the settings of a sweep, the best first, and the reasons of runs that are not complete."""
+        names = plan.varied or ("learning_rate", "l2")
+        read = {split for result in results for run in result.runs for split in run.scores}
+        shown = [split for split in ("train", "validation", "test") if split in read]
+        rows = []
+        for result in results:
+            settings = [
+                f"{value:g}" if isinstance(value, float) else str(value)
+                for value in (getattr(result.config, n) for n in names)
+            ]
+            states = Counter(run.status for run in result.runs)
+            runs = ", ".join(f"{count} {status}" for status, count in states.items())
+            rows.append([*settings, *(mean_and_sd(*result.mean_sd(split)) for split in shown), runs])
+        self.say("")
+        self.table(*(name.replace("_", " ") for name in names), *shown, "runs", rows=rows, words=len(names))
+        for result in results:
+            for run in result.runs:
+                if run.status == "damaged":
+                    self.say(f"note: run {run.setting} with seed {run.seed} is damaged and was left out: {run.note}")
 
     @contextmanager
     def training(self, done: int, epochs: int) -> Iterator[Callable[[TrainingState], None]]:
@@ -163,6 +223,13 @@ class Screen:
 def percent(fraction: float) -> str:
     """A fraction as people read it."""
     return f"{100 * fraction:.2f} %"
+
+
+def mean_and_sd(mean: float, sd: float) -> str:
+    """Mean and standard deviation of fractions as people read them; a dash for no mean, and no deviation of one."""
+    if math.isnan(mean):
+        return "-"
+    return percent(mean) if math.isnan(sd) else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
 
 
 def _bar(quiet: bool) -> Progress:

@@ -135,10 +135,10 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     return ArrayBackend
 
 
-def _overlaps(threads: int) -> bool:
+def count_cores() -> int:
+    """How many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(threads or cores, cores) > 1
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def train(
@@ -187,7 +187,7 @@ def train(
     standardizer = splits.standardizer
     chosen = choose_backend(dataset, config)
     backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
-    overlaps = _overlaps(config.threads)
+    overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
     rng.bit_generator.state = state.rng_state
     scores: dict[str, Score] = {}

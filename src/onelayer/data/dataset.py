@@ -149,13 +149,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test rows of one data set, disjoint by construction.
+    """Training, validation and test rows of one data set.
+
+    They are disjoint by construction, but that a refit trains on the validation rows too: validation figures are then
+    of rows that were trained on.
 
     Parameters
     ----------
     train, validation, test : Split
     protocol : str
-        batch, full or stratified.
+        batch, full or stratified, and whether it is refitted.
     """
 
     train: Split
@@ -237,6 +240,9 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
         rest, validation = _draw(dataset, rest, max(1, round(size)), "validation", rng)
         places = {"train": rest, "validation": validation, "test": test}
     _require_finite(dataset)
+    if config.refit:
+        places["train"] = np.concatenate([places["train"], places["validation"]])
+        protocol += ", refitted on train and validation"
     return Splits(**{name: Split(name, dataset, indices) for name, indices in places.items()}, protocol=protocol)
 
 

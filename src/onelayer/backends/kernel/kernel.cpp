@@ -14,149 +14,18 @@
 // the rows beside it.
 
 #include "kernel.hpp"
+#include "vector.hpp"
 
-// Nothing here may come from an inline function of the standard library: the linker keeps one copy of each, and that
-// could be the one compiled for instructions that this machine lacks.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <type_traits>  // types only
-#include <utility>
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include <type_traits>  // types only, for the same reason as in vector.hpp
 
 namespace onelayer {
 namespace {
 
-// A tile has 2 * CLASSES accumulators: of 32 registers 20, of 16 registers 10. Fewer would wait for each other, more
-// leave too few registers for what is multiplied. The templates of a tile take PANEL * CLASSES floats of the L1 cache.
-#if defined(__AVX512F__)
-constexpr int LANES = 16, CLASSES = 10, PANEL = 768;
-#elif defined(__AVX2__)
-constexpr int LANES = 8, CLASSES = 5, PANEL = 1024;
-#elif defined(__aarch64__)
-constexpr int LANES = 4, CLASSES = 10, PANEL = 768;
-#else
-constexpr int LANES = 4, CLASSES = 5, PANEL = 1024;
-#endif
-constexpr int ACCUMULATORS = 2 * CLASSES;
-constexpr int STEP = 4 * LANES;  // rows are padded to this
 constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10;  // of the rows treated together: half of an L2 cache
-
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-typedef uint32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
-
-inline Vector load(const float *p) {
-    Vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-inline void store(float *p, Vector v) { memcpy(p, &v, sizeof v); }
-
-inline Vector load(const uint8_t *p) {
-#if defined(__AVX512F__)
-    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
-    return reinterpret_cast<Vector>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
-#elif defined(__AVX2__)
-    __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(p));
-    return reinterpret_cast<Vector>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
-#else
-    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-    typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
-    Bytes bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Vector);
-#endif
-}
-
-// A vector that is used more than once, loaded once: GCC would put the load into each multiplication, and two loads a
-// cycle are what the tiles have to be frugal with.
-inline Vector load_once(const float *p) {
-    Vector v = load(p);
-#if defined(__x86_64__)
-    asm("" : "+x"(v));
-#endif
-    return v;
-}
-
-inline Vector splat(float x) { return x - Vector{}; }  // x - 0 is x, which compilers know; x + 0 is not
-
-using Lanes = std::make_integer_sequence<int, LANES>;
-
-template <int G, int... I>
-inline Vector swapped(Vector v, std::integer_sequence<int, I...>) {
-    return __builtin_shufflevector(v, v, (I ^ G)...);
-}
-
-// Halves change places, then quarters, and so on: after op(v, swapped) at each, every lane holds the result of all.
-template <int G = LANES / 2, class F>
-inline float across(Vector v, F op) {
-    if constexpr (G)
-        return across<G / 2>(op(v, swapped<G>(v, Lanes())), op);
-    else
-        return v[0];
-}
-
-// Of each group of 2 G lanes of a and b, the first or the second half: where lane i of the result comes from.
-template <int G>
-constexpr int half_group(int i, int second) {
-    const int j = i % (LANES / 2);
-    return i / (LANES / 2) * LANES + j / G * 2 * G + second * G + j % G;
-}
-
-template <int G, int... I>
-inline Vector fold(Vector a, Vector b, std::integer_sequence<int, I...>) {
-    return __builtin_shufflevector(a, b, half_group<G>(I, 0)...) + __builtin_shufflevector(a, b, half_group<G>(I, 1)...);
-}
-
-// The sum of vector i, of N up to LANES, in lane i; the same bits as sum(), with fewer shuffles.
-template <int N, int G = LANES / 2>
-inline Vector sums(const Vector *v) {
-    if constexpr (G == 0) {
-        return v[0];
-    } else {
-        Vector folded[(N + 1) / 2];
-#pragma GCC unroll 16
-        for (int i = 0; i < N / 2; ++i) folded[i] = fold<G>(v[2 * i], v[2 * i + 1], Lanes());
-        if constexpr (N % 2) folded[N / 2] = fold<G>(v[N - 1], v[N - 1], Lanes());
-        return sums<(N + 1) / 2, G / 2>(folded);
-    }
-}
-
-// The sum of vector i, of N, added to to[i].
-template <int N>
-inline void add_sums(const Vector *v, float *to) {
-    constexpr int FEW = N < LANES ? N : LANES;
-    const Vector s = sums<FEW>(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < FEW; ++i) to[i] += s[i];
-    if constexpr (N > LANES) add_sums<N - LANES>(v + LANES, to + LANES);
-}
-
-inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
-inline float sum(Vector v) {
-    return across(v, [](Vector a, Vector b) { return a + b; });
-}
-
-// exp(x) for x <= 0, to two units in the last place; 0 below -87, where floats lose digits; NaN stays.
-inline Vector exponential(Vector x) {
-    const Vector least = splat(-87.0f), shift = splat(12582912.0f);  // 1.5 * 2^23: its last binary digit counts ones
-    const Vector z = x < least ? least : x;
-    const Vector t = z * 1.44269504f + shift, n = t - shift;  // n is z / log 2, rounded
-    const Vector r = z - n * 0.693359375f + n * 2.12194440e-4f;  // log 2 in two parts, the first of few digits
-    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;  // the polynomial of Cephes' expf
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    const Bits power = (reinterpret_cast<Bits>(t) + 127) << 23;  // 2^n: the digits of `shift` leave at the top
-    return x < least ? Vector{} : p * reinterpret_cast<Vector>(power);
-}
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -1,0 +1,293 @@
+"""Whether one run or setting is better than another, or whether noise would do as much.
+
+Both answer the same test rows, so they are compared row by row: a row that both get right, or both get wrong, says
+nothing of their difference, and drops out. There are two sources of noise. Other rows would have given another
+difference, and so would other seeds (initial weights, order of the rows). Each has an interval of its own:
+
+- over the rows: a bootstrap. The seeds are held fixed; a row is drawn with its answers of all seeds;
+- over the seeds, where there are several: Student's t of the seeds' differences. The rows are held fixed.
+
+Neither covers the other's noise. The verdict rests on the wider of the two; where both are of one width, an interval
+for other rows and other seeds at once would be up to sqrt(2) times as wide.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Splits
+from onelayer.data.dataset import split as divide
+from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.evaluation import evaluate
+from onelayer.run import Plan, Run
+
+LEVEL = 0.95
+RESAMPLES = 9999
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A on the same rows; differences are accuracies of B minus those of A, as fractions.
+
+    Parameters
+    ----------
+    both, only_a, only_b, neither : int
+        How many rows are right, summed over the pairs.
+    p_value : float
+        Of no difference: McNemar's exact test for one pair, the paired t test over the seeds for several.
+    row_interval : (float, float)
+        95 % bootstrap interval of the difference over the rows, for these seeds.
+    seed_interval : (float, float), optional
+        95 % t interval over the seeds, for these rows; None for one pair.
+    pairs, rows : int
+        Pairs of seeds, and rows that each answers.
+    """
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float
+    row_interval: Interval
+    seed_interval: Interval | None
+    pairs: int
+    rows: int
+
+    @property
+    def accuracy_a(self) -> float:
+        """Mean over the pairs."""
+        return (self.both + self.only_a) / (self.pairs * self.rows)
+
+    @property
+    def accuracy_b(self) -> float:
+        """Mean over the pairs."""
+        return (self.both + self.only_b) / (self.pairs * self.rows)
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of B minus accuracy of A, mean over the pairs."""
+        return (self.only_b - self.only_a) / (self.pairs * self.rows)
+
+    @property
+    def interval(self) -> Interval:
+        """The wider of the intervals over rows and over seeds."""
+        return max(self.row_interval, self.seed_interval or self.row_interval, key=lambda ends: ends[1] - ends[0])
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves out 0 and the test agrees, which it does not where very few rows differ."""
+        low, high = self.interval
+        return not low <= 0 <= high and self.p_value < 1 - LEVEL
+
+    def verdict(self, a: str = "", b: str = "B") -> str:
+        """The outcome in a sentence; `b` names B, and `a`, where it is given, what B is compared with."""
+        low, high = self.interval
+        if not self.beyond_noise:
+            return f"no difference beyond noise ({in_points(self.difference, self.interval, sign='+')})"
+        better = self.difference > 0
+        ends = (low, high) if better else (-high, -low)
+        than = f" than {a}" if a else ""
+        size = in_points(abs(self.difference), ends, between=" (")
+        return f"{b} is {'better' if better else 'worse'}{than} by {size})"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Runs of A and B, each with its partner at the same place.
+
+    Parameters
+    ----------
+    runs_a, runs_b : tuple of Run
+        Of the same seeds, in their order; one run on each side may be of different seeds.
+    settings : str
+        What differs between A and B, in words.
+    alone : dict of str to tuple of int
+        Seeds of A and of B that have no partner.
+    """
+
+    runs_a: tuple[Run, ...]
+    runs_b: tuple[Run, ...]
+    settings: str
+    alone: dict[str, tuple[int, ...]]
+
+
+def compare_answers(right_a: np.ndarray, right_b: np.ndarray, *, rng_seed: int = 0) -> Comparison:
+    """Compare by which rows are right.
+
+    Parameters
+    ----------
+    right_a, right_b : ndarray (n,) or (seeds, n), bool
+        Whether A and B get each row right; of the same rows, and of the same seeds in the same order.
+    rng_seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    DataError
+        If they are not of the same rows and seeds.
+    """
+    if right_a.shape != right_b.shape or right_a.ndim not in (1, 2) or right_a.size == 0:
+        raise DataError(f"answers of shapes {right_a.shape} and {right_b.shape}; expected (n,) or (seeds, n) for both")
+    if right_a.dtype != bool or right_b.dtype != bool:
+        raise DataError(f"answers are {right_a.dtype} and {right_b.dtype}; expected bool, true where a row is right")
+    A, B = np.atleast_2d(right_a), np.atleast_2d(right_b)  # (pairs, n)
+    only_a, only_b, both = (int(np.count_nonzero(chosen)) for chosen in (A & ~B, B & ~A, A & B))
+    pairs, n = A.shape
+    row_interval = _row_interval(B.sum(axis=0) - A.sum(axis=0), pairs, rng_seed)
+    if pairs == 1:
+        # Where both are equally good, each row that only one gets right is a fair coin's toss.
+        p_value = float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
+        seed_interval = None
+    else:
+        p_value, seed_interval = _over_seeds(B.mean(axis=1) - A.mean(axis=1))
+    neither = A.size - both - only_a - only_b
+    return Comparison(both, only_a, only_b, neither, p_value, row_interval, seed_interval, pairs, n)
+
+
+def compare_runs(
+    runs_a: Sequence[Run], runs_b: Sequence[Run], split: Literal["test", "validation"], splits: Splits
+) -> Comparison:
+    """Compare complete runs, matched by seed, by their models' answers on a split.
+
+    Raises
+    ------
+    ConfigError
+        If the settings of one side differ in more than the seed, no seed is common to both sides, or the runs do not
+        divide the data as `splits` does.
+    DataError
+        If a run was trained on other data.
+    """
+    pairing = pair(runs_a, runs_b)
+    _require_same_rows([*pairing.runs_a, *pairing.runs_b], splits)
+    rows = splits.test if split == "test" else splits.validation
+    evaluations = ([evaluate(run.read_model(), rows) for run in side] for side in (pairing.runs_a, pairing.runs_b))
+    right_a, right_b = (np.array([e.predictions == e.labels for e in side]) for side in evaluations)  # (pairs, n)
+    return compare_answers(right_a, right_b)
+
+
+def find_runs(path: Path) -> list[Run]:
+    """The run in a directory, or the runs in the directories within it.
+
+    Raises
+    ------
+    RunError
+        If there is none.
+    """
+    try:
+        runs = [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]
+    except OSError:
+        return [Run.open(path)]  # which says what is wrong
+    if not runs:
+        raise RunError(f"{path} is no run of onelayer and holds none; pass a run directory, or a folder of them")
+    return runs[:1] if runs[0].path == path else runs
+
+
+def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
+    """Match runs by seed.
+
+    Raises
+    ------
+    ConfigError
+        If the settings of one side differ in more than the seed, or no seed is common to both sides.
+    """
+    (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
+    settings = in_words(_settings(plan_a.config), _settings(plan_b.config)) or "the settings are the same"
+    common = sorted(a.keys() & b.keys())
+    if len(a) == len(b) == 1 and not common:
+        seeds = f"seed {plan_a.config.seed} against {plan_b.config.seed}"
+        return Pairing(tuple(a.values()), tuple(b.values()), f"{settings}, {seeds}", {})
+    if not common:
+        seeds = " and ".join(f"{name} has {', '.join(map(str, side))}" for name, side in (("A", a), ("B", b)))
+        raise ConfigError(f"no seed is common to both sides: {seeds}; train both with the same seeds")
+    alone = {"A": tuple(sorted(a.keys() - b.keys())), "B": tuple(sorted(b.keys() - a.keys()))}
+    return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, alone)
+
+
+def in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
+    """What differs between two sets of settings: ``l2 0 against 0.1, epochs 40 against 20``."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_value(a[name])} against {_value(b[name])}" for name in a if a[name] != b[name]
+    )
+
+
+def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:
+    """A difference of accuracies as people read it: ``+0.2 points, 95 % interval -0.3 to 0.7``."""
+    low, high = (100 * end for end in interval)
+    digits = 1 if high - low >= 0.95 else 2  # enough to tell a narrow interval's ends from 0
+    return f"{100 * difference:{sign}z.{digits}f} points{between}95 % interval {low:z.{digits}f} to {high:z.{digits}f}"
+
+
+def _row_interval(differences: np.ndarray, pairs: int, rng_seed: int) -> Interval:
+    """Percentile bootstrap over the rows, of whose differences (n,) there are few values: -pairs, ..., pairs.
+
+    To draw n rows with replacement and count each value is to draw the counts from a multinomial distribution: this is
+    the bootstrap itself, not an approximation, without its (resamples, n) array.
+    """
+    n = len(differences)
+    values = np.arange(-pairs, pairs + 1)
+    counts = np.bincount(differences + pairs, minlength=len(values))
+    swapped = counts.tolist() > counts[::-1].tolist()  # so that A against B draws what B against A does
+    draws = np.random.default_rng(rng_seed).multinomial(n, (counts[::-1] if swapped else counts) / n, RESAMPLES)
+    means = draws @ values / (n * pairs)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return (-high, -low) if swapped else (low, high)
+
+
+def _over_seeds(differences: np.ndarray) -> tuple[float, Interval]:
+    """Paired t test and interval; written out, since scipy's warns where all seeds differ by the same."""
+    count, mean = len(differences), float(differences.mean())
+    standard_error = float(differences.std(ddof=1) / np.sqrt(count))
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * standard_error
+    if standard_error == 0:
+        return float(mean == 0), (mean, mean)
+    return float(2 * stats.t.sf(abs(mean) / standard_error, count - 1)), (mean - margin, mean + margin)
+
+
+def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
+    """The plan of the first run, and all runs by their seeds."""
+    plans = [run.read_checkpoint()[0] for run in runs]
+    by_seed: dict[int, Run] = {}
+    for run, plan in zip(runs, plans, strict=True):
+        if other := in_words(_settings(plan.config), _settings(plans[0].config)):
+            raise ConfigError(f"{run.path} and {runs[0].path} differ in more than the seed: {other}; keep them apart")
+        if plan.config.seed in by_seed:
+            raise ConfigError(f"{by_seed[plan.config.seed].path} and {run.path} both have seed {plan.config.seed}")
+        by_seed[plan.config.seed] = run
+    return plans[0], by_seed
+
+
+def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
+    """Refuse runs that do not train, validate and test on these rows."""
+    dataset = splits.dataset
+    plans = [run.read_checkpoint()[0] for run in runs]
+    divisions = {config: divide(dataset, config) for config in {plan.split_config for plan in plans}}
+    for run, plan in zip(runs, plans, strict=True):
+        if plan.fingerprint != dataset.fingerprint:
+            raise DataError(
+                f"{run.path} was trained on other data: fingerprint {plan.fingerprint[:12]} against "
+                f"{dataset.fingerprint[:12]}; compare runs on the same data"
+            )
+        division = divisions[plan.split_config]
+        same = all(np.array_equal(a.indices, b.indices) for a, b in zip(division, splits, strict=True))
+        if not same or division.protocol != splits.protocol:
+            ours, theirs = asdict(plan.split_config), asdict(plans[0].split_config)
+            words = in_words(ours | {"protocol": division.protocol}, theirs | {"protocol": splits.protocol})
+            raise ConfigError(
+                f"{run.path} divides {dataset.name} otherwise{words and ': '}{words}; compare runs that share rows"
+            )
+
+
+def _settings(config: TrainConfig) -> dict[str, object]:
+    """All that a result depends on but the seed."""
+    return {name: value for name, value in asdict(config).items() if name not in ("seed", "threads")}
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)

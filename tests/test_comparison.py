@@ -1,0 +1,281 @@
+"""Comparisons against scipy's tests and bootstrap, against published and hand-computed values, and on real runs."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from toy import toy_dataset, toy_splits
+
+from onelayer import run as runs
+from onelayer.cli import run as run_command
+from onelayer.comparison import compare_answers, compare_runs, find_runs, pair
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import load_splits
+from onelayer.data.dataset import Splits, split
+from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.evaluation import evaluate
+from onelayer.run import Plan, Run
+from onelayer.training import TrainingState
+
+CONFIG = TrainConfig(epochs=2, learning_rate=0.01)
+
+
+def answers(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    table = np.array([[True, True], [True, False], [False, True], [False, False]])
+    return tuple(np.repeat(table, [both, only_a, only_b, neither], axis=0).T)
+
+
+def random_answers(seed: int, pairs: int = 1, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are easy or hard for both sides; B is better by about 5 points."""
+    rng = np.random.default_rng(seed)
+    ease = rng.uniform(0.1, 0.9, n)
+    return rng.random((pairs, n)) < ease, rng.random((pairs, n)) < ease + 0.05
+
+
+def made_run(path: Path, splits: Splits, config: TrainConfig = CONFIG, split_config: SplitConfig | None = None) -> Run:
+    run = Run.create(path)
+    plan = Plan(config, split_config or SplitConfig(), "toy", splits.dataset.fingerprint)
+    runs.start(run, plan, splits)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("table", "p_value"),
+    [
+        ((5, 1, 8, 3), 2 * (1 + 9) / 2**9),  # by hand: 0 or 1 of 9 tosses, on either side
+        ((5, 4, 0, 3), 2 / 2**4),
+        ((101, 121, 59, 33), 0.000004),  # these as in statsmodels' tests, which have them from vassarstats.net
+        ((101, 70, 59, 33), 0.378688),
+        ((101, 80, 59, 33), 0.089452),
+        ((101, 10, 30, 33), 0.002221),
+        ((101, 10, 10, 33), 1),
+    ],
+)
+def test_mcnemar_of_known_tables(table, p_value):
+    found = compare_answers(*answers(*table))
+    assert found.p_value == pytest.approx(p_value, abs=1e-6)
+    assert (found.both, found.only_a, found.only_b, found.neither) == table
+    assert (found.pairs, found.rows) == (1, sum(table))
+    assert found.accuracy_a == (table[0] + table[1]) / sum(table)
+    assert found.accuracy_b == (table[0] + table[2]) / sum(table)
+    assert found.difference == pytest.approx(found.accuracy_b - found.accuracy_a)
+    assert found.interval == found.row_interval
+    assert found.seed_interval is None
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_rows_interval_agrees_with_scipys_bootstrap(pairs):
+    right_a, right_b = random_answers(1, pairs)
+    found = compare_answers(right_a, right_b)
+    per_row = (right_b.mean(axis=0) - right_a.mean(axis=0),)
+    expected = stats.bootstrap(per_row, np.mean, method="percentile", random_state=2).confidence_interval
+    width = expected.high - expected.low
+    assert 0.05 < width < 0.15
+    assert found.row_interval == pytest.approx(expected, abs=0.04 * width)
+
+
+def test_seeds_interval_agrees_with_scipys_paired_t_test():
+    right_a, right_b = random_answers(3, pairs=6)
+    found = compare_answers(right_a, right_b)
+    expected = stats.ttest_rel(right_b.mean(axis=1), right_a.mean(axis=1))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert 1e-6 < found.p_value < 0.2
+    assert found.seed_interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.difference == pytest.approx(right_b.mean() - right_a.mean())
+    assert found.pairs == 6
+
+
+def test_rows_interval_covers_the_difference_of_other_rows():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(600):  # standard deviation of the count over 600: 0.9 %
+        low, high = compare_answers(*answers(*rng.multinomial(500, [0.4, 0.1, 0.14, 0.36]))).row_interval
+        covered += low <= 0.04 <= high
+    assert 0.92 < covered / 600 < 0.98
+
+
+def test_seeds_interval_covers_the_difference_of_other_seeds():
+    rng = np.random.default_rng(5)
+    a, b = rng.uniform(0, 1, (2, 300))  # how often a seed gets each row right; the rows stay the same
+    covered = 0
+    for _ in range(300):
+        low, high = compare_answers(rng.random((4, 300)) < a, rng.random((4, 300)) < b).seed_interval
+        covered += low <= (b - a).mean() <= high
+    assert 0.91 < covered / 300 < 0.985
+
+
+def test_the_wider_interval_decides():
+    alike = np.broadcast_to(random_answers(6)[0], (5, 400))  # all seeds answer alike: only the rows are noisy
+    better = alike | (np.arange(400) % 50 == 0)
+    found = compare_answers(alike, better)
+    assert found.seed_interval == pytest.approx((found.difference, found.difference))
+    assert found.interval == found.row_interval
+    assert found.p_value == 0
+    restless = better.copy()
+    restless[0] = False  # one seed failed: only the seeds are noisy
+    found = compare_answers(alike, restless)
+    assert found.interval == found.seed_interval
+    assert found.verdict().startswith("no difference")
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_a_against_b_mirrors_b_against_a(pairs):
+    right_a, right_b = random_answers(7, pairs)
+    there, back = compare_answers(right_a, right_b), compare_answers(right_b, right_a)
+    assert there.difference == -back.difference != 0
+    assert there.p_value == pytest.approx(back.p_value)
+    assert there.row_interval == tuple(-end for end in reversed(back.row_interval))
+    assert there.interval == pytest.approx(tuple(-end for end in reversed(back.interval)))
+    assert (there.only_a, there.only_b) == (back.only_b, back.only_a)
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_the_same_answers_are_no_difference(pairs):
+    right, _ = random_answers(8, pairs)
+    found = compare_answers(right, right.copy())
+    assert (found.difference, found.p_value, found.interval) == (0, 1, (0, 0))
+    assert found.verdict() == "no difference beyond noise (+0.00 points, 95 % interval 0.00 to 0.00)"
+
+
+def test_where_few_rows_differ_the_test_has_a_say():
+    found = compare_answers(*answers(500, 0, 4, 496))  # the bootstrap cannot draw a row that A alone gets right
+    assert found.interval[0] > 0
+    assert found.p_value == 0.125
+    assert found.verdict().startswith("no difference beyond noise (+0.40 points, ")
+
+
+def test_verdicts_in_words():
+    found = replace(compare_answers(*answers(400, 80, 160, 360)), row_interval=(0.003, 0.013))
+    found = replace(found, rows=10_000)
+    assert found.verdict() == "B is better by 0.8 points (95 % interval 0.3 to 1.3)"
+    assert found.verdict("l2 0", "l2 0.1") == "l2 0.1 is better than l2 0 by 0.8 points (95 % interval 0.3 to 1.3)"
+    worse = replace(found, only_a=270, only_b=80, row_interval=(-0.025, -0.014))
+    assert worse.verdict() == "B is worse by 1.9 points (95 % interval 1.4 to 2.5)"
+    alike = replace(found, only_a=100, only_b=120, row_interval=(-0.003, 0.007))
+    assert alike.verdict() == "no difference beyond noise (+0.2 points, 95 % interval -0.3 to 0.7)"
+    slight = replace(found, only_a=100, only_b=120, row_interval=(0.0004, 0.0036))
+    assert slight.verdict() == "B is better by 0.20 points (95 % interval 0.04 to 0.36)"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (np.ones(3, bool), np.ones(4, bool), r"shapes \(3,\) and \(4,\); expected"),
+        (np.ones((1, 1, 3), bool), np.ones((1, 1, 3), bool), "shapes"),
+        (np.ones(0, bool), np.ones(0, bool), "shapes"),
+        (np.ones(3, bool), np.ones(3, int), "answers are bool and int64; expected bool"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(a, b, words):
+    with pytest.raises(DataError, match=words):
+        compare_answers(a, b)
+
+
+def test_runs_are_matched_by_seed_and_compared_on_the_split(tmp_path):
+    splits = toy_splits()
+    seeds_a, seeds_b = (3, 1, 2), (1, 4, 3)
+    a = [made_run(tmp_path / "a" / str(seed), splits, replace(CONFIG, seed=seed)) for seed in seeds_a]
+    b = [made_run(tmp_path / "b" / str(seed), splits, replace(CONFIG, seed=seed, l2=30.0)) for seed in seeds_b]
+    pairing = pair(a, b)
+    assert [run.path.name for run in (*pairing.runs_a, *pairing.runs_b)] == ["1", "3", "1", "3"]
+    assert pairing.alone == {"A": (2,), "B": (4,)}
+    assert pairing.settings == "l2 0 against 30"
+    for name in ("test", "validation"):
+        rows = getattr(splits, name)
+        found = compare_runs(a, b, name, splits)
+        right_a, right_b = (
+            np.array([evaluate(side[i].read_model(), rows).predictions == rows.labels for i in places])
+            for side, places in ((a, (1, 0)), (b, (0, 2)))
+        )
+        assert found == compare_answers(right_a, right_b)
+        assert (found.pairs, found.rows) == (2, 60)
+        assert found.only_a + found.only_b > 0
+
+
+def test_two_runs_may_have_different_seeds(tmp_path):
+    splits = toy_splits()
+    a, b = (made_run(tmp_path / str(seed), splits, replace(CONFIG, seed=seed, threads=seed)) for seed in (1, 2))
+    assert pair([a], [b]).settings == "the settings are the same, seed 1 against 2"
+    assert compare_runs([a], [b], "test", splits).pairs == 1
+
+
+def test_runs_that_cannot_be_compared(tmp_path):
+    splits = toy_splits()
+    one, two, three = (made_run(tmp_path / str(seed), splits, replace(CONFIG, seed=seed)) for seed in (1, 2, 3))
+    other = made_run(tmp_path / "other", splits, replace(CONFIG, seed=2, l2=0.5))
+    with pytest.raises(ConfigError, match=r"other and \S*1 differ in more than the seed: l2 0\.5 against 0; keep"):
+        compare_runs([one, other], [two], "test", splits)
+    with pytest.raises(ConfigError, match=r"no seed is common to both sides: A has 1, 2 and B has 3; train"):
+        compare_runs([one, two], [three], "test", splits)
+    with pytest.raises(ConfigError, match=r"1 and \S*1 both have seed 1"):
+        compare_runs([one, one], [two], "test", splits)
+
+    moved = split(splits.dataset, SplitConfig(split_seed=5))
+    moved = made_run(tmp_path / "moved", moved, split_config=SplitConfig(split_seed=5))
+    with pytest.raises(ConfigError, match=r"moved divides toy otherwise: split seed 5 against 0;"):
+        compare_runs([one], [moved], "test", splits)
+    explicit = made_run(tmp_path / "explicit", splits, split_config=SplitConfig(protocol="stratified", test_size=60))
+    compare_runs([one], [explicit], "test", splits)  # other words for the same rows
+
+    elsewhere = made_run(tmp_path / "elsewhere", split(toy_dataset(seed=1), SplitConfig()))
+    with pytest.raises(DataError, match=r"elsewhere was trained on other data: fingerprint"):
+        compare_runs([one], [elsewhere], "test", splits)
+
+    begun = Run.create(tmp_path / "begun")
+    plan = Plan(replace(CONFIG, backend="numpy"), SplitConfig(), "toy", splits.dataset.fingerprint)
+    begun.write_checkpoint(plan, TrainingState.initial(60, 4, CONFIG))
+    with pytest.raises(RunError, match="begun is not complete; go on with: onelayer resume"):
+        compare_runs([one], [begun], "test", splits)
+
+
+def test_runs_are_found_alone_and_in_folders(tmp_path):
+    splits = toy_splits()
+    paths = [tmp_path / "setting" / name for name in ("0", "1")]
+    for path in paths:
+        made_run(path, splits)
+    (tmp_path / "setting" / "notes.txt").touch()
+    (tmp_path / "setting" / "empty").mkdir()
+    assert [run.path for run in find_runs(tmp_path / "setting")] == paths
+    assert [run.path for run in find_runs(paths[0])] == paths[:1]
+    with pytest.raises(RunError, match=r"empty is no run of onelayer and holds none; pass"):
+        find_runs(tmp_path / "setting" / "empty")
+    for name in ("nowhere", "setting/notes.txt"):
+        with pytest.raises(RunError, match="no such run directory"):
+            find_runs(tmp_path / name)
+
+
+def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for setting, seed, l2 in (("a", 1, 0), ("a", 2, 0), ("b", 2, 0.5), ("b", 1, 0.5), ("b", 3, 0.5)):
+        options = ["--seed", str(seed), "--l2", str(l2), "--epochs", "2", "--no-figures", "--quiet"]
+        run_command(["train", "--data", str(tiny_cifar), "--out", f"{setting}/{seed}", *options])
+    run_command(["compare", "a", "b"])
+    out = capsys.readouterr().out
+    assert "note: without a partner, left out: seed 3 of B" in out
+    assert "CIFAR-10, test: 60 rows; l2 0 against 0.5" in out
+    counts = [int(word) for side in ("right", "wrong") for word in re.findall(rf"A {side} +(\d+) +(\d+)\n", out)[0]]
+    assert sum(counts) == 120
+    assert f"A a: {(counts[0] + counts[1]) / 1.2:.2f} %" in out
+    assert f"B b: {(counts[0] + counts[2]) / 1.2:.2f} %" in out
+    for words in ("summed over 2 seeds", r"p value \S+ \(paired t test", "over the rows: ", "over the seeds: "):
+        assert re.search(words, out)
+    assert re.fullmatch(r"(B is|no difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
+
+    moved = tiny_cifar.rename(tmp_path / "moved")
+    run_command(["compare", "a/1", "b/1", "--split", "validation", "--data", str(moved)])
+    out = capsys.readouterr().out
+    assert "CIFAR-10, validation: 60 rows" in out
+    assert "McNemar's exact test" in out
+    assert "over the seeds" not in out
+
+
+def test_penalties_on_cifar10(cifar, tmp_path):
+    splits = load_splits(str(cifar), SplitConfig())
+    none, some, much = ([made_run(tmp_path / str(l2), splits, TrainConfig(l2=l2))] for l2 in (0.0, 0.1, 1.0))
+    assert compare_runs(none, some, "test", splits).verdict().startswith("no difference beyond noise")
+    found = compare_runs(some, much, "test", splits)
+    assert found.interval[0] < -0.019 < found.interval[1] < -0.01
+    assert found.verdict().startswith("B is worse by 1.")

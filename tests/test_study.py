@@ -1,0 +1,208 @@
+"""Studies: what they train, how they judge printed figures, and what they write down."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from onelayer import load_splits, study
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.errors import ConfigError, RunError
+from onelayer.evaluation import evaluate
+from onelayer.run import Run
+from onelayer.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
+
+SEEDS = (1, 2, 3)
+
+
+def loader(path):
+    return lambda split_config: load_splits(str(path), split_config)
+
+
+def short(study, epochs=2):
+    """A study with fewer epochs."""
+
+    def of(setting):
+        return replace(setting, config=replace(setting.config, epochs=epochs))
+
+    def figures(reported):
+        return {(split, min(epoch, epochs)): figure for (split, epoch), figure in reported.figures.items()}
+
+    return Study(
+        tuple(Reported(of(reported.setting), figures(reported)) for reported in study.reported),
+        tuple(Effect(effect.title, of(effect.a), of(effect.b)) for effect in study.effects),
+        tuple(map(of, study.probabilities)),
+        tuple(map(of, study.grid)),
+    )
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """The studies with two epochs, and all of the first batch, as the tiny CIFAR-10 has no 1,000 rows to hold out."""
+    for name, whole in STUDIES.items():
+        of_name = short(whole)
+        on_batch = tuple(replace(setting, protocol="batch") for setting in of_name.grid)
+        effects = tuple(e for e in of_name.effects if e.a.protocol == e.b.protocol == "batch")
+        monkeypatch.setitem(STUDIES, name, replace(of_name, effects=effects, grid=on_batch))
+
+
+def summaries(path):
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(path.glob("runs/*/summary.json"))}
+
+
+def test_coursework(brief, tiny_cifar, tmp_path):
+    path = tmp_path / "study"
+    findings = run_study(path, "coursework", SEEDS, loader(tiny_cifar), workers=2)
+    assert len(findings) == 4 + 3
+    of_runs = summaries(path / "batch")
+    assert len(of_runs) == 4 * len(SEEDS)
+    for setting in range(4):  # the measured figures are those of the runs
+        accuracies = [100 * of_runs[f"{setting:03}-seed-{seed}"]["results"]["test"]["accuracy"] for seed in SEEDS]
+        cell = {row[0]: row[2] for row in findings[setting].rows}["test rows, epoch 2"]
+        assert cell == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}"
+    content = read_study(path)
+    assert (content["name"], content["seeds"], content["sweeps"]) == ("coursework", [*SEEDS], ["batch"])
+    assert [finding.title for finding in content["findings"]] == [finding.title for finding in findings]
+
+
+def test_a_study_goes_on_where_it_stopped(brief, tiny_cifar, tmp_path):
+    path, steps = tmp_path / "study", []
+
+    def stop(done, total):
+        steps.append(done)
+        if done >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(path, "coursework", SEEDS, loader(tiny_cifar), workers=1, on_progress=stop)
+    assert read_study(path)["findings"] == []
+    resumed = run_study(path, "coursework", SEEDS, loader(tiny_cifar), workers=1)
+    times = {file: file.stat().st_mtime_ns for file in path.glob("batch/runs/*/model.safetensors")}
+    again = run_study(path, "coursework", SEEDS, loader(tiny_cifar))
+    assert again == resumed
+    assert times == {file: file.stat().st_mtime_ns for file in path.glob("batch/runs/*/model.safetensors")}
+    assert resumed == run_study(tmp_path / "another", "coursework", SEEDS, loader(tiny_cifar), workers=3)
+
+
+def test_the_grid_reads_the_test_rows_of_the_chosen_setting_only(brief, tiny_cifar, tmp_path):
+    (finding,) = run_study(tmp_path / "study", "grid", SEEDS, loader(tiny_cifar))
+    of_runs = summaries(tmp_path / "study" / "grid")
+    validation = {}
+    for name, summary in of_runs.items():
+        validation.setdefault(name[:3], []).append(summary["results"]["validation"]["accuracy"])
+    best = max(validation, key=lambda setting: np.mean(validation[setting]))
+    assert {name[:3] for name, summary in of_runs.items() if "test" in summary["results"]} == {best}
+    config = STUDIES["grid"].grid[int(best)].config
+    assert f"learning rate {config.learning_rate:g}, lambda {config.l2:g}" in finding.verdict
+    assert [bool(row[-1]) for row in finding.rows] == [True] + [False] * (len(finding.rows) - 1)
+
+
+def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
+    *_, finding = run_study(tmp_path / "study", "sigmoid", SEEDS, loader(tiny_cifar))
+    test = load_splits(str(tiny_cifar), SplitConfig(protocol="batch")).test
+    rows = {row[:2]: row for row in finding.rows}
+    assert set(rows) == {(loss, kind) for loss in ("softmax", "sigmoid") for kind in ("right", "wrong")}
+    right = []
+    for seed in SEEDS:
+        answers = evaluate(Run.open(tmp_path / f"study/batch/runs/001-seed-{seed}").read_model(), test)
+        for label, prediction, P in zip(answers.labels, answers.predictions, answers.probabilities, strict=True):
+            right += [P[label]] if label == prediction else []
+    assert rows["sigmoid", "right"][4] == f"{np.median(right):.3f}"
+
+
+def test_one_more_seed_is_inside_the_spread_95_times_of_100():
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 10):
+        inside = [study._fits(draw[0], draw[1:]) for draw in rng.normal(39, 0.2, (4000, n + 1))]
+        assert 0.94 < np.mean(inside) < 0.97  # a little above, as printed figures are rounded
+
+
+def test_a_figure_outside_is_named_with_what_it_would_fit():
+    measured = {
+        ("train", 1): np.array([29.9, 30.0, 30.1]),
+        ("test", 1): np.array([28.9, 29.0, 29.1]),
+        ("train", 40): np.array([45.4, 45.6, 45.5]),
+        ("test", 40): np.array([39.0, 39.1, 39.2]),
+    }
+    trained = type("Trained", (), {"measured": lambda self: measured})()
+    setting = Setting("batch", TrainConfig(learning_rate=0.001))
+    reported = Reported(setting, {("train", 40): 45.3, ("test", 40): 45.59, ("test", 1): 50.0})
+    finding = study._judge(reported, trained)
+    assert [row[-1] for row in finding.rows] == [
+        "inside the spread of seeds",
+        "outside, by 65 standard deviations; consistent with train rows, epoch 40, 45.50 ± 0.10",
+        "outside, by 210 standard deviations; consistent with no accuracy measured here",
+    ]
+    assert finding.verdict.startswith("1 of 3 printed figures are inside the spread of seeds; test rows, epoch 40: ")
+    margin = stats.t.ppf(0.975, 2) * 0.1 * np.sqrt(4 / 3)
+    assert study._fits(45.5 + 0.99 * margin, measured["train", 40])
+    assert not study._fits(45.5 + 1.01 * margin + 0.005, measured["train", 40])
+
+
+def test_the_report_of_the_coursework_on_cifar(cifar, tmp_path):
+    findings = run_study(tmp_path / "study", "coursework", (42, 43, 44), loader(cifar))
+    for setting, printed in ((1, "45.59"), (2, "44.72")):
+        row = {row[0]: row for row in findings[setting].rows}["test rows, epoch 40"]
+        assert row[1] == printed
+        assert row[3].startswith("outside")
+        assert "consistent with train rows, epoch 40" in row[3]
+        assert abs(float(row[2].split()[0]) - 39.1) < 0.5
+    assert "it is worse by" in findings[-1].verdict
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((), "seeds 0 is too few"), ((1,), "seeds 1 is too few")])
+def test_too_few_seeds(seeds, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        run_study(tmp_path / "study", "coursework", seeds, loader("digits"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_other_data_than_cifar(tmp_path):
+    with pytest.raises(ConfigError, match="digits has no data_batch_1"):
+        run_study(tmp_path / "study", "coursework", SEEDS, loader("digits"))
+
+
+def test_a_directory_of_something_else_is_left_alone(brief, tiny_cifar, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(RunError, match=r"holds 'thesis.txt' and is no study"):
+        run_study(tmp_path / "mine", "coursework", SEEDS, loader(tiny_cifar))
+    run_study(tmp_path / "study", "coursework", SEEDS, loader(tiny_cifar))
+    with pytest.raises(RunError, match="is the study coursework with seeds 1 to 3; choose another --out"):
+        run_study(tmp_path / "study", "sigmoid", SEEDS, loader(tiny_cifar))
+    run_study(tmp_path / "study", "sigmoid", SEEDS, loader(tiny_cifar), overwrite=True)
+    assert read_study(tmp_path / "study")["name"] == "sigmoid"
+
+
+def test_a_damaged_run_is_named(brief, tiny_cifar, tmp_path):
+    run_study(tmp_path / "study", "coursework", SEEDS, loader(tiny_cifar))
+    (tmp_path / "study/batch/runs/002-seed-2/model.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match="002-seed-2: damaged"):
+        run_study(tmp_path / "study", "coursework", SEEDS, loader(tiny_cifar))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": "onelayer-study", "version": 2}', '{"format": "onelayer-study", "version": 1}'],
+)
+def test_a_damaged_study_is_named(content, tmp_path):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(RunError, match=r"study.json: damaged"):
+        read_study(tmp_path)
+    with pytest.raises(RunError, match=r"has no study\.json"):
+        read_study(tmp_path / "none")
+
+
+def test_findings_are_read_back(tmp_path):
+    finding = Finding("a", "b", ("c",), (("d",),))
+    content = {"format": "onelayer-study", "version": 1, "name": "flips", "seeds": [1, 2], "sweeps": []}
+    (tmp_path / "study.json").write_text(json.dumps(content | {"findings": [vars(finding)]}))
+    (read,) = read_study(tmp_path)["findings"]
+    assert (read.title, read.verdict, list(read.columns), [list(row) for row in read.rows]) == (
+        "a",
+        "b",
+        ["c"],
+        [["d"]],
+    )
