@@ -176,24 +176,23 @@ def report(
     Parameters
     ----------
     paths
-        Run directories.
+        A run directory or several, or one sweep or study directory.
     out
         The file to write.
     data
         Where the runs' data are now, if they were moved.
     """
-    from onelayer.report import read_subject, render, write_page
+    from onelayer.report import read_subject, render
+    from onelayer.run import write_file
     from onelayer.screen import Screen
 
     screen = Screen()
     subject = read_subject(paths)
-    with screen.working("reading") as progress:
-        splits = subject.plan.load_splits(data, progress)
     with screen.working("drawing") as progress:
-        page = render(subject, splits, progress)
-    write_page(out, page)
+        page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
+    write_file(out, page)
     for problem in subject.problems:
         screen.say(f"left out: {problem}")
-    screen.say(f"{out}: {len(page.encode()) / 1e6:.1f} MB")
+    screen.say(f"{out}: {len(page) / 1e6:.1f} MB")
     if subject.problems:
         sys.exit(1)

@@ -6,52 +6,33 @@ and their descriptions are made here; `report.html.j2` says where they stand, an
 
 import base64
 import hashlib
-import io
 import math
-import re
-import secrets
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
-from onelayer import figures
+from onelayer import report_pictures as pictures
+from onelayer.comparison import compare_answers
 from onelayer.config import SplitConfig, TrainConfig, counted
 from onelayer.data.dataset import Dataset, Split, Splits
-from onelayer.errors import ConfigError, OnelayerError, RunError
-from onelayer.evaluation import Evaluation, evaluate
-from onelayer.gradcheck import GradientReport, check_gradients, sample_rows
+from onelayer.errors import OnelayerError, RunError
+from onelayer.evaluation import evaluate
+from onelayer.gradcheck import check_gradients, sample_rows
 from onelayer.losses import LOSSES
-from onelayer.model import Model
-from onelayer.page import INK, QUIET, RULE
 from onelayer.run import Plan, Run
 from onelayer.screen import percent
-from onelayer.training import History, Score, TrainingState, train
+from onelayer.study import Finding, read_study
+from onelayer.sweep import Sweep, results
+from onelayer.training import Score
 
-CHART_WIDTH = 4.7  # inches: with room for two side by side, and words that can be read on a phone
-EPOCHS_SHOWN = (1, 2, 5, 10, 20, 40, 100, 200, 500, 1000)  # at which templates are shown while they form
-MOST_SECONDS = 60.0  # of training, for it to be repeated to see the templates form
+SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
-MOST_CLASSES = 20  # whose confusion is a table, and whose templates are shown while they form
-MOST_PAIRS = 100  # true and predicted classes with images, where there are more classes
-IMAGES_OF_PAIR, MISTAKES = 6, 24
-# What the page colours by its scheme, light or dark.
-VARIABLES = {
-    INK: "ink",
-    QUIET: "quiet",
-    RULE: "rule",
-    figures.COLOURS["train"]: "train",
-    figures.COLOURS["validation"]: "validation",
-}
+MOST_VERDICTS = 24  # settings that are compared with the best
 
 
 @dataclass(frozen=True)
@@ -61,9 +42,11 @@ class Setting:
     Parameters
     ----------
     name : str
+        What sets it apart from the others of its group, in words.
     plan : Plan
         Of the first run.
     runs : tuple of Run
+    seeds : tuple of int
     scores : tuple of dict of str to Score
         Of each run; without test where the test rows were left alone.
     """
@@ -71,55 +54,71 @@ class Setting:
     name: str
     plan: Plan
     runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
     scores: tuple[dict[str, Score], ...]
 
     @property
     def split(self) -> str:
         """The rows to report on: test rows, or where one of the runs left them alone, validation rows."""
-        return "test" if "test" in self.common_splits else "validation"
+        return self.splits[-1]
 
     @property
-    def common_splits(self) -> set[str]:
+    def splits(self) -> list[str]:
         """The splits that each of the runs was scored on."""
-        return set.intersection(*(set(scores) for scores in self.scores))
+        return [name for name in SPLITS if all(name in scores for scores in self.scores)]
 
     def mean_sd(self, split: str, what: str = "accuracy") -> tuple[float, float]:
-        """Mean over the runs and their standard deviation, NaN for one run."""
+        """Mean over the runs and their standard deviation (n - 1), NaN for one run."""
         values = [getattr(scores[split], what) for scores in self.scores]
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that are compared with each other, the best on validation first."""
+    """Settings on the same rows, which are compared with each other; the best on validation first.
+
+    Parameters
+    ----------
+    name : str
+        Empty where it is the only one.
+    settings : tuple of Setting
+        At least one.
+    notes : tuple of str
+        Such as which runs diverged.
+    """
 
     name: str
     settings: tuple[Setting, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """Of the run that stands for the group, the first seed of the best setting."""
+        return self.settings[0].plan
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """What a report is about; the first run of the first group is shown in detail.
 
     Parameters
     ----------
     title : str
     groups : tuple of Group
+        At least one.
     problems : tuple of str
-        What was skipped, and why.
-    findings : tuple of dict
-        Of a study: title, verdict, and a table with columns and rows.
+        What was left out, and why.
+    findings : tuple of Finding
+        Of a study.
     """
 
     title: str
     groups: tuple[Group, ...]
     problems: tuple[str, ...] = ()
-    findings: tuple[dict[str, Any], ...] = ()
+    findings: tuple[Finding, ...] = ()
 
-    @property
-    def plan(self) -> Plan:
-        """Of the run that is shown in detail: the first seed of the first group's best setting."""
-        return self.groups[0].settings[0].plan
+
+Read = tuple[TrainConfig, tuple[tuple[Plan, Run, dict[str, Score]], ...]]  # a setting with its complete runs
 
 
 def read_subject(paths: Sequence[Path]) -> Subject:
@@ -128,38 +127,140 @@ def read_subject(paths: Sequence[Path]) -> Subject:
     Parameters
     ----------
     paths : sequence of Path
-        Run directories.
+        Run directories, or one sweep or study directory.
 
     Raises
     ------
     RunError
-        If one is missing or not complete, or they are of different data.
+        If a run is missing, not complete or of other data than the others, or nothing is there to report.
     ModelFileError
-        If one is damaged.
+        If a run is damaged. One of a sweep or a study is left out instead, and named among the problems.
     """
-    runs = [Run.open(path) for path in paths]
-    subject = Subject(" and ".join(path.resolve().name for path in paths), (_group("", runs),))
-    _require_same_data(subject)
-    return subject
+    title = " and ".join(path.resolve().name for path in paths)
+    for path in paths:
+        is_study = (path / "study.json").exists()
+        if is_study or (path / "sweep.json").exists():
+            if len(paths) > 1:
+                raise RunError(f"{path} is a {'study' if is_study else 'sweep'}; make a report of it alone")
+            return _read_study(path) if is_study else _read_sweeps(title, {"": path})
+    return Subject(title, (_group("", _read_runs([Run.open(path) for path in paths])),))
 
 
-def render(subject: Subject, splits: Splits, progress: Callable[[int, int | None], None] | None = None) -> str:
+def _read_runs(runs: Sequence[Run]) -> list[Read]:
+    settings: dict[TrainConfig, list[tuple[Plan, Run, dict[str, Score]]]] = {}
+    first: tuple[Plan, Run] | None = None
+    for run in runs:
+        plan, _ = run.read_checkpoint()
+        run.read_model()  # one that cannot be shown is found now
+        _, other = first = first or (plan, run)
+        for what, mine, its in (
+            ("was trained on other data than", plan.fingerprint[:12], first[0].fingerprint[:12]),
+            ("divides the data in another way than", plan.split_config, first[0].split_config),
+        ):
+            if mine != its:
+                raise RunError(f"{run.path} {what} {other.path} ({mine} and {its}); make a report of each")
+        settings.setdefault(replace(plan.config, seed=0), []).append((plan, run, _scores(run)))
+    return sorted(
+        ((config, tuple(of_setting)) for config, of_setting in settings.items()),
+        key=lambda item: -np.mean([scores["validation"].accuracy for _, _, scores in item[1]]),
+    )
+
+
+def _read_study(path: Path) -> Subject:
+    study = read_study(path)
+    subject = _read_sweeps(str(study["name"]), {name: path / name for name in study["sweeps"]})
+    for finding in study["findings"]:
+        texts, cells = (finding.title, finding.verdict), [finding.columns, *finding.rows]
+        if not all(isinstance(text, str) for text in [*texts, *(cell for row in cells for cell in row)]):
+            raise RunError(f"{path / 'study.json'}: damaged (the finding {finding.title!r:.80})")
+    return replace(subject, findings=tuple(study["findings"]))
+
+
+def _read_sweeps(title: str, paths: Mapping[str, Path]) -> Subject:
+    """Sweeps by their names, each with the refit of its chosen setting where there is one."""
+    groups, problems = [], []
+    for name, path in paths.items():
+        refit = {f"{name} refit".strip(): path / "refit"} if (path / "refit" / "sweep.json").exists() else {}
+        for label, folder in ({name: path} | refit).items():
+            try:
+                read, notes, skipped = _read_sweep(Sweep.open(folder))
+            except RunError as error:
+                read, notes, skipped = [], [], [str(error)]
+            problems += skipped
+            if read:
+                groups.append(_group(label, read, notes))
+    if not groups:
+        raise RunError("; ".join([f"{title} has no complete run to report", *problems[:1]]))
+    return Subject(title, tuple(groups), tuple(problems))
+
+
+def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
+    """The settings that have complete runs; which runs diverged; what is missing or damaged."""
+    read, notes, problems, waiting = [], [], [], 0
+    for result in results(sweep):
+        complete = []
+        for row in result.runs:
+            run = sweep.run(row.setting, row.seed)
+            waiting += row.status == "missing"
+            if row.status == "diverged":
+                notes.append(f"{run.path.name} diverged: {row.note}")
+            if row.status == "damaged":
+                problems.append(row.note)
+            if row.status == "complete":
+                try:
+                    complete.append((run.read_checkpoint()[0], run, _scores(run)))
+                except OnelayerError as error:
+                    problems.append(str(error))
+        if complete:
+            read.append((result.config, tuple(complete)))
+    if waiting:
+        problems.append(f"{sweep.path}: {counted(waiting, 'run')} not complete; go on with the sweep")
+    return read, notes, problems
+
+
+def _group(name: str, read: Sequence[Read], notes: Sequence[str] = ()) -> Group:
+    """Settings that are named by the options in which they differ, or by all of them."""
+    varied = [
+        field.name
+        for field in fields(TrainConfig)
+        if field.name != "seed" and len({getattr(config, field.name) for config, _ in read}) > 1
+    ]
+    settings = []
+    for config, members in read:
+        plans, runs, scores = zip(*members, strict=True)
+        words = ", ".join(f"{option.replace('_', ' ')} {_value(getattr(config, option))}" for option in varied)
+        seeds = tuple(plan.config.seed for plan in plans)
+        settings.append(Setting(words or _words(config), plans[0], runs, seeds, scores))
+    return Group(name, tuple(settings), tuple(notes))
+
+
+def render(
+    subject: Subject, load: Callable[[Plan], Splits], progress: Callable[[int, int | None], None] | None = None
+) -> str:
     """The page.
 
     Parameters
     ----------
     subject : Subject
-    splits : Splits
-        Of the subject's data.
+    load : callable
+        The data of a plan, as `Plan.load_splits` reads them.
     progress : callable, optional
         Called with the parts that are done and those in all.
     """
-    tick = _counter(progress, 5)
+    tick = _counter(progress, len(subject.groups) + 4)
     best = subject.groups[0].settings[0]
-    model, dataset = best.runs[0].read_model(), splits.dataset
+    groups: list[dict[str, Any]] = []
+    loaded: dict[tuple[str, SplitConfig], Splits] = {}
+    for group in reversed(subject.groups):  # so that the first one's data are at hand in the end
+        data = group.plan.fingerprint, group.plan.split_config
+        if data not in loaded:
+            loaded = {data: load(group.plan)}
+        groups.insert(0, _group_parts(group, loaded[data], detailed=best))
+        tick()
+    (splits,) = loaded.values()
+    model = best.runs[0].read_model()
     split: Split = getattr(splits, best.split)
     evaluation = evaluate(model, split)
-    tick()
     environment = Environment(
         loader=PackageLoader("onelayer", ""),
         autoescape=True,
@@ -167,31 +268,32 @@ def render(subject: Subject, splits: Splits, progress: Callable[[int, int | None
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "hash": _hash, "counted": counted}
+    environment.filters |= {"percent": percent, "hash": _hash}
     parts: dict[str, Any] = {
         "subject": subject,
         "best": best,
+        "several": sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1,
+        "summary": _summary(subject),
         "facts": _facts(best, splits),
-        "detailed": sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1,
-        "groups": [_group_parts(group, group is subject.groups[0]) for group in subject.groups],
+        "groups": groups,
         "split": split,
         "evaluation": evaluation,
         "class_names": model.class_names,
-        "confusion": _confusion(evaluation, split, model),
-        "calibration": _calibration(evaluation),
+        "confusion": pictures.confusion(evaluation, split, model),
+        "calibration": pictures.calibration(evaluation),
         "pictures": None,
-        "commands": [command for group in subject.groups for command in _commands(group)],
     }
     tick()
     if model.image_shape is not None:
+        shape, names = model.image_shape, model.class_names
         parts["pictures"] = {
-            "templates": _templates(model.layer.weights, model),
-            "signed": _signed_templates(model),
-            "mistakes": _mistakes(evaluation, split, model),
-            "epochs": _formation(best, model, splits),
+            "templates": pictures.templates(model.layer.weights, names, shape),
+            "signed": pictures.signed_templates(model, shape),
+            "mistakes": pictures.mistakes(evaluation, split, model, shape),
+            "epochs": pictures.formation(best.runs[0], model, shape, splits),
         }
     tick()
-    parts["gradients"] = _gradients(dataset)
+    parts["gradients"] = _gradients(splits.dataset)
     tick()
     page = environment.get_template("report.html.j2").render(parts)
     tick()
@@ -213,324 +315,99 @@ def _counter(progress: Callable[[int, int | None], None] | None, total: int) -> 
 # What was run
 
 
-def _group(name: str, runs: Iterable[Run]) -> Group:
-    """Runs by their settings, the best on validation first."""
-    settings: dict[TrainConfig, list[tuple[Plan, Run, dict[str, Score]]]] = {}
-    for run in runs:
-        plan, _ = run.read_checkpoint()
-        run.read_model()  # a run that cannot be shown is found now
-        settings.setdefault(replace(plan.config, seed=0), []).append((plan, run, _scores(run)))
-    found = []
-    for members in settings.values():
-        plans, of_setting, scores = zip(*members, strict=True)
-        found.append(Setting(_words(plans[0].config), plans[0], of_setting, scores))
-    found.sort(key=lambda setting: -setting.mean_sd("validation")[0])
-    return Group(name, tuple(found))
-
-
 def _words(config: TrainConfig) -> str:
     return config.in_words().removesuffix(f", seed {config.seed}")
 
 
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _scores(run: Run) -> dict[str, Score]:
-    results = run.read_summary().get("results")
+    found: Any = run.read_summary().get("results")
     try:
-        scores = {
-            name: Score(**{what: float(value) for what, value in result.items()}) for name, result in results.items()
-        }
+        scores = {name: Score(**{what: float(value) for what, value in of.items()}) for name, of in found.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise RunError(f"{run.summary_path}: damaged ({error!s:.80})") from None
-    if not {"train", "validation"} <= set(scores) <= {"train", "validation", "test"}:
-        raise RunError(f"{run.summary_path}: damaged (results of {', '.join(map(str, scores))})")
+    if not {"train", "validation"} <= scores.keys() <= set(SPLITS):
+        raise RunError(f"{run.summary_path}: damaged (results of {', '.join(scores) or 'nothing':.80})")
     return scores
 
 
-def _require_same_data(subject: Subject) -> None:
-    plans = [(setting, run.read_checkpoint()[0], run) for group in subject.groups for setting in group.settings
-             for run in setting.runs]
-    _, first, its_run = plans[0]
-    for _, plan, run in plans[1:]:
-        if plan.fingerprint != first.fingerprint:
-            raise RunError(
-                f"{run.path} is of other data than {its_run.path}: their fingerprints begin with "
-                f"{plan.fingerprint[:12]} and {first.fingerprint[:12]}; make a report of each"
-            )
-        if plan.split_config != first.split_config:
-            raise RunError(
-                f"{run.path} divides the data in another way than {its_run.path}: {plan.split_config} and "
-                f"{first.split_config}; make a report of each"
-            )
+def _summary(subject: Subject) -> str:
+    """What was run, in a line."""
+    settings = [setting for group in subject.groups for setting in group.settings]
+    if len(settings) == 1 == len(settings[0].runs):
+        return settings[0].plan.config.in_words()
+    runs = sum(len(setting.runs) for setting in settings)
+    return f"{counted(len(settings), 'setting')}, {counted(runs, 'run')}"
 
 
 def _facts(setting: Setting, splits: Splits) -> dict[str, list[tuple[str, str]]]:
     """Names and values: the settings, the data, and what it ran on."""
     dataset, plan, summary = splits.dataset, setting.plan, setting.runs[0].read_summary()
     n, d = dataset.rows.shape
-    official = {True: "yes, to the last bit", False: "no", None: "nothing is published to compare with"}
+    official = {True: "the published, to the last bit", False: "not the published", None: "there are no published"}
+    duplicates = [
+        f"{count:,} {pair.replace(' in ', ' rows in ')}" for pair, count in splits.duplicates.items() if count
+    ]
     data = [
         ("name", dataset.name),
         ("source", plan.source),
         ("SHA-256", dataset.fingerprint),
-        ("published data", official[dataset.official]),
-        ("rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers, {counted(len(dataset.class_names), 'class')}"),
+        ("files", official[dataset.official]),
+        ("rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers, {len(dataset.class_names)} classes"),
         ("protocol", splits.protocol),
         *((f"{part.name} rows", f"{len(part):,}") for part in splits),
-        *((f"duplicates: {pair}", f"{count:,}") for pair, count in splits.duplicates.items()),
+        ("duplicates", ", ".join(duplicates) or "no row of a split is in an earlier one"),
     ]
     versions = summary.get("versions")
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     seconds = sum(record.seconds for record in setting.runs[0].read_checkpoint()[1].history)
     return {
-        "Settings": [(name.replace("_", " "), str(value)) for name, value in vars(plan.config).items()],
+        "Settings": [(name.replace("_", " "), _value(value)) for name, value in vars(plan.config).items()],
         "Data": data,
         "Made with": [*made, ("arithmetic", str(summary.get("backend"))), ("training", f"{seconds:.1f} s")],
     }
 
 
-def _commands(group: Group) -> list[str]:
-    return [_train_command(setting) for setting in group.settings]
-
-
 def _train_command(setting: Setting) -> str:
     """What to type to train the same again, once for each seed."""
-    words = ["onelayer", "train", "--data", setting.plan.source]
-    for config in (setting.plan.split_config, replace(setting.plan.config, seed=TrainConfig().seed)):
+    words = ["onelayer train", f"--data {shlex.quote(setting.plan.source)}"]
+    for config in (setting.plan.split_config, replace(setting.plan.config, seed=TrainConfig.seed)):
         for field in fields(config):
             value = getattr(config, field.name)
             if value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    seeds = [run.read_checkpoint()[0].config.seed for run in setting.runs]
-    if seeds == [TrainConfig().seed]:
-        return shlex.join(words)
-    if len(seeds) == 1:
-        return shlex.join([*words, "--seed", str(seeds[0])])
-    return f'for seed in {" ".join(map(str, seeds))}; do {shlex.join(words)} --seed "$seed"; done'
+                words.append(f"--{field.name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    if len(setting.seeds) > 1:
+        words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
+    elif setting.seeds != (TrainConfig.seed,):
+        words.append(f"--seed {setting.seeds[0]}")
+    line = " ".join(words)
+    return line if len(line) <= 88 else " \\\n    ".join(words)
 
 
-# Pictures
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture in the page itself.
-
-    Parameters
-    ----------
-    source : str
-        A data URI.
-    width, height : int
-        Pixels.
-    alt : str
-        What is to be seen.
-    caption : str
-    """
-
-    source: str
-    width: int
-    height: int
-    alt: str
-    caption: str = ""
-
-
-def _png(pixels: np.ndarray, alt: str, caption: str = "") -> Picture:
-    """Pixels (h, w) or (h, w, 3), uint8."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(source, pixels.shape[1], pixels.shape[0], alt, caption)
-
-
-def _svg(figure: Figure, alt: str) -> Markup:
-    """A figure as an element of the page, in the page's colours and letters."""
-    buffer = io.StringIO()
-    # References within a drawing are made of this salt: those of two drawings on a page must differ.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in each drawing, and of no use
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for colour, name in VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    assert box is not None
-    opening = (
-        f'<svg class="chart" role="img" aria-label="{Markup.escape(alt)}" viewBox="{box[0][9:-1]}" '
-        f'width="{float(box[1]) * 4 / 3:.0f}" height="{float(box[2]) * 4 / 3:.0f}">'
-    )
-    body = text[text.index(">") + 1 :].replace("xlink:href", "href")
-    return Markup(opening + re.sub(r"\n\s*", "\n", body).strip())  # noqa: S704, the figure's own, and escaped
-
-
-def _curves(setting: Setting) -> list[Markup]:
-    histories = [run.read_checkpoint()[1].history for run in setting.runs]
-    first, others = histories[0], histories[1:]
-    if not first:
-        return []
-    charts = []
-    for what, draw in (("loss", figures.loss_curve), ("cost", figures.cost_curve)):
-        alt = f"{what.capitalize()} by epoch, {setting.name}: " + "; ".join(
-            _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in figures.COLOURS
-        )
-        charts.append(_svg(draw(first, "", CHART_WIDTH, others), alt))
-    return charts
-
-
-def _course(split: str, values: list[float]) -> str:
-    place = int(np.argmin(values))
-    least = f", lowest {values[place]:.4f} after epoch {place + 1}" if place + 1 < len(values) else ""
-    return f"{split} from {values[0]:.4f} after the first to {values[-1]:.4f} after the last{least}"
-
-
-def _templates(weights: np.ndarray, model: Model, when: str = "") -> list[Picture]:
-    """Each class's weights, stretched to their own range."""
-    assert model.image_shape is not None
-    found = []
-    for name, column in zip(model.class_names[: figures.MOST_TEMPLATES], weights.T, strict=False):
-        image = figures.stretched(figures.picture(np.asarray(column, np.float64).reshape(model.image_shape)))
-        found.append(_png(_bytes(image), f"template of {name}{when}", name))
-    return found
-
-
-def _signed_templates(model: Model) -> dict[str, Any]:
-    """What a grey level more of each pixel adds to each class's logit: its channels side by side, on one scale."""
-    assert model.image_shape is not None
-    c, h, w = model.image_shape
-    names = model.class_names[: figures.MOST_TEMPLATES]
-    V, limit, beyond = figures.signed_scale(model.layer.weights[:, : len(names)], model.standardizer.scale)
-    found = []
-    for name, column in zip(names, V.T, strict=True):
-        channels = column.reshape(c, h, w).transpose(1, 0, 2).reshape(h, c * w)
-        colours = figures.SIGNED((channels / limit + 1) / 2, bytes=True)[..., :3]
-        alt = f"signed template of {name}" + (", red, green and blue side by side" if c == 3 else "")
-        found.append(_png(np.ascontiguousarray(colours), alt, name))
-    stops = ", ".join(mpl.colors.to_hex(figures.SIGNED(place)) for place in np.linspace(0, 1, 11))
-    notes = [f"{beyond:.2g} % of the weights lie beyond the scale."] if beyond else []
-    notes += ["Grey pixels were constant in training."] if np.isnan(V).any() else []
-    return {"pictures": found, "limit": limit, "stops": stops, "notes": " ".join(notes), "channels": c}
-
-
-def _formation(setting: Setting, model: Model, splits: Splits) -> dict[str, Any]:
-    """Templates after some of the epochs, for which training is repeated; or why there are none."""
-    plan, state = setting.runs[0].read_checkpoint()
-    config = plan.config
-    seconds = sum(record.seconds for record in state.history)
-    if seconds > MOST_SECONDS:
-        return {"reason": f"To train once more for these pictures would take about {seconds:.0f} seconds."}
-    K = min(len(model.class_names), MOST_CLASSES)
-    chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
-    initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
-    weights = {0: initial.layer.weights}
-
-    def capture(state: TrainingState) -> None:
-        if state.epoch in chosen:
-            weights[state.epoch] = state.layer.weights
-
-    try:
-        trained = train(splits, config, on_epoch=capture, report_test=False).model.layer.weights
-    except ConfigError as error:
-        return {"reason": f"Training could not be repeated for these pictures: {error}."}
-    same = np.array_equal(trained, model.layer.weights)
-    columns = [_templates(W[:, :K], model, f" after {counted(epoch, 'epoch')}") for epoch, W in weights.items()]
-    return {"reason": "", "epochs": list(weights), "rows": list(zip(*columns, strict=True)), "same": same}
-
-
-def _bytes(image: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1 as pixels."""
-    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
-
-
-def _photos(split: Split, places: np.ndarray, shape: tuple[int, int, int]) -> list[np.ndarray]:
-    return [_bytes(figures.picture(row.reshape(shape)) / 255) for row in split.rows(places)]
-
-
-# What is right and wrong
-
-
-def _confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, Any]:
-    """Cells with their share of the true class, and the images behind each."""
-    counts, K = evaluation.confusion, len(model.class_names)
-    totals = counts.sum(axis=1)
-    pairs = [(int(i), int(j)) for i, j in np.argwhere(counts)]
-    if K > MOST_CLASSES:
-        wrong = [(i, j) for i, j in pairs if i != j]
-        pairs = sorted(sorted(wrong, key=lambda pair: -counts[pair])[:MOST_PAIRS])
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for i, j in pairs:
-        places = np.flatnonzero((evaluation.labels == i) & (evaluation.predictions == j))
-        places = places[np.argsort(-evaluation.confidences[places], kind="stable")]
-        truth, answer = model.class_names[i], model.class_names[j]
-        words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
-        shown = places[:IMAGES_OF_PAIR]
-        picture = None
-        if model.image_shape is not None:
-            strip = np.concatenate(_photos(split, shown, model.image_shape), axis=1)
-            picture = _png(strip, f"{counted(len(shown), 'image')} of {words}")
-        group = {"id": f"cell-{i}-{j}", "predicted": j, "answer": answer, "right": i == j, "picture": picture}
-        ends = evaluation.confidences[shown[[0, -1]]]
-        groups.setdefault(i, []).append(group | {"count": int(counts[i, j]), "shown": len(shown), "ends": ends})
-    shares = counts / np.maximum(totals, 1)[:, np.newaxis]
-    accuracies = [float(share) for share in evaluation.class_accuracies]
-    chart = None
-    if K > MOST_CLASSES:
-        figure = figures.confusion(counts, model.class_names, "")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        with Image.open(buffer) as image:
-            alt = "Confusion matrix as colours; the most frequent confusions are listed below"
-            chart = _png(np.asarray(image.convert("RGB")), alt)
-    return {
-        "counts": counts.tolist(),
-        "shares": shares.tolist(),
-        "totals": totals.tolist(),
-        "groups": groups,
-        "accuracies": accuracies,
-        "chart": chart,
-    }
-
-
-def _mistakes(evaluation: Evaluation, split: Split, model: Model) -> list[dict[str, Any]]:
-    assert model.image_shape is not None
-    places = evaluation.worst_mistakes(MISTAKES)
-    found = []
-    for place, pixels in zip(places, _photos(split, places, model.image_shape), strict=True):
-        truth, answer = (model.class_names[labels[place]] for labels in (evaluation.labels, evaluation.predictions))
-        alt = f"image of {truth}, taken for {answer}"
-        confidence = float(evaluation.confidences[place])
-        found.append({"picture": _png(pixels, alt), "truth": truth, "answer": answer, "confidence": confidence})
-    return found
-
-
-def _calibration(evaluation: Evaluation) -> dict[str, Any]:
-    found = evaluation.reliability()
-    error = found.expected_calibration_error
-    rows = [
-        (low, high, int(count), float(confidence), float(accuracy))
-        for (low, high), count, confidence, accuracy in zip(
-            pairwise(found.edges.tolist()), found.counts, found.confidence, found.accuracy, strict=True
-        )
-        if count
-    ]
-    claimed, right = float(evaluation.confidences.mean()), evaluation.accuracy
-    probabilities = evaluation.true_class_probabilities
-    diagram = (
-        f"Reliability diagram: answers of {percent(claimed)} mean confidence are right in {percent(right)} of cases; "
-        f"expected calibration error {percent(error)}. The numbers are in the table below."
-    )
-    histogram = (
-        f"Histogram of the true class's probability over {len(probabilities):,} rows: median "
-        f"{percent(float(np.median(probabilities)))}, below 10 % for {percent(float((probabilities < 0.1).mean()))} "
-        "of the rows"
-    )
-    return {
-        "error": error,
-        "claimed": claimed,
-        "rows": rows,
-        "median": float(np.median(probabilities)),
-        "diagram": _svg(figures.reliability(found, "", CHART_WIDTH), diagram),
-        "histogram": _svg(figures.probability_histogram(evaluation, "", CHART_WIDTH), histogram),
-    }
+def _verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
+    """Each setting against the first, on the rows that all have been scored on: which those are, and in words."""
+    shown = group.settings[:MOST_VERDICTS]
+    split = "test" if all(setting.split == "test" for setting in shown) else "validation"
+    answers = []
+    for setting in shown:
+        evaluations = (evaluate(run.read_model(), getattr(splits, split)) for run in setting.runs)
+        right = [evaluation.predictions == evaluation.labels for evaluation in evaluations]
+        answers.append(dict(zip(setting.seeds, right, strict=True)))
+    first = answers[0]
+    verdicts = ["the best on validation"]
+    for other in answers[1:]:
+        seeds = sorted(first.keys() & other.keys())
+        if not seeds:
+            verdicts.append("no seed in common")
+            continue
+        pairs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
+        verdicts.append(compare_answers(*pairs).verdict(b="it"))
+    return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
 
 
 def _gradients(dataset: Dataset) -> dict[str, Any]:
@@ -538,70 +415,68 @@ def _gradients(dataset: Dataset) -> dict[str, Any]:
     d, K = min(10, dataset.rows.shape[1]), min(10, len(dataset.class_names))
     try:
         X, y = sample_rows(dataset, 3, d, K)
-        reports: list[GradientReport] = [check_gradients(X, y, n_classes=K, loss=loss) for loss in LOSSES]
+        reports = [check_gradients(X, y, n_classes=K, loss=loss) for loss in LOSSES]
     except OnelayerError as error:
         return {"reason": f"The gradients could not be checked on these rows: {error}."}
+    gradients = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
     return {
         "reason": "",
         "sizes": (3, d, K),
-        "rows": [c for report in reports for c in report.comparisons if c.parameter != "cost"],
+        "rows": list(zip(gradients[::2], gradients[1::2], strict=True)),  # dW and db
         "skipped": sorted({reason for report in reports for reason in report.skipped.values()}),
         "passed": all(report.passed for report in reports),
     }
 
 
-def _group_parts(group: Group, first: bool) -> dict[str, Any]:
-    several = max(len(setting.runs) for setting in group.settings) > 1
-    splits = [
-        name for name in ("train", "validation", "test") if any(name in setting.scores[0] for setting in group.settings)
-    ]
+def _group_parts(group: Group, splits: Splits, detailed: Setting) -> dict[str, Any]:
+    names = [name for name in SPLITS if any(name in setting.splits for setting in group.settings)]
     rows = [
         {
             "name": setting.name,
             "seeds": len(setting.runs),
-            "scores": {name: setting.mean_sd(name) for name in splits if name in setting.common_splits},
+            "scores": {name: setting.mean_sd(name) for name in setting.splits},
         }
         for setting in group.settings
     ]
+    caption = "Accuracy in percent"
+    if any(len(setting.runs) > 1 for setting in group.settings):
+        caption += ", mean ± standard deviation over the seeds"
+    compared = ""
+    if len(group.settings) > 1:
+        compared, verdicts = _verdicts(group, splits)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row["verdict"] = verdict
+        caption += f". The best on validation is first; the others are compared with it on the {compared} rows"
+        caption += ", which chose it and so favour it" if compared == "validation" else ""
     sections = [
         {
             "setting": setting,
-            "splits": [name for name in splits if name in setting.common_splits],
-            "curves": _curves(setting),
-            "templates": _setting_templates(setting, first and place == 0),
+            "curves": pictures.curves(setting.name, [run.read_checkpoint()[1].history for run in setting.runs]),
+            "templates": [] if setting is detailed else _setting_templates(setting),
         }
-        for place, setting in enumerate(group.settings[:MOST_SETTINGS])
+        for setting in group.settings[:MOST_SETTINGS]
     ]
-    caption = "Accuracy in percent" + (", mean ± standard deviation over the seeds" if several else "")
-    caption += "; the best on validation first" if len(group.settings) > 1 else ""
-    return {"name": group.name, "caption": caption, "splits": splits, "rows": rows, "sections": sections, "verdicts": False}
+    sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
+    return {
+        "name": group.name,
+        "notes": group.notes,
+        "data": f"Protocol {splits.protocol}: {sizes} rows; SHA-256 {splits.dataset.fingerprint}.",
+        "caption": f"{caption}.",
+        "splits": names,
+        "rows": rows,
+        "compared": compared,
+        "sections": sections,
+        "commands": [_train_command(setting) for setting in group.settings],
+    }
 
 
-def _setting_templates(setting: Setting, detailed: bool) -> list[Picture]:
-    """Those of a setting that is not shown in detail elsewhere."""
+def _setting_templates(setting: Setting) -> list[pictures.Picture]:
     model = setting.runs[0].read_model()
-    return [] if detailed or model.image_shape is None else _templates(model.layer.weights, model)
+    if model.image_shape is None:
+        return []
+    return pictures.templates(model.layer.weights, model.class_names, model.image_shape)
 
 
 def _hash(script: str) -> str:
     """By which the page's own script is allowed, and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a file so that it is there complete or not at all.
-
-    Raises
-    ------
-    RunError
-        If it cannot be written.
-    """
-    temporary = path.with_name(f".onelayer-{secrets.token_hex(8)}")
-    try:
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose another --out") from None
