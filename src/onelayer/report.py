@@ -32,6 +32,7 @@ from onelayer.training import Score
 
 SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
+COMMAND_WIDTH = 88  # characters in a line
 MOST_VERDICTS = 24  # settings that are compared with the best
 
 
@@ -170,8 +171,9 @@ def _read_study(path: Path) -> Subject:
     study = read_study(path)
     subject = _read_sweeps(str(study["name"]), {name: path / name for name in study["sweeps"]})
     for finding in study["findings"]:
-        texts, cells = (finding.title, finding.verdict), [finding.columns, *finding.rows]
-        if not all(isinstance(text, str) for text in [*texts, *(cell for row in cells for cell in row)]):
+        rows = [finding.columns, *finding.rows] if isinstance(finding.rows, list | tuple) else [None]
+        texts = [[finding.title, finding.verdict], *rows]
+        if not all(isinstance(row, list | tuple) and all(isinstance(text, str) for text in row) for row in texts):
             raise RunError(f"{path / 'study.json'}: damaged (the finding {finding.title!r:.80})")
     return replace(subject, findings=tuple(study["findings"]))
 
@@ -385,8 +387,13 @@ def _train_command(setting: Setting) -> str:
         words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
     elif setting.seeds != (TrainConfig.seed,):
         words.append(f"--seed {setting.seeds[0]}")
-    line = " ".join(words)
-    return line if len(line) <= 88 else " \\\n    ".join(words)
+    lines = words[:1]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) < COMMAND_WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
 
 
 def _verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
