@@ -421,7 +421,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_no_help_page_is_left_undescribed(run_cli):
-    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data"):
+    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data", "report"):
         code, out, _ = run_cli(command, "--help")
         assert code == 0
         for option in re.findall(r"│ (--[a-z0-9-]+[A-Z ]*?) {2,}│", out):

@@ -88,10 +88,12 @@ def page_of(path, splits):
     return render(read_subject([path]), lambda plan: splits)
 
 
-@pytest.fixture
-def toy(tmp_path):
-    splits = toy_run(tmp_path / "run")
-    return page_of(tmp_path / "run", splits), splits, Run.open(tmp_path / "run").read_model()
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The page of a run, its splits, and its model."""
+    path = tmp_path_factory.mktemp("toy") / "run"
+    splits = toy_run(path)
+    return page_of(path, splits), splits, Run.open(path).read_model()
 
 
 def test_nothing_comes_from_elsewhere_and_no_other_script_may_run(toy):
@@ -228,7 +230,7 @@ def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):  
     assert (code, err) == (0, "")
     assert re.fullmatch(r"r\.html: \d\.\d MB\n", out)
     (command,) = (e["text"] for e in Page((tmp_path / "r.html").read_text("utf-8")).all("pre"))
-    words = shlex.split(command)
+    words = shlex.split(command.replace("\\\n", " "))
     assert words[0] == "onelayer"
     assert run_cli(*words[1:], "--out", "again", "--no-figures")[0] == 0
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a run", "again")]
@@ -242,6 +244,18 @@ def toy_sweep(path, seeds=(1, 2)):
     sweep = Sweep.create(path, SweepPlan(configs, seeds, SplitConfig(), "toy", dataset.fingerprint))
     run_sweep(sweep, splits, workers=1, report_test=True)
     return sweep, splits
+
+
+def test_runs_are_grouped_by_their_settings(tmp_path):
+    better = replace(CONFIG, learning_rate=0.003)
+    toy_run(tmp_path / "0", replace(CONFIG, learning_rate=0.0003))
+    toy_run(tmp_path / "1", replace(better, seed=1))
+    toy_run(tmp_path / "2", replace(better, seed=2), report_test=False)
+    (group,) = read_subject([tmp_path / name for name in "012"]).groups
+    best, other = group.settings
+    assert (best.seeds, best.split, other.seeds, other.split) == ((1, 2), "validation", (42,), "test")
+    assert best.mean_sd("validation")[0] > other.mean_sd("validation")[0] + 0.2
+    assert np.isnan(other.mean_sd("validation")[1])
 
 
 def test_a_sweep_is_a_table_with_verdicts(tmp_path):
@@ -322,6 +336,15 @@ def test_a_report_that_cannot_be_written_is_one_line(run_cli, tmp_path, monkeypa
 
 
 @pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A report of a sweep, on disk."""
+    folder = tmp_path_factory.mktemp("browser")
+    _, splits = toy_sweep(folder / "sweep", seeds=(1,))
+    (folder / "r.html").write_text(page_of(folder / "sweep", splits), "utf-8")
+    return folder / "r.html"
+
+
+@pytest.fixture(scope="module")
 def browser():
     """Chromium, as the system has it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -349,9 +372,7 @@ UNSEEN = """() => {
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("scripted", [True, False])
-def test_in_a_browser(browser, tmp_path, width, scheme, scripted):
-    _, splits = toy_sweep(tmp_path / "sweep", seeds=(1,))
-    (tmp_path / "r.html").write_text(render(read_subject([tmp_path / "sweep"]), lambda plan: splits), "utf-8")
+def test_in_a_browser(browser, file, width, scheme, scripted):
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripted, offline=True
     )
@@ -361,7 +382,7 @@ def test_in_a_browser(browser, tmp_path, width, scheme, scripted):
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "r.html").as_uri())
+        page.goto(file.as_uri())
         closed = page.locator("details:not([open]) > summary")
         page.locator("a[href^='#cell-']").first.click()  # opens the class it leads into
         assert page.locator("details[open] .strip:target img").is_visible()
@@ -385,7 +406,7 @@ def test_in_a_browser(browser, tmp_path, width, scheme, scripted):
             assert values() == sorted(before)
             assert before != sorted(before)
         assert said == []
-        assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "r.html").as_uri()]
+        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
     finally:
         context.close()
 
