@@ -412,7 +412,7 @@ def test_help_loads_nothing_heavy():
         "from onelayer.__main__ import main\n"
         "sys.argv = ['onelayer', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'torch', 'PIL', 'pooch'} & sys.modules.keys()\n"
+        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'jinja2', 'torch', 'PIL', 'pooch'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -421,7 +421,20 @@ def test_help_loads_nothing_heavy():
 
 
 def test_no_help_page_is_left_undescribed(run_cli):
-    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data", "sweep"):
+    commands = (
+        "train",
+        "resume",
+        "check",
+        "evaluate",
+        "predict",
+        "figures",
+        "data",
+        "sweep",
+        "compare",
+        "study",
+        "report",
+    )
+    for command in commands:
         code, out, _ = run_cli(command, "--help")
         assert code == 0
         for option in re.findall(r"│ (--[a-z0-9-]+[A-Z ]*?) {2,}│", out):

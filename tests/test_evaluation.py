@@ -54,6 +54,40 @@ def test_figures_by_hand():
     assert found.worst_mistakes(1).tolist() == [1]
 
 
+def test_reliability_agrees_with_a_plain_loop():
+    rng = np.random.default_rng(0)
+    P = rng.dirichlet(np.full(5, 0.4), 400)
+    P[0] = [1, 0, 0, 0, 0]  # the end of the last bin belongs to it
+    P[1] = [0.5, 0.5, 0, 0, 0]
+    labels = rng.integers(0, 5, 400)
+    found = Evaluation(0, labels, P.argmax(1), P)
+    reliability = found.reliability(bins=10)
+    error = 0.0
+    for k in range(10):
+        rows = [i for i in range(400) if k / 10 <= max(P[i]) < (k + 1) / 10 or (k == 9 and max(P[i]) == 1)]
+        assert reliability.counts[k] == len(rows)
+        if not rows:
+            assert np.isnan([reliability.confidence[k], reliability.accuracy[k]]).all()
+            continue
+        confidence = sum(max(P[i]) for i in rows) / len(rows)
+        accuracy = sum(labels[i] == np.argmax(P[i]) for i in rows) / len(rows)
+        assert reliability.confidence[k] == pytest.approx(confidence)
+        assert reliability.accuracy[k] == pytest.approx(accuracy)
+        error += len(rows) / 400 * abs(accuracy - confidence)
+    assert reliability.counts[5] > 1
+    assert reliability.counts[0] == 0
+    assert error > 0.2
+    assert reliability.expected_calibration_error == pytest.approx(error)
+    assert found.true_class_probabilities.tolist() == [P[i, labels[i]] for i in range(400)]
+    assert found.confidences.tolist() == P.max(1).tolist()
+
+
+def test_answers_that_are_right_as_often_as_they_claim_are_calibrated():
+    P = np.tile([0.75, 0.25], (4, 1))
+    assert Evaluation(0, np.array([0, 0, 1, 0]), P.argmax(1), P).reliability().expected_calibration_error == 0
+    assert Evaluation(0, np.array([1, 1, 1, 1]), P.argmax(1), P).reliability().expected_calibration_error == 0.75
+
+
 def test_a_model_for_other_rows_or_classes_is_refused():
     model = train(toy_splits(), TrainConfig(epochs=0)).model
     with pytest.raises(DataError, match=r"toy has rows of 60 numbers in 3 classes; the model is for 60 numbers and 4"):

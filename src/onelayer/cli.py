@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
-from onelayer.config import SplitConfig, TrainConfig, counted
+from onelayer.config import SplitConfig, TrainConfig, counted, percent
 from onelayer.errors import ConfigError, DataError, DivergedError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
@@ -282,7 +282,7 @@ def predict(
 
     from onelayer.data.images import read_image
     from onelayer.run import Run
-    from onelayer.screen import Screen, percent
+    from onelayer.screen import Screen
 
     if top < 1:
         raise ConfigError(f"top {top} is not a whole number of at least 1")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from onelayer.cli import _draw, app
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig, TrainConfig, percent
 from onelayer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def compare(
         On which rows.
     """
     from onelayer.comparison import compare_runs, find_runs, pair
-    from onelayer.screen import Screen, percent
+    from onelayer.screen import Screen
 
     screen = Screen()
     runs_a, runs_b = find_runs(a), find_runs(b)
@@ -266,3 +266,38 @@ def _go_on(path: Path, *, given: bool, overwrite: bool) -> str:
     """How to go on with what Ctrl-C stopped."""
     command = "the same command" + " without --overwrite" * overwrite
     return f"stopped; go on with {command}" + ("" if given else f" and --out {shlex.quote(str(path))}")
+
+
+@app.command
+def report(
+    paths: Annotated[list[Path], Parameter(name="PATH")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html"),
+    data: str | None = None,
+) -> None:
+    """Write one HTML file that shows what runs learned; exit 1 if some of it had to be left out.
+
+    Parameters
+    ----------
+    paths
+        A run directory or several, or one sweep or study directory.
+    out
+        The file to write.
+    data
+        Where the runs' data are now, if they were moved.
+    """
+    from onelayer.report import read_subject, render
+    from onelayer.run import write_file
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    subject = read_subject(paths)
+    with screen.working("drawing") as progress:
+        page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
+    write_file(out, page)
+    for problem in subject.problems:
+        screen.say(f"left out: {problem}")
+    screen.say(f"{out}: {len(page) / 1e6:.1f} MB")
+    if subject.problems:
+        sys.exit(1)

@@ -130,6 +130,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
+def percent(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * fraction:.2f} %"
+
+
 def _plain(config: object) -> None:
     """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
     for name, value in vars(config).items():

@@ -10,6 +10,32 @@ from onelayer.model import Model
 
 
 @dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often answers of about the same confidence are right. A bin without answers has NaN for its means.
+
+    Parameters
+    ----------
+    edges : ndarray (B + 1,)
+        Of the bins of confidence, the probability of the predicted class: each begins at its edge, the last ends at 1.
+    counts : ndarray (B,), int64
+        Answers in each bin.
+    confidence, accuracy : ndarray (B,)
+        Their mean confidence, and the fraction of them that is right.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean over the answers of how far confidence and accuracy of their bin are apart (Guo et al., 2017)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(self.counts * gaps) / self.counts.sum())
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """A model's answers on a split.
 
@@ -50,11 +76,29 @@ class Evaluation:
         of_class = counts.sum(axis=1)
         return np.divide(counts.diagonal(), of_class, out=np.full(len(counts), np.nan), where=of_class > 0)
 
+    @property
+    def confidences(self) -> np.ndarray:
+        """Probability of the predicted class (n,)."""
+        return self.probabilities[np.arange(len(self.labels)), self.predictions]
+
+    @property
+    def true_class_probabilities(self) -> np.ndarray:
+        """Probability of the true class (n,)."""
+        return self.probabilities[np.arange(len(self.labels)), self.labels]
+
+    def reliability(self, bins: int = 15) -> Reliability:
+        """Confidence against accuracy, in bins of equal width."""
+        confidences = self.confidences.astype(np.float64)
+        place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
+        counts = np.bincount(place, minlength=bins)
+        sums = (np.bincount(place, weights, bins) for weights in (confidences, self.predictions == self.labels))
+        means = (np.divide(total, counts, out=np.full(bins, np.nan), where=counts > 0) for total in sums)
+        return Reliability(np.linspace(0, 1, bins + 1), counts, *means)
+
     def worst_mistakes(self, count: int) -> np.ndarray:
         """Places (at most `count`,) of the wrong rows, the most probable prediction first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
-        confidence = self.probabilities[wrong, self.predictions[wrong]]
-        return wrong[np.argsort(-confidence, kind="stable")[:count]]
+        return wrong[np.argsort(-self.confidences[wrong], kind="stable")[:count]]
 
 
 def evaluate(model: Model, split: Split) -> Evaluation:

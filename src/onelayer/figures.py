@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from onelayer.data.dataset import Split
-from onelayer.evaluation import Evaluation
+from onelayer.evaluation import Evaluation, Reliability
 from onelayer.model import Model
 from onelayer.page import (
     GAP,
@@ -37,9 +37,12 @@ from onelayer.page import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from onelayer.training import EpochRecord
 
 COLOURS = {"train": "#0072b2", "validation": "#d55e00"}  # Okabe and Ito's blue and vermilion, for every kind of eye
+SIGNED = colormaps["PuOr_r"].with_extremes(bad="#bbbbbb")  # no red, green or blue: those are channels
 MOST_TEMPLATES, MOST_NUMBERED, MOST_NAMED = 100, 20, 60  # classes
 
 
@@ -85,14 +88,24 @@ def figures_of_run(
         yield "mistakes", mistakes(images, shown[0], shown[1], guessed, f"The most confident mistakes. {title}")
 
 
-def loss_curve(history: "Sequence[EpochRecord]", title: str) -> Figure:
-    """Mean loss of the training and validation rows, without the penalty, by epoch."""
-    return _curve(history, title, "loss", "loss (nats)")
+def loss_curve(
+    history: "Sequence[EpochRecord]",
+    title: str,
+    width: float = WIDTH,
+    others: "Sequence[Sequence[EpochRecord]]" = (),
+) -> Figure:
+    """Mean loss of the training and validation rows, without the penalty, by epoch; that of other seeds faintly."""
+    return _curve(history, title, width, others, "loss", "loss (nats)")
 
 
-def cost_curve(history: "Sequence[EpochRecord]", title: str) -> Figure:
-    """Cost of the training and validation rows, the loss plus the penalty, by epoch."""
-    return _curve(history, title, "cost", "cost = loss + l2 penalty (nats)")
+def cost_curve(
+    history: "Sequence[EpochRecord]",
+    title: str,
+    width: float = WIDTH,
+    others: "Sequence[Sequence[EpochRecord]]" = (),
+) -> Figure:
+    """Cost of the training and validation rows, the loss plus the penalty, by epoch; that of other seeds faintly."""
+    return _curve(history, title, width, others, "cost", "cost = loss + l2 penalty (nats)")
 
 
 def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tuple[int, int, int], title: str) -> Figure:
@@ -111,7 +124,7 @@ def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tupl
     """
     K = weights.shape[1]
     rows = np.asarray(weights, np.float64).T[:MOST_TEMPLATES]
-    stacks = [[_stretched(_picture(row.reshape(image_shape)))] for row in rows]
+    stacks = [[stretched(picture(row.reshape(image_shape)))] for row in rows]
     return mosaic(stacks, class_names, _capped(title, K), _columns(K), cmap="gray", vmin=0, vmax=1)[0]
 
 
@@ -135,15 +148,7 @@ def signed_templates(
     title : str
     """
     K, c = weights.shape[1], image_shape[0]
-    V = np.asarray(weights, np.float64)[:, :MOST_TEMPLATES] / scale[:, np.newaxis]  # (d, K)
-    constant = _constant(scale)
-    sizes = np.abs(V[~constant])
-    V[constant] = np.nan
-    # Of normal weights, 3.5 times the median leaves out 2 in 100. With a high percentile instead, the pixels that
-    # hardly ever vary, and so have a tiny s, would set the scale of small images.
-    limit = min(3.5 * np.median(sizes), sizes.max()) or sizes.max() or 1.0
-    limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
-    beyond = 100 * float((sizes > limit).mean())
+    V, limit, beyond = signed_scale(weights[:, :MOST_TEMPLATES], scale)
     figure, axes, images = mosaic(
         V.T.reshape(-1, *image_shape),
         class_names,
@@ -152,7 +157,7 @@ def signed_templates(
         width=WIDTH if c == 1 or K <= 30 else 1.5 * WIDTH,
         left=0.2 if c > 1 else 0,
         below=0.65,
-        cmap=colormaps["PuOr_r"].with_extremes(bad="#bbbbbb"),  # no red, green or blue: those are channels here
+        cmap=SIGNED,
         vmin=-limit,
         vmax=limit,
     )
@@ -169,9 +174,22 @@ def signed_templates(
     bar.set_xlabel("logit per grey level: below 0 against the class, above 0 for it", size=SMALL, color=INK)
     bar.tick_params(length=2, color=QUIET)
     notes = [f"{beyond:.2g} % of the weights lie beyond the scale"] if beyond else []
-    notes += ["grey pixels: constant in training"] if constant.any() else []
+    notes += ["grey pixels: constant in training"] if np.isnan(V).any() else []
     axes.text(5.0, height - 0.6, "\n".join(notes), size=SMALL, color=QUIET, va="top")
     return figure
+
+
+def signed_scale(weights: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """W / s (d, K) with NaN for constant pixels, the number where its colours end, and the percentage beyond that."""
+    V = np.asarray(weights, np.float64) / scale[:, np.newaxis]  # (d, K)
+    constant = _constant(scale)
+    sizes = np.abs(V[~constant])
+    V[constant] = np.nan
+    # Of normal weights, 3.5 times the median leaves out 2 in 100. With a high percentile instead, the pixels that
+    # hardly ever vary, and so have a tiny s, would set the scale of small images.
+    limit = min(3.5 * np.median(sizes), sizes.max()) or sizes.max() or 1.0
+    limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
+    return V, limit, 100 * float((sizes > limit).mean())
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
@@ -244,7 +262,7 @@ def mistakes(
         figure, _ = new_page(title, 0.3)
         figure.text(MARGIN / WIDTH, 0.2, "No mistakes.", size=LABEL, color=INK)
         return figure
-    stacks = [[np.clip(_picture(image) / 255, 0, 1)] for image in images]
+    stacks = [[np.clip(picture(image) / 255, 0, 1)] for image in images]
     answers = [fitted(name, 0.85, LABEL, lines=1) for name in predicted_names]
     captions = [
         f"predicted {answer}, {100 * p:.0f} %\ntrue {truth}"
@@ -253,40 +271,114 @@ def mistakes(
     return mosaic(stacks, captions, title, columns=4, cmap="gray", vmin=0, vmax=1)[0]
 
 
-def _curve(history: "Sequence[EpochRecord]", title: str, what: str, unit: str) -> Figure:
+def reliability(found: Reliability, title: str, width: float = WIDTH) -> Figure:
+    """How often answers are right, against how probable they were said to be, and how many there are of each kind."""
+    figure, top = new_page(title, 4.15, width)
+    left, wide = 0.62, width - 0.62 - 2 * MARGIN
+    axes = place_axes(figure, left, top + 0.05, wide, 2.55)
+    below = place_axes(figure, left, top + 2.75, wide, 0.85)
+    starts, wides = found.edges[:-1], np.diff(found.edges)
+    bars: dict[str, Any] = {"align": "edge", "color": COLOURS["train"], "linewidth": 0}
+    axes.bar(starts + 0.05 * wides, np.nan_to_num(found.accuracy), 0.9 * wides, **bars)
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(found.confidence, found.accuracy, "o", color=COLOURS["validation"], markersize=4, linestyle="none")
+    axes.text(0.03, 0.95, "dashed: as often right as claimed", size=SMALL, color=QUIET, va="top")
+    below.bar(starts + 0.05 * wides, 100 * found.counts / found.counts.sum(), 0.9 * wides, **bars)
+    axes.set(ylim=(0, 1), xlim=(0, 1))
+    below.set(xlim=(0, 1))
+    tenths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    axes.set_yticks(tenths, [f"{100 * y:.0f}" for y in tenths])
+    axes.set_xticks(tenths, [])
+    below.set_xticks(tenths, [f"{100 * x:.0f}" for x in tenths])
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    axes.set_ylabel("right (%)", size=LABEL, color=INK)
+    below.set_ylabel("rows (%)", size=LABEL, color=INK)
+    below.set_xlabel("probability of the predicted class (%)", size=LABEL, color=INK)
+    _plain_axes(axes)
+    _plain_axes(below)
+    return figure
+
+
+def probability_histogram(evaluation: Evaluation, title: str, width: float = WIDTH, bins: int = 25) -> Figure:
+    """How many rows give their true class which probability; those that are answered rightly apart from the others."""
+    right = evaluation.predictions == evaluation.labels
+    probabilities = evaluation.true_class_probabilities
+    figure, top = new_page(title, 3.4, width)
+    axes = place_axes(figure, 0.75, top + 0.3, width - 0.75 - 2 * MARGIN, 2.5)
+    edges = np.linspace(0, 1, bins + 1)
+    floor = np.zeros(bins)
+    for name, colour, chosen in (("right", "train", right), ("wrong", "validation", ~right)):
+        counts = np.histogram(probabilities[chosen], edges)[0]
+        label = f"answered {name}ly: {np.count_nonzero(chosen):,}"
+        bar: dict[str, Any] = {"align": "edge", "color": COLOURS[colour], "linewidth": 0}
+        axes.bar(edges[:-1] + 0.05 / bins, counts, 0.9 / bins, bottom=floor, label=label, **bar)
+        floor += counts
+    axes.legend(
+        **{"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "columnspacing": 1, "borderaxespad": 0.2},
+        **{"frameon": False, "handlelength": 0.8, "fontsize": LABEL, "labelcolor": INK},
+    )
+    axes.set_xlim(0, 1)
+    tenths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    axes.set_xticks(tenths, [f"{100 * x:.0f}" for x in tenths])
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel("probability of the true class (%)", size=LABEL, color=INK)
+    axes.set_ylabel("rows", size=LABEL, color=INK)
+    _plain_axes(axes)
+    return figure
+
+
+def _curve(
+    history: "Sequence[EpochRecord]",
+    title: str,
+    width: float,
+    others: "Sequence[Sequence[EpochRecord]]",
+    what: str,
+    unit: str,
+) -> Figure:
     epochs = [record.epoch for record in history]
     curves = {name: [getattr(record, f"{name}_{what}") for record in history] for name in COLOURS}
     ends = {name: f"{name} {curve[-1]:#.4g}" for name, curve in curves.items() if curve}
     right = max((text_length(end, FontProperties(size=LABEL)) for end in ends.values()), default=0) + 0.15
-    figure, top = new_page(title, 4.1)
-    axes = place_axes(figure, 0.85, top + 0.25, WIDTH - 0.85 - right - MARGIN, 3.3)
+    tall = min(3.3, 0.6 * width)
+    figure, top = new_page(title, tall + 0.8, width)
+    axes = place_axes(figure, 0.85, top + 0.25, width - 0.85 - right - MARGIN, tall)
     for name, curve in curves.items():
         marker = "o" if len(epochs) <= 20 else ""
+        for other in others:
+            values = [getattr(record, f"{name}_{what}") for record in other]
+            axes.plot([record.epoch for record in other], values, color=COLOURS[name], linewidth=0.8, alpha=0.35)
         axes.plot(epochs, curve, color=COLOURS[name], linewidth=1.8, marker=marker, markersize=4)
     if epochs:
-        # The names stand at the ends of the lines, but 13 points apart; the picture is 216 high between its margins.
-        (low, below), (high, above) = sorted((curve[-1], name) for name, curve in curves.items())
-        apart = max(0, 13 - 216 * (high - low) / (np.ptp(list(curves.values())) or 1)) / 2
-        for value, name, shift in ((low, below, -apart), (high, above, apart)):
+        # The names stand at the ends of the lines, but 13 points apart; the picture is so high between its margins.
+        height = 72 * tall / 1.1
+        low, high = axes.dataLim.intervaly
+        between = height / ((high - low) or 1)
+        (least, below), (most, above) = sorted((curve[-1], name) for name, curve in curves.items())
+        apart = max(0, 13 - between * (most - least)) / 2
+        for value, name, shift in ((least, below, -apart), (most, above, apart)):
             end: dict[str, Any] = {"xytext": (9, shift), "textcoords": "offset points", "va": "center"}
             axes.annotate(ends[name], (epochs[-1], value), **end, color=COLOURS[name], size=LABEL)
         place = int(np.argmin(curves["validation"]))
-        least = curves["validation"][place]
+        best = curves["validation"][place]
         ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "color": QUIET, "linestyle": "none"}
-        text = f"lowest on validation: {least:#.4g}, epoch {epochs[place]}"
-        axes.plot(epochs[place], least, "o", **ring, label=text)
+        text = f"lowest on validation: {best:#.4g}, epoch {epochs[place]}"
+        axes.plot(epochs[place], best, "o", **ring, label=text)
         axes.legend(
             loc="lower right", bbox_to_anchor=(1, 1), frameon=False, handlelength=0.8, fontsize=LABEL, labelcolor=QUIET
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch", size=LABEL, color=INK)
     axes.set_ylabel(unit, size=LABEL, color=INK)
+    _plain_axes(axes)
+    return figure
+
+
+def _plain_axes(axes: "Axes") -> None:
     axes.tick_params(labelsize=LABEL, color=RULE, labelcolor=INK)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
-    return figure
 
 
 def _capped(title: str, K: int) -> str:
@@ -297,14 +389,15 @@ def _columns(K: int) -> int:
     return K if K < 5 else 5 if K <= 10 else 6 if K <= 24 else 10
 
 
-def _picture(image: np.ndarray) -> np.ndarray:
+def picture(image: np.ndarray) -> np.ndarray:
     """Channels first (c, h, w) to what matplotlib draws: (h, w, 3), or of other than three channels the mean (h, w)."""
     return image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
 
 
-def _stretched(picture: np.ndarray) -> np.ndarray:
-    low, high = picture.min(), picture.max()
-    return (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)
+def stretched(image: np.ndarray) -> np.ndarray:
+    """To its own range: the least number becomes 0, the largest 1."""
+    low, high = image.min(), image.max()
+    return (image - low) / (high - low) if high > low else np.full_like(image, 0.5)
 
 
 def _constant(scale: np.ndarray) -> np.ndarray:

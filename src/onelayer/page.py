@@ -59,9 +59,9 @@ def mosaic(
 
 
 def new_page(title: str, below: float, width: float = WIDTH) -> tuple[Figure, float]:
-    """A figure with a title and so many inches for what comes below, and how far down it comes."""
+    """A figure with a title, if any, and so many inches for what comes below, and how far down it comes."""
     lines = fitted(title, width - 2 * MARGIN, TITLE, lines=9)
-    top = MARGIN + (lines.count("\n") + 1) * TITLE * LINE + GAP
+    top = MARGIN + ((lines.count("\n") + 1) * TITLE * LINE + GAP if title else 0)
     height = top + below + MARGIN / 2
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     style: dict[str, Any] = {"size": TITLE, "color": INK, "ha": "left", "va": "top", "parse_math": False}

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onelayer.config import counted
+from onelayer.config import counted, percent
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
@@ -240,11 +240,6 @@ class Screen:
                 bar.update(task, completed=state.epoch, description=line)
 
             yield on_epoch
-
-
-def percent(fraction: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * fraction:.2f} %"
 
 
 def _mean_and_sd(result: SettingResult, split: str) -> str:

@@ -1,0 +1,262 @@
+"""Pictures and drawings within a page, each with words that say what is to be seen. `onelayer.report` places them."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from onelayer import figures
+from onelayer.config import counted, percent
+from onelayer.data.dataset import Split, Splits
+from onelayer.errors import ConfigError
+from onelayer.evaluation import Evaluation
+from onelayer.model import Model
+from onelayer.page import INK, QUIET, RULE
+from onelayer.run import Run
+from onelayer.training import History, TrainingState, train
+
+CHART_WIDTH = 4.3  # inches: with room for two side by side, and words that can be read on a phone
+EPOCHS_SHOWN = (1, 2, 5, 10, 20, 40, 100, 200, 500, 1000)  # at which templates are shown while they form
+MOST_SECONDS = 60.0  # of training, for it to be repeated to see the templates form
+MOST_CLASSES = 20  # whose confusion is a table, and whose templates are shown while they form
+MOST_PAIRS = 100  # true and predicted classes with images, where there are more classes
+IMAGES_OF_PAIR, MISTAKES = 6, 24
+# What the page colours by its scheme, light or dark.
+VARIABLES = {
+    INK: "ink",
+    QUIET: "quiet",
+    RULE: "rule",
+    figures.COLOURS["train"]: "train",
+    figures.COLOURS["validation"]: "validation",
+}
+
+Shape = tuple[int, int, int]  # of an image: channels, height, width
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the page itself.
+
+    Parameters
+    ----------
+    source : str
+        A data URI.
+    width, height : int
+        Pixels.
+    alt : str
+        What is to be seen.
+    caption : str
+    """
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+
+
+def _png(pixels: np.ndarray, alt: str, caption: str = "") -> Picture:
+    """Pixels (h, w) or (h, w, 3), uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(source, pixels.shape[1], pixels.shape[0], alt, caption)
+
+
+def _svg(figure: Figure, alt: str) -> Markup:
+    """A figure as an element of the page, in the page's colours and letters."""
+    buffer = io.StringIO()
+    # References within a drawing are made of this salt: those of two drawings on a page must differ.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="none")
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in each drawing, and of no use
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = text.replace("fill: #ffffff", "fill: none")
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    width, height = figure.get_size_inches()
+    opening = (
+        f'<svg class="chart" role="img" aria-label="{Markup.escape(alt)}" '
+        f'viewBox="0 0 {72 * width:.2f} {72 * height:.2f}" width="{96 * width:.0f}" height="{96 * height:.0f}">'
+    )
+    body = text[text.index(">") + 1 :].replace("xlink:href", "href")
+    return Markup(opening + re.sub(r"\n\s*", "\n", body).strip())  # noqa: S704, the figure's own, and escaped
+
+
+def curves(name: str, histories: Sequence[History]) -> list[Markup]:
+    """Loss and cost of the first seed, with those of the others faintly."""
+    first, others = histories[0], histories[1:]
+    if not first:
+        return []
+    charts = []
+    for what, draw in (("loss", figures.loss_curve), ("cost", figures.cost_curve)):
+        alt = f"{what.capitalize()} by epoch, {name}: " + "; ".join(
+            _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in figures.COLOURS
+        )
+        charts.append(_svg(draw(first, "", CHART_WIDTH, others), alt))
+    return charts
+
+
+def _course(split: str, values: list[float]) -> str:
+    place = int(np.argmin(values))
+    least = f", lowest {values[place]:.4f} after epoch {place + 1}" if place + 1 < len(values) else ""
+    return f"{split} from {values[0]:.4f} after the first to {values[-1]:.4f} after the last{least}"
+
+
+def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:
+    """Each class's weights, stretched to their own range."""
+    found = []
+    for name, column in zip(class_names[: figures.MOST_TEMPLATES], weights.T, strict=False):
+        image = figures.stretched(figures.picture(np.asarray(column, np.float64).reshape(shape)))
+        found.append(_png(_bytes(image), f"template of {name}{when}", name))
+    return found
+
+
+def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
+    """What a grey level more of each pixel adds to each class's logit: its channels side by side, on one scale."""
+    c, h, w = shape
+    names = model.class_names[: figures.MOST_TEMPLATES]
+    V, limit, beyond = figures.signed_scale(model.layer.weights[:, : len(names)], model.standardizer.scale)
+    found = []
+    for name, column in zip(names, V.T, strict=True):
+        channels = column.reshape(c, h, w).transpose(1, 0, 2).reshape(h, c * w)
+        colours = figures.SIGNED((channels / limit + 1) / 2, bytes=True)[..., :3]
+        alt = f"signed template of {name}" + (", red, green and blue side by side" if c == 3 else "")
+        found.append(_png(np.ascontiguousarray(colours), alt, name))
+    stops = ", ".join(mpl.colors.to_hex(figures.SIGNED(place)) for place in np.linspace(0, 1, 11))
+    notes = [f"{beyond:.2g} % of the weights lie beyond the scale."] if beyond else []
+    notes += ["Grey pixels were constant in training."] if np.isnan(V).any() else []
+    return {"pictures": found, "limit": limit, "stops": stops, "notes": " ".join(notes), "channels": c}
+
+
+def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
+    """Templates after some of the epochs, for which training is repeated; or why there are none."""
+    plan, state = run.read_checkpoint()
+    config = plan.config
+    seconds = sum(record.seconds for record in state.history)
+    if seconds > MOST_SECONDS:
+        return {"reason": f"To train once more for these pictures would take about {seconds:.0f} seconds."}
+    K = min(len(model.class_names), MOST_CLASSES)
+    chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
+    initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
+    weights = {0: initial.layer.weights}
+
+    def capture(state: TrainingState) -> None:
+        if state.epoch in chosen:
+            weights[state.epoch] = state.layer.weights
+
+    try:
+        trained = train(splits, config, on_epoch=capture, report_test=False).model.layer.weights
+    except ConfigError as error:
+        return {"reason": f"Training could not be repeated for these pictures: {error}."}
+    same = np.array_equal(trained, model.layer.weights)
+    columns = [
+        templates(W[:, :K], model.class_names, shape, f" after {counted(epoch, 'epoch')}")
+        for epoch, W in weights.items()
+    ]
+    return {"reason": "", "epochs": list(weights), "rows": list(zip(*columns, strict=True)), "same": same}
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 1 as pixels."""
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+
+def _photos(split: Split, places: np.ndarray, shape: Shape) -> list[np.ndarray]:
+    return [_bytes(figures.picture(row.reshape(shape)) / 255) for row in split.rows(places)]
+
+
+def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, Any]:
+    """Cells with their share of the true class, and the images behind each."""
+    counts, K = evaluation.confusion, len(model.class_names)
+    totals = counts.sum(axis=1)
+    pairs = [(int(i), int(j)) for i, j in np.argwhere(counts)]
+    if K > MOST_CLASSES:
+        wrong = [(i, j) for i, j in pairs if i != j]
+        pairs = sorted(sorted(wrong, key=lambda pair: -counts[pair])[:MOST_PAIRS])
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for i, j in pairs:
+        places = np.flatnonzero((evaluation.labels == i) & (evaluation.predictions == j))
+        places = places[np.argsort(-evaluation.confidences[places], kind="stable")]
+        truth, answer = model.class_names[i], model.class_names[j]
+        words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
+        shown = places[:IMAGES_OF_PAIR]
+        picture = None
+        if model.image_shape is not None:
+            strip = np.concatenate(_photos(split, shown, model.image_shape), axis=1)
+            picture = _png(strip, f"{counted(len(shown), 'image')} of {words}")
+        group = {"id": f"cell-{i}-{j}", "predicted": j, "answer": answer, "right": i == j, "picture": picture}
+        ends = evaluation.confidences[shown[[0, -1]]]
+        groups.setdefault(i, []).append(group | {"count": int(counts[i, j]), "shown": len(shown), "ends": ends})
+    shares = counts / np.maximum(totals, 1)[:, np.newaxis]
+    accuracies = [float(share) for share in evaluation.class_accuracies]
+    chart = None
+    if K > MOST_CLASSES:
+        figure = figures.confusion(counts, model.class_names, "")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        with Image.open(buffer) as image:
+            alt = "Confusion matrix as colours; the most frequent confusions are listed below"
+            chart = _png(np.asarray(image.convert("RGB")), alt)
+    return {
+        "counts": counts.tolist(),
+        "shares": shares.tolist(),
+        "totals": totals.tolist(),
+        "groups": groups,
+        "accuracies": accuracies,
+        "chart": chart,
+    }
+
+
+def mistakes(evaluation: Evaluation, split: Split, model: Model, shape: Shape) -> list[dict[str, Any]]:
+    places = evaluation.worst_mistakes(MISTAKES)
+    found = []
+    for place, pixels in zip(places, _photos(split, places, shape), strict=True):
+        truth, answer = (model.class_names[labels[place]] for labels in (evaluation.labels, evaluation.predictions))
+        alt = f"image of {truth}, taken for {answer}"
+        confidence = float(evaluation.confidences[place])
+        found.append({"picture": _png(pixels, alt), "truth": truth, "answer": answer, "confidence": confidence})
+    return found
+
+
+def calibration(evaluation: Evaluation) -> dict[str, Any]:
+    found = evaluation.reliability()
+    error = found.expected_calibration_error
+    rows = [
+        (low, high, int(count), float(confidence), float(accuracy))
+        for (low, high), count, confidence, accuracy in zip(
+            pairwise(found.edges.tolist()), found.counts, found.confidence, found.accuracy, strict=True
+        )
+        if count
+    ]
+    claimed, right = float(evaluation.confidences.mean()), evaluation.accuracy
+    probabilities = evaluation.true_class_probabilities
+    diagram = (
+        f"Reliability diagram: answers of {percent(claimed)} mean confidence are right in {percent(right)} of cases; "
+        f"expected calibration error {percent(error)}. The numbers are in the table below."
+    )
+    histogram = (
+        f"Histogram of the true class's probability over {len(probabilities):,} rows: median "
+        f"{percent(float(np.median(probabilities)))}, below 10 % for {percent(float((probabilities < 0.1).mean()))} "
+        "of the rows"
+    )
+    return {
+        "error": error,
+        "claimed": claimed,
+        "rows": rows,
+        "median": float(np.median(probabilities)),
+        "diagram": _svg(figures.reliability(found, "", CHART_WIDTH), diagram),
+        "histogram": _svg(figures.probability_histogram(evaluation, "", CHART_WIDTH), histogram),
+    }

@@ -1,0 +1,417 @@
+"""The report holds what the runs hold, needs nothing from elsewhere, and shows all of it in a browser."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shlex
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import assert_one_line, run_cli  # noqa: F401, a fixture
+from toy import toy_dataset
+
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import split
+from onelayer.errors import RunError
+from onelayer.evaluation import evaluate
+from onelayer.report import read_subject, render
+from onelayer.run import Plan, Run, start
+from onelayer.sweep import Sweep, SweepPlan, run_sweep
+
+CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
+RATES = (0.0003, 0.003, 0.001)
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=http://x.invalid/ onerror=alert(2)>',
+    "{{ 7 * 7 }}",
+    "&amp; ' $\\no$",
+)
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, each with its attributes, its text, and those it lies in."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+        assert not self._open, f"{self._open} are not closed"
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", "within": [e["tag"] for e in self._open], **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append({"tag": tag, "text": "", "within": [], **dict(attrs)})
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, *tags):
+        return [element for element in self.elements if element["tag"] in tags]
+
+    @property
+    def headings(self):
+        return [element["text"] for element in self.all("h2")]
+
+
+def pixels(source):
+    with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as image:
+        return np.asarray(image)
+
+
+def toy_run(path, config=CONFIG, report_test=True, **options):
+    """A run on toy data, with its splits."""
+    dataset = toy_dataset(**options)
+    splits = split(dataset, SplitConfig())
+    plan = Plan(config, SplitConfig(), "toy", dataset.fingerprint)
+    start(Run.create(path), plan, splits, report_test=report_test)
+    return splits
+
+
+def page_of(path, splits):
+    return render(read_subject([path]), lambda plan: splits)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The page of a run, its splits, and its model."""
+    path = tmp_path_factory.mktemp("toy") / "run"
+    splits = toy_run(path)
+    return page_of(path, splits), splits, Run.open(path).read_model()
+
+
+def test_nothing_comes_from_elsewhere_and_no_other_script_may_run(toy):
+    text, _, _ = toy
+    page = Page(text)
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert "url(http" not in text
+    for element in page.elements:
+        for name in ("src", "href"):
+            assert element.get(name, "#").startswith(("#", "data:")), element
+    (policy,) = (element["content"] for element in page.all("meta") if "http-equiv" in element)
+    (script,) = (element["text"] for element in page.all("script"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_every_picture_has_words_every_table_a_caption_and_every_link_a_target(toy):
+    page = Page(toy[0])
+    ids = Counter(element["id"] for element in page.elements if "id" in element)
+    assert max(ids.values()) == 1
+    assert all(len(image["alt"]) > 5 for image in page.all("img"))
+    drawings = page.all("svg")
+    assert len(drawings) == 4
+    assert all(len(drawing["aria-label"]) > 30 for drawing in drawings)
+    assert len(page.all("caption")) == len(page.all("table"))
+    links = [element["href"][1:] for element in page.all("a", "use") if "href" in element]
+    assert len(links) > 10
+    assert set(links) <= ids.keys()
+    levels = [int(element["tag"][1]) for element in page.all("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def test_confusion_counts_and_its_images_are_those_of_the_test_rows(toy):
+    text, splits, model = toy
+    page = Page(text)
+    found = evaluate(model, splits.test)
+    assert 0.3 < found.accuracy < 1
+    shares = 100 * found.confusion / found.confusion.sum(axis=1, keepdims=True)
+    cells = {e["href"]: e for e in page.all("a") if e["href"].startswith("#cell-")}
+    assert len(cells) == np.count_nonzero(found.confusion)
+    for i, j in np.argwhere(found.confusion):
+        assert cells[f"#cell-{i}-{j}"]["text"] == f"{shares[i, j]:.0f}"
+        figure = page.elements.index(next(e for e in page.elements if e.get("id") == f"cell-{i}-{j}"))
+        strip = next(e for e in page.elements[figure:] if e["tag"] == "img")
+        behind = np.flatnonzero((found.labels == i) & (found.predictions == j))
+        behind = sorted(behind, key=lambda row: -found.probabilities[row, j])[:6]
+        images = [splits.test.rows(np.array([row])).reshape(3, 4, 5).transpose(1, 2, 0) for row in behind]
+        assert np.array_equal(pixels(strip["src"]), np.concatenate(images, axis=1))
+    accuracy = f"{100 * found.accuracy:.2f} %"
+    assert accuracy in next(e["text"] for e in page.all("dd") if "standard error" in e["text"])
+
+
+def test_the_most_confident_mistakes_come_first(toy):
+    text, splits, model = toy
+    found = evaluate(model, splits.test)
+    worst = max(
+        (row for row in range(len(found.labels)) if found.labels[row] != found.predictions[row]),
+        key=lambda row: found.probabilities[row].max(),
+    )
+    captions = [e["text"] for e in Page(text).all("figcaption") if "true: " in e["text"]]
+    names = model.class_names
+    assert captions[0] == (
+        f"{names[found.predictions[worst]]}, {100 * found.probabilities[worst].max():.0f} %"
+        f"true: {names[found.labels[worst]]}"
+    )
+
+
+def test_templates_form_until_they_are_the_models(toy):
+    page = Page(toy[0])
+    name = toy[2].class_names[1]
+    after = {e["alt"]: e["src"] for e in page.all("img") if e["alt"].startswith(f"template of {name}")}
+    assert [words.removeprefix(f"template of {name}").strip() for words in after] == [
+        "",
+        *(f"after {n} epoch{'s' * (n != 1)}" for n in (0, 1, 2, 5)),
+    ]
+    assert after[f"template of {name}"] == after[f"template of {name} after 5 epochs"]
+    assert len(set(after.values())) == 4
+    assert "it ended with the same bits" in toy[0]
+
+
+def test_hostile_names_are_words(tmp_path):
+    splits = toy_run(tmp_path / "run")
+    dataset = replace(splits.dataset, class_names=HOSTILE, name=HOSTILE[0])
+    splits = split(dataset, SplitConfig())
+    plan = Plan(CONFIG, SplitConfig(), HOSTILE[1], dataset.fingerprint)
+    start(Run.create(tmp_path / HOSTILE[0].replace("/", "")), plan, splits)
+    page = Page(page_of(tmp_path / HOSTILE[0].replace("/", ""), splits))
+    assert len(page.all("script")) == 1
+    assert not [e for e in page.elements if any(name.startswith("on") for name in e)]
+    assert all(e["src"].startswith("data:") for e in page.all("img"))
+    captions = [e["text"] for e in page.all("figcaption")]
+    assert all(name in captions for name in HOSTILE)
+
+
+def test_vectors_have_no_pictures(tmp_path):
+    page = Page(page_of(tmp_path / "run", toy_run(tmp_path / "run", image_shape=None, dtype="float32")))
+    assert not page.all("img")
+    assert page.headings == ["What was run", "Results", "Confusion", "Calibration", "Gradient check", "Reproduce"]
+
+
+def test_many_classes_show_the_most_frequent_confusions(tmp_path):
+    splits = toy_run(tmp_path / "run", K=25, n=900)
+    page = Page(page_of(tmp_path / "run", splits))
+    found = evaluate(Run.open(tmp_path / "run").read_model(), splits.test)
+    strips = [e["id"] for e in page.elements if e.get("class") == "strip"]
+    wrong = found.confusion - np.diag(found.confusion.diagonal())
+    i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+    assert f"cell-{i}-{j}" in strips
+    assert any("Confusion matrix as colours" in e.get("alt", "") for e in page.all("img"))
+
+
+def test_where_test_rows_were_left_alone_the_report_leaves_them_alone(tmp_path):
+    splits = toy_run(tmp_path / "run", report_test=False)
+    text = page_of(tmp_path / "run", splits)
+    right = evaluate(Run.open(tmp_path / "run").read_model(), splits.validation).accuracy
+    assert f"accuracy on validation rows</dt><dd>{100 * right:.2f} %" in text
+    assert "accuracy on test rows" not in text
+
+
+def test_zero_epochs(tmp_path):
+    splits = toy_run(tmp_path / "run", replace(CONFIG, epochs=0))
+    page = Page(page_of(tmp_path / "run", splits))
+    assert len(page.all("svg")) == 2
+
+
+def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):  # noqa: F811
+    options = ["--learning-rate", "0.02", "--l2", "1e-05", "--flip", "--epochs", "2", "--seed", "7"]
+    options += ["--protocol", "full", "--validation-size", "30"]
+    assert run_cli("train", "--data", tiny_cifar, "--out", "a run", "--no-figures", *options)[0] == 0
+    code, out, err = run_cli("report", "a run", "-o", "r.html")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"r\.html: \d\.\d MB\n", out)
+    (command,) = (e["text"] for e in Page((tmp_path / "r.html").read_text("utf-8")).all("pre"))
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[0] == "onelayer"
+    assert run_cli(*words[1:], "--out", "again", "--no-figures")[0] == 0
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a run", "again")]
+    assert models[0] == models[1]
+
+
+def toy_sweep(path, seeds=(1, 2)):
+    dataset = toy_dataset()
+    splits = split(dataset, SplitConfig())
+    configs = tuple(replace(CONFIG, learning_rate=rate) for rate in RATES)
+    sweep = Sweep.create(path, SweepPlan(configs, seeds, SplitConfig(), "toy", dataset.fingerprint))
+    run_sweep(sweep, splits, workers=1, report_test=True)
+    return sweep, splits
+
+
+def test_runs_are_grouped_by_their_settings(tmp_path):
+    better = replace(CONFIG, learning_rate=0.003)
+    toy_run(tmp_path / "0", replace(CONFIG, learning_rate=0.0003))
+    toy_run(tmp_path / "1", replace(better, seed=1))
+    toy_run(tmp_path / "2", replace(better, seed=2), report_test=False)
+    (group,) = read_subject([tmp_path / name for name in "012"]).groups
+    best, other = group.settings
+    assert (best.seeds, best.split, other.seeds, other.split) == ((1, 2), "validation", (42,), "test")
+    assert best.mean_sd("validation")[0] > other.mean_sd("validation")[0] + 0.2
+    assert np.isnan(other.mean_sd("validation")[1])
+
+
+def test_a_sweep_is_a_table_with_verdicts(tmp_path):
+    sweep, splits = toy_sweep(tmp_path / "sweep")
+    subject = read_subject([tmp_path / "sweep"])
+    assert not subject.problems
+    text = render(subject, lambda plan: splits)
+    page = Page(text)
+    settings = [e["text"] for e in page.all("th") if e.get("class") == "setting"]
+    assert sorted(settings) == ["learning rate 0.0003", "learning rate 0.001", "learning rate 0.003"]
+    accuracies = []
+    for setting in range(3):
+        runs = [sweep.run(setting, seed).read_summary()["results"] for seed in sweep.plan.seeds]
+        accuracies.append(np.mean([results["validation"]["accuracy"] for results in runs]))
+        spread = [100 * results["test"]["accuracy"] for results in runs]
+        assert f"{np.mean(spread):.2f} ± {np.std(spread, ddof=1):.2f}" in " ".join(
+            " ".join(e["text"].split()) for e in page.all("td")
+        )
+    assert settings[0] == f"learning rate {RATES[int(np.argmax(accuracies))]:g}"
+    verdicts = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")]
+    assert verdicts[0] == "the best on validation"
+    assert all("95 % interval" in verdict for verdict in verdicts[1:])
+    assert "for seed in 1 2; do onelayer train" in text
+
+
+def test_a_damaged_run_in_a_sweep_is_named_and_left_out(run_cli, tmp_path, monkeypatch):  # noqa: F811
+    sweep, splits = toy_sweep(tmp_path / "sweep")
+    monkeypatch.setattr(Plan, "load_splits", lambda *_: splits)
+    damaged = sweep.run(1, 2)
+    damaged.model_path.write_bytes(damaged.model_path.read_bytes()[:-50])
+    shutil.rmtree(sweep.run(2, 1).path)
+    code, out, err = run_cli("report", "sweep", "-o", "r.html")
+    assert (code, err) == (1, "")
+    assert re.search(r"left out: .*001-seed-2/model\.safetensors: damaged", out)
+    assert "left out: sweep: 1 run not complete" in out
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert len([e for e in page.all("li") if "left out" in e["text"] or "damaged" in e["text"]]) == 1
+    rows = {e["text"] for e in page.all("tr")}
+    assert any(row.startswith("learning rate 0.0031") for row in rows), "one seed of it is left"
+    shutil.rmtree(sweep.path / "runs")
+    assert_one_line(run_cli("report", "sweep"), "sweep has no complete run to report")
+    (sweep.path / "sweep.json").write_text("{")
+    assert_one_line(run_cli("report", "sweep"), "sweep.json: damaged")
+
+
+def test_a_study_shows_its_findings(tmp_path):
+    _, splits = toy_sweep(tmp_path / "study" / "batch")
+    finding = {"title": HOSTILE[0], "verdict": "it is worse", "columns": ["", "a"], "rows": [["row", HOSTILE[1]]]}
+    content = {"format": "onelayer-study", "version": 1, "name": "coursework", "seeds": [1, 2], "sweeps": ["batch"]}
+    (tmp_path / "study" / "study.json").write_text(json.dumps(content | {"findings": [finding]}))
+    page = Page(render(read_subject([tmp_path / "study"]), lambda plan: splits))
+    assert HOSTILE[0] in [e["text"] for e in page.all("h3")]
+    assert HOSTILE[1] in [e["text"] for e in page.all("td")]
+    for bad in ({**finding, "rows": [[1]]}, {**finding, "title": 3}, {**finding, "rows": 5}):
+        (tmp_path / "study" / "study.json").write_text(json.dumps(content | {"findings": [bad]}))
+        with pytest.raises(RunError, match=r"study\.json: damaged"):
+            read_subject([tmp_path / "study"])
+
+
+def test_what_cannot_be_reported_is_one_line(run_cli, tmp_path):  # noqa: F811
+    toy_run(tmp_path / "one")
+    toy_run(tmp_path / "other", seed=5)
+    toy_sweep(tmp_path / "sweep")
+    assert_one_line(run_cli("report", "missing"), "missing: no such run directory")
+    assert_one_line(run_cli("report", "one", "other"), "other was trained on other data than one")
+    assert_one_line(run_cli("report", "one", "sweep"), "sweep is a sweep; make a report of it alone")
+    (tmp_path / "one" / "summary.json").write_text('{"results": {"train": 3}}')
+    assert_one_line(run_cli("report", "one"), "is not complete|damaged")
+    (tmp_path / "other" / "summary.json").unlink()
+    assert_one_line(run_cli("report", "other"), "other is not complete; go on with: onelayer resume other")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(run_cli, tmp_path, monkeypatch):  # noqa: F811
+    splits = toy_run(tmp_path / "run")
+    monkeypatch.setattr(Plan, "load_splits", lambda *_: splits)
+    assert_one_line(run_cli("report", "run", "-o", "no/r.html"), r"cannot write no/r\.html: No such file")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A report of a sweep, on disk."""
+    folder = tmp_path_factory.mktemp("browser")
+    _, splits = toy_sweep(folder / "sweep", seeds=(1,))
+    (folder / "r.html").write_text(page_of(folder / "sweep", splits), "utf-8")
+    return folder / "r.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, as the system has it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+UNSEEN = """() => {
+  const wrong = [];
+  for (const element of document.querySelectorAll("img, svg, [role=img]")) {
+    const box = element.getBoundingClientRect();
+    const style = getComputedStyle(element);
+    if (box.width < 8 || box.height < 8 || style.visibility !== "visible" || style.opacity === "0"
+        || (element.complete === false) || element.naturalWidth === 0) wrong.push(element.outerHTML.slice(0, 90));
+  }
+  return wrong;
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scripted", [True, False])
+def test_in_a_browser(browser, file, width, scheme, scripted):
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripted, offline=True
+    )
+    try:
+        page = context.new_page()
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        closed = page.locator("details:not([open]) > summary")
+        page.locator("a[href^='#cell-']").first.click()  # opens the class it leads into
+        assert page.locator("details[open] .strip:target img").is_visible()
+        while closed.count():
+            closed.first.click()
+        assert page.locator("img").count() > 20
+        assert page.locator("svg").count() == 8
+        assert page.evaluate(UNSEEN) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert shade == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[scheme]
+        if scripted:
+            table = page.locator("table.sortable").first
+            column = [table.locator("thead th").nth(k).inner_text() for k in range(6)].index("validation")
+            values = lambda: [  # noqa: E731
+                float(cell.split()[0]) for cell in table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
+            ]
+            before = values()
+            assert before == sorted(before, reverse=True)
+            table.locator("thead button").nth(column).click()
+            assert values() == sorted(before)
+            assert before != sorted(before)
+        assert said == []
+        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
+    finally:
+        context.close()
+
+
+def test_of_cifar_10(run_cli, cifar, tmp_path):  # noqa: F811
+    assert run_cli("train", "--data", cifar, "--epochs", "2", "--out", "run", "--no-figures")[0] == 0
+    assert run_cli("report", "run", "-o", "r.html")[0] == 0
+    assert 1e6 < (tmp_path / "r.html").stat().st_size < 5e6
