@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -381,6 +382,7 @@ def _draw(screen: "Screen", run: "Run", plan: "Plan", history: "History", model:
 
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
+    import_module("onelayer.cli_studies")  # which imports this module for `app`
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names

@@ -12,11 +12,13 @@ from rich.table import Table
 
 from onelayer.config import counted
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.diagnosis import Diagnosis, is_accuracy
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
 
 READING_SECONDS = 1.0  # work shorter than this shows no bar
+SHOWN = 3  # diagnoses side by side, for narrow terminals
 
 
 class Screen:
@@ -116,6 +118,33 @@ class Screen:
         for message in failed or [f"all gradients agree with {oracles}"]:
             self.say(message)
 
+    def diagnoses(self, diagnoses: list[Diagnosis]) -> None:
+        """Say which mistakes explain the figures given, how to mend them, and what the likeliest predict."""
+        tied = [diagnosis for diagnosis in diagnoses if diagnosis.tied]
+        count = len(tied[0].predictions)
+        figures = "the figure" if count == 1 else f"the {count} figures"
+        if not tied[0].explains:
+            self.say(f"Nothing known here explains {figures}; the nearest:")
+        elif len(tied) > 1:
+            self.say(
+                f"Each of these explains {figures}; losses, costs, epoch 1 and other settings may tell them apart:"
+            )
+        else:
+            self.say(f"This explains {figures}:")
+        for diagnosis in tied:
+            off = f"{diagnosis.worst:.1f} spreads off"
+            self.say(f"{diagnosis.name}: {diagnosis.mistake.title} ({off if count == 1 else f'at most {off}'})")
+            if tied[0].name != "none":  # there is nothing to mend
+                self.say(f"    {diagnosis.mistake.remedy}")
+        self.say("")
+        shown = diagnoses[:SHOWN]
+        rows = [
+            [p.setting, p.figure, _of_figure(p.figure, p.given)]
+            + [f"{_of_figure(p.figure, q.mean)} ± {_of_figure(p.figure, q.spread)}" for q in alternatives]
+            for p, *alternatives in zip(shown[0].predictions, *(d.predictions for d in shown), strict=True)
+        ]
+        self.table("setting", "figure", "given", *(diagnosis.name for diagnosis in shown), rows=rows, words=2)
+
     def files(self, run: Path) -> None:
         """Say where the files of a run are."""
         names = sorted(file.name for file in run.iterdir() if not file.name.startswith("."))
@@ -163,6 +192,10 @@ class Screen:
 def percent(fraction: float) -> str:
     """A fraction as people read it."""
     return f"{100 * fraction:.2f} %"
+
+
+def _of_figure(figure: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if is_accuracy(figure) else f"{value:.3f}"
 
 
 def _bar(quiet: bool) -> Progress:
