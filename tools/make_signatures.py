@@ -3,7 +3,7 @@
     python tools/make_signatures.py [--data SOURCE] [--seeds N] [--out FILE]
 
 Every mistake is made in the four settings of the protocol, with the seeds from 0 on, and mean and standard deviation
-of each figure are written where the package looks for them. With 20 seeds it takes about seven minutes on two cores.
+of each figure are written where the package looks for them. With 20 seeds it takes about ten minutes.
 """
 
 import argparse
