@@ -15,6 +15,7 @@ from rich.table import Table
 
 from onelayer.config import counted, percent
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.diagnosis import Diagnosis, is_accuracy
 from onelayer.evaluation import Evaluation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onelayer.study import Finding
 
 READING_SECONDS = 1.0  # work shorter than this shows no bar
+SHOWN = 3  # diagnoses side by side, for narrow terminals
 
 
 class Screen:
@@ -123,6 +125,33 @@ class Screen:
         oracles = ", ".join(dict.fromkeys(c.oracle for c in comparisons))
         for message in failed or [f"all gradients agree with {oracles}"]:
             self.say(message)
+
+    def diagnoses(self, diagnoses: list[Diagnosis]) -> None:
+        """Say which mistakes explain the figures given, how to mend them, and what the likeliest predict."""
+        tied = [diagnosis for diagnosis in diagnoses if diagnosis.tied]
+        count = len(tied[0].predictions)
+        figures = "the figure" if count == 1 else f"the {count} figures"
+        if not tied[0].explains:
+            self.say(f"Nothing known here explains {figures}; the nearest:")
+        elif len(tied) > 1:
+            self.say(
+                f"Each of these explains {figures}; losses, costs, epoch 1 and other settings may tell them apart:"
+            )
+        else:
+            self.say(f"This explains {figures}:")
+        for diagnosis in tied:
+            off = f"{diagnosis.worst:.1f} spreads off"
+            self.say(f"{diagnosis.name}: {diagnosis.mistake.title} ({off if count == 1 else f'at most {off}'})")
+            if tied[0].name != "none":  # there is nothing to mend
+                self.say(f"    {diagnosis.mistake.remedy}")
+        self.say("")
+        shown = diagnoses[:SHOWN]
+        rows = [
+            [p.setting, p.figure, _of_figure(p.figure, p.given)]
+            + [f"{_of_figure(p.figure, q.mean)} ± {_of_figure(p.figure, q.spread)}" for q in alternatives]
+            for p, *alternatives in zip(shown[0].predictions, *(d.predictions for d in shown), strict=True)
+        ]
+        self.table("setting", "figure", "given", *(diagnosis.name for diagnosis in shown), rows=rows, words=2)
 
     def files(self, run: Path) -> None:
         """Say where the files of a run are."""
@@ -247,6 +276,10 @@ def _mean_and_sd(result: SettingResult, split: str) -> str:
     if math.isnan(mean):
         return "-"
     return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
+
+
+def _of_figure(figure: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if is_accuracy(figure) else f"{value:.3f}"
 
 
 def _bar(quiet: bool) -> Progress:

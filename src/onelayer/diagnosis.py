@@ -1,0 +1,259 @@
+"""Which known mistake gives the figures that somebody's own implementation gives?
+
+`tools/make_signatures.py` made each mistake on CIFAR-10, in the four settings of the protocol and with many seeds;
+``signatures.json`` holds mean and standard deviation of every figure. A mistake's likelihood is a product of normal
+densities, one for each figure given::
+
+    L = prod_i N(x_i; m_i, s_i^2),    s_i^2 = (1 + 1/n) sd_i^2 + tolerance^2
+
+where (1 + 1/n) sd^2 is what n seeds leave open about the next one, and the tolerance is for figures that were rounded
+and implementations that differ where it does no harm. The figures of a run move together, which the product ignores: L
+overstates the evidence between mistakes that are nearly the same. So two are tied unless L differs tenfold *and* they
+make at least one of the figures more than a spread s apart. What people read is z = (x - m) / s, not L.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from onelayer.errors import ConfigError
+
+SIGNATURES = Path(__file__).with_name("signatures.json")
+SETTINGS = ("0.1,0", "0.001,0", "0.001,0.1", "0.001,1")  # learning rate, lambda
+FIGURES = tuple(  # accuracies have no word of their own: test, test-loss, test-cost, test-epoch-1, ...
+    f"{split}{what}{when}"
+    for split in ("train", "validation", "test")
+    for what in ("", "-loss", "-cost")
+    for when in ("", "-epoch-1")
+)
+TOLERANCE = {"accuracy": 0.003, "nats": 0.005}
+FAR = 4.0  # a z beyond which a mistake does not explain a figure
+STRONG = 10.0  # a ratio of likelihoods from which on the figures tell two mistakes apart, as Jeffreys has it
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is done wrong, and how to see and mend it."""
+
+    title: str
+    remedy: str
+
+
+_ADVANCE = "print the first and last row of some batches: they should advance by the batch size"
+_NORMALISE = "standardise every split with the mean and standard deviation of the training rows"
+MISTAKES = {
+    "none": Mistake("no mistake", "nothing is to be mended"),
+    "init-0.1": Mistake(
+        "initial weights of standard deviation 0.1",
+        "draw them with 0.01; 0.01 is the standard deviation, not the variance",
+    ),
+    "init-1": Mistake("initial weights of standard deviation 1", "multiply the standard normal numbers by 0.01"),
+    "penalty-2": Mistake(
+        "the 2 in 2 lambda W dropped",
+        "the gradient of lambda ||W||^2 is 2 lambda W; compare yours with onelayer.check_gradients at lambda > 0",
+    ),
+    "rate-0.01": Mistake("an older edition's learning rate, 0.01", "train with 0.001"),
+    "no-shuffling": Mistake("rows not shuffled", "draw a new permutation of the rows before every epoch"),
+    "overlap-half": Mistake("every batch has half of the rows of the one before", _ADVANCE),
+    "overlap-99": Mistake(
+        "batches advance by one row",
+        "batch j begins at row 100 j, not at j: an epoch should see all rows, not 199 of them",
+    ),
+    "overlap-1": Mistake("every batch has one row of the next, too (harmless)", _ADVANCE),
+    "skip-half": Mistake(
+        "every second batch skipped",
+        "count the updates of an epoch: 10,000 rows in batches of 100 make 100",
+    ),
+    "skip-1": Mistake("the last row of every batch left out (harmless)", _ADVANCE),
+    "rows-for-columns": Mistake(
+        "rows and columns of the images mixed up (harmless to every figure)",
+        "the layer does not know where a pixel lies; the templates lie on their side",
+    ),
+    "pixels-255": Mistake("test rows not standardised, 0 to 255", _NORMALISE),
+    "pixels-255-both": Mistake("validation and test rows not standardised, 0 to 255", _NORMALISE),
+    "pixels-1": Mistake("test rows not standardised, 0 to 1", _NORMALISE),
+    "pixels-1-both": Mistake("validation and test rows not standardised, 0 to 1", _NORMALISE),
+    "own-mean": Mistake("test rows standardised with their own mean", f"{_NORMALISE}; it hardly shows"),
+    "training-rows": Mistake("test figures measured on training rows", "see which rows are passed on"),
+    "training-rows-both": Mistake(
+        "validation and test figures measured on training rows", "see which rows are passed on"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A figure as given, and what a mistake makes of it: mean, standard deviation, and how many of these lie between.
+
+    Accuracies are fractions.
+    """
+
+    setting: str
+    figure: str
+    given: float
+    mean: float
+    spread: float
+
+    @property
+    def z(self) -> float:
+        """(given - mean) / spread."""
+        return (self.given - self.mean) / self.spread
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How well a mistake explains the figures.
+
+    Parameters
+    ----------
+    name : str
+        A key of MISTAKES.
+    predictions : tuple of Prediction
+        One for each figure given, in their order.
+    tied : bool
+        Whether the figures do not tell it from the likeliest; the likeliest itself is tied, too.
+    """
+
+    name: str
+    predictions: tuple[Prediction, ...]
+    tied: bool = False
+
+    @property
+    def mistake(self) -> Mistake:
+        return MISTAKES[self.name]
+
+    @property
+    def worst(self) -> float:
+        """The largest |z|."""
+        return max(abs(prediction.z) for prediction in self.predictions)
+
+    @property
+    def explains(self) -> bool:
+        """Whether no figure is far from what the mistake makes of it."""
+        return self.worst <= FAR
+
+    @property
+    def log_likelihood(self) -> float:
+        """Logarithm of L, but for a constant."""
+        return -sum(prediction.z**2 / 2 + math.log(prediction.spread) for prediction in self.predictions)
+
+
+def diagnose(figures: Mapping[tuple[str, str], float]) -> list[Diagnosis]:
+    """Rank the known mistakes by how well they explain figures.
+
+    Parameters
+    ----------
+    figures : mapping of (setting, figure) to float
+        One of SETTINGS and one of FIGURES; accuracies are fractions.
+
+    Returns
+    -------
+    list of Diagnosis
+        The likeliest first, but no mistake before all others that are tied with it.
+    """
+    table = _signatures()
+    diagnoses = []
+    for name in MISTAKES:
+        predictions = []
+        for (setting, figure), given in figures.items():
+            mean, sd = table["signatures"][name][setting][figure]
+            tolerance = TOLERANCE["accuracy" if is_accuracy(figure) else "nats"]
+            spread = math.sqrt((1 + 1 / len(table["seeds"])) * sd**2 + tolerance**2)
+            predictions.append(Prediction(setting, figure, given, mean, spread))
+        diagnoses.append(Diagnosis(name, tuple(predictions)))
+    best = min(diagnoses, key=_rank)
+    tied = [replace(d, tied=True) for d in diagnoses if d is best or _tied(d, best)]
+    rest = [d for d in diagnoses if d is not best and not _tied(d, best)]
+    return sorted(tied, key=lambda d: (d.name != "none", _rank(d))) + sorted(rest, key=_rank)
+
+
+def _rank(diagnosis: Diagnosis) -> tuple[bool, float]:
+    """The likeliest explanation is first; of what explains nothing the nearest: the likeliest may just be vague."""
+    return not diagnosis.explains, -diagnosis.log_likelihood if diagnosis.explains else diagnosis.worst
+
+
+def _tied(diagnosis: Diagnosis, best: Diagnosis) -> bool:
+    """Whether the likelihoods are close, or the means so close that their difference may be chance."""
+    close = best.log_likelihood - diagnosis.log_likelihood < math.log(STRONG)
+    pairs = zip(diagnosis.predictions, best.predictions, strict=True)
+    same = all(abs(p.mean - q.mean) <= max(p.spread, q.spread) for p, q in pairs)
+    return diagnosis.explains and (close or same)
+
+
+def is_accuracy(figure: str) -> bool:
+    """Whether one of FIGURES is an accuracy; the others are in nats."""
+    return "-loss" not in figure and "-cost" not in figure
+
+
+def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
+    """The figures of a command line, ``--setting 0.001,0 --test 28.6 --train-loss=1.61 --setting ...``.
+
+    Accuracies are percent, or fractions if they are at most 1.
+
+    Raises
+    ------
+    ConfigError
+        If a word is none of these, or a number not one of its kind.
+    """
+    figures: dict[tuple[str, str], float] = {}
+    setting = None
+    rest = list(words)
+    while rest:
+        word, equals, value = rest.pop(0).partition("=")
+        name = word.removeprefix("--")
+        if not word.startswith("--") or name not in ("setting", *FIGURES):
+            near = difflib.get_close_matches(name, ("setting", *FIGURES), n=1)
+            guess = f"did you mean --{near[0]}?" if near else "options are --setting, --test, --train-loss and the like"
+            raise ConfigError(f"{word} is no option of diagnose; {guess}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{word} needs a value, as in {word} {'0.001,0' if name == 'setting' else '28.6'}")
+            value = rest.pop(0)
+        if name == "setting":
+            setting = _setting(value)
+            if rest and not rest[0].startswith("--setting"):
+                continue
+            raise ConfigError(f"--setting {value} has no figure after it; add one, such as --test 28.6")
+        if setting is None:
+            raise ConfigError(f"{word} {value} belongs to no setting; put --setting 0.001,0 or another before it")
+        if (setting, name) in figures:
+            raise ConfigError(f"{word} is given twice for the setting {setting}; give it once")
+        figures[setting, name] = _figure(word, name, value)
+    if not figures:
+        raise ConfigError("no figures; give some, such as --setting 0.001,0 --test 28.6")
+    return figures
+
+
+def _setting(value: str) -> str:
+    try:
+        rate, l2 = map(float, value.split(","))
+        return next(known for known in SETTINGS if [rate, l2] == [float(number) for number in known.split(",")])
+    except (ValueError, StopIteration):
+        known = " ".join(SETTINGS)
+        raise ConfigError(f"--setting {value}: the table knows the settings {known} (learning rate,lambda)") from None
+
+
+def _figure(word: str, name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(f"{word} takes a number, not {value!r}") from None
+    if not is_accuracy(name):
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(f"{word} {value}: a loss or cost is a number of at least 0, in nats")
+        return number
+    if not 0 <= number <= 100:
+        raise ConfigError(
+            f"{word} {value}: an accuracy is 0 to 100, in percent; --{name.split('-')[0]}-loss takes a loss"
+        )
+    return number if number <= 1 else number / 100
+
+
+@cache
+def _signatures() -> dict[str, Any]:
+    return json.loads(SIGNATURES.read_text(encoding="utf-8"))
