@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from test_cli import assert_one_line, run_cli  # noqa: F401, one is a fixture
 
 from onelayer import load_splits, study
 from onelayer.config import SplitConfig, TrainConfig
@@ -206,3 +207,14 @@ def test_findings_are_read_back(tmp_path):
         ["c"],
         [["d"]],
     )
+
+
+def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, tmp_path, run_cli):
+    out = tmp_path / "study"
+    code, printed, errors = run_cli("study", "coursework", "--seeds", "2", "--data", tiny_cifar, "--out", out)
+    assert (code, errors) == (0, "")
+    assert "learning rate 0.1, lambda 0: the report's figures and ours (percent)" in printed
+    assert "what lambda 1 instead of 0.1 does" in printed
+    assert "coursework" in (out / "report.html").read_text()
+    refused = run_cli("study", "coursework", "--seeds", "1", "--data", tiny_cifar)
+    assert_one_line(refused, "seeds 1 is too few to tell an effect from noise; ask for 2 or more")

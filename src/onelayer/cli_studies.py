@@ -15,6 +15,7 @@ from onelayer.errors import ConfigError
 
 if TYPE_CHECKING:
     from onelayer.data.dataset import Splits
+    from onelayer.screen import Screen
     from onelayer.sweep import SettingResult, Sweep
 
     Grid = Any  # has the fields of TrainConfig, each a list
@@ -208,7 +209,7 @@ def study(
 ) -> None:
     """Run the coursework's four settings beside its report's figures, or its bonus exercises, over seeds.
 
-    The same command goes on where a study stopped.
+    The same command goes on where a study stopped. It leaves one HTML file with everything, report.html.
 
     Parameters
     ----------
@@ -259,7 +260,9 @@ def study(
         raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
     for finding in findings:
         screen.finding(finding)
+    screen.say("")
     screen.files(path)
+    _write_report(screen, [path], path / "report.html", data)
 
 
 def _go_on(path: Path, *, given: bool, overwrite: bool) -> str:
@@ -287,11 +290,17 @@ def report(
     data
         Where the runs' data are now, if they were moved.
     """
-    from onelayer.report import read_subject, render
-    from onelayer.run import write_file
     from onelayer.screen import Screen
 
-    screen = Screen()
+    if not _write_report(Screen(), paths, out, data):
+        sys.exit(1)
+
+
+def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
+    """Write a report and say so; whether nothing had to be left out."""
+    from onelayer.report import read_subject, render
+    from onelayer.run import write_file
+
     subject = read_subject(paths)
     with screen.working("drawing") as progress:
         page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
@@ -299,8 +308,7 @@ def report(
     for problem in subject.problems:
         screen.say(f"left out: {problem}")
     screen.say(f"{out}: {len(page) / 1e6:.1f} MB")
-    if subject.problems:
-        sys.exit(1)
+    return not subject.problems
 
 
 @app.command(usage="Usage: onelayer diagnose --setting RATE,LAMBDA FIGURE... [--setting ...]")
