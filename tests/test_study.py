@@ -209,7 +209,7 @@ def test_findings_are_read_back(tmp_path):
     )
 
 
-def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, tmp_path, run_cli):
+def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, tmp_path, run_cli):  # noqa: F811
     out = tmp_path / "study"
     code, printed, errors = run_cli("study", "coursework", "--seeds", "2", "--data", tiny_cifar, "--out", out)
     assert (code, errors) == (0, "")
