@@ -11,7 +11,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from onelayer.figures import confusion, cost_curve, loss_curve, mistakes, signed_templates, templates
+from onelayer.evaluation import Evaluation
+from onelayer.figures import (
+    confusion,
+    cost_curve,
+    loss_curve,
+    mistakes,
+    probability_histogram,
+    reliability,
+    signed_templates,
+    templates,
+)
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
 LONG = "Cardigan Welsh corgi and other aquarium_fish"
@@ -355,3 +365,44 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program, tmp_path / "loss.png"], check=True)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestProbabilities:
+    @pytest.fixture
+    def evaluation(self):
+        rng = np.random.default_rng(0)
+        P = rng.dirichlet(np.full(5, 0.4), 3000)
+        return Evaluation(0, rng.integers(0, 5, 3000), P.argmax(1), P)
+
+    @pytest.mark.parametrize("width", [4.3, 8.0])
+    def test_reliability_has_a_bar_for_each_bin(self, evaluation, width):
+        found = evaluation.reliability(bins=10)
+        figure = reliability(found, TITLE, width)
+        assert "right (%)" in drawn(figure)
+        bars, rows = ([bar.get_height() for bar in axes.patches] for axes in figure.axes)
+        assert bars == pytest.approx(np.nan_to_num(found.accuracy))
+        assert sum(rows) == pytest.approx(100)
+        assert bars[0] == 0
+        assert max(bars) > 0.1
+
+    @pytest.mark.parametrize("width", [4.3, 8.0])
+    def test_histogram_sets_right_answers_apart(self, evaluation, width):
+        figure = probability_histogram(evaluation, "", width, bins=20)
+        right = evaluation.predictions == evaluation.labels
+        words = drawn(figure)
+        assert f"answered rightly: {right.sum():,}" in words
+        assert f"answered wrongly: {(~right).sum():,}" in words
+        heights = [bar.get_height() for bar in figure.axes[0].patches]
+        expected = np.zeros((2, 20))
+        for kind, p in zip(right, evaluation.true_class_probabilities, strict=True):
+            expected[0 if kind else 1, min(int(p * 20), 19)] += 1
+        assert heights == expected.ravel().tolist()
+
+
+def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
+    others = [[SimpleNamespace(**(vars(record) | {"train_loss": 5.0})) for record in history(5)]]
+    figure = loss_curve(history(5), "", 4.3, others)
+    drawn(figure)
+    (axes,) = figure.axes
+    assert axes.get_ylim()[1] > 5
+    assert [line.get_alpha() for line in axes.lines if len(line.get_xdata()) == 5] == [0.35, None, 0.35, None]

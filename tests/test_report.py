@@ -159,7 +159,7 @@ def test_the_most_confident_mistakes_come_first(toy):
     captions = [e["text"] for e in Page(text).all("figcaption") if "true: " in e["text"]]
     names = model.class_names
     assert captions[0] == (
-        f"{names[found.predictions[worst]]}, {100 * found.probabilities[worst].max():.0f} %"
+        f"{names[found.predictions[worst]]}, {100 * found.probabilities[worst].max():.0f}\N{NO-BREAK SPACE}%"
         f"true: {names[found.labels[worst]]}"
     )
 
