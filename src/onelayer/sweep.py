@@ -22,7 +22,7 @@ import shutil
 import statistics
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -413,8 +413,11 @@ def run_sweep(
     splits.standardizer, splits.duplicates  # noqa: B018, computed once, before the workers share them
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers or count_cores()) as pool:
         try:
-            for future in as_completed([pool.submit(train_one, row) for row in todo]):
-                future.result()
+            pending = {pool.submit(train_one, row) for row in todo}
+            while pending:  # a signal that comes just before a thread falls asleep is not seen until it wakes
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
         except BaseException:  # Ctrl-C and SIGTERM among them
             stopping.set()  # every run leaves what it can be resumed from
             raise
