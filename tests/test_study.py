@@ -110,6 +110,8 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
         answers = evaluate(Run.open(tmp_path / f"study/batch/runs/001-seed-{seed}").read_model(), test)
         for label, prediction, P in zip(answers.labels, answers.predictions, answers.probabilities, strict=True):
             right += [P[label]] if label == prediction else []
+    for loss in ("softmax", "sigmoid"):
+        assert (tmp_path / "study" / f"probability_{loss}.png").read_bytes().startswith(b"\x89PNG")
     assert rows["sigmoid", "right"][4] == f"{np.median(right):.3f}"
 
 

@@ -257,9 +257,7 @@ class Run:
 
     def write_figure(self, name: str, figure: "Figure") -> Path:
         """Write a picture as ``<name>.png``."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        write_file(self.path / f"{name}.png", buffer.getvalue())
+        write_figure(self.path / f"{name}.png", figure)
         return self.path / f"{name}.png"
 
     def _write_history(self, state: TrainingState) -> None:
@@ -401,6 +399,13 @@ def write_file(path: Path, content: bytes) -> None:
             os.close(directory)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Write a picture as PNG, like `write_file`."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_file(path, buffer.getvalue())
 
 
 def resume_command(path: Path) -> str:

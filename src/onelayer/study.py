@@ -2,10 +2,12 @@
 
 A study directory holds
 
-===============  ========================================================================================
-``study.json``   what was asked, and the findings: titles, sentences, tables
-``<protocol>/``  a sweep, with the runs that the findings rest on
-===============  ========================================================================================
+==========================  ======================================================================
+``study.json``              what was asked, and the findings: titles, sentences, tables
+``batch/``, ``full/``       sweeps of a protocol each, with the runs that the findings rest on
+``grid/``                   a sweep of which validation chooses a setting
+``probability_<loss>.png``  histogram of the true class's probability, of the first seed
+==========================  ======================================================================
 
 The settings are fixed beforehand, so that the test accuracy of each may be reported. Where a study chooses, from its
 grid, validation does, and the test rows are read for what it chose.
@@ -27,10 +29,12 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import Evaluation, evaluate
-from onelayer.run import TEMPORARY, Run, write_file
+from onelayer.figures import probability_histogram
+from onelayer.run import TEMPORARY, Run, write_figure, write_file
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 
 FORMAT = "onelayer-study"
+PICTURE = "probability_{}.png"  # of a loss
 
 Protocol = Literal["batch", "full"]
 Figure = tuple[str, int]  # accuracy on a split after an epoch
@@ -251,6 +255,10 @@ def run_study(
         sweeps.append(protocol)
     findings = [_judge(reported, trained[reported.setting]) for reported in study.reported]
     findings += [_estimate(effect, trained) for effect in study.effects]
+    for setting in study.probabilities:
+        loss = setting.config.loss
+        title = f"{loss}, learning rate {setting.config.learning_rate:g}: the true class's probability, test rows"
+        write_figure(path / PICTURE.format(loss), probability_histogram(trained[setting].answers[0], title))
     if study.probabilities:
         findings.append(_set_side_by_side({setting: trained[setting] for setting in study.probabilities}))
     if study.grid:
@@ -387,8 +395,7 @@ def _set_side_by_side(trained: Mapping[Setting, Trained]) -> Finding:
     """Quartiles of the true class's probability, for right and wrong answers of all seeds."""
     rows = []
     for setting, of_setting in trained.items():
-        labels = of_setting.answers[0].labels
-        P = np.array([answers.probabilities[np.arange(len(labels)), labels] for answers in of_setting.answers])
+        P = np.array([answers.true_class_probabilities for answers in of_setting.answers])  # (seeds, n)
         for name, of_kind in (("right", P[of_setting.right]), ("wrong", P[~of_setting.right])):
             quartiles = (f"{quartile:.3f}" for quartile in np.quantile(of_kind, (0.25, 0.5, 0.75)))
             rows.append((setting.config.loss, name, f"{of_kind.size / len(P):,.0f}", *quartiles))
