@@ -1,5 +1,6 @@
 """Comparisons against scipy's tests and bootstrap, against published and hand-computed values, and on real runs."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def made_run(path: Path, splits: Splits, config: TrainConfig = CONFIG, split_con
 )
 def test_mcnemar_of_known_tables(table, p_value):
     found = compare_answers(*answers(*table))
-    assert found.p_value == pytest.approx(p_value, abs=1e-6)
+    assert found.row_p_value == pytest.approx(p_value, abs=1e-6)
     assert (found.both, found.only_a, found.only_b, found.neither) == table
     assert (found.pairs, found.rows) == (1, sum(table))
     assert found.accuracy_a == (table[0] + table[1]) / sum(table)
@@ -81,8 +82,8 @@ def test_seeds_interval_agrees_with_scipys_paired_t_test():
     right_a, right_b = random_answers(3, pairs=6)
     found = compare_answers(right_a, right_b)
     expected = stats.ttest_rel(right_b.mean(axis=1), right_a.mean(axis=1))
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert 1e-6 < found.p_value < 0.2
+    assert found.seed_p_value == pytest.approx(expected.pvalue)
+    assert 1e-6 < found.seed_p_value < 0.2
     assert found.seed_interval == pytest.approx(tuple(expected.confidence_interval()))
     assert found.difference == pytest.approx(right_b.mean() - right_a.mean())
     assert found.pairs == 6
@@ -113,7 +114,9 @@ def test_the_verdicts_interval_has_the_noise_of_rows_and_of_seeds():
     found = compare_answers(alike, better)
     assert found.seed_interval == pytest.approx((found.difference, found.difference))
     assert found.interval == pytest.approx(found.row_interval)
-    assert found.p_value == 0
+    assert np.isnan(found.seed_p_value)
+    few = int(np.count_nonzero(better[0] & ~alike[0]))
+    assert found.row_p_value == pytest.approx(2 * 0.5**few)
     restless = better.copy()
     restless[0] = False  # one seed failed: only the seeds are noisy
     found = compare_answers(alike, restless)
@@ -140,7 +143,8 @@ def test_a_against_b_mirrors_b_against_a(pairs):
     right_a, right_b = random_answers(7, pairs, n=10_000)  # so many that other draws have other quantiles
     there, back = compare_answers(right_a, right_b), compare_answers(right_b, right_a)
     assert there.difference == -back.difference != 0
-    assert there.p_value == pytest.approx(back.p_value)
+    assert there.row_p_value == pytest.approx(back.row_p_value)
+    assert there.seed_p_value == (back.seed_p_value if pairs == 1 else pytest.approx(back.seed_p_value))
     assert there.row_interval == tuple(-end for end in reversed(back.row_interval))
     assert there.interval == pytest.approx(tuple(-end for end in reversed(back.interval)))
     assert (there.only_a, there.only_b) == (back.only_b, back.only_a)
@@ -150,14 +154,14 @@ def test_a_against_b_mirrors_b_against_a(pairs):
 def test_the_same_answers_are_no_difference(pairs):
     right, _ = random_answers(8, pairs)
     found = compare_answers(right, right.copy())
-    assert (found.difference, found.p_value, found.interval) == (0, 1, (0, 0))
+    assert (found.difference, found.row_p_value, found.interval) == (0, 1, (0, 0))
     assert found.verdict() == "no difference beyond noise (+0.00 points, 95 % interval 0.00 to 0.00)"
 
 
 def test_where_few_rows_differ_the_test_has_a_say():
     found = compare_answers(*answers(500, 0, 4, 496))  # the bootstrap cannot draw a row that A alone gets right
     assert found.interval[0] > 0
-    assert found.p_value == 0.125
+    assert found.row_p_value == 0.125
     assert found.verdict().startswith("no difference beyond noise (+0.40 points, ")
 
 
@@ -274,9 +278,22 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
     assert sum(counts) == 120
     assert f"A a: {(counts[0] + counts[1]) / 1.2:.2f} %" in out
     assert f"B b: {(counts[0] + counts[2]) / 1.2:.2f} %" in out
-    for words in ("summed over 2 seeds", r"p value \S+ \(paired t test", "over the rows: ", "over the seeds: "):
+    for words in (
+        "summed over 2 seeds",
+        r"p value \S+ \(exact sign test over the rows",
+        "over the rows: ",
+        "over the seeds: ",
+    ):
         assert re.search(words, out)
     assert re.fullmatch(r"(B is|no difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
+
+    summary = json.loads(Path("a/1/summary.json").read_text())
+    del summary["results"]["test"]  # as in a sweep that chose another
+    Path("a/1/summary.json").write_text(json.dumps(summary))
+    run_command(["compare", "a/1", "b/1"])
+    out = capsys.readouterr().out
+    assert "note: on validation rows, as not all of these runs have read the test rows" in out
+    assert "CIFAR-10, validation: 60 rows" in out
 
     moved = tiny_cifar.rename(tmp_path / "moved")
     run_command(["compare", "a/1", "b/1", "--split", "validation", "--data", str(moved)])
@@ -293,3 +310,13 @@ def test_penalties_on_cifar10(cifar, tmp_path):
     found = compare_runs(some, much, "test", splits)
     assert found.interval[0] < -0.019 < found.interval[1] < -0.01
     assert found.verdict().startswith("B is worse by 1.")
+
+
+def test_very_few_rows_decide_nothing_whatever_the_seeds():
+    right_a = np.zeros((2, 30), bool)
+    right_b = right_a.copy()
+    right_b[:, :4] = True
+    found = compare_answers(right_a, right_b)
+    assert found.interval[0] > 0
+    assert found.row_p_value == 0.125
+    assert found.verdict().startswith("no difference beyond noise")

@@ -304,7 +304,7 @@ def test_a_damaged_run_in_a_sweep_is_named_and_left_out(run_cli, tmp_path, monke
 def test_a_study_shows_its_findings(tmp_path):
     _, splits = toy_sweep(tmp_path / "study" / "batch")
     finding = {"title": HOSTILE[0], "verdict": "it is worse", "columns": ["", "a"], "rows": [["row", HOSTILE[1]]]}
-    content = {"format": "onelayer-study", "version": 1, "name": "coursework", "seeds": [1, 2], "sweeps": ["batch"]}
+    content = {"format": "onelayer-study", "version": 1, "name": "coursework", "seeds": [1, 2]}
     (tmp_path / "study" / "study.json").write_text(json.dumps(content | {"findings": [finding]}))
     page = Page(render(read_subject([tmp_path / "study"]), lambda plan: splits))
     assert HOSTILE[0] in [e["text"] for e in page.all("h3")]

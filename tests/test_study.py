@@ -64,7 +64,7 @@ def test_coursework(brief, tiny_cifar, tmp_path):
         cell = {row[0]: row[2] for row in findings[setting].rows}["test rows, epoch 2"]
         assert cell == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}"
     content = read_study(path)
-    assert (content["name"], content["seeds"], content["sweeps"]) == ("coursework", [*SEEDS], ["batch"])
+    assert (content["name"], content["seeds"]) == ("coursework", [*SEEDS])
     assert [finding.title for finding in content["findings"]] == [finding.title for finding in findings]
 
 
@@ -165,6 +165,23 @@ def test_too_few_seeds(seeds, words, tmp_path):
 def test_other_data_than_cifar(tmp_path):
     with pytest.raises(ConfigError, match="digits has no data_batch_1"):
         run_study(tmp_path / "study", "coursework", SEEDS, loader("digits"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_overwriting_removes_all_that_was_there_at_once(brief, tiny_cifar, tmp_path):
+    path = tmp_path / "study"
+    run_study(path, "bonus", SEEDS, loader(tiny_cifar))
+    (path / "report.html").write_text("old")
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(path, "bonus", (7, 8), loader(tiny_cifar), overwrite=True, on_progress=stop)
+    assert not (path / "report.html").exists()
+    assert {file.parent.name for file in path.glob("*/sweep.json")} == {"batch"}
+    findings = run_study(path, "bonus", (7, 8), loader(tiny_cifar))
+    assert findings == run_study(tmp_path / "fresh", "bonus", (7, 8), loader(tiny_cifar))
 
 
 def test_a_directory_of_something_else_is_left_alone(brief, tiny_cifar, tmp_path):
@@ -200,7 +217,7 @@ def test_a_damaged_study_is_named(content, tmp_path):
 
 def test_findings_are_read_back(tmp_path):
     finding = Finding("a", "b", ("c",), (("d",),))
-    content = {"format": "onelayer-study", "version": 1, "name": "flips", "seeds": [1, 2], "sweeps": []}
+    content = {"format": "onelayer-study", "version": 1, "name": "flips", "seeds": [1, 2]}
     (tmp_path / "study.json").write_text(json.dumps(content | {"findings": [vars(finding)]}))
     (read,) = read_study(tmp_path)["findings"]
     assert (read.title, read.verdict, list(read.columns), [list(row) for row in read.rows]) == (

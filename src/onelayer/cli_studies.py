@@ -159,7 +159,7 @@ def compare(
     /,
     *,
     data: str | None = None,
-    split: Literal["test", "validation"] = "test",
+    split: Literal["test", "validation"] | None = None,
 ) -> None:
     """Tell whether B is better than A, or whether noise would do as much.
 
@@ -172,7 +172,7 @@ def compare(
     data
         Where the runs' own data are now, if they were moved.
     split
-        On which rows.
+        On which rows; by default test, but validation where a run has left the test rows alone.
     """
     from onelayer.comparison import compare_runs, find_runs, pair
     from onelayer.screen import Screen
@@ -183,6 +183,11 @@ def compare(
     plan, _ = pairing.runs_a[0].read_checkpoint()
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)
+    paired = (*pairing.runs_a, *pairing.runs_b)
+    if split is None and not all("test" in run.read_summary()["results"] for run in paired):
+        screen.say("note: on validation rows, as not all of these runs have read the test rows (--split test does)")
+        split = "validation"
+    split = split or "test"
     comparison = compare_runs(runs_a, runs_b, split, splits)
     screen.notes(splits.dataset)
     for side, seeds in pairing.alone.items():

@@ -42,8 +42,10 @@ class Comparison:
     ----------
     both, only_a, only_b, neither : int
         How many rows are right, summed over the pairs.
-    p_value : float
-        Of no difference: McNemar's exact test for one pair, the paired t test over the seeds for several.
+    row_p_value : float
+        Of no difference: the exact sign test of the rows that differ, which for one pair is McNemar's.
+    seed_p_value : float, optional
+        That of the paired t test over the seeds; NaN where all differ by the same, None for one pair.
     row_interval : (float, float)
         95 % bootstrap interval of the difference over the rows, for these seeds.
     seed_interval : (float, float), optional
@@ -56,7 +58,8 @@ class Comparison:
     only_a: int
     only_b: int
     neither: int
-    p_value: float
+    row_p_value: float
+    seed_p_value: float | None
     row_interval: Interval
     seed_interval: Interval | None
     pairs: int
@@ -92,7 +95,8 @@ class Comparison:
     def beyond_noise(self) -> bool:
         """Whether the interval leaves out 0 and the test agrees, which it does not where very few rows differ."""
         low, high = self.interval
-        return not low <= 0 <= high and self.p_value < 1 - LEVEL
+        p_values = (self.row_p_value, self.seed_p_value or 0)  # NaN is over no level
+        return not low <= 0 <= high and not any(p_value >= 1 - LEVEL for p_value in p_values)
 
     def verdict(self, a: str = "", b: str = "B") -> str:
         """The outcome in a sentence; `b` names B, and `a`, where it is given, what B is compared with."""
@@ -148,15 +152,15 @@ def compare_answers(right_a: np.ndarray, right_b: np.ndarray, *, rng_seed: int =
     A, B = np.atleast_2d(right_a), np.atleast_2d(right_b)  # (pairs, n)
     only_a, only_b, both = (int(np.count_nonzero(chosen)) for chosen in (A & ~B, B & ~A, A & B))
     pairs, n = A.shape
-    row_interval = _row_interval(B.sum(axis=0) - A.sum(axis=0), pairs, rng_seed)
-    if pairs == 1:
-        # Where both are equally good, each row that only one gets right is a fair coin's toss.
-        p_value = float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
-        seed_interval = None
-    else:
-        p_value, seed_interval = _over_seeds(B.mean(axis=1) - A.mean(axis=1))
+    differences = B.sum(axis=0) - A.sum(axis=0)  # (n,)
+    row_interval = _row_interval(differences, pairs, rng_seed)
+    # Where both are equally good, each row that one gets right more often than the other is a fair coin's toss.
+    for_a, for_b = (int(np.count_nonzero(sign * differences > 0)) for sign in (-1, 1))
+    row_p_value = float(stats.binomtest(for_b, for_a + for_b).pvalue) if for_a + for_b else 1.0
+    over_seeds = _over_seeds(B.mean(axis=1) - A.mean(axis=1)) if pairs > 1 else (None, None)
     neither = A.size - both - only_a - only_b
-    return Comparison(both, only_a, only_b, neither, p_value, row_interval, seed_interval, pairs, n)
+    seed_p_value, seed_interval = over_seeds
+    return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, row_interval, seed_interval, pairs, n)
 
 
 def compare_runs(
@@ -174,6 +178,8 @@ def compare_runs(
     """
     pairing = pair(runs_a, runs_b)
     _require_same_rows([*pairing.runs_a, *pairing.runs_b], splits)
+    if split == "validation" and any(run.read_checkpoint()[0].split_config.refit for run in pairing.runs_a):
+        raise ConfigError("these runs were trained on the validation rows too; compare them on test rows")
     rows = splits.test if split == "test" else splits.validation
     evaluations = ([evaluate(run.read_model(), rows) for run in side] for side in (pairing.runs_a, pairing.runs_b))
     right_a, right_b = (np.array([e.predictions == e.labels for e in side]) for side in evaluations)  # (pairs, n)
@@ -254,7 +260,7 @@ def _over_seeds(differences: np.ndarray) -> tuple[float, Interval]:
     standard_error = float(differences.std(ddof=1) / np.sqrt(count))
     margin = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * standard_error
     if standard_error == 0:
-        return float(mean == 0), (mean, mean)
+        return math.nan, (mean, mean)
     return float(2 * stats.t.sf(abs(mean) / standard_error, count - 1)), (mean - margin, mean + margin)
 
 

@@ -25,7 +25,7 @@ from onelayer.evaluation import evaluate
 from onelayer.gradcheck import check_gradients, sample_rows
 from onelayer.losses import LOSSES
 from onelayer.run import Plan, Run
-from onelayer.study import Finding, read_study
+from onelayer.study import FOLDERS, Finding, read_study
 from onelayer.sweep import Sweep, results
 from onelayer.training import Score
 
@@ -159,7 +159,11 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         ):
             if mine != its:
                 raise RunError(f"{run.path} {what} {other.path} ({mine} and {its}); make a report of each")
-        settings.setdefault(replace(plan.config, seed=0), []).append((plan, run, _scores(run)))
+        members = settings.setdefault(replace(plan.config, seed=0, threads=0), [])
+        for same, twin, _ in members:
+            if same.config.seed == plan.config.seed:
+                raise RunError(f"{twin.path} and {run.path} both have seed {plan.config.seed}; pass one of them")
+        members.append((plan, run, _scores(run)))
     return sorted(
         ((config, tuple(of_setting)) for config, of_setting in settings.items()),
         key=lambda item: -np.mean([scores["validation"].accuracy for _, _, scores in item[1]]),
@@ -168,7 +172,11 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
 
 def _read_study(path: Path) -> Subject:
     study = read_study(path)
-    subject = _read_sweeps(str(study["name"]), {name: path / name for name in study["sweeps"]})
+    folders = {name: path / name for name in FOLDERS if (path / name / "sweep.json").exists()}
+    subject = _read_sweeps(str(study["name"]), folders)
+    if not study["findings"]:
+        stopped = f"{path}: the study is not finished; go on with onelayer study {study['name']} --out {path}"
+        subject = replace(subject, problems=(*subject.problems, stopped))
     for finding in study["findings"]:
         rows = [finding.columns, *finding.rows] if isinstance(finding.rows, list | tuple) else [None]
         texts = [[finding.title, finding.verdict], *rows]
@@ -224,7 +232,7 @@ def _group(name: str, read: Sequence[Read], notes: Sequence[str] = ()) -> Group:
     varied = [
         field.name
         for field in fields(TrainConfig)
-        if field.name != "seed" and len({getattr(config, field.name) for config, _ in read}) > 1
+        if field.name not in ("seed", "threads") and len({getattr(config, field.name) for config, _ in read}) > 1
     ]
     settings = []
     for config, members in read:

@@ -183,8 +183,10 @@ class Screen:
         several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""
         rows = [["A right", f"{c.both:,}", f"{c.only_a:,}"], ["A wrong", f"{c.only_b:,}", f"{c.neither:,}"]]
         self.table(f"rows{several}", "B right", "B wrong", rows=rows)
-        test = "paired t test over the seeds" if c.seed_interval else "McNemar's exact test"
-        self.say(f"p value {c.p_value:.2g} ({test})")
+        rows_test = "McNemar's exact test" if c.seed_p_value is None else "exact sign test over the rows"
+        self.say(f"p value {c.row_p_value:.2g} ({rows_test})")
+        if c.seed_p_value is not None and not math.isnan(c.seed_p_value):
+            self.say(f"p value {c.seed_p_value:.2g} (paired t test over the seeds)")
         for source, interval in (("rows", c.row_interval), ("seeds", c.seed_interval)):
             if interval:
                 self.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")

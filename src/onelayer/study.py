@@ -34,6 +34,7 @@ from onelayer.run import TEMPORARY, Run, write_figure, write_file
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 
 FORMAT = "onelayer-study"
+FOLDERS = ("grid", "full", "batch")  # in the order of the report
 PICTURE = "probability_{}.png"  # of a loss
 
 Protocol = Literal["batch", "full"]
@@ -219,16 +220,18 @@ def run_study(
     """
     if len(seeds) < 2:
         raise ConfigError(f"seeds {len(seeds)} is too few to tell an effect from noise; ask for 2 or more")
-    study = STUDIES[name]
+    study, load = STUDIES[name], cache(load)
+    for seed in seeds:
+        TrainConfig(seed=seed)  # refuses a bad one
+    load(SplitConfig(protocol=(*study.described, *study.grid)[0].protocol))  # and bad data, before anything is made
     _create(path, name, seeds, overwrite)
-    load = cache(load)
 
     def sweep_of(folder: str, settings: Sequence[Setting]) -> Sweep:
         split_config = SplitConfig(protocol=settings[0].protocol)
         dataset = load(split_config).dataset
         configs = tuple(setting.config for setting in settings)
         plan = SweepPlan(configs, tuple(seeds), split_config, dataset.source, dataset.fingerprint)
-        return Sweep.create(path / folder, plan, overwrite=overwrite)
+        return Sweep.create(path / folder, plan)
 
     def train(sweep: Sweep, settings: Sequence[int], report_test: bool) -> list[SettingResult]:
         splits = load(sweep.plan.split_config)
@@ -246,13 +249,11 @@ def run_study(
         return Trained(runs, tuple(evaluate(run.read_model(), test) for run in runs))
 
     trained: dict[Setting, Trained] = {}
-    sweeps: list[str] = []
     for protocol in dict.fromkeys(setting.protocol for setting in study.described):
         settings = [setting for setting in study.described if setting.protocol == protocol]
         sweep = sweep_of(protocol, settings)
         train(sweep, range(len(settings)), report_test=True)
         trained |= {setting: answers(sweep, place) for place, setting in enumerate(settings)}
-        sweeps.append(protocol)
     findings = [_judge(reported, trained[reported.setting]) for reported in study.reported]
     findings += [_estimate(effect, trained) for effect in study.effects]
     for setting in study.probabilities:
@@ -268,8 +269,7 @@ def run_study(
             raise RunError(f"{sweep.path}: no setting has a complete run to choose")
         found = train(sweep, [best.setting], report_test=True)
         findings.append(_choice(found, answers(sweep, best.setting)))
-        sweeps.append("grid")
-    content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds), "sweeps": sweeps}
+    content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds)}
     content["findings"] = [asdict(finding) for finding in findings]
     write_file(path / "study.json", (json.dumps(content, indent=2) + "\n").encode())
     return tuple(findings)
@@ -290,8 +290,13 @@ def _create(path: Path, name: str, seeds: Sequence[int], overwrite: bool) -> Non
         if (there["name"], there["seeds"]) != (name, list(seeds)):
             words = f"{there['name']} with seeds {there['seeds'][0]} to {there['seeds'][-1]}"
             raise RunError(f"{path} is the study {words}; choose another --out or pass --overwrite")
+    if overwrite:  # all of it now: what a study that is stopped goes on with is its own
+        for folder in FOLDERS:
+            if (path / folder / "sweep.json").exists():
+                Sweep.open(path / folder).remove()
+        (path / "report.html").unlink(missing_ok=True)
     if not present or overwrite:
-        content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds), "sweeps": [], "findings": []}
+        content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds), "findings": []}
         write_file(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -310,8 +315,8 @@ def read_study(path: Path) -> dict[str, Any]:
             raise ValueError("of another format")
         if content["name"] not in STUDIES or not all(isinstance(seed, int) for seed in content["seeds"]):
             raise ValueError("of no known study")
-        if not set(content["sweeps"]) <= {"batch", "full", "grid"}:
-            raise ValueError("of unknown sweeps")
+        if len(content["seeds"]) < 2:
+            raise ValueError("of too few seeds")
         content["findings"] = [Finding(**finding) for finding in content["findings"]]
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is no study of onelayer: it has no {file.name}") from None

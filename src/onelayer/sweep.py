@@ -23,6 +23,7 @@ import statistics
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -325,6 +326,14 @@ class Sweep:
                 writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
         write_file(self.csv_path, text.getvalue().encode())
 
+    def remove(self) -> None:
+        """Remove what a sweep leaves, its mark last, and nothing else."""
+        self._remove_runs()
+        self._json_path.unlink(missing_ok=True)
+        for folder in (self.path / "refit" / "runs", self.path / "refit", self.path / "runs", self.path):
+            with suppress(OSError):  # it holds something else, or is not there
+                folder.rmdir()
+
     def _remove_runs(self) -> None:
         """Remove what a sweep leaves, and nothing else; the mark of a sweep stays."""
         for folder in (self.path, self.path / "refit"):
@@ -332,6 +341,7 @@ class Sweep:
             for path in (folder / "runs").glob("*"):
                 if RUN_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
+        (self.path / "refit" / "sweep.json").unlink(missing_ok=True)
 
 
 def run_sweep(
