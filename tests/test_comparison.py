@@ -320,3 +320,14 @@ def test_very_few_rows_decide_nothing_whatever_the_seeds():
     assert found.interval[0] > 0
     assert found.row_p_value == 0.125
     assert found.verdict().startswith("no difference beyond noise")
+
+
+def test_the_runs_of_a_setting_of_a_sweep(tmp_path):
+    plan = Plan(TrainConfig(epochs=1), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+    for name in ("002-seed-1", "002-seed-2", "003-seed-1"):
+        own = replace(plan, config=replace(plan.config, seed=int(name[-1])))
+        runs.start(Run.create(tmp_path / "runs" / name), own, toy_splits())
+    assert [run.path.name for run in find_runs(tmp_path / "runs" / "002")] == ["002-seed-1", "002-seed-2"]
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is a sweep; compare two of its settings, such as .*runs/000"):
+        find_runs(tmp_path)

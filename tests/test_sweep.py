@@ -288,8 +288,9 @@ def test_the_command(run_cli, tmp_path):  # noqa: F811
     code, out, err = run_cli(*DIGITS, "--l2", "0", "0.1", "--seeds", "2")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    head = next(place for place, line in enumerate(lines) if line.startswith("learning rate"))
-    table = [line.split() for line in lines[head + 1 : head + 5]]
+    head = next(place for place, line in enumerate(lines) if line.split()[:2] == ["learning", "rate"])
+    table = [line.split()[1:] for line in lines[head + 1 : head + 5]]
+    assert sorted(line.split()[0] for line in lines[head + 1 : head + 5]) == ["000", "001", "002", "003"]
     assert {tuple(row[:2]) for row in table} == {("0.1", "0"), ("0.1", "0.1"), ("0.001", "0"), ("0.001", "0.1")}
     accuracies = [float(row[5]) for row in table]
     assert accuracies == sorted(accuracies, reverse=True)

@@ -58,7 +58,7 @@ def sweep(
 ) -> None:
     """Train with every combination of the values given; the validation rows choose.
 
-    The test rows are read in the end, for the chosen setting only. The same command goes on where a sweep stopped.
+    The test rows are read in the end, for the chosen setting only. The same command and its --out go on with a sweep.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def compare(
     Parameters
     ----------
     a
-        A run directory, or a folder of the runs of one setting with several seeds.
+        A run directory, a folder of the runs of one setting, or such as SWEEP/runs/002 for those of a sweep.
     b
         As A; several runs are matched by seed.
     data
@@ -214,7 +214,7 @@ def study(
 ) -> None:
     """Run the coursework's four settings beside its report's figures, or its bonus exercises, over seeds.
 
-    The same command goes on where a study stopped. It leaves one HTML file with everything, report.html.
+    The same command with its --out goes on where a study stopped. It leaves one HTML file with everything, report.html.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def study(
         coursework; bonus is all of the others; all-data, flips, decay and sigmoid tell what each does to the test
         accuracy; grid lets validation choose among settings.
     seeds
-        How many runs of each setting, with different seeds; at least 2.
+        How many runs of each setting, with different seeds; at least 3.
     seed
         The first of the seeds; the others follow it.
     data

@@ -12,6 +12,7 @@ from the difference are added as squares, as standard errors are: the verdict re
 wide, since what rows and seeds do together is counted in both.
 """
 
+import glob
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -187,13 +188,19 @@ def compare_runs(
 
 
 def find_runs(path: Path) -> list[Run]:
-    """The run in a directory, or the runs in the directories within it.
+    """The run in a directory, or the runs in the directories within it, or those of a setting of a sweep.
+
+    A setting is what its runs' names begin with: ``runs/002`` stands for ``runs/002-seed-42`` and so on.
 
     Raises
     ------
     RunError
         If there is none.
     """
+    if of_setting := sorted(path.parent.glob(f"{glob.escape(path.name)}-seed-*")):
+        return [Run.open(run) for run in of_setting]
+    if (path / "sweep.json").exists():
+        raise RunError(f"{path} is a sweep; compare two of its settings, such as {path / 'runs' / '000'}")
     try:
         runs = [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]
     except OSError:

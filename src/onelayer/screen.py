@@ -235,15 +235,16 @@ class Screen:
             settings = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in values]
             others = Counter(run.status for run in result.runs if run.status != "complete")
             runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
-            rows.append([*settings, *(_mean_and_sd(result, split) for split in shown), ", ".join(runs)])
+            scores = (_mean_and_sd(result, split) for split in shown)
+            rows.append([f"{result.setting:03}", *settings, *scores, ", ".join(runs)])
         self.say("")
         words = [name.replace("_", " ") for name in names]
-        self.table(*words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=len(words))
+        self.table("", *words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=1 + len(words))
         if len(plan.seeds) > 1:
             self.say(f"mean ± standard deviation of the accuracy over {len(plan.seeds)} seeds")
         best = choose(results)
         if best:
-            chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0], strict=False))
+            chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0][1:], strict=False))
             self.say(f"chosen by validation accuracy: {chosen}")
             if refitted:
                 self.say(f"test, refitted on train and validation rows: {_mean_and_sd(refitted, 'test')} %")

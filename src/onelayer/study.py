@@ -203,7 +203,7 @@ def run_study(
     name : str
         One of `STUDIES`.
     seeds : sequence of int
-        At least two.
+        At least three.
     load : callable
         CIFAR-10 by a protocol.
     workers, on_progress
@@ -218,12 +218,15 @@ def run_study(
     RunError
         If the directory holds something else, or a run diverged or is damaged.
     """
-    if len(seeds) < 2:
-        raise ConfigError(f"seeds {len(seeds)} is too few to tell an effect from noise; ask for 2 or more")
+    if len(seeds) < 3:
+        raise ConfigError(f"seeds {len(seeds)} is too few to tell an effect from noise; ask for 3 or more, better 5")
     study, load = STUDIES[name], cache(load)
     for seed in seeds:
         TrainConfig(seed=seed)  # refuses a bad one
-    load(SplitConfig(protocol=(*study.described, *study.grid)[0].protocol))  # and bad data, before anything is made
+    try:  # before anything is made
+        load(SplitConfig(protocol=(*study.described, *study.grid)[0].protocol))
+    except ConfigError as error:
+        raise ConfigError(f"a study needs CIFAR-10 with its batches ({str(error).partition(';')[0]})") from None
     _create(path, name, seeds, overwrite)
 
     def sweep_of(folder: str, settings: Sequence[Setting]) -> Sweep:
@@ -337,8 +340,10 @@ def _judge(reported: Reported, trained: Trained) -> Finding:
         else:
             away = _deviations(printed, measured[figure])
             others = [other for other in measured if other != figure and _fits(printed, measured[other])]
-            words = " or ".join(f"{_named(other)}, {_spread(measured[other])}" for other in others)
-            what = f"consistent with {words}" if others else "consistent with no accuracy measured here"
+            what = "consistent with no accuracy measured here"
+            if others:
+                nearest = min(others, key=lambda other: abs(printed - measured[other].mean()))
+                what = f"consistent with {_named(nearest)}, {_spread(measured[nearest])}"
             verdict = f"outside, by {away:.0f} standard deviations; {what}"
             outside.append(f"{_named(figure)}: printed {printed:.2f}, measured {_spread(measured[figure])}: {verdict}")
         rows.append((_named(figure), f"{printed:.2f}", _spread(measured[figure]), verdict))
