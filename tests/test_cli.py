@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from onelayer import __main__ as entry
+from onelayer.errors import DataError
 
 TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]
 
@@ -190,8 +191,8 @@ def test_an_unknown_command_is_one_line(run_cli):
 
 
 def test_a_folder_without_cifar_is_one_line(run_cli, tmp_path):
-    assert_one_line(run_cli("train", "--data", tmp_path), "no CIFAR-10 here")
-    assert_one_line(run_cli("data", tmp_path), "no CIFAR-10 here")
+    assert_one_line(run_cli("train", "--data", tmp_path), "holds no data that onelayer reads")
+    assert_one_line(run_cli("data", tmp_path), "holds no data that onelayer reads")
 
 
 def test_divergence_is_one_line_and_the_run_is_kept(run_cli, tiny_cifar, tmp_path):
@@ -384,6 +385,24 @@ def test_a_signal_at_any_moment_ends_in_one_line(tiny_cifar, tmp_path, number):
         assert process.returncode in (128 + number, -number), err
         hint = f"; go on with: onelayer resume {run}" if (run / "checkpoint.safetensors").exists() else ""
         assert err in (f"onelayer: stopped{hint}\n", "onelayer: stopped\n"), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("error", [ImportError("cannot initialise module"), DataError("a file is damaged")])
+def test_a_signal_that_became_another_error_is_still_a_stop(run_cli, monkeypatch, number, error):
+    # As compiled modules do with one that comes while they are imported.
+    def swallow(arguments: list[str]) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise error
+
+    # Where the tests run in the background, SIGINT is ignored.
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    monkeypatch.setattr("onelayer.cli.run", swallow)
+    assert run_cli("train") == (128 + number, "", "onelayer: stopped\n")
+    monkeypatch.setattr("onelayer.cli.run", lambda arguments: (_ for _ in ()).throw(ImportError("a defect")))
+    with pytest.raises(ImportError, match="a defect"):
+        run_cli("train")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

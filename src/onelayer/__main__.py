@@ -4,19 +4,24 @@ import signal
 import sys
 from typing import NoReturn
 
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a run as Ctrl-C does."""
+_stopped_by = 0  # the number of the signal that came
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _stop(number: int, _: object) -> NoReturn:
+    """SIGTERM stops a run as Ctrl-C does."""
+    global _stopped_by
+    _stopped_by = number
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run a command: the entry point."""
+    global _stopped_by
+    _stopped_by = 0
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and the like ignore it
+            signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGTERM, _stop)
         from cyclopts.exceptions import CycloptsError
 
         from onelayer.cli import run
@@ -33,12 +38,17 @@ def main() -> None:
         except OSError as error:
             _exit(f"{error.strerror or error}; is there room for the output?", 2)
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
-        _exit(str(stop) or "stopped", 128 + number)
+        _exit(str(stop) or "stopped", 128 + (_stopped_by or signal.SIGINT))
+    except Exception as error:
+        if not _stopped_by:
+            raise
+        _exit(str(error), 1)
 
 
 def _exit(text: str, code: int) -> NoReturn:
     """Print one line and end. It imports nothing: what was being imported may be half loaded."""
+    if _stopped_by and code < 128:  # what was being imported when the signal came can make an error of its own of it
+        text, code = "stopped", 128 + _stopped_by
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     line = " ".join(text.split())
