@@ -283,3 +283,57 @@ def test_a_state_that_is_complete_keeps_its_test_accuracy():
     state = train(splits, config).state
     again = train(splits, config, start=state, report_test=False).state
     assert again.history == state.history
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_callback_ends_the_training(threads):
+    splits = toy_splits()
+    config = TrainConfig(learning_rate=0.01, epochs=9, threads=threads)
+    ended = train(splits, config, on_epoch=lambda state: state.epoch == 4)
+    full = train(splits, replace(config, epochs=4))
+    assert ended.state.epoch == 4
+    np.testing.assert_array_equal(ended.model.layer.weights, full.model.layer.weights)
+    assert ended.scores == full.scores
+    assert ended.state.history[-1].test_accuracy == full.scores["test"].accuracy
+    assert train(splits, config, on_epoch=lambda state: state.epoch == 9).scores == train(splits, config).scores
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_training_rows_alone_are_enough(backend):
+    splits = toy_splits()
+    nothing = np.empty(0, np.int64)
+    alone = replace(
+        splits, validation=replace(splits.validation, indices=nothing), test=replace(splits.test, indices=nothing)
+    )
+    config = TrainConfig(learning_rate=0.01, epochs=3, backend=backend)
+    found, expected = train(alone, config), train(splits, config)
+    np.testing.assert_array_equal(found.model.layer.weights, expected.model.layer.weights)
+    assert found.scores == {"train": expected.scores["train"]}
+    assert np.isnan([record.validation_cost for record in found.state.history]).all()
+    assert [record.train_cost for record in found.state.history] == [r.train_cost for r in expected.state.history]
+    assert {record.test_accuracy for record in found.state.history} == {None}
+
+
+def test_a_standardizer_of_ones_own():
+    splits = toy_splits(dtype="float32")
+    config = TrainConfig(learning_rate=0.01, epochs=3, dtype="float64")
+    d = splits.dataset.rows.shape[1]
+    rows = ((splits.dataset.rows.astype(float) - 5) / 2).astype(np.float64)
+    plain = split(replace(splits.dataset, rows=rows), SplitConfig())
+    found = train(splits, config, standardizer=Standardizer(np.full(d, 5.0), np.full(d, 2.0)))
+    expected = train(plain, config, standardizer=Standardizer(np.zeros(d), np.ones(d)))
+    assert relative(found.model.layer.weights, expected.model.layer.weights) < 1e-12
+    assert relative(found.model.layer.weights, train(splits, config).model.layer.weights) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_features_of_other_widths_are_trained_by_numpy(dtype):
+    dataset = toy_dataset(dtype="float32")
+    rows = dataset.rows.astype(dtype)
+    splits, same = (split(replace(dataset, rows=r), SplitConfig()) for r in (rows, rows.astype("float32")))
+    config = TrainConfig(learning_rate=0.01, epochs=3)
+    result = train(splits, config)
+    assert result.backend == "numpy"
+    assert relative(result.model.layer.weights, train(same, config).model.layer.weights) < 1e-5
+    with pytest.raises(ConfigError, match="the backend native needs uint8 or float32 rows in C order"):
+        train(splits, replace(config, backend="native"))

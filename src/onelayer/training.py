@@ -20,6 +20,7 @@ from onelayer.data.dataset import Dataset, Splits
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.standardizer import Standardizer
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Score:
     loss: float
     cost: float
     accuracy: float
+
+
+NO_SCORE = Score(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     elif config.dtype != "float32":
         obstacle = f"does not do {config.dtype}: leave --dtype out"
     elif not NativeBackend.takes(dataset.rows):
-        obstacle = f"needs the rows of {dataset.name} one after the other: store them in C order"
+        obstacle = f"needs uint8 or float32 rows in C order, as those of {dataset.name} are not: store them so"
     if obstacle is None:
         if config.backend == "auto" and min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
             return ArrayBackend
@@ -146,7 +150,8 @@ def train(
     config: TrainConfig,
     *,
     start: TrainingState | None = None,
-    on_epoch: Callable[[TrainingState], None] | None = None,
+    standardizer: Standardizer | None = None,
+    on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
@@ -155,12 +160,15 @@ def train(
     Parameters
     ----------
     splits : Splits
-        The test rows are evaluated after the first and the last epoch, if at all, and used for nothing.
+        The test rows are evaluated after the first and the last epoch, if at all, and used for nothing. A split
+        without rows has no scores; what the history would hold of validation is NaN then.
     config : TrainConfig
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
+    standardizer : Standardizer, optional
+        By default that of the training rows, each counted once.
     on_epoch : callable, optional
-        Called with the state after each epoch.
+        Called with the state after each epoch; training ends there if it returns true.
     report_test : bool
         False leaves the test rows alone.
     cancelled : callable, optional
@@ -184,13 +192,14 @@ def train(
         raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
     if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
-    standardizer = splits.standardizer
+    standardizer = standardizer or splits.standardizer
     chosen = choose_backend(dataset, config)
     backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
     overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
     rng.bit_generator.state = state.rng_state
     scores: dict[str, Score] = {}
+    ended = False
     settled_at = time.perf_counter()
     stopping = threading.Event()
 
@@ -200,21 +209,23 @@ def train(
             of_split = {}
             with_test = report_test and epoch in (1, config.epochs)
             for split in splits if with_test else (splits.train, splits.validation):
+                if len(split) == 0:
+                    continue
                 totals = backend.evaluate(layer, split, lambda: stopping.is_set() or cancelled())
                 loss = totals.loss / len(split)
                 of_split[split.name] = Score(loss, loss + penalty, totals.right / len(split))
         return of_split
 
     def settle(epoch: int, layer: SoftmaxLayer, rng_state: dict[str, object], future: Future[dict[str, Score]]) -> None:
-        nonlocal state, scores, settled_at
+        nonlocal state, scores, settled_at, ended
         scores = future.result()
-        on_train, on_validation = scores["train"], scores["validation"]
-        if not math.isfinite(on_train.cost + on_validation.cost):
+        if not all(math.isfinite(scores[name].cost) for name in ("train", "validation") if name in scores):
             raise DivergedError(
                 f"the cost after epoch {epoch} is not a finite number: the steps are too long; "
                 f"try a learning rate below {config.learning_rate:g}",
                 epoch,
             )
+        on_train, on_validation = scores["train"], scores.get("validation", NO_SCORE)
         now = time.perf_counter()
         record = EpochRecord(
             epoch,
@@ -226,8 +237,7 @@ def train(
         )
         settled_at = now
         state = TrainingState(layer, rng_state, (*state.history, record))
-        if on_epoch:
-            on_epoch(state)
+        ended = bool(on_epoch and on_epoch(state))
 
     # How BLAS splits a product among its threads decides the order of its sums, hence the bits of the result: it gets
     # one thread. The second core evaluates the weights of an epoch while the first trains the next.
@@ -243,17 +253,22 @@ def train(
                     backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped, cancelled)
                 layer = backend.layer
                 settle_last()
+                if ended:
+                    break
                 future = evaluator.submit(score, layer, epoch)
                 settle_last = partial(settle, epoch, layer, dict(rng.bit_generator.state), future)
                 if not overlaps:
                     settle_last()
                     settle_last = lambda: None  # noqa: E731
-            settle_last()
-            if not scores:
+                    if ended:
+                        break
+            else:
+                settle_last()
+            if not scores or (ended and report_test):
                 scores = evaluator.submit(score, state.layer, config.epochs).result()
         finally:
             stopping.set()  # Ctrl-C does not wait for what the other thread is evaluating
-    if state.history and report_test:
+    if state.history and "test" in scores:
         state = _with_last_test_accuracy(state, scores["test"].accuracy)
     model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape)
     return TrainingResult(model, state, scores, backend.name)

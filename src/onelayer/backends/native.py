@@ -45,8 +45,13 @@ class NativeBackend:
 
     @staticmethod
     def takes(rows: np.ndarray) -> bool:
-        """Whether rows (n, d) lie as the kernel reads them; it never copies a data set."""
-        return rows.flags.c_contiguous and rows.flags.aligned and rows.dtype.isnative
+        """Whether rows (n, d) are and lie as the kernel reads them; it never copies a data set."""
+        return (
+            rows.dtype in (np.uint8, np.float32)
+            and rows.flags.c_contiguous
+            and rows.flags.aligned
+            and rows.dtype.isnative
+        )
 
     @property
     def layer(self) -> SoftmaxLayer:
