@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from onelayer.data.cifar import CLASS_NAMES, PARTS, MissingPartError, find_cifar10, read_cifar10
+from onelayer.data.cifar import CLASS_NAMES, PARTS, MissingPartError, find_cifar10, read_cifar10, require_cifar10
 from onelayer.data.matlab import read_matlab
 from onelayer.errors import DataError
 
@@ -153,16 +153,14 @@ def test_finds_the_folder_or_archive_within_a_folder(tiny_batches, write_form, w
 
 
 def test_finds_nothing(tmp_path):
+    assert find_cifar10(tmp_path) is None
     with pytest.raises(DataError, match=r"/none: no such file or folder$"):
-        find_cifar10(tmp_path / "none")
+        require_cifar10(tmp_path / "none")
     words = (
         r"no CIFAR-10 here \(looked for data_batch_1, data_batch_1.bin, data_batch_1.mat and the official archives\)$"
     )
     with pytest.raises(DataError, match=words):
-        find_cifar10(tmp_path)
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"a file, and no \.tar\.gz; pass the folder that holds the batches$"):
-        find_cifar10(tmp_path / "notes.txt")
+        require_cifar10(tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 
 BAD = [
@@ -41,6 +41,19 @@ def test_a_bad_setting_is_named(name, value, words):
 def test_a_bad_split_setting_is_named(name, value):
     with pytest.raises(ConfigError, match=f"^{name.replace('_', ' ')} {value!r} is not "):
         SplitConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(None, None), ("32", (32, 32)), ("48x32", (48, 32)), ("1", (1, 1)), ("4096x1", (4096, 1))]
+)
+def test_image_sizes(size, expected):
+    assert SourceConfig(image_size=size).width_and_height == expected
+
+
+@pytest.mark.parametrize("size", ["", "0", "x", "3x", "x3", "32 x 32", "-3", "4097", "3x0", "1.5", "٣", 32])
+def test_image_sizes_that_are_none(size):
+    with pytest.raises(ConfigError, match=r"^image size .* is not a size from 1 to 4096, as 32, or width x height"):
+        SourceConfig(image_size=size)
 
 
 def test_defaults_are_those_of_the_course():

@@ -89,6 +89,40 @@ def test_default_protocols():
     assert split(make(), SplitConfig()).protocol == "stratified"
     parts = {"train": slice(0, 90), "test": slice(90, 120)}
     assert split(make(parts=parts), SplitConfig(validation_size=9)).protocol == "full"
+    parts = {"train": slice(0, 90), "validation": slice(90, 120)}
+    assert split(make(parts=parts), SplitConfig()).protocol == "given"
+
+
+def test_given_splits_are_the_sources_own():
+    parts = {"test": slice(0, 20), "train": slice(20, 90), "validation": slice(90, 120)}
+    train, validation, test = places(split(make(parts=parts), SplitConfig()))
+    assert (train, validation, test) == (set(range(20, 90)), set(range(90, 120)), set(range(20)))
+
+
+@settings(deadline=None)
+@given(lacking=st.sampled_from(["validation", "test", "both"]), size=st.sampled_from([None, 7, 0.1]))
+def test_given_draws_what_is_lacking_from_train(lacking, size):
+    parts = {"train": slice(0, 60), "validation": slice(60, 90), "test": slice(90, 120)}
+    names = ("validation", "test") if lacking == "both" else (lacking,)
+    kept = {name: rows for name, rows in parts.items() if name not in names}
+    options = {f"{name}_size": size for name in names}
+    splits = split(make(parts=kept), SplitConfig(protocol="given", **options))
+    found = dict(zip(("train", "validation", "test"), places(splits), strict=True))
+    for name in ("validation", "test"):
+        if name in kept:
+            assert found[name] == set(range(120)[parts[name]])
+        else:
+            assert found[name] < set(range(60))
+    assert set.union(*found.values()) == set(range(60)).union(*(range(120)[rows] for rows in kept.values()))
+    assert sum(map(len, found.values())) == len(set.union(*found.values()))
+    if lacking != "both":
+        assert len(found[lacking]) == {None: 12, 7: 7, 0.1: 6}[size]
+
+
+def test_few_rows_give_a_fifth_for_validation_and_many_a_thousand():
+    for n, expected in ((100, 20), (10_000, 1000)):
+        parts = {"train": slice(0, n), "test": slice(n, n + 9)}
+        assert len(split(make(n + 9, parts=parts), SplitConfig()).validation) == expected
 
 
 def test_drawn_splits_keep_the_proportions():
@@ -116,6 +150,12 @@ def test_a_seed_repeats_its_splits_and_another_gives_others():
             batches(30),
             {"protocol": "full", "test_size": 9},
             "test size does not apply to the protocol full; leave it out",
+        ),
+        ({}, {"protocol": "given"}, "set has no train; use the protocol stratified"),
+        (
+            {"train": slice(0, 60), "validation": slice(60, 120)},
+            {"validation_size": 9},
+            "validation size does not apply to the protocol given; leave it out",
         ),
         ({}, {"test_size": 120}, "test size 120 leaves nothing of 120 rows to train on; ask for fewer"),
         ({}, {"validation_size": 96}, "validation size 96 leaves nothing of 96 rows to train on; ask for fewer"),
@@ -203,7 +243,7 @@ def test_rows_of_a_split():
     [
         ({"rows": np.zeros((0, 3), np.uint8)}, r"rows have the shape \(0, 3\); expected \(n, d\), neither of them 0"),
         ({"rows": np.zeros(3, np.uint8)}, r"rows have the shape \(3,\)"),
-        ({"rows": np.zeros((120, 3))}, "rows are float64; expected uint8 pixels or float32 features"),
+        ({"rows": np.zeros((120, 3), np.int16)}, "rows are int16; expected uint8 pixels or float features"),
         ({"labels": np.zeros(119, np.int64)}, r"120 rows but labels of shape \(119,\)"),
         ({"labels": np.zeros(120, np.int32)}, "labels are int32; expected int64"),
         ({"labels": np.arange(120)}, "row 4 has label 4; labels are 0 to 3"),

@@ -174,7 +174,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
 def test_other_data_are_refused(tmp_path, monkeypatch):
     _, plan = finished(tmp_path / "run")
     other = replace(toy_splits(), train=replace(toy_splits().train, dataset=toy_dataset(seed=1)))
-    monkeypatch.setattr(runs, "load_splits", lambda *_: other)
+    monkeypatch.setattr(runs, "load_splits", lambda *_, **__: other)
     with pytest.raises(DataError, match="elsewhere is not the data of this run: its fingerprint begins with"):
         plan.load_splits("elsewhere")
 

@@ -42,7 +42,14 @@ def test_digits_are_scikit_learn_s_as_bytes():
 
 def test_a_path(tiny_cifar):
     assert load(tiny_cifar).fingerprint == load(str(tiny_cifar.parent)).fingerprint
-    assert list(load(tiny_cifar, ("test_batch",)).parts) == ["test_batch"]
+    assert list(load(tiny_cifar, parts=("test_batch",)).parts) == ["test_batch"]
+
+
+def test_a_path_without_data(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(DataError, match=rf"^{path}: holds no data that onelayer reads; they can be "):
+            load(path)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "auto"])

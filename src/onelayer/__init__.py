@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onelayer.config import SourceConfig as SourceConfig
     from onelayer.config import SplitConfig as SplitConfig
     from onelayer.config import TrainConfig as TrainConfig
     from onelayer.data import Dataset as Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onelayer.training import train as train
 
 _ROOMS = {
+    "SourceConfig": "config",
     "SplitConfig": "config",
     "TrainConfig": "config",
     "Dataset": "data",

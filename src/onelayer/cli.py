@@ -7,13 +7,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
-from onelayer.config import SplitConfig, TrainConfig, counted, percent
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig, counted, percent
 from onelayer.errors import ConfigError, DataError, DivergedError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
@@ -88,8 +89,9 @@ RunArgument = Annotated[Path, Parameter(name="RUN")]
 def train(
     *,
     data: str = "auto",
-    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),  # noqa: B008, it is frozen
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008, it is frozen
+    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
+    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
     out: Path | None = None,
     overwrite: bool = False,
     no_figures: bool = False,
@@ -120,8 +122,8 @@ def train(
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:
-        splits = load_splits(data, split_config, progress)
-    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint)
+        splits = load_splits(data, split_config, source_config, progress=progress)
+    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
     run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
     screen.data(splits)
     if config.backend == "auto" and native.kernel is None:
@@ -242,12 +244,16 @@ def evaluate(
     model = run.read_model()
     with screen.working("reading") as progress:
         rows: Split
+        source_config = plan.source_config
+        if model.image_shape is not None:  # images of another folder are brought to the model's size
+            source_config = replace(source_config, image_size="{2}x{1}".format(*model.image_shape))
         if data is not None and split == "all":
-            rows = load(data, progress=progress).everything
+            rows = load(data, source_config, progress=progress).everything
         else:
-            splits = (
-                plan.load_splits(None, progress) if data is None else load_splits(data, plan.split_config, progress)
-            )
+            if data is None:
+                splits = plan.load_splits(None, progress)
+            else:
+                splits = load_splits(data, plan.split_config, source_config, progress=progress)
             rows = splits.dataset.everything if split == "all" else getattr(splits, split)
     evaluation = evaluate(model, rows)
     screen.notes(rows.dataset)
@@ -332,7 +338,12 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
 
 
 @app.command
-def data(source: str = "auto", /) -> None:
+def data(
+    source: str = "auto",
+    /,
+    *,
+    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
+) -> None:
     """Tell what a source of data holds.
 
     Parameters
@@ -345,7 +356,7 @@ def data(source: str = "auto", /) -> None:
 
     screen = Screen()
     with screen.working("reading") as progress:
-        dataset = load(source, progress=progress)
+        dataset = load(source, source_config, progress=progress)
     screen.dataset(dataset)
 
 
@@ -405,5 +416,4 @@ def run(arguments: list[str]) -> None:
             break
         name, equals, value = argument.partition("=")
         tokens.append((_canonical(name) if name.startswith("--") else name) + equals + value)
-    import_module("onelayer.cli_studies")  # more commands
     app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

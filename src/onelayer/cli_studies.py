@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from onelayer.cli import _draw, app
-from onelayer.config import SplitConfig, TrainConfig, percent
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig, percent
 from onelayer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ else:
 def sweep(
     *,
     data: str = "auto",
-    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),  # noqa: B008, it is frozen
+    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
+    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
     options: Annotated[Grid, Parameter(name="*")] = Grid(),  # noqa: B008, nothing changes it
     seeds: int = 1,
     seed: int = 42,
@@ -104,9 +105,9 @@ def sweep(
     replace(configs[0], seed=seed)  # refuses a bad one
     apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
-        splits = load_splits(data, apart, progress)
-    dataset = splits.dataset
-    plan = sweeps.SweepPlan(configs, tuple(range(seed, seed + seeds)), apart, dataset.source, dataset.fingerprint)
+        splits = load_splits(data, apart, source_config, progress=progress)
+    dataset, numbers = splits.dataset, tuple(range(seed, seed + seeds))
+    plan = sweeps.SweepPlan(configs, numbers, apart, dataset.source, dataset.fingerprint, source_config)
     path = out or free_directory(Path("sweeps"), dataset.name.lower())
     made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
     screen.data(splits)
@@ -246,7 +247,7 @@ def study(
 
     def load(split_config: SplitConfig) -> "Splits":
         with screen.working("reading") as progress:
-            splits = load_splits(data, split_config, progress)
+            splits = load_splits(data, split_config, progress=progress)
         screen.data(splits)
         return splits
 

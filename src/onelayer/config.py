@@ -4,6 +4,7 @@ The command line builds its options from these classes, a TOML file sets the sam
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,24 +91,60 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """How a source of data is read.
+
+    Parameters
+    ----------
+    image_size
+        Of a folder's images: 32, or width x height as 48x32; by default the most common size, at most 64x64.
+    allow_unreadable
+        Go on where more than 1 % of a folder's images cannot be read.
+    coarse
+        CIFAR-100's 20 superclasses instead of its 100 classes.
+    """
+
+    image_size: str | None = None
+    allow_unreadable: bool = False
+    coarse: bool = False
+
+    def __post_init__(self) -> None:
+        sized = self.image_size is None or self.width_and_height is not None
+        _require(self, "image_size", sized, "a size from 1 to 4096, as 32, or width x height, as 48x32")
+        _require(self, "allow_unreadable", isinstance(self.allow_unreadable, bool), "true or false")
+        _require(self, "coarse", isinstance(self.coarse, bool), "true or false")
+
+    @property
+    def width_and_height(self) -> tuple[int, int] | None:
+        """The size of images that was asked for, in pixels."""
+        if not isinstance(self.image_size, str) or not re.fullmatch(r"[0-9]{1,4}(x[0-9]{1,4})?", self.image_size):
+            return None
+        width, _, height = self.image_size.partition("x")
+        size = int(width), int(height or width)
+        return size if min(size) >= 1 and max(size) <= 4096 else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """How a data set is divided into training, validation and test rows.
 
     Parameters
     ----------
     protocol
-        batch (CIFAR-10's default): batch 1 trains, 2 validates; full: all batches; stratified: drawn from all rows.
+        batch (CIFAR-10's default): batch 1 trains, 2 validates; given: the source's own train, validation and test
+        rows, those of the three that it lacks drawn from train; full: all rows but test train, some drawn for
+        validation; stratified: drawn from all rows.
     validation_size
-        Rows drawn for validation by full (1000) and stratified (0.2); below 1 a fraction.
+        Rows drawn for validation (1000, but at most 0.2; of stratified 0.2); below 1 a fraction.
     test_size
-        Rows drawn for testing by stratified (0.2); below 1 a fraction.
+        Rows drawn for testing (0.2); below 1 a fraction.
     split_seed
         Of the drawn rows; not --seed, so that runs with many seeds share their test rows.
     refit
         Train on the validation rows too, once they have chosen.
     """
 
-    protocol: Literal["batch", "full", "stratified"] | None = None
+    protocol: Literal["batch", "given", "full", "stratified"] | None = None
     validation_size: float | None = None
     test_size: float | None = None
     split_seed: int = 0
@@ -115,8 +152,8 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         _plain(self)
-        protocols = ("batch", "full", "stratified", None)
-        _require(self, "protocol", self.protocol in protocols, "batch, full or stratified")
+        protocols = ("batch", "given", "full", "stratified", None)
+        _require(self, "protocol", self.protocol in protocols, "batch, given, full or stratified")
         for name in ("validation_size", "test_size"):
             size = getattr(self, name)
             good = size is None or (_finite(size) and size > 0 and (size < 1 or size == int(size)))

@@ -385,7 +385,8 @@ def _facts(setting: Setting, splits: Splits) -> dict[str, list[tuple[str, str]]]
 def _train_command(setting: Setting) -> str:
     """What to type to train the same again, once for each seed."""
     words = ["onelayer train", f"--data {shlex.quote(setting.plan.source)}"]
-    for config in (setting.plan.split_config, replace(setting.plan.config, seed=TrainConfig.seed)):
+    plan = setting.plan
+    for config in (plan.source_config, plan.split_config, replace(plan.config, seed=TrainConfig.seed)):
         for field in fields(config):
             value = getattr(config, field.name)
             if value != field.default:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
@@ -47,7 +47,7 @@ TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a pr
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do: the settings of training and of the splits, and the data they are for.
+    """What a run is to do: its settings, and the data they are for.
 
     Parameters
     ----------
@@ -57,12 +57,15 @@ class Plan:
         As `onelayer.data.load` takes it; a path is absolute.
     fingerprint : str
         Of the data set as it was read.
+    source_config : SourceConfig
+        How the source was read.
     """
 
     config: TrainConfig
     split_config: SplitConfig
     source: str
     fingerprint: str
+    source_config: SourceConfig = SourceConfig()
 
     def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
         """Read the run's own data again, from where it was or from `source`.
@@ -72,7 +75,7 @@ class Plan:
         DataError
             If it is not the data that the run was trained on.
         """
-        splits = load_splits(source or self.source, self.split_config, progress)
+        splits = load_splits(source or self.source, self.split_config, self.source_config, progress=progress)
         if splits.dataset.fingerprint != self.fingerprint:
             raise DataError(
                 f"{source or self.source} is not the data of this run: its fingerprint begins with "
@@ -157,6 +160,7 @@ class Run:
         metadata = {
             "config": json.dumps(asdict(plan.config)),
             "split": json.dumps(asdict(plan.split_config)),
+            "source_config": json.dumps(asdict(plan.source_config)),
             "source": plan.source,
             "fingerprint": plan.fingerprint,
             "rng_state": json.dumps(state.rng_state),
@@ -177,7 +181,8 @@ class Run:
             # Runs that recorded no backend were trained by NumPy; with another, the bits would change half-way.
             config = TrainConfig(**{"backend": "numpy"} | json.loads(metadata["config"]))
             split_config = SplitConfig(**json.loads(metadata["split"]))
-            plan = Plan(config, split_config, metadata["source"], metadata["fingerprint"])
+            source_config = SourceConfig(**json.loads(metadata.get("source_config", "{}")))
+            plan = Plan(config, split_config, metadata["source"], metadata["fingerprint"], source_config)
             rng_state = json.loads(metadata["rng_state"])
             np.random.default_rng().bit_generator.state = rng_state
             history = tuple(_record(row) for row in tensors["history"])
@@ -211,7 +216,7 @@ class Run:
             "duplicates": splits.duplicates,
         }
         summary = {
-            "config": asdict(plan.config) | asdict(plan.split_config),
+            "config": asdict(plan.config) | asdict(plan.split_config) | asdict(plan.source_config),
             "data": data,
             "results": {name: asdict(score) for name, score in result.scores.items()},
             "seconds": sum(record.seconds for record in result.state.history),

@@ -32,7 +32,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onelayer import run as runs
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
 from onelayer.run import TEMPORARY, Plan, Run, write_file
@@ -118,6 +118,8 @@ class SweepPlan:
         As in the plan of a run. It may change: data can move.
     fingerprint : str
         Of the data set as it was read.
+    source_config : SourceConfig
+        How the source was read.
     """
 
     configs: tuple[TrainConfig, ...]
@@ -125,6 +127,7 @@ class SweepPlan:
     split_config: SplitConfig
     source: str = field(compare=False)
     fingerprint: str
+    source_config: SourceConfig = SourceConfig()
 
     def __post_init__(self) -> None:
         if not (self.configs and self.seeds):
@@ -142,7 +145,7 @@ class SweepPlan:
     def of_run(self, setting: int, seed: int) -> Plan:
         """The plan of one of its runs."""
         config = replace(self.configs[setting], seed=seed)
-        return Plan(config, self.split_config, self.source, self.fingerprint)
+        return Plan(config, self.split_config, self.source, self.fingerprint, self.source_config)
 
     def difference(self, other: "SweepPlan") -> str:
         """Where it is not `other`, in words."""
@@ -245,6 +248,7 @@ class Sweep:
         settings = [{name: getattr(config, name) for name in SWEPT} for config in plan.configs]
         content = {"format": "onelayer-sweep", "version": 1, "settings": settings, "seeds": plan.seeds}
         content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
+        content |= {"source_config": asdict(plan.source_config)}
         write_file(sweep._json_path, (json.dumps(content, indent=2) + "\n").encode())
         return sweep
 
@@ -264,7 +268,8 @@ class Sweep:
                 raise ValueError("of another format")
             configs = tuple(TrainConfig(**config) for config in content["settings"])
             split_config, seeds = SplitConfig(**content["split"]), tuple(content["seeds"])
-            plan = SweepPlan(configs, seeds, split_config, str(content["source"]), str(content["fingerprint"]))
+            data = str(content["source"]), str(content["fingerprint"]), SourceConfig(**content.get("source_config", {}))
+            plan = SweepPlan(configs, seeds, split_config, *data)
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{path} is no sweep of onelayer: it has no {file.name}") from None
         except OSError as error:
@@ -461,7 +466,7 @@ def refit(sweep: Sweep, setting: int) -> Sweep:
     """The sweep of one setting alone, on its training and validation rows, in the folder refit of the sweep."""
     plan = sweep.plan
     split_config = replace(plan.split_config, refit=True)
-    alone = SweepPlan((plan.configs[setting],), plan.seeds, split_config, plan.source, plan.fingerprint)
+    alone = replace(plan, configs=(plan.configs[setting],), split_config=split_config)
     path = sweep.path / "refit"
     # It is made again where another setting was chosen before, as when a damaged run was mended.
     overwrite = (path / "sweep.json").exists() and Sweep.open(path).plan != alone

@@ -63,7 +63,7 @@ class _Batch:
     labels: np.ndarray  # (n,) int64
 
 
-def find_cifar10(path: Path) -> Path:
+def find_cifar10(path: Path) -> Path | None:
     """Find CIFAR-10 at a path.
 
     Parameters
@@ -73,29 +73,26 @@ def find_cifar10(path: Path) -> Path:
 
     Returns
     -------
-    Path
+    Path or None
         The folder of batches, or the archive.
-
-    Raises
-    ------
-    DataError
-        If there is none.
     """
+    if path.name.endswith(_ARCHIVE_SUFFIXES) and not path.is_dir():
+        return path
+    for folder in (path, *(path / name for name in _FOLDERS)):
+        if any((folder / f"{part}{form}").exists() for form in _META for part in PARTS):
+            return folder
+    return next((path / name for name in _ARCHIVES if (path / name).is_file()), None)
+
+
+def require_cifar10(path: Path) -> Path:
+    """As `find_cifar10`, and a DataError where there is none."""
     try:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        if path.name.endswith(_ARCHIVE_SUFFIXES) and not path.is_dir():
-            return path
-        for folder in (path, *(path / name for name in _FOLDERS)):
-            if any((folder / f"{part}{form}").exists() for form in _META for part in PARTS):
-                return folder
-        for name in _ARCHIVES:
-            if (path / name).is_file():
-                return path / name
+        if found := find_cifar10(path):
+            return found
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if path.is_file():
-        raise DataError(f"{path}: a file, and no .tar.gz; pass the folder that holds the batches")
     raise DataError(
         f"{path}: no CIFAR-10 here (looked for data_batch_1, data_batch_1.bin, data_batch_1.mat "
         "and the official archives)"
@@ -123,7 +120,7 @@ def read_cifar10(path: Path, parts: Collection[str] | None = None, progress: Pro
     DataError
         If a file is missing, damaged, or does not hold what it should.
     """
-    path = find_cifar10(path)
+    path = require_cifar10(path)
     if unknown := set(parts or ()) - set(PARTS):
         raise DataError(f"CIFAR-10 has no part {', '.join(sorted(unknown))}; it has {', '.join(PARTS)}")
     wanted = [part for part in PARTS if parts is None or part in parts]

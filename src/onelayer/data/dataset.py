@@ -18,7 +18,7 @@ class Dataset:
 
     Parameters
     ----------
-    rows : ndarray (n, d), uint8 or float32
+    rows : ndarray (n, d), uint8, float16, float32 or float64
         Pixels 0..255, channels first, or features. May be a memory map.
     labels : ndarray (n,), int64
         Values 0..K-1.
@@ -59,8 +59,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:
             raise DataError(f"{self.name}: rows have the shape {self.rows.shape}; expected (n, d), neither of them 0")
-        if self.rows.dtype not in (np.uint8, np.float32):
-            raise DataError(f"{self.name}: rows are {self.rows.dtype}; expected uint8 pixels or float32 features")
+        if self.rows.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+            raise DataError(f"{self.name}: rows are {self.rows.dtype}; expected uint8 pixels or float features")
         if self.labels.shape != (len(self.rows),):
             raise DataError(f"{self.name}: {len(self.rows)} rows but labels of shape {self.labels.shape}")
         if self.labels.dtype != np.int64:
@@ -167,7 +167,7 @@ class Splits:
     ----------
     train, validation, test : Split
     protocol : str
-        batch, full or stratified, and whether it is refitted.
+        batch, given, full or stratified, and whether it is refitted.
     """
 
     train: Split
@@ -231,23 +231,33 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
     """
     protocol = config.protocol or default_protocol(dataset.parts)
     rng = np.random.default_rng(config.split_seed)
-    drawn = {"batch": (), "full": ("validation_size",), "stratified": ("validation_size", "test_size")}[protocol]
-    for name in ("validation_size", "test_size"):
-        if getattr(config, name) is not None and name not in drawn:
+    sizes = ("validation_size", "test_size")
+    lacking = tuple(size for size in sizes if size.removesuffix("_size") not in dataset.parts)
+    drawn = {"batch": (), "given": lacking, "full": sizes[:1], "stratified": sizes}
+    for name in sizes:
+        if getattr(config, name) is not None and name not in drawn[protocol]:
             raise ConfigError(f"{name.replace('_', ' ')} does not apply to the protocol {protocol}; leave it out")
+    places = {}
     if protocol == "batch":
         places = {name: _places(dataset, [part]) for name, part in BATCH_PROTOCOL.items()}
-    elif protocol == "full":
-        test_parts = [part for part in dataset.parts if part.startswith("test")]
-        rest = _places(dataset, [part for part in dataset.parts if part not in test_parts])
-        rest, validation = _draw(dataset, rest, config.validation_size or 1000, "validation", rng)
-        places = {"train": rest, "validation": validation, "test": _places(dataset, test_parts)}
-    else:
-        rest, test = _draw(dataset, dataset.everything.indices, config.test_size or 0.2, "test", rng)
+    elif protocol == "stratified":
+        rest, places["test"] = _draw(dataset, dataset.everything.indices, config.test_size or 0.2, "test", rng)
         size = config.validation_size or 0.2
         size = size * len(dataset.labels) if size < 1 else size
-        rest, validation = _draw(dataset, rest, max(1, round(size)), "validation", rng)
-        places = {"train": rest, "validation": validation, "test": test}
+        places["train"], places["validation"] = _draw(dataset, rest, max(1, round(size)), "validation", rng)
+    else:
+        test = [part for part in dataset.parts if part.startswith("test")]
+        rest = _places(dataset, ["train"] if protocol == "given" else [p for p in dataset.parts if p not in test])
+        if protocol == "full" or test:
+            places["test"] = _places(dataset, test)
+        else:
+            rest, places["test"] = _draw(dataset, rest, config.test_size or 0.2, "test", rng)
+        if "validation_size" in drawn[protocol]:
+            size = config.validation_size or min(1000, max(1, len(rest) // 5))
+            rest, places["validation"] = _draw(dataset, rest, size, "validation", rng)
+        else:
+            places["validation"] = _places(dataset, ["validation"])
+        places["train"] = rest
     _require_finite(dataset)
     if config.refit:
         places["train"] = np.concatenate([places["train"], places["validation"]])
@@ -259,6 +269,8 @@ def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:
     """The protocol for a source with these parts, where none was asked for."""
     if set(BATCH_PROTOCOL.values()) <= set(parts):
         return "batch"
+    if {"train", "validation"} <= set(parts):
+        return "given"
     return "full" if any(part.startswith("test") for part in parts) else "stratified"
 
 

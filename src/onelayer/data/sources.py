@@ -1,23 +1,44 @@
-"""Data sets by name or path: cifar10, digits, auto, or where a CIFAR-10 lies."""
+"""Data sets by name or path: what there is, where it lies, and who reads it."""
 
 import difflib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 
-from onelayer.config import SplitConfig
+from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.archive import Progress
-from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10
+from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10, require_cifar10
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
 from onelayer.data.download import fetch_cifar10
 from onelayer.errors import DataError, DownloadError
 
 NAMES = ("auto", "cifar10", "digits")
 VARIABLE = "ONELAYER_DATA"
+
+
+class Format(NamedTuple):
+    """A form that data can have at a path.
+
+    Parameters
+    ----------
+    find : callable
+        Where at an existing path data of this form lie; None if there are none. It looks at names, not into files.
+    read : callable
+        Reads what `find` found. The parts are those that are needed, where the form has any; None is all of them.
+    """
+
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path, SourceConfig, Collection[str] | None, Progress | None], Dataset]
+
+
+# In the order in which a path is asked; the first that finds something reads it.
+FORMATS: dict[str, Format] = {
+    "cifar10": Format(find_cifar10, lambda path, _, parts, progress: read_cifar10(path, parts, progress)),
+}
 
 
 @dataclass(frozen=True)
@@ -27,14 +48,14 @@ class Source:
     Parameters
     ----------
     name : str
-        auto, cifar10 or digits; auto is cifar10 where that can be had, else digits.
+        auto or digits, else one of FORMATS; auto is cifar10 where that can be had, else digits.
     path : Path or None
-        Where CIFAR-10 lies; None if it is yet to be downloaded, or is not meant.
+        Where it lies; None if it is yet to be downloaded, or is digits.
     given : bool
         Whether it was asked for by its path, not by its name.
     """
 
-    name: Literal["auto", "cifar10", "digits"]
+    name: str
     path: Path | None = None
     given: bool = False
 
@@ -46,8 +67,7 @@ def find(source: str | Path) -> Source:
     ----------
     source : str or Path
         cifar10: at the path in the environment variable ONELAYER_DATA, else in the user's cache, else to be
-        downloaded; digits: scikit-learn's; auto: cifar10 if it can be had, else digits; anything else is a path to
-        CIFAR-10 in any of its versions.
+        downloaded; digits: scikit-learn's; auto: cifar10 if it can be had, else digits; anything else is a path.
 
     Returns
     -------
@@ -60,33 +80,45 @@ def find(source: str | Path) -> Source:
     """
     if source == "digits":
         return Source("digits")
-    if source == "auto":
-        return Source("auto", _known_cifar10())
-    if source == "cifar10":
-        return Source("cifar10", _known_cifar10())
+    if source in ("auto", "cifar10"):
+        return Source(str(source), _known_cifar10())
     path = Path(source)
     if source == "":
         raise DataError("the path of the data is empty")
-    if isinstance(source, str) and path.name == source and not os.path.lexists(path):
-        near = difflib.get_close_matches(source, NAMES, n=1)
-        guess = f"; did you mean {near[0]}?" if near else ""
-        raise DataError(f"{source}: no such file or folder, nor one of {', '.join(NAMES)}{guess}")
-    return Source("cifar10", find_cifar10(path), given=True)
+    try:
+        if isinstance(source, str) and path.name == source and not os.path.lexists(path):
+            near = difflib.get_close_matches(source, NAMES, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise DataError(f"{source}: no such file or folder, nor one of {', '.join(NAMES)}{guess}")
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        for name, form in FORMATS.items():
+            if found := form.find(path):
+                return Source(name, found, given=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    raise DataError(f"{path}: holds no data that onelayer reads; they can be CIFAR-10")
 
 
 def load(
-    source: str | Path = "auto", parts: Collection[str] | None = None, progress: Progress | None = None
+    source: str | Path = "auto",
+    config: SourceConfig = SourceConfig(),
+    *,
+    parts: Collection[str] | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Load a data set, downloading CIFAR-10 if it is asked for and not there.
+    """Load a data set, downloading it if it is asked for by name and not there.
 
     Parameters
     ----------
     source : str or Path
         As for `find`.
+    config : SourceConfig
+        How to read it.
     parts : collection of str, optional
-        Read only these of CIFAR-10's parts, data_batch_1 to data_batch_5 and test_batch; digits have none.
+        Read only these of CIFAR-10's parts, data_batch_1 to data_batch_5 and test_batch.
     progress : callable, optional
-        Called with the bytes done and the bytes in all (None where unknown), during a download and, anew, during
+        Called with what is done and what there is in all (None where unknown), during a download and, anew, during
         reading.
 
     Returns
@@ -98,7 +130,7 @@ def load(
     DataError
         If the source is missing or damaged.
     DownloadError
-        If CIFAR-10 cannot be downloaded; auto then loads digits, and says so in the notes.
+        If it cannot be downloaded; auto then loads digits, and says so in the notes.
     """
     found = find(source)
     if found.name == "digits":
@@ -109,11 +141,18 @@ def load(
         if found.name != "auto":
             raise
         return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
-    dataset = read_cifar10(path, parts, progress)
-    return dataset if found.given else replace(dataset, source="cifar10")
+    name = "cifar10" if found.name == "auto" else found.name
+    dataset = FORMATS[name].read(path, config, parts, progress)
+    return replace(dataset, source=str(path.resolve()) if found.given else name)
 
 
-def load_splits(source: str | Path, split_config: SplitConfig, progress: Progress | None = None) -> Splits:
+def load_splits(
+    source: str | Path,
+    split_config: SplitConfig,
+    config: SourceConfig = SourceConfig(),
+    *,
+    progress: Progress | None = None,
+) -> Splits:
     """Load what a protocol needs of a data set, and divide it.
 
     Parameters
@@ -121,7 +160,7 @@ def load_splits(source: str | Path, split_config: SplitConfig, progress: Progres
     source : str or Path
         As for `find`.
     split_config : SplitConfig
-    progress : callable, optional
+    config, progress
         As for `load`.
 
     Returns
@@ -137,10 +176,11 @@ def load_splits(source: str | Path, split_config: SplitConfig, progress: Progres
     """
     if split_config.protocol in (None, "batch"):
         try:
-            return split(load(source, tuple(BATCH_PROTOCOL.values()), progress), split_config)
+            parts = tuple(BATCH_PROTOCOL.values())
+            return split(load(source, config, parts=parts, progress=progress), split_config)
         except MissingPartError:
             pass  # a subset: what it has decides
-    return split(load(source, None, progress), split_config)
+    return split(load(source, config, progress=progress), split_config)
 
 
 def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
@@ -165,12 +205,12 @@ def _known_cifar10() -> Path | None:
     """Where CIFAR-10 lies already: where the environment says, else in the cache."""
     if named := os.environ.get(VARIABLE):
         try:
-            return find_cifar10(Path(named))
+            return require_cifar10(Path(named))
         except DataError as error:
             raise DataError(f"{VARIABLE}: {error}") from None
     try:
         return find_cifar10(_cache())
-    except DataError:
+    except OSError:
         return None
 
 
