@@ -11,6 +11,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.archive import Progress
+from onelayer.data.cache import cache_directory
 from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10, require_cifar10
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
 from onelayer.data.download import fetch_cifar10
@@ -136,7 +137,7 @@ def load(
     if found.name == "digits":
         return load_digits()
     try:
-        path = found.path or fetch_cifar10(_cache(), progress)
+        path = found.path or fetch_cifar10(cache_directory(), progress)
     except DownloadError as error:
         if found.name != "auto":
             raise
@@ -209,12 +210,6 @@ def _known_cifar10() -> Path | None:
         except DataError as error:
             raise DataError(f"{VARIABLE}: {error}") from None
     try:
-        return find_cifar10(_cache())
+        return find_cifar10(cache_directory())
     except OSError:
         return None
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("onelayer")

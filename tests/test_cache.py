@@ -1,0 +1,77 @@
+"""Rows that are kept as memory maps."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from onelayer.data import cache
+from onelayer.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_directory", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "rows"
+
+
+def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+    rows[:] = np.arange(rows.size, dtype=np.uint8).reshape(rows.shape)
+    return len(rows) - 1, {"names": ["a", "b"]}
+
+
+def fail(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+    raise AssertionError("this should not be made again")
+
+
+def test_rows_are_made_once(elsewhere):
+    expected = np.arange(12, dtype=np.uint8).reshape(4, 3)[:3]
+    for make in (fill, fail):
+        rows, facts = cache.cached_rows("0a", (4, 3), make)
+        np.testing.assert_array_equal(rows, expected)
+        assert isinstance(rows, np.memmap)
+        assert not rows.flags.writeable
+        assert facts == {"names": ["a", "b"]}
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["0a.json", "0a.rows"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"shape": [3, 4], "facts": {}}', b'{"shape": "no"}', b"\xff"])
+def test_a_damaged_entry_is_made_again(elsewhere, content):
+    cache.cached_rows("0a", (4, 3), fill)
+    (elsewhere / "0a.json").write_bytes(content)
+    rows, _ = cache.cached_rows("0a", (4, 3), fill)
+    assert rows.shape == (3, 3)
+
+
+def test_rows_that_were_cut_off_are_made_again(elsewhere):
+    cache.cached_rows("0a", (4, 3), fill)
+    os.truncate(elsewhere / "0a.rows", 8)
+    rows, _ = cache.cached_rows("0a", (4, 3), fill)
+    assert rows.shape == (3, 3)
+
+
+def test_nothing_stays_of_what_was_interrupted(elsewhere):
+    def interrupted(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.cached_rows("0a", (4, 3), interrupted)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_full_disk_is_found_before_anything_is_made(elsewhere, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "_allocate", full)
+    with pytest.raises(DataError, match=r"^cannot write to the cache .*rows: No space left on device; free some space"):
+        cache.cached_rows("0a", (4, 3), fail)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_space_is_taken_where_the_system_has_no_call_for_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with (tmp_path / "file").open("xb") as file:
+        cache._allocate(file.fileno(), 2**20 + 5)
+    assert (tmp_path / "file").stat().st_size == 2**20 + 5
