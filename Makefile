@@ -27,7 +27,7 @@ test: $(TESTS_INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest -n 2 --dist worksteal $(ARGS)
 
 benchmark: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/peers.py $(ARGS)
