@@ -451,5 +451,5 @@ def test_rows_in_another_order_are_not_copied_in_silence():
         np.asfortranarray(dataset.rows), dataset.labels, dataset.class_names, dataset.image_shape, "columns"
     )
     assert choose_backend(columns, TrainConfig()) is ArrayBackend
-    with pytest.raises(ConfigError, match="columns one after the other"):
+    with pytest.raises(ConfigError, match="needs uint8 or float32 rows in C order"):
         choose_backend(columns, TrainConfig(backend="native"))

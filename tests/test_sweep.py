@@ -378,3 +378,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err == "onelayer: stopped; go on with the same command and --out sweeps/digits-1\n"
+
+
+def test_settings_that_do_not_fit_the_data_leave_no_directory(run_cli, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("onelayer.data.load_splits", lambda *_, **__: toy_splits(image_shape=None))
+    for command in ("train", "sweep"):
+        code, _, err = run_cli(command, "--flip", "--epochs", "1")
+        assert (code, err) == (2, "onelayer: flip needs images, and the rows of toy are none; leave it out\n")
+    assert list(tmp_path.iterdir()) == []

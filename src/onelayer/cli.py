@@ -119,11 +119,13 @@ def train(
     from onelayer.data import load_splits
     from onelayer.run import Plan, Run, free_directory, start
     from onelayer.screen import Screen
+    from onelayer.training import choose_backend
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
+    choose_backend(splits.dataset, config)  # refuses what does not fit before anything is made
     run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
     screen.data(splits)
     if config.backend == "auto" and native.kernel is None:

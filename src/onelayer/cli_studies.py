@@ -93,6 +93,7 @@ def sweep(
     from onelayer.data.dataset import split
     from onelayer.run import free_directory
     from onelayer.screen import Screen
+    from onelayer.training import choose_backend
 
     screen = Screen(quiet)
     values = {option.name: getattr(options, option.name) for option in fields(options)}
@@ -108,6 +109,8 @@ def sweep(
         splits = load_splits(data, apart, source_config, progress=progress)
     dataset, numbers = splits.dataset, tuple(range(seed, seed + seeds))
     plan = sweeps.SweepPlan(configs, numbers, apart, dataset.source, dataset.fingerprint, source_config)
+    for config in configs:
+        choose_backend(dataset, config)  # refuses what does not fit before anything is made
     path = out or free_directory(Path("sweeps"), dataset.name.lower())
     made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
     screen.data(splits)

@@ -172,6 +172,13 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
+def mean_and_sd(mean: float, sd: float) -> str:
+    """Fractions in percent, as tables show them; NaN where there are none, or too few for a standard deviation."""
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
+
+
 def _plain(config: object) -> None:
     """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
     for name, value in vars(config).items():

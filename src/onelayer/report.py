@@ -163,7 +163,7 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         for same, twin, _ in members:
             if same.config.seed == plan.config.seed:
                 raise RunError(f"{twin.path} and {run.path} both have seed {plan.config.seed}; pass one of them")
-        members.append((plan, run, _scores(run)))
+        members.append((plan, run, run.read_scores()))
     return sorted(
         ((config, tuple(of_setting)) for config, of_setting in settings.items()),
         key=lambda item: -np.mean([scores["validation"].accuracy for _, _, scores in item[1]]),
@@ -217,7 +217,7 @@ def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
                 problems.append(row.note)
             if row.status == "complete":
                 try:
-                    complete.append((run.read_checkpoint()[0], run, _scores(run)))
+                    complete.append((run.read_checkpoint()[0], run, run.read_scores()))
                 except OnelayerError as error:
                     problems.append(str(error))
         if complete:
@@ -332,17 +332,6 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _scores(run: Run) -> dict[str, Score]:
-    found: Any = run.read_summary().get("results")
-    try:
-        scores = {name: Score(**{what: float(value) for what, value in of.items()}) for name, of in found.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise RunError(f"{run.summary_path}: damaged ({error!s:.80})") from None
-    if not {"train", "validation"} <= scores.keys() <= set(SPLITS):
-        raise RunError(f"{run.summary_path}: damaged (results of {', '.join(scores) or 'nothing':.80})")
-    return scores
 
 
 def _summary(subject: Subject) -> str:

@@ -12,6 +12,7 @@
 import csv
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -23,7 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerErro
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model, pack, require_layer_shapes, unpack
-from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingResult, TrainingState, choose_backend, train
+from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, choose_backend, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,11 +239,30 @@ class Run:
             summary = json.loads(self.summary_path.read_bytes())
         except FileNotFoundError:
             raise self._incomplete() from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.summary_path}: damaged ({error})") from None
         if not isinstance(summary, dict):
             raise RunError(f"{self.summary_path}: damaged (not a table of names and values)")
         return summary
+
+    def read_scores(self) -> dict[str, Score]:
+        """The scores of a complete run: of train and validation, and of test where that was read.
+
+        Raises
+        ------
+        RunError
+            If the run is not complete, or its summary is damaged.
+        """
+        found: Any = self.read_summary().get("results")
+        try:
+            scores = {name: Score(**{what: float(value) for what, value in of.items()}) for name, of in found.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise RunError(f"{self.summary_path}: damaged ({error!s:.80})") from None
+        if not {"train", "validation"} <= scores.keys() <= {"train", "validation", "test"}:
+            raise RunError(f"{self.summary_path}: damaged (results of {', '.join(scores) or 'nothing':.80})")
+        if not all(math.isfinite(sum(asdict(score).values())) for score in scores.values()):
+            raise RunError(f"{self.summary_path}: damaged (a score is not a finite number)")
+        return scores
 
     def read_model(self) -> Model:
         """The trained model.
@@ -404,6 +424,44 @@ def write_file(path: Path, content: bytes) -> None:
             os.close(directory)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+
+
+T = TypeVar("T")
+
+
+def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
+    """What the JSON file holds that marks a directory as a sweep or a study, and describes it.
+
+    Parameters
+    ----------
+    file : Path
+    kind : str
+        Of the directory: its format is ``onelayer-<kind>``.
+    parse : callable
+        Makes something of the content; it may raise what a damaged file leads it to.
+
+    Raises
+    ------
+    RunError
+        If there is no such file, or it is damaged.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        if (content["format"], content["version"]) != (f"onelayer-{kind}", 1):
+            raise ValueError("of another format")
+        return parse(content)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is no {kind} of onelayer: it has no {file.name}") from None
+    except OSError as error:
+        raise RunError(f"{file}: {error.strerror}") from None
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise RunError(f"{file}: damaged, or written by a newer onelayer ({error!s:.80})") from None
+
+
+def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
+    """Write what `read_mark` reads."""
+    content = {"format": f"onelayer-{kind}", "version": 1} | content
+    write_file(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_figure(path: Path, figure: "Figure") -> None:

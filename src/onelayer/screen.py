@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onelayer.config import counted, percent
+from onelayer.config import counted, mean_and_sd, percent
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.diagnosis import Diagnosis, is_accuracy
 from onelayer.evaluation import Evaluation
@@ -131,8 +131,9 @@ class Screen:
         tied = [diagnosis for diagnosis in diagnoses if diagnosis.tied]
         count = len(tied[0].predictions)
         figures = "the figure" if count == 1 else f"the {count} figures"
-        if not tied[0].explains:
-            self.say(f"Nothing known here explains {figures}; the nearest:")
+        explained = tied[0].explains
+        if not explained:
+            self.say(f"Nothing known here explains {figures}. The nearest, which does not either:")
         elif len(tied) > 1:
             self.say(
                 f"Each of these explains {figures}; losses, costs, epoch 1 and other settings may tell them apart:"
@@ -142,7 +143,7 @@ class Screen:
         for diagnosis in tied:
             off = f"{diagnosis.worst:.1f} spreads off"
             self.say(f"{diagnosis.name}: {diagnosis.mistake.title} ({off if count == 1 else f'at most {off}'})")
-            if tied[0].name != "none":  # there is nothing to mend
+            if explained and tied[0].name != "none":  # there is something to mend
                 self.say(f"    {diagnosis.mistake.remedy}")
         self.say("")
         shown = diagnoses[:SHOWN]
@@ -152,6 +153,7 @@ class Screen:
             for p, *alternatives in zip(shown[0].predictions, *(d.predictions for d in shown), strict=True)
         ]
         self.table("setting", "figure", "given", *(diagnosis.name for diagnosis in shown), rows=rows, words=2)
+        self.say("after ±, a spread: the standard deviation over seeds, widened by what other code may differ by")
 
     def files(self, run: Path) -> None:
         """Say where the files of a run are."""
@@ -235,7 +237,7 @@ class Screen:
             settings = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in values]
             others = Counter(run.status for run in result.runs if run.status != "complete")
             runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
-            scores = (_mean_and_sd(result, split) for split in shown)
+            scores = (mean_and_sd(*result.mean_sd(split)) for split in shown)
             rows.append([f"{result.setting:03}", *settings, *scores, ", ".join(runs)])
         self.say("")
         words = [name.replace("_", " ") for name in names]
@@ -247,7 +249,7 @@ class Screen:
             chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0][1:], strict=False))
             self.say(f"chosen by validation accuracy: {chosen}")
             if refitted:
-                self.say(f"test, refitted on train and validation rows: {_mean_and_sd(refitted, 'test')} %")
+                self.say(f"test, refitted on train and validation rows: {mean_and_sd(*refitted.mean_sd('test'))} %")
         else:
             self.say("nothing is chosen: no run is complete; if all diverged, try shorter steps")
         if any(result.has_test for result in results[1:]):
@@ -272,13 +274,6 @@ class Screen:
                 bar.update(task, completed=state.epoch, description=line)
 
             yield on_epoch
-
-
-def _mean_and_sd(result: SettingResult, split: str) -> str:
-    mean, sd = result.mean_sd(split)
-    if math.isnan(mean):
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
 
 
 def _of_figure(figure: str, value: float) -> str:

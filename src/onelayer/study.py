@@ -13,7 +13,6 @@ The settings are fixed beforehand, so that the test accuracy of each may be repo
 grid, validation does, and the test rows are read for what it chose.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,15 +24,14 @@ import numpy as np
 from scipy import stats
 
 from onelayer.comparison import compare_answers, in_points
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig, TrainConfig, mean_and_sd
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.figures import probability_histogram
-from onelayer.run import TEMPORARY, Run, write_figure, write_file
+from onelayer.run import TEMPORARY, Run, read_mark, write_figure, write_mark
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 
-FORMAT = "onelayer-study"
 FOLDERS = ("grid", "full", "batch")  # in the order of the report
 PICTURE = "probability_{}.png"  # of a loss
 
@@ -272,9 +270,8 @@ def run_study(
             raise RunError(f"{sweep.path}: no setting has a complete run to choose")
         found = train(sweep, [best.setting], report_test=True)
         findings.append(_choice(found, answers(sweep, best.setting)))
-    content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds)}
-    content["findings"] = [asdict(finding) for finding in findings]
-    write_file(path / "study.json", (json.dumps(content, indent=2) + "\n").encode())
+    content = {"name": name, "seeds": list(seeds), "findings": [asdict(finding) for finding in findings]}
+    write_mark(path / "study.json", "study", content)
     return tuple(findings)
 
 
@@ -299,8 +296,7 @@ def _create(path: Path, name: str, seeds: Sequence[int], overwrite: bool) -> Non
                 Sweep.open(path / folder).remove()
         (path / "report.html").unlink(missing_ok=True)
     if not present or overwrite:
-        content = {"format": FORMAT, "version": 1, "name": name, "seeds": list(seeds), "findings": []}
-        write_file(file, (json.dumps(content, indent=2) + "\n").encode())
+        write_mark(file, "study", {"name": name, "seeds": list(seeds), "findings": []})
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -311,23 +307,15 @@ def read_study(path: Path) -> dict[str, Any]:
     RunError
         If there is none, or it is damaged.
     """
-    file = path / "study.json"
-    try:
-        content = json.loads(file.read_bytes())
-        if (content["format"], content["version"]) != (FORMAT, 1):
-            raise ValueError("of another format")
+
+    def parse(content: dict[str, Any]) -> dict[str, Any]:
         if content["name"] not in STUDIES or not all(isinstance(seed, int) for seed in content["seeds"]):
             raise ValueError("of no known study")
         if len(content["seeds"]) < 2:
             raise ValueError("of too few seeds")
-        content["findings"] = [Finding(**finding) for finding in content["findings"]]
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{path} is no study of onelayer: it has no {file.name}") from None
-    except OSError as error:
-        raise RunError(f"{file}: {error.strerror}") from None
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{file}: damaged, or written by a newer onelayer ({error!s:.80})") from None
-    return dict(content)
+        return content | {"findings": [Finding(**finding) for finding in content["findings"]]}
+
+    return read_mark(path / "study.json", "study", parse)
 
 
 def _judge(reported: Reported, trained: Trained) -> Finding:
@@ -358,7 +346,7 @@ def _named(figure: Figure) -> str:
 
 
 def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    return mean_and_sd(values.mean() / 100, values.std(ddof=1) / 100)
 
 
 def _deviations(printed: float, values: np.ndarray) -> float:
@@ -414,19 +402,14 @@ def _set_side_by_side(trained: Mapping[Setting, Trained]) -> Finding:
     return Finding("the probability of the true class", verdict, columns, tuple(rows))
 
 
-def _mean_sd(result: SettingResult, split: str) -> str:
-    mean, sd = result.mean_sd(split)
-    return "" if math.isnan(mean) else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
-
-
 def _choice(found: Sequence[SettingResult], trained: Trained) -> Finding:
     """The grid, the best on validation first; the test rows of that one only."""
-    columns = ("learning rate", "lambda", "train", "validation", "test")
+    columns = ("learning rate", "lambda", "train (%)", "validation (%)", "test (%)")
     rows = tuple(
         (
             f"{result.config.learning_rate:g}",
             f"{result.config.l2:g}",
-            *(_mean_sd(result, split) for split in ("train", "validation", "test")),
+            *(mean_and_sd(*result.mean_sd(split)) for split in ("train", "validation", "test")),
         )
         for result in found
     )

@@ -35,7 +35,7 @@ from onelayer import run as runs
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
-from onelayer.run import TEMPORARY, Plan, Run, write_file
+from onelayer.run import TEMPORARY, Plan, Run, read_mark, write_file, write_mark
 from onelayer.training import Score, TrainingState, count_cores
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
@@ -246,10 +246,10 @@ class Sweep:
         except OSError as error:
             raise RunError(f"cannot make the sweep directory {path}: {error.strerror}; choose another --out") from None
         settings = [{name: getattr(config, name) for name in SWEPT} for config in plan.configs]
-        content = {"format": "onelayer-sweep", "version": 1, "settings": settings, "seeds": plan.seeds}
-        content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
+        content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds, "split": asdict(plan.split_config)}
+        content |= {"source": plan.source, "fingerprint": plan.fingerprint}
         content |= {"source_config": asdict(plan.source_config)}
-        write_file(sweep._json_path, (json.dumps(content, indent=2) + "\n").encode())
+        write_mark(sweep._json_path, "sweep", content)
         return sweep
 
     @classmethod
@@ -261,22 +261,17 @@ class Sweep:
         RunError
             If there is none, or its plan is damaged.
         """
-        file = Path(path) / "sweep.json"
-        try:
-            content = json.loads(file.read_bytes())
-            if (content["format"], content["version"]) != ("onelayer-sweep", 1):
-                raise ValueError("of another format")
+
+        def parse(content: dict[str, Any]) -> SweepPlan:
             configs = tuple(TrainConfig(**config) for config in content["settings"])
-            split_config, seeds = SplitConfig(**content["split"]), tuple(content["seeds"])
-            data = str(content["source"]), str(content["fingerprint"]), SourceConfig(**content.get("source_config", {}))
-            plan = SweepPlan(configs, seeds, split_config, *data)
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{path} is no sweep of onelayer: it has no {file.name}") from None
-        except OSError as error:
-            raise RunError(f"{file}: {error.strerror}") from None
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
-            raise RunError(f"{file}: damaged, or written by a newer onelayer ({error!s:.80})") from None
-        return cls(Path(path), plan)
+            split_config, source_config = (
+                SplitConfig(**content["split"]),
+                SourceConfig(**content.get("source_config", {})),
+            )
+            source, fingerprint = str(content["source"]), str(content["fingerprint"])
+            return SweepPlan(configs, tuple(content["seeds"]), split_config, source, fingerprint, source_config)
+
+        return cls(Path(path), read_mark(Path(path) / "sweep.json", "sweep", parse))
 
     @property
     def csv_path(self) -> Path:
@@ -303,9 +298,7 @@ class Sweep:
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():
                 run.read_model()  # finds damage
-                scores = {name: Score(**score) for name, score in run.read_summary()["results"].items()}
-                if not all(math.isfinite(sum(asdict(score).values())) for score in scores.values()):
-                    raise RunError(f"{run.summary_path}: damaged (a score is not a finite number)")
+                scores = run.read_scores()
                 return SweepRun(setting, seed, "complete", scores)
             if (run.path / DIVERGED).exists():
                 return SweepRun(setting, seed, "diverged", note=(run.path / DIVERGED).read_text("utf-8").strip())

@@ -119,8 +119,10 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     Raises
     ------
     ConfigError
-        If it is to be native and cannot.
+        If it is to be native and cannot, or images are to be flipped where there are none.
     """
+    if config.flip and dataset.image_shape is None:
+        raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
     if config.backend == "numpy":
         return ArrayBackend
     obstacle = None
@@ -185,15 +187,13 @@ def train(
     """
     dataset = splits.dataset
     d, K = dataset.rows.shape[1], len(dataset.class_names)
-    if config.flip and dataset.image_shape is None:
-        raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
     state = start or TrainingState.initial(d, K, config)
     if state.layer.weights.shape != (d, K):
         raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
+    chosen = choose_backend(dataset, config)
     if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = standardizer or splits.standardizer
-    chosen = choose_backend(dataset, config)
     backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
     overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
