@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,13 @@ class Model:
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
         return np.asarray(self.layer.loss.probabilities(self.logits(rows)))
+
+    def in_float64(self) -> "Model":
+        """The same numbers as `logits` calculates with, in float64: its answers are those of this model, rounded."""
+        dtype, layer = self.layer.weights.dtype, self.layer
+        exact = SoftmaxLayer(layer.weights.astype(np.float64), layer.bias.astype(np.float64), layer.loss)
+        standardizer = self.standardizer.to(lambda array: array.astype(dtype).astype(np.float64))
+        return replace(self, layer=exact, standardizer=standardizer)
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file."""

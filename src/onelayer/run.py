@@ -423,7 +423,7 @@ def write_file(path: Path, content: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+        raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from None
 
 
 T = TypeVar("T")

@@ -82,8 +82,10 @@ class Standardizer:
 
     def input_layer(self, layer: SoftmaxLayer, R: Array) -> SoftmaxLayer:
         """The layer whose logits of ``inputs(R)`` are those of `layer` of the standardised rows."""
-        if not _are_pixels(R):
-            return layer
+        return self.fold(layer) if _are_pixels(R) else layer
+
+    def fold(self, layer: SoftmaxLayer) -> SoftmaxLayer:
+        """The layer whose logits of raw rows are those of `layer` of the standardised rows."""
         V = (layer.weights.T / self.scale).T  # (d, K); every class in one piece, as the weights are
         return SoftmaxLayer(V, layer.bias - self.mean @ V, layer.loss)
 

@@ -1,0 +1,229 @@
+"""Models that leave the house: for ONNX, for NumPy alone, for scikit-learn. Raw rows in, our probabilities out.
+
+Standardisation is part of the exported model, so that nobody has to remember it. In float64 it is folded into the
+weights, X W + b = R V + c with V = W / s and c = b - m V. ONNX models calculate in float32, and there only the scale is
+folded: c is the difference of larger numbers, which makes the probabilities of CIFAR-10's pixels three times less
+exact and those of features 10,000 standard deviations from zero wrong by 0.001. The graph subtracts m first.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onelayer.errors import ConfigError, DataError
+from onelayer.model import Model
+from onelayer.run import write_file
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+OPSET, IR_VERSION = 13, 7  # since onnxruntime 1.6, of 2020; the first with Softmax as everybody means it
+
+SCRIPT = '''"""Classify rows with what onelayer learned: {formula}.
+
+    python predict.py rows.npy
+
+rows.npy holds rows (n, {d}): {rows}.
+They are taken as they are: the standardisation is in the weights and the bias.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+with np.load(Path(__file__).with_suffix(".npz")) as model:
+    weights, bias, class_names = model["weights"], model["bias"], model["class_names"]
+
+
+def probabilities(rows):
+    S = rows @ weights + bias
+{returned}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for p in probabilities(np.load(sys.argv[1])):
+        print(class_names[p.argmax()], f"{{100 * p.max():.2f}} %")
+'''
+SCRIPT_START = SCRIPT[: SCRIPT.index("{")]  # of every script, by which one is known
+RETURNED = {
+    "softmax": """\
+    E = np.exp(S - S.max(axis=1, keepdims=True))
+    return E / E.sum(axis=1, keepdims=True)""",
+    "sigmoid": "    return np.exp(-np.logaddexp(0, -S))  # 1 / (1 + exp(-S)), without overflow",
+}
+
+
+def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
+    """Write a model for another program; the files written.
+
+    Parameters
+    ----------
+    model : Model
+    path : Path
+        A file that is there is replaced; a script and the ``.npz`` of its name, only where an export wrote them.
+    format : str or None
+        One of `FORMATS`; None goes by the suffix of `path`.
+
+    Raises
+    ------
+    ConfigError
+        If no format goes with the suffix, or a package that is needed is not installed.
+    DataError
+        If the format has no such model.
+    RunError
+        If a file cannot be written.
+    """
+    if format is None:
+        format = next((name for name, (suffix, _) in FORMATS.items() if suffix == path.suffix), None)
+    if format not in FORMATS:
+        known = ", ".join(f"{suffix} ({name})" for name, (suffix, _) in FORMATS.items())
+        raise ConfigError(f"{path}: no format goes with this name; let it end in {known}, or pass --format")
+    return FORMATS[format][1](model, path)
+
+
+def to_onnx(model: Model) -> bytes:
+    """An ONNX model in float32: images (batch, c, h, w), uint8, or features (batch, d), float32, to probabilities.
+
+    Its metadata hold ``class_names`` and ``image_shape``, as JSON, and ``loss``. The same model gives the same bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the package ``onnx`` is not installed.
+    """
+    try:
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError as error:
+        raise ConfigError(f"ONNX needs a package more: pip install 'onelayer[onnx]' ({error})") from None
+    exact = model.in_float64()
+    mean = exact.standardizer.mean.astype(np.float32)
+    V = (exact.layer.weights.T / exact.standardizer.scale).T  # (d, K)
+    bias = exact.layer.bias + (mean - exact.standardizer.mean) @ V  # with what rounding took from the mean
+    arrays = {"mean": mean, "weights": V.astype(np.float32, order="C"), "bias": bias.astype(np.float32)}
+    d, K = V.shape
+    if model.image_shape is None:
+        given = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", d])
+        nodes = [helper.make_node("Sub", ["features", "mean"], ["centred"])]
+    else:
+        given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *model.image_shape])
+        nodes = [
+            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["pixels"], ["rows"]),
+            helper.make_node("Sub", ["rows", "mean"], ["centred"]),
+        ]
+    nodes.append(helper.make_node("Gemm", ["centred", "weights", "bias"], ["logits"]))
+    activation = {"softmax": "Softmax", "sigmoid": "Sigmoid"}[model.layer.loss.name]
+    nodes.append(helper.make_node(activation, ["logits"], ["probabilities"]))
+    answer = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", K])
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "onelayer", [given], [answer], constants)
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="onelayer",
+        producer_version=version("onelayer"),
+    )
+    metadata = {"class_names": json.dumps(model.class_names), "image_shape": json.dumps(model.image_shape)}
+    helper.set_model_props(made, {**metadata, "loss": model.layer.loss.name})
+    return made.SerializeToString()
+
+
+def to_numpy(model: Model) -> tuple[str, bytes]:
+    """A script of a few lines that needs NumPy alone, and the ``.npz`` that it reads: weights, bias, class names."""
+    exact = model.in_float64()
+    folded = exact.standardizer.fold(exact.layer)
+    arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    if model.image_shape is None:
+        rows = "features as they were trained on"
+    else:
+        c, h, w = model.image_shape
+        rows = f"pixels 0 to 255 of images, flattened from ({c}, {h}, {w})"
+    loss = model.layer.loss.name
+    formula = f"{loss} of a matrix product"
+    script = SCRIPT.format(formula=formula, d=len(folded.weights), rows=rows, returned=RETURNED[loss])
+    return script, content.getvalue()
+
+
+def to_logistic_regression(model: Model) -> "LogisticRegression":
+    """A fitted `sklearn.linear_model.LogisticRegression` with the same probabilities, for raw rows (n, d).
+
+    Its `classes_` are the class names, sorted, as scikit-learn has them; columns of probabilities are in this order.
+
+    Raises
+    ------
+    DataError
+        If the model has sigmoids, or one class only.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if model.layer.loss.name != "softmax":
+        raise DataError("LogisticRegression is a softmax, this model has sigmoids; export it for ONNX or NumPy")
+    if len(model.class_names) < 2:
+        raise DataError("LogisticRegression needs two classes at least, this model has one")
+    exact = model.in_float64()
+    folded = exact.standardizer.fold(exact.layer)
+    names = np.array(model.class_names)
+    order = np.argsort(names)
+    coefficients, intercepts = folded.weights.T[order], folded.bias[order]  # (K, d), (K,)
+    if len(names) == 2:  # which scikit-learn takes for one question: the second class or not
+        coefficients, intercepts = np.diff(coefficients, axis=0), np.diff(intercepts)
+    classifier = LogisticRegression()
+    classifier.classes_ = names[order]
+    classifier.coef_, classifier.intercept_ = np.ascontiguousarray(coefficients), intercepts
+    classifier.n_features_in_ = coefficients.shape[1]
+    classifier.n_iter_ = np.zeros(1, np.int32)  # of its own solver
+    return classifier
+
+
+def _write_onnx(model: Model, path: Path) -> list[Path]:
+    write_file(path, to_onnx(model))
+    return [path]
+
+
+def _write_numpy(model: Model, path: Path) -> list[Path]:
+    if path.suffix != ".py":
+        raise ConfigError(f"{path}: a Python script is written, and a .npz beside it; let its name end in .py")
+    script, content = to_numpy(model)
+    numbers = path.with_suffix(".npz")
+    if (path.exists() or numbers.exists()) and not _is_script_of_ours(path):
+        there = path if path.exists() else numbers
+        raise ConfigError(f"{there} is there and is of no export; choose another name, or move it away")
+    write_file(numbers, content)
+    write_file(path, script.encode())
+    return [path, numbers]
+
+
+def _is_script_of_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SCRIPT_START)) == SCRIPT_START.encode()
+    except OSError:
+        return False
+
+
+def _write_sklearn(model: Model, path: Path) -> list[Path]:
+    import joblib
+
+    content = io.BytesIO()
+    joblib.dump(to_logistic_regression(model), content)
+    write_file(path, content.getvalue())
+    return [path]
+
+
+# Suffix of the file, and what writes it.
+FORMATS: dict[str, tuple[str, Callable[[Model, Path], list[Path]]]] = {
+    "onnx": (".onnx", _write_onnx),
+    "numpy": (".py", _write_numpy),
+    "sklearn": (".joblib", _write_sklearn),
+}

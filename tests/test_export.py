@@ -1,0 +1,255 @@
+"""Exported models answer as the model does: onnxruntime, NumPy in a process without onelayer, scikit-learn."""
+
+import ast
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onelayer import SplitConfig, TrainConfig, load_splits, train
+from onelayer.errors import ConfigError, DataError
+from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.model import Model
+from onelayer.standardizer import Standardizer
+
+NAMES = ("horse", "a \u2713 name", "ape", "9", "10", "zebra")  # not sorted
+SHAPE = (3, 4, 5)
+ROUNDING = 3e-6  # what float32 leaves of a probability
+
+
+def model_of(loss="softmax", shape=SHAPE, K=6, dtype="float32", mean=120.0, scale=60.0, seed=0):
+    """A model for 60 features, whose answers are neither all alike nor all certain."""
+    rng = np.random.default_rng(seed)
+    layer = SoftmaxLayer(
+        np.asfortranarray(rng.normal(0, 0.3, (60, K)).astype(dtype)), rng.normal(0, 1, K).astype(dtype), LOSSES[loss]
+    )
+    standardizer = Standardizer(mean + rng.normal(0, scale / 3, 60), scale * rng.uniform(0.5, 1.5, 60))
+    return Model(layer, standardizer, NAMES[:K], shape)
+
+
+def rows_for(model, n=200):
+    rng = np.random.default_rng(1)
+    if model.image_shape is not None:
+        return rng.integers(0, 256, (n, 60), dtype=np.uint8)
+    return rng.normal(model.standardizer.mean, model.standardizer.scale, (n, 60)).astype(np.float32)
+
+
+def formula(model, rows):
+    """Probabilities as docs/run-directory.md says, in float64."""
+    W, b = model.layer.weights.astype(float), model.layer.bias.astype(float)
+    S = (rows.astype(float) - model.standardizer.mean) / model.standardizer.scale @ W + b
+    if model.layer.loss.name == "sigmoid":
+        return 1 / (1 + np.exp(-S))
+    return np.exp(S) / np.exp(S).sum(axis=1, keepdims=True)
+
+
+class TestOnnx:
+    @pytest.fixture(autouse=True)
+    def _packages(self):
+        self.onnx = pytest.importorskip("onnx")
+        self.runtime = pytest.importorskip("onnxruntime")
+
+    def run(self, content, rows, batch):
+        session = self.runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        rows = rows.reshape(-1, *given.shape[1:])
+        batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+        return np.concatenate([session.run(["probabilities"], {given.name: part})[0] for part in batches])
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("shape", [SHAPE, (1, 12, 5), None])
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_probabilities(self, loss, shape, dtype):
+        model = model_of(loss, shape, dtype=dtype)
+        rows, content = rows_for(model), to_onnx(model)
+        own = model.probabilities(rows)
+        assert np.ptp(own, axis=0).min() > 0.3
+        for batch in (1, 7, 200):
+            found = self.run(content, rows, batch)
+            assert found.dtype == np.float32
+            assert found == pytest.approx(own, abs=ROUNDING)
+            assert found == pytest.approx(formula(model, rows), abs=ROUNDING)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("mean", [1e2, 1e4, -1e6])
+    def test_features_far_from_zero(self, mean, dtype):
+        model = model_of(shape=None, mean=mean, scale=1.0, dtype=dtype)
+        rows = rows_for(model)
+        own = model.probabilities(rows)
+        assert np.ptp(own, axis=0).min() > 0.3
+        assert self.run(to_onnx(model), rows, 200) == pytest.approx(own, abs=ROUNDING)
+
+    def test_what_goes_in_and_out(self):
+        made = self.onnx.load_from_string(to_onnx(model_of()))
+        self.onnx.checker.check_model(made, full_check=True)
+        session = self.runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        (given,), (answer,) = session.get_inputs(), session.get_outputs()
+        assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, 4, 5])
+        assert (answer.name, answer.type, answer.shape) == ("probabilities", "tensor(float)", ["batch", 6])
+        metadata = session.get_modelmeta().custom_metadata_map
+        assert tuple(json.loads(metadata["class_names"])) == NAMES
+        assert json.loads(metadata["image_shape"]) == [3, 4, 5]
+        assert metadata["loss"] == "softmax"
+        assert (made.producer_name, made.ir_version, made.opset_import[0].version) == ("onelayer", 7, 13)
+        assert session.run(None, {"images": np.zeros((0, 3, 4, 5), np.uint8)})[0].shape == (0, 6)
+        vectors = self.runtime.InferenceSession(to_onnx(model_of(shape=None)), providers=["CPUExecutionProvider"])
+        (given,) = vectors.get_inputs()
+        assert (given.name, given.type, given.shape) == ("features", "tensor(float)", ["batch", 60])
+
+    def test_the_same_model_gives_the_same_bytes(self, tmp_path):
+        (tmp_path / "model").write_bytes(model_of().to_bytes())
+        assert to_onnx(Model.load(tmp_path / "model")) == to_onnx(model_of())
+        assert to_onnx(model_of(seed=1)) != to_onnx(model_of())
+
+    def test_the_whole_test_set_of_cifar(self, cifar):
+        splits = load_splits(str(cifar), SplitConfig())
+        rows = splits.test.rows(slice(None))
+        for loss, rate in (("softmax", 0.001), ("sigmoid", 0.01)):
+            model = train(splits, TrainConfig(epochs=5, learning_rate=rate, loss=loss)).model
+            content, own = to_onnx(model), model.probabilities(rows)
+            for batch in (7, 10_000):
+                assert np.abs(self.run(content, rows, batch) - own).max() <= 1e-5
+
+
+def test_without_onnx_the_message_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"^ONNX needs a package more: pip install 'onelayer\[onnx\]'"):
+        write(model_of(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class TestNumpy:
+    def answers(self, folder, rows):
+        """What a fresh Python makes of predict.py, without onelayer and without a warning."""
+        np.save(folder / "rows.npy", rows)
+        program = (
+            "import sys, runpy, numpy as np; sys.modules['onelayer'] = None; "
+            "np.save(sys.argv[3], runpy.run_path(sys.argv[1])['probabilities'](np.load(sys.argv[2])))"
+        )
+        files = [folder / name for name in ("predict.py", "rows.npy", "answers.npy")]
+        python = [sys.executable, "-I", "-W", "error"]
+        subprocess.run([*python, "-c", program, *files], check=True)
+        said = subprocess.run([*python, *files[:2]], check=True, capture_output=True, encoding="utf-8")
+        return np.load(files[2]), said.stdout.splitlines()
+
+    @pytest.mark.parametrize("shape", [SHAPE, None])
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_probabilities(self, loss, shape, tmp_path, monkeypatch):
+        monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+        model = model_of(loss, shape)
+        rows = rows_for(model)
+        assert write(model, tmp_path / "predict.py") == [tmp_path / "predict.py", tmp_path / "predict.npz"]
+        found, said = self.answers(tmp_path, rows)
+        assert found == pytest.approx(model.probabilities(rows), abs=ROUNDING)
+        assert found == pytest.approx(formula(model, rows), abs=ROUNDING)
+        best = model.probabilities(rows).argmax(axis=1)
+        assert [line.rsplit(" ", 2)[0] for line in said] == [NAMES[k] for k in best]
+        assert float(said[0].split()[-2]) == pytest.approx(100 * found[0].max(), abs=0.006)
+
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_enormous_logits(self, loss, tmp_path):
+        model = model_of(loss)
+        model.layer.weights[...] *= 1e5
+        write(model, tmp_path / "predict.py")
+        found, _ = self.answers(tmp_path, rows_for(model))
+        assert np.isfinite(found).all()
+        assert found.max() == 1
+
+    def test_features_far_from_zero(self):
+        model = model_of(shape=None, mean=1e4, scale=1.0)
+        rows = rows_for(model)
+        numbers = np.load(io.BytesIO(to_numpy(model)[1]))
+        logits = rows @ numbers["weights"] + numbers["bias"]
+        assert logits == pytest.approx(model.logits(rows), abs=1e-5)
+
+    def test_it_is_short_and_needs_numpy_alone(self):
+        for model in (model_of(), model_of("sigmoid", None)):
+            script, numbers = to_numpy(model)
+            tree = ast.parse(script)
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert {ast.unparse(node) for node in imports} == {
+                "import sys",
+                "from pathlib import Path",
+                "import numpy as np",
+            }
+            code = script.replace(f'"""{ast.get_docstring(tree, clean=False)}"""', "")
+            assert len([line for line in code.splitlines() if line]) <= 15
+            assert max(map(len, script.splitlines())) <= 100
+            assert sorted(np.load(io.BytesIO(numbers)).files) == ["bias", "class_names", "weights"]
+        assert to_numpy(model_of()) == to_numpy(model_of())
+
+    def test_without_rows_it_says_how_it_is_used(self, tmp_path):
+        write(model_of(), tmp_path / "predict.py")
+        done = subprocess.run([sys.executable, "-I", tmp_path / "predict.py"], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "python predict.py rows.npy" in done.stderr
+        assert "(n, 60): pixels 0 to 255 of images, flattened from (3, 4, 5)" in done.stderr
+
+    @pytest.mark.parametrize("name", ["predict.py", "predict.npz"])
+    def test_only_its_own_files_are_replaced(self, name, tmp_path):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ConfigError, match=rf"{name} is there and is of no export; choose another name"):
+            write(model_of(), tmp_path / "predict.py")
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+        (tmp_path / name).unlink()
+        for model in (model_of("sigmoid"), model_of()):
+            write(model, tmp_path / "predict.py")
+        assert (tmp_path / "predict.py").read_text() == to_numpy(model_of())[0]
+        assert (tmp_path / "predict.npz").read_bytes() == to_numpy(model_of())[1]
+
+    def test_a_script_has_a_scripts_name(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"predict\.npz: a Python script is written, and a \.npz beside it"):
+            write(model_of(), tmp_path / "predict.npz", "numpy")
+
+
+class TestLogisticRegression:
+    @pytest.mark.parametrize("K", [2, 3, 6])
+    @pytest.mark.parametrize("shape", [SHAPE, None])
+    def test_probabilities(self, shape, K):
+        model = model_of(shape=shape, K=K)
+        rows = rows_for(model)
+        classifier = to_logistic_regression(model)
+        own = model.probabilities(rows)
+        assert np.ptp(own, axis=0).min() > 0.3
+        assert list(classifier.classes_) == sorted(model.class_names)
+        columns = [list(classifier.classes_).index(name) for name in model.class_names]
+        for given in (rows, rows.astype(np.float32), rows.astype(np.float64)):
+            assert classifier.predict_proba(given)[:, columns] == pytest.approx(own, abs=ROUNDING)
+            assert list(classifier.predict(given)) == [model.class_names[k] for k in own.argmax(axis=1)]
+        assert classifier.score(rows, np.array(model.class_names)[own.argmax(axis=1)]) == 1
+        assert classifier.coef_.shape == (1 if K == 2 else K, 60)
+        assert classifier.n_features_in_ == 60
+        with pytest.raises(ValueError, match="60 features"):
+            classifier.predict(rows[:, :59])
+
+    def test_features_far_from_zero(self):
+        model = model_of(shape=None, mean=1e4, scale=1.0)
+        rows = rows_for(model)
+        columns = np.argsort(np.argsort(model.class_names))
+        found = to_logistic_regression(model).predict_proba(rows)[:, columns]
+        assert found == pytest.approx(model.probabilities(rows), abs=ROUNDING)
+
+    def test_the_file(self, tmp_path):
+        joblib = pytest.importorskip("joblib")
+        model = model_of()
+        assert write(model, tmp_path / "model.joblib") == [tmp_path / "model.joblib"]
+        found = joblib.load(tmp_path / "model.joblib").predict_proba(rows_for(model))
+        np.testing.assert_array_equal(found, to_logistic_regression(model).predict_proba(rows_for(model)))
+
+    def test_what_it_cannot_be(self):
+        with pytest.raises(DataError, match="LogisticRegression is a softmax, this model has sigmoids; export it for"):
+            to_logistic_regression(model_of("sigmoid"))
+        with pytest.raises(DataError, match="needs two classes at least, this model has one"):
+            to_logistic_regression(model_of(K=1))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model", "model.npz"])
+def test_a_name_that_says_no_format(name):
+    with pytest.raises(ConfigError, match=r"no format goes with this name; let it end in \.onnx \(onnx\), \.py"):
+        write(model_of(), Path(name))
