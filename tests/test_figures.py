@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from onelayer.evaluation import Evaluation
+from onelayer.explanation import Explanation
 from onelayer.figures import (
     confusion,
     cost_curve,
+    explanation,
     loss_curve,
     mistakes,
     probability_histogram,
@@ -320,6 +322,64 @@ class TestMistakes:
         assert (np.asarray(figure.axes[0].images[0].get_array()) == 0).all()
 
 
+def explained(t, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    contributions, bias = rng.normal(0, 0.1, (t, int(np.prod(shape)))), rng.normal(0, 1, t)
+    return Explanation(np.arange(t), np.linspace(0.5, 0.01, t), contributions, bias, contributions.sum(1) + bias)
+
+
+class TestExplanation:
+    image = np.random.default_rng(3).integers(0, 256, SHAPE, np.uint8)
+
+    def test_the_image_and_a_map_for_each_class_with_their_numbers(self):
+        parts = explained(3, SHAPE)
+        figure = explanation(self.image, parts, CIFAR[:3], TITLE)
+        shown, *maps = figure.axes[0].images
+        np.testing.assert_allclose(shown.get_array(), self.image.transpose(1, 2, 0) / 255)
+        for one, terms in zip(maps, parts.contributions, strict=True):
+            np.testing.assert_allclose(one.get_array(), terms.reshape(SHAPE).sum(axis=0))
+        words = drawn(figure)
+        for name, p, logit, bias in zip(CIFAR[:3], parts.probabilities, parts.logits, parts.bias, strict=True):
+            first, second, third = f"{100 * p:.1f} %", f"logit {logit:+.3f}", f"pixels {logit - bias:+.3f}"
+            assert f"{name}\n{first}, {second}\nbias {bias:+.3f}, {third}" in words
+        assert TITLE in words
+
+    def test_one_symmetric_scale(self):
+        parts = explained(4, (1, 20, 30))
+        parts.contributions[2, 7] = -50  # an outlier sets no scale
+        figure = explanation(np.zeros((1, 20, 30), np.uint8), parts, CIFAR[:4], TITLE)
+        ((low, high),) = {image.get_clim() for image in figure.axes[0].images[1:]}
+        assert low == -high
+        sizes = np.abs(parts.contributions)
+        np.testing.assert_allclose(high, np.quantile(sizes, 0.99), rtol=0.05)
+        words = drawn(figure)
+        assert {f"{low:+.3g}", "0", f"{high:+.3g}"} <= set(words)
+        notes = "\n".join(words)
+        assert f"{100 * (sizes > high).mean():.2g} % of the pixels lie beyond the scale" in notes
+        assert "a pixel at its mean over the training rows adds 0" in notes
+        assert "channels" not in notes
+
+    def test_a_grey_image_is_grey_on_the_page(self):
+        image = np.array([[[0, 255], [255, 0]]], np.uint8)
+        figure = explanation(image, explained(2, (1, 2, 2)), names(2), TITLE)
+        painted = pixels(figure, figure.axes[0].images[0])
+        h, w = painted.shape[0] // 4, painted.shape[1] // 4
+        np.testing.assert_array_equal(painted[h, w], [0, 0, 0])
+        np.testing.assert_array_equal(painted[h, -w], [255, 255, 255])
+
+    def test_no_contributions(self):
+        nothing = Explanation(np.arange(2), np.full(2, 0.5), np.zeros((2, 60)), np.zeros(2), np.zeros(2))
+        figure = explanation(self.image, nothing, names(2), TITLE)
+        assert figure.axes[0].images[1].get_clim() == (-1, 1)
+        assert "beyond" not in "".join(drawn(figure))
+        assert f"{names(2)[0]}\n50.0 %, logit +0.000\nbias +0.000, pixels +0.000" in drawn(figure)
+
+    def test_more_than_a_hundred_classes_are_capped_and_the_title_says_so(self):
+        figure = explanation(np.zeros((1, 2, 3), np.uint8), explained(120, (1, 2, 3)), names(120), TITLE)
+        assert len(figure.axes[0].images) == 101
+        assert title_of(figure) == f"{TITLE} (the first 100 of 120 classes)"
+
+
 def one_of_each(K, shape, title, labels):
     W, scale = weights(K, shape), np.full(int(np.prod(shape)), 50.0)
     images = np.random.default_rng(1).integers(0, 256, (12, *shape), np.uint8)
@@ -329,6 +389,8 @@ def one_of_each(K, shape, title, labels):
     yield signed_templates(W, scale, labels, shape, title)
     yield confusion(np.random.default_rng(2).integers(0, 99, (K, K)), labels, title)
     yield mistakes(images, said, said[::-1], np.linspace(1, 0.3, 12), title)
+    t = min(K, 10)
+    yield explanation(images[0], explained(t, shape), labels[:t], title)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onelayer.data import load_splits as load_splits
     from onelayer.errors import OnelayerError as OnelayerError
     from onelayer.evaluation import evaluate as evaluate
+    from onelayer.explanation import explain as explain
     from onelayer.gradcheck import check_gradients as check_gradients
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
     from onelayer.model import Model as Model
@@ -34,6 +35,7 @@ _ROOMS = {
     "load_splits": "data",
     "OnelayerError": "errors",
     "evaluate": "evaluation",
+    "explain": "explanation",
     "check_gradients": "gradcheck",
     "SoftmaxLayer": "layer",
     "Model": "model",

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from onelayer.data.dataset import Split
 from onelayer.evaluation import Evaluation, Reliability
+from onelayer.explanation import Explanation
 from onelayer.model import Model
 from onelayer.page import (
     GAP,
@@ -38,6 +39,7 @@ from onelayer.page import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
     from onelayer.training import EpochRecord
 
@@ -166,16 +168,10 @@ def signed_templates(
         if x == images[0].get_extent()[0]:
             name = "RGB"[place % c] if c == 3 else f"{place % c + 1}"
             axes.text(x - GAP, (top + bottom) / 2, name, size=LABEL, color=INK, ha="right", va="center")
-    height = figure.get_figheight()
-    bar = place_axes(figure, 0.2, height - 0.6, 4.4, 0.11)
-    figure.colorbar(images[0], cax=bar, orientation="horizontal", extend="both" if beyond else "neither")
-    ticks = np.linspace(-limit, limit, 5)
-    bar.set_xticks(ticks, [f"{tick:+.3g}" if tick else "0" for tick in ticks], size=SMALL, color=INK)
-    bar.set_xlabel("logit per grey level: below 0 against the class, above 0 for it", size=SMALL, color=INK)
-    bar.tick_params(length=2, color=QUIET)
     notes = [f"{beyond:.2g} % of the weights lie beyond the scale"] if beyond else []
     notes += ["grey pixels: constant in training"] if np.isnan(V).any() else []
-    axes.text(5.0, height - 0.6, "\n".join(notes), size=SMALL, color=QUIET, va="top")
+    unit = "logit per grey level: below 0 against the class, above 0 for it"
+    _signed_bar(figure, images[0], unit, notes, extend="both" if beyond else "neither")
     return figure
 
 
@@ -190,6 +186,48 @@ def signed_scale(weights: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, fl
     limit = min(3.5 * np.median(sizes), sizes.max()) or sizes.max() or 1.0
     limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
     return V, limit, 100 * float((sizes > limit).mean())
+
+
+def explanation(image: np.ndarray, explained: Explanation, class_names: Sequence[str], title: str) -> Figure:
+    """An image, and for each of its likeliest classes what every pixel adds to the logit, all on one signed scale.
+
+    The contributions of a pixel's channels are added. The scale ends where 99 of 100 pixels of all maps lie below;
+    a note says how many lie beyond.
+
+    Parameters
+    ----------
+    image : ndarray (c, h, w)
+        As the model sees it; black is 0 and white 255.
+    explained : Explanation
+        Of t classes and c * h * w features; of more than 100 classes, the first 100 are drawn.
+    class_names : sequence of t str
+        Theirs.
+    title : str
+    """
+    title = _capped(title, len(class_names))
+    class_names = class_names[:MOST_TEMPLATES]
+    t = len(class_names)
+    maps = explained.contributions[:t].reshape(t, *image.shape).sum(axis=1)  # (t, h, w)
+    sizes = np.abs(maps)
+    limit = float(np.quantile(sizes, 0.99)) or float(sizes.max()) or 1.0
+    limit = float(f"{limit:.2g}")
+    beyond = 100 * float((sizes > limit).mean())
+    shown = np.clip(picture(image) / 255, 0, 1)
+    shown = shown if shown.ndim == 3 else np.repeat(shown[..., np.newaxis], 3, axis=2)  # grey, but of no colour map
+    captions = ["as the model sees it"]
+    numbers = (explained.probabilities, explained.logits, explained.bias, explained.logits - explained.bias)
+    for name, p, logit, bias, pixels in zip(class_names, *(values[:t] for values in numbers), strict=True):
+        name = fitted(name, 1.8, LABEL, lines=1)
+        captions.append(f"{name}\n{100 * p:.1f} %, logit {logit:+z.3f}\nbias {bias:+z.3f}, pixels {pixels:+z.3f}")
+    stacks = [[shown], *([one] for one in maps)]
+    style: dict[str, Any] = {"cmap": SIGNED, "vmin": -limit, "vmax": limit}
+    figure, _, images = mosaic(stacks, captions, title, columns=min(t + 1, 4), below=0.65, **style)
+    notes = ["a pixel at its mean over the training rows adds 0"]
+    notes += ["the channels of a pixel are added"] if len(image) > 1 else []
+    notes += [f"{beyond:.2g} % of the pixels lie beyond the scale"] if beyond else []
+    unit = "added to the logit: below 0 against the class, above 0 for it"
+    _signed_bar(figure, images[1], unit, notes, extend="both" if beyond else "neither")
+    return figure
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
@@ -371,6 +409,19 @@ def _curve(
     axes.set_ylabel(unit, size=LABEL, color=INK)
     _plain_axes(axes)
     return figure
+
+
+def _signed_bar(figure: Figure, image: "AxesImage", unit: str, notes: list[str], extend: str) -> None:
+    """What the colours of signed pictures mean, at the foot of the page."""
+    height = figure.get_figheight()
+    bar = place_axes(figure, 0.2, height - 0.6, 4.4, 0.11)
+    figure.colorbar(image, cax=bar, orientation="horizontal", extend=extend)
+    limit = image.get_clim()[1]
+    ticks = np.linspace(-limit, limit, 5)
+    bar.set_xticks(ticks, [f"{tick:+.3g}" if tick else "0" for tick in ticks], size=SMALL, color=INK)
+    bar.set_xlabel(unit, size=SMALL, color=INK)
+    bar.tick_params(length=2, color=QUIET)
+    figure.text(5.0 / figure.get_figwidth(), 0.6 / height, "\n".join(notes), size=SMALL, color=QUIET, va="top")
 
 
 def _plain_axes(axes: "Axes") -> None:

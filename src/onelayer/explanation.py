@@ -1,0 +1,51 @@
+"""Why a model answers as it does: what each pixel adds to the logits. For one layer that is no estimate but a sum."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from onelayer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The logits of one row, taken apart.
+
+    Parameters
+    ----------
+    classes : ndarray (t,), int64
+        The likeliest classes, the first the prediction.
+    probabilities : ndarray (t,)
+        Theirs, as `Model.probabilities` has them.
+    contributions : ndarray (t, d), float64
+        What each feature adds to each of their logits, (R_j - m_j) / s_j * W_jk: nothing where it is at its mean.
+    bias : ndarray (t,), float64
+    logits : ndarray (t,), float64
+        The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` has the same numbers but
+        for the rounding of its own type.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+    contributions: np.ndarray
+    bias: np.ndarray
+    logits: np.ndarray
+
+
+def explain(model: Model, row: np.ndarray, top: int = 3) -> Explanation:
+    """Take apart the logits of a raw row (d,) for its `top` likeliest classes, or for all if there are no more.
+
+    Raises
+    ------
+    DataError
+        If the row does not have d numbers.
+    """
+    probabilities = model.probabilities(row[np.newaxis])[0]  # (K,)
+    classes = np.argsort(-probabilities, kind="stable")[:top]
+    exact = model.in_float64()
+    x = exact.standardizer.transform(row[np.newaxis])[0]  # (d,)
+    contributions = exact.layer.weights[:, classes].T * x  # (t, d)
+    bias = exact.layer.bias[classes]
+    logits = np.array([math.fsum([*terms, b]) for terms, b in zip(contributions, bias, strict=True)])
+    return Explanation(classes, probabilities[classes], contributions, bias, logits)
