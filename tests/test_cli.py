@@ -248,9 +248,9 @@ def test_resume_of_data_that_moved(run_cli, trained, tiny_cifar, tmp_path):
     assert run_cli("evaluate", trained, "--data", tiny_cifar)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["resume", "evaluate", "figures", "predict"])
+@pytest.mark.parametrize("command", ["resume", "evaluate", "figures", "predict", "explain", "export"])
 def test_commands_that_need_a_run_say_so(run_cli, tmp_path, command):
-    more = [tmp_path / "image.png"] if command == "predict" else []
+    more = {"predict": ["image.png"], "explain": ["image.png"], "export": ["model.onnx"]}.get(command, [])
     assert_one_line(run_cli(command, "missing", *more), "missing: no such run directory")
     (tmp_path / "other").mkdir()
     assert_one_line(run_cli(command, "other", *more), "other is no run of onelayer")
@@ -278,7 +278,13 @@ def test_evaluate(run_cli, trained, tiny_cifar):
 def test_a_damaged_model_is_one_line(run_cli, trained):
     model = trained / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
-    for command in (["evaluate", trained], ["predict", trained, "x.png"], ["figures", trained]):
+    for command in (
+        ["evaluate", trained],
+        ["predict", trained, "x.png"],
+        ["explain", trained, "x.png"],
+        ["export", trained, "model.py"],
+        ["figures", trained],
+    ):
         assert_one_line(run_cli(*command), "model.safetensors: damaged")
 
 
@@ -309,9 +315,74 @@ def test_predict(run_cli, trained, tiny_batches, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
 def test_an_image_that_is_none_is_one_line(run_cli, trained, tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    assert_one_line(run_cli("predict", trained, "x.png"), "x.png")
-    assert_one_line(run_cli("predict", trained, "missing.png"), "missing.png")
-    assert_one_line(run_cli("predict", trained, "x.png", "--top", "0"), "top 0 is not a whole number of at least 1")
+    for command in ("predict", "explain"):
+        assert_one_line(run_cli(command, trained, "x.png"), "x.png")
+        assert_one_line(run_cli(command, trained, "missing.png"), "missing.png")
+        assert_one_line(run_cli(command, trained, "x.png", "--top", "0"), "top 0 is not a whole number of at least 1")
+    assert not (tmp_path / "explanation.png").exists()
+
+
+def test_explain(run_cli, trained, tiny_batches, tmp_path):
+    rows, _ = tiny_batches["test_batch"]
+    Image.fromarray(rows[0].reshape(3, 32, 32).transpose(1, 2, 0)).save(tmp_path / "0.png")
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "wide.png")
+    code, out, err = run_cli("explain", trained, "0.png", "-o", "why.png", "--top", "4")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["class", "probability", "logit", "=", "bias", "+", "pixels"]
+    assert lines[-1] == "why.png"
+    predicted = json.loads(run_cli("predict", trained, "0.png", "--json", "--top", "4")[1])[0]["probabilities"]
+    for line, (name, p) in zip(lines[1:-1], predicted.items(), strict=True):
+        word, percent, _, logit, bias, pixels = line.split()
+        assert (word, percent) == (name, f"{100 * p:.2f}")
+        assert float(bias) + float(pixels) == pytest.approx(float(logit), abs=1.1e-4)
+    with Image.open(tmp_path / "why.png") as image:
+        image.load()
+        assert min(image.size) > 200
+    assert "note: wide.png: 200 x 100 was squeezed" in run_cli("explain", trained, "wide.png")[1]
+    assert (tmp_path / "explanation.png").exists()
+    odd = (tmp_path / "0.png").rename(tmp_path / "\x1b[31m\n.png")
+    assert run_cli("explain", trained, odd)[0] == 0
+    odd.rename(tmp_path / "0.png")
+    assert_one_line(run_cli("explain", trained, "0.png", "-o", "why.jpg"), r"why\.jpg: the picture is a PNG")
+    assert_one_line(run_cli("explain", trained, "0.png", "-o", "no/why.png"), r"cannot write no/why\.png: No such file")
+
+
+def test_export(run_cli, trained, tmp_path):
+    for words in (["predict.py"], ["model.joblib"], ["m.pickle", "--format", "sklearn"]):
+        code, out, err = run_cli("export", trained, *words)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{words[0]}: ")
+    assert {path.name for path in tmp_path.iterdir()} >= {"predict.py", "predict.npz", "model.joblib", "m.pickle"}
+    (tmp_path / "model.joblib").write_text("replaced, as --out of report does")
+    assert run_cli("export", trained, "model.joblib")[0] == 0
+    assert (tmp_path / "model.joblib").read_bytes() == (tmp_path / "m.pickle").read_bytes()
+
+
+def test_export_for_onnx(run_cli, trained, tmp_path):
+    pytest.importorskip("onnx")
+    code, out, err = run_cli("export", trained, "model.onnx")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"model\.onnx: 1\d\d kB\n", out)
+    assert run_cli("export", trained, "again.bin", "--format", "onnx")[0] == 0
+    assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+
+
+def test_an_export_that_cannot_be_is_one_line(run_cli, trained, tmp_path, monkeypatch):
+    before = {path.name for path in tmp_path.iterdir()}
+    assert_one_line(run_cli("export", trained, "model.pt"), r"model\.pt: no format goes with this name; let it end in")
+    assert_one_line(run_cli("export", trained, "model.onnx", "--format", "tf"), 'Invalid value "tf" for --format')
+    assert_one_line(run_cli("export", trained, "no/model.joblib"), r"cannot write no/model\.joblib: No such file")
+    assert_one_line(run_cli("export", trained, "no/model.py"), r"cannot write no/model\.npz: No such file")
+    assert_one_line(run_cli("export", trained, trained, "--format", "sklearn"), "cannot write .*: Is a directory")
+    assert_one_line(run_cli("export", trained, "model", "--format", "numpy"), "model: a Python script is written")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert_one_line(
+        run_cli("export", trained, "model.onnx"), r"ONNX needs a package more: pip install 'onelayer\[onnx\]'"
+    )
+    (trained / "summary.json").unlink()
+    assert_one_line(run_cli("export", trained, "model.py"), "run is not complete; go on with: onelayer resume")
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_figures_draws_them_again(run_cli, trained):
@@ -431,11 +502,12 @@ def test_help_loads_nothing_heavy():
         "from onelayer.__main__ import main\n"
         "sys.argv = ['onelayer', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'jinja2', 'torch', 'PIL', 'pooch'} & sys.modules.keys()\n"
+        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'jinja2', 'torch', 'PIL', 'pooch', 'onnx', 'joblib'}\n"
+        "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    for command in ("train", "resume", "check", "evaluate", "predict", "figures", "data", "sweep"):
+    for command in ("train", "resume", "check", "evaluate", "predict", "explain", "export", "figures", "data", "sweep"):
         assert command in out
 
 
@@ -446,6 +518,8 @@ def test_no_help_page_is_left_undescribed(run_cli):
         "check",
         "evaluate",
         "predict",
+        "explain",
+        "export",
         "figures",
         "data",
         "sweep",

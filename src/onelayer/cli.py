@@ -289,18 +289,13 @@ def predict(
     import numpy as np
 
     from onelayer.data.images import read_image
-    from onelayer.run import Run
     from onelayer.screen import Screen
 
-    if top < 1:
-        raise ConfigError(f"top {top} is not a whole number of at least 1")
     screen = Screen()
-    model = Run.open(run_directory).read_model()
-    if model.image_shape is None:
-        raise DataError(f"the model of {run_directory} was not trained on images")
+    model, image_shape = _image_model(run_directory, top)
     answers = []
     for path in images:
-        row, note = read_image(path, model.image_shape)
+        row, note = read_image(path, image_shape)
         probabilities = model.probabilities(row[np.newaxis])[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         classes = {model.class_names[k]: float(probabilities[k]) for k in best}
@@ -313,6 +308,81 @@ def predict(
             screen.table(str(path), "probability", rows=[[name, percent(p)] for name, p in classes.items()])
     if as_json:
         print(json.dumps(answers, indent=2))  # as it is: rich would wrap and colour it
+
+
+@app.command
+def explain(
+    run_directory: RunArgument,
+    image: Annotated[Path, Parameter(name="IMAGE")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("explanation.png"),
+    top: int = 3,
+) -> None:
+    """Draw why an image is classified as it is: what each pixel adds to the logits of the likeliest classes.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    image
+        An image file, as predict takes it.
+    out
+        The picture to write, a PNG.
+    top
+        How many classes to show.
+    """
+    from onelayer.data.images import read_image
+    from onelayer.explanation import explain
+    from onelayer.figures import explanation
+    from onelayer.run import write_figure
+    from onelayer.screen import Screen
+
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the picture is a PNG; let its name end in .png")
+    screen = Screen()
+    model, image_shape = _image_model(run_directory, top)
+    row, note = read_image(image, image_shape)
+    explained = explain(model, row, top)
+    names = [model.class_names[k] for k in explained.classes]
+    title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
+    title = "".join(letter if letter.isprintable() else "?" for letter in title)  # file names may hold anything
+    write_figure(out, explanation(row.reshape(image_shape), explained, names, title))
+    if note:
+        screen.say(f"note: {note}")
+    screen.explanation(explained, names)
+    screen.say(str(out))
+
+
+@app.command
+def export(
+    run_directory: RunArgument,
+    out: Annotated[Path, Parameter(name="OUT")],
+    /,
+    *,
+    format: Literal["onnx", "numpy", "sklearn"] | None = None,
+) -> None:
+    """Write a model for use without onelayer: raw rows in, probabilities out.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    out
+        The file to write: .onnx for ONNX (needs onelayer[onnx]); .py for a script that needs NumPy alone, with its
+        numbers in a .npz beside it; .joblib for scikit-learn's LogisticRegression, a pickle, which runs code when it
+        is loaded. A file that is there is replaced; a script, only if it was exported.
+    format
+        What to write whatever the name of OUT.
+    """
+    from onelayer.export import write
+    from onelayer.run import Run
+    from onelayer.screen import Screen
+
+    screen = Screen()
+    files = write(Run.open(run_directory).read_model(), out, format)
+    for file in files:
+        screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
 
 
 @app.command
@@ -360,6 +430,18 @@ def data(
     with screen.working("reading") as progress:
         dataset = load(source, source_config, progress=progress)
     screen.dataset(dataset)
+
+
+def _image_model(run_directory: Path, top: int) -> "tuple[Model, tuple[int, int, int]]":
+    """The model of a run on images and their shape, for a command that shows so many classes."""
+    from onelayer.run import Run
+
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
+    model = Run.open(run_directory).read_model()
+    if model.image_shape is None:
+        raise DataError(f"the model of {run_directory} was not trained on images")
+    return model, model.image_shape
 
 
 @contextmanager

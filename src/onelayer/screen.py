@@ -17,6 +17,7 @@ from onelayer.config import counted, mean_and_sd, percent
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.diagnosis import Diagnosis, is_accuracy
 from onelayer.evaluation import Evaluation
+from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
@@ -159,6 +160,15 @@ class Screen:
         """Say where the files of a run are."""
         names = sorted(file.name for file in run.iterdir() if not file.name.startswith("."))
         self.say(f"{run}/: {', '.join(names)}")
+
+    def explanation(self, explained: Explanation, class_names: list[str]) -> None:
+        """Print the sums that the logits of the likeliest classes are."""
+        numbers = (explained.probabilities, explained.logits, explained.bias, explained.logits - explained.bias)
+        rows = [
+            [name, percent(p), *(f"{number:+z.4f}" for number in parts)]
+            for name, p, *parts in zip(class_names, *numbers, strict=True)
+        ]
+        self.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
 
     def evaluation(self, name: str, evaluation: Evaluation, class_names: tuple[str, ...]) -> None:
         """Print loss and accuracy of a split, and the accuracy by class."""
