@@ -24,15 +24,15 @@ def test_evaluation_agrees_with_scikit_learn():
     assert found.probabilities.sum(1) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-7), ("float64", 1e-14)])
 @pytest.mark.parametrize("rows", ["uint8", "float32"])
-def test_evaluation_repeats_the_scores_of_training_exactly(dtype, rows):
+def test_evaluation_repeats_the_scores_of_training(dtype, rounding, rows):
     splits = toy_splits(n=1500, dtype=rows)
     result = train(splits, TrainConfig(epochs=2, dtype=dtype, backend="numpy"))
     for split in splits:
         found = evaluate(result.model, split)
         assert found.accuracy == result.scores[split.name].accuracy
-        assert found.loss == pytest.approx(result.scores[split.name].loss, rel=1e-14)
+        assert found.loss == pytest.approx(result.scores[split.name].loss, rel=rounding)
 
 
 def test_evaluation_agrees_with_the_scores_of_any_backend():

@@ -23,7 +23,7 @@ class Explanation:
     bias : ndarray (t,), float64
     logits : ndarray (t,), float64
         The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` has the same numbers but
-        for the rounding of its own type.
+        for the rounding of its sums.
     """
 
     classes: np.ndarray

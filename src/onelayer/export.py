@@ -1,9 +1,10 @@
 """Models that leave the house: for ONNX, for NumPy alone, for scikit-learn. Raw rows in, our probabilities out.
 
 Standardisation is part of the exported model, so that nobody has to remember it. In float64 it is folded into the
-weights, X W + b = R V + c with V = W / s and c = b - m V. ONNX models calculate in float32, and there only the scale is
-folded: c is the difference of larger numbers, which makes the probabilities of CIFAR-10's pixels three times less
-exact and those of features 10,000 standard deviations from zero wrong by 0.001. The graph subtracts m first.
+weights, X W + b = R V + c with V = W / s and c = b - m V, as our own answers are. ONNX models calculate in float32, and
+there only the scale is folded: c is the difference of larger numbers, which makes the probabilities of CIFAR-10's
+pixels three times less exact and those of features 10,000 standard deviations from zero wrong by 0.001. The graph
+subtracts m first.
 """
 
 import io

@@ -38,24 +38,25 @@ class Model:
     image_shape: tuple[int, int, int] | None
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
-        """Logits S (n, K) of raw rows (n, d), standardised a few at a time.
+        """Logits S (n, K) of raw rows (n, d), in float64, standardised a few at a time.
+
+        Training in float32 scatters its logits by some 1e-6 of their size; an answer need not.
 
         Raises
         ------
         DataError
             If rows do not have d numbers each.
         """
-        d = self.layer.weights.shape[0]
+        d, K = self.layer.weights.shape
         if rows.ndim != 2 or rows.shape[1] != d:
             raise DataError(f"rows have the shape {rows.shape}; this model needs (n, {d})")
-        dtype = self.layer.weights.dtype
-        standardizer = self.standardizer.to(lambda array: array.astype(dtype))
-        folded = standardizer.input_layer(self.layer, rows)
-        S = np.empty((len(rows), len(self.class_names)), dtype)
-        with threadpool_limits(limits=1, user_api="blas"):  # for the same bits as in training, see ArrayBackend
+        exact = self.in_float64()
+        folded = exact.standardizer.input_layer(exact.layer, rows)
+        S = np.empty((len(rows), K))
+        with threadpool_limits(limits=1, user_api="blas"):  # whose number decides the bits, see ArrayBackend
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = slice(start, start + BLOCK_ROWS)
-                S[block] = folded.logits(standardizer.inputs(rows[block]))
+                S[block] = folded.logits(exact.standardizer.inputs(rows[block]))
         return S
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
@@ -63,11 +64,10 @@ class Model:
         return np.asarray(self.layer.loss.probabilities(self.logits(rows)))
 
     def in_float64(self) -> "Model":
-        """The same numbers as `logits` calculates with, in float64: its answers are those of this model, rounded."""
-        dtype, layer = self.layer.weights.dtype, self.layer
+        """The same numbers in float64, with which `logits` calculates."""
+        layer = self.layer
         exact = SoftmaxLayer(layer.weights.astype(np.float64), layer.bias.astype(np.float64), layer.loss)
-        standardizer = self.standardizer.to(lambda array: array.astype(dtype).astype(np.float64))
-        return replace(self, layer=exact, standardizer=standardizer)
+        return replace(self, layer=exact)
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file."""
