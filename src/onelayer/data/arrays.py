@@ -84,7 +84,7 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     """
     shown = printable(str(path))
     try:
-        if path.is_file() and path.suffix.lower() == ".npz":
+        if path.suffix.lower() == ".npz" and not path.is_dir():
             archive = Npz(path)
             places, others = _places(shown, archive.names)
             opened = {place: archive.open(name) for place, name in places.items()}
