@@ -277,7 +277,7 @@ class TestConfusion:
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
         assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (8)", "dog (4)", "eel (0)"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
-        assert {TITLE, "true class (images)", "predicted class"} <= set(drawn(figure))
+        assert {TITLE, "true class (rows)", "predicted class"} <= set(drawn(figure))
 
     def test_numbers_contrast_with_their_cells(self):
         figure = confusion(np.array([[99, 1], [50, 50]]), ("cat", "dog"), TITLE)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 1.0  # between checkpoints: what a killed run loses at most, beyond the epoch it was in
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
-FIGURES = ("loss", "cost", "templates", "templates_signed", "confusion", "mistakes")
+FIGURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
 TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a process that was killed
 
 
