@@ -342,11 +342,11 @@ def test_files_that_are_none(path):
     with pytest.raises(DataError, match=r"a\.np"):
         load(path)
     with pytest.raises(DataError, match=r"is damaged or no \.npy file|is damaged or no \.npz file"):
-        load("a.npz") if path == "a.npz" else read_rows(Path(path))
+        load("a.npz") if path == "a.npz" else read_rows(Path(path), 6, None)
     Path(path).unlink()
     os.mkfifo(path)  # to open it would wait for ever
     with pytest.raises(DataError, match="is not a file"):
-        load("a.npz") if path == "a.npz" else read_rows(Path(path))
+        load("a.npz") if path == "a.npz" else read_rows(Path(path), 6, None)
 
 
 def header(descr: object, shape: object, version: bytes = b"\x01\x00", fortran: object = False) -> bytes:
@@ -388,7 +388,7 @@ def header(descr: object, shape: object, version: bytes = b"\x01\x00", fortran: 
 def test_headers_that_promise_what_is_not_there(content):
     Path("X.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"^X\.npy: "):
-        read_rows(Path("X.npy"))
+        read_rows(Path("X.npy"), 4, None)
     np.save("y.npy", Y)
     with zipfile.ZipFile("set.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("X.npy", content)

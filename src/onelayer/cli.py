@@ -18,6 +18,7 @@ from onelayer.config import SourceConfig, SplitConfig, TrainConfig, counted, per
 from onelayer.errors import ConfigError, DataError, DivergedError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+    import numpy as np
     from cyclopts.argument import Argument, ArgumentCollection
 
     from onelayer.data.dataset import Split, Splits
@@ -82,6 +83,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() says how to go on
     default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
 )
+ROWS_AT_ONCE = 4096  # classified
 RunArgument = Annotated[Path, Parameter(name="RUN")]
 
 
@@ -271,22 +273,21 @@ def predict(
     top: int = 3,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """Classify images.
+    """Classify images, or rows of numbers.
 
     Parameters
     ----------
     run_directory
         The run directory.
     images
-        Image files of any format that Pillow reads; resized to the model's shape.
+        Image files of any format that Pillow reads, resized to the model's shape; or .npy files of rows.
     top
-        How many classes to show for each image.
+        How many classes to show for each image or row.
     as_json
         Print JSON instead of tables.
     """
     import numpy as np
 
-    from onelayer.data.images import read_image
     from onelayer.run import Run
     from onelayer.screen import Screen
 
@@ -294,21 +295,30 @@ def predict(
         raise ConfigError(f"top {top} is not a whole number of at least 1")
     screen = Screen()
     model = Run.open(run_directory).read_model()
-    if model.image_shape is None:
-        raise DataError(f"the model of {run_directory} was not trained on images")
+    top = min(top, len(model.class_names))
+    top = min(top, len(model.class_names))
     answers = []
     for path in images:
-        row, note = read_image(path, model.image_shape)
-        probabilities = model.probabilities(row[np.newaxis])[0]
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        classes = {model.class_names[k]: float(probabilities[k]) for k in best}
-        answers.append({"image": str(path), "note": note, "probabilities": classes})
-        if not as_json:
-            if len(answers) > 1:
-                screen.say("")
-            if note:
-                screen.say(f"note: {note}")
-            screen.table(str(path), "probability", rows=[[name, percent(p)] for name, p in classes.items()])
+        rows, note = _rows_to_classify(path, model, run_directory)
+        table: list[list[str]] = []
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            for probabilities in model.probabilities(rows[start : start + ROWS_AT_ONCE]):
+                best = np.argsort(-probabilities, kind="stable")[:top]
+                classes = {model.class_names[k]: float(probabilities[k]) for k in best}
+                place = {"row": len(table)} if _is_array(path) else {}
+                answers.append({"image": str(path), **place, "note": note, "probabilities": classes})
+                table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
+        if as_json:
+            continue
+        if path is not images[0]:
+            screen.say("")
+        if note:
+            screen.say(f"note: {note}")
+        if _is_array(path):
+            screen.table(str(path), *["class", "probability"] * top, rows=table)
+        else:  # a class below the other
+            words = table[0][1:]
+            screen.table(str(path), "probability", rows=[words[k : k + 2] for k in range(0, 2 * top, 2)])
     if as_json:
         print(json.dumps(answers, indent=2))  # as it is: rich would wrap and colour it
 
@@ -358,6 +368,23 @@ def data(
     with screen.working("reading") as progress:
         dataset = load(source, source_config, progress=progress)
     screen.dataset(dataset)
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
+
+
+def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple[np.ndarray, str | None]":
+    """The rows of a .npy file, or an image as the only row (n, d); and what a person should be told."""
+    from onelayer.data.arrays import read_rows
+    from onelayer.data.images import read_image
+
+    if _is_array(path):
+        return read_rows(path, len(model.layer.weights), model.image_shape), None
+    if model.image_shape is None:
+        raise DataError(f"the model of {run_directory} was not trained on images; pass a .npy file of rows")
+    row, note = read_image(path, model.image_shape)
+    return row[None], note
 
 
 @contextmanager

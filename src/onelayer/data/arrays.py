@@ -16,7 +16,7 @@ import numpy as np
 
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows
-from onelayer.data.dataset import Dataset
+from onelayer.data.dataset import Dataset, require_finite
 from onelayer.data.npy import Npz, StoredArray, open_npy, printable
 from onelayer.errors import DataError
 
@@ -109,26 +109,36 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     return Dataset(array, values, class_names, image_shape, printable(name), parts, notes=tuple(notes))
 
 
-def read_rows(path: Path) -> tuple[np.ndarray, Shape | None]:
+def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
     """Read rows alone, to classify them.
 
     Parameters
     ----------
     path : Path
         A .npy file.
+    d : int
+        Numbers in a row that are needed.
+    image_shape : (c, h, w) or None
+        That images need, if they are some.
 
     Returns
     -------
     rows : ndarray (n, d), uint8, float16, float32 or float64
-    image_shape : (c, h, w) or None
 
     Raises
     ------
     DataError
-        If it is missing, damaged, or holds no rows.
+        If the file is missing or damaged, or holds no such rows.
     """
-    rows, image_shape, _ = _read_rows([open_npy(path)], None)
-    return rows, image_shape
+    rows, found, _ = _read_rows([open_npy(path)], None)
+    shown = printable(str(path))
+    if rows.shape[1] != d:
+        raise DataError(f"{shown}: has rows of {rows.shape[1]:,} numbers; the model is for {d:,}")
+    if found and image_shape and found != image_shape:
+        sizes = (" x ".join(map(str, shape)) for shape in (found, image_shape))
+        raise DataError(f"{shown}: has images of {' where the model is for '.join(sizes)}, channels first")
+    require_finite(rows, shown)
+    return rows
 
 
 # Which array is which
