@@ -180,10 +180,18 @@ def test_names_of_classes_come_with_the_labels():
     np.testing.assert_array_equal(dataset.labels, Y)
 
 
+def test_labels_of_parts_may_be_strings_of_several_kinds():
+    words = np.array(["dog", "Äpfel", "cat"])[Y]
+    parts = {"X_train": X, "y_train": words, "X_val": X, "y_val": words.astype(">U9")}
+    parts |= {"X_test": X, "y_test": np.char.encode(words, "utf-8")}
+    dataset = load(save("plain", **parts))
+    np.testing.assert_array_equal(np.array(dataset.class_names)[dataset.labels], np.tile(words, 3))
+
+
 def test_what_is_not_read_is_named():
     dataset = load(save("plain", data=X, target=Y, feature_names=np.array(list("abcdef")), rows=np.array({}, object)))
     (note,) = dataset.notes
-    assert note == "not read: feature_names, rows, which are neither rows nor labels"
+    assert note == "not read: feature_names, rows (by name neither rows nor labels)"
 
 
 # Copies in the cache
@@ -265,6 +273,7 @@ ONES = np.ones(40, int)
         ({"X": X, "y": np.array(["a\x1b[1m", "b"])[Y % 2]}, r"y.*: the label 'a\\x1b\[1m' is no name"),
         ({"X": X, "y": np.array(["a", ""])[Y % 2]}, "y.*: the label '' is no name; names have 1 to 99 printable"),
         ({"X": X, "y": np.array(["a", "b" * 100])[Y % 2]}, "y.*: the label 'bbb.* is no name"),
+        ({"X": X, "y": np.full(40, 2**31, np.uint32).view("<U1")}, "y.*: is damaged: a label is no text"),
         ({"X": X, "y": np.array([b"a", b"\xff"])[Y % 2]}, "y.*: a label is not UTF-8"),
         ({"X": X, "y": Y, "class_names": np.array(["a", "b"])}, "y.*: there is a label 2, but .*; .*0 to 1"),
         ({"X": X, "y": np.array(list("abc"))[Y], "class_names": np.array(["a", "b"])}, "y.*: there is a label c, but"),

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -82,21 +83,20 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     DataError
         If a file is damaged, it is unclear which array is which, or they do not fit each other.
     """
-    shown = printable(str(path))
     try:
         if path.suffix.lower() == ".npz" and not path.is_dir():
             archive = Npz(path)
-            places, others = _places(shown, archive.names)
+            places, others = _places(path, archive.names)
             opened = {place: archive.open(name) for place, name in places.items()}
             name = path.stem
         else:
             folder = path if path.is_dir() else path.parent
             files = {file.stem: file for file in sorted(folder.iterdir()) if _is_npy(file.name)}
-            places, others = _places(shown, list(files)) if path.is_dir() else (_places_beside(path, list(files)), [])
+            places, others = _places(path, list(files)) if path.is_dir() else (_places_beside(path, list(files)), [])
             opened = {place: open_npy(files[name]) for place, name in places.items()}
             name = folder.resolve().name
     except OSError as error:
-        raise DataError(f"{shown}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     rows = {part: array for (role, part), array in opened.items() if role == "rows"}
     labels = {part: array for (role, part), array in opened.items() if role == "labels"}
     sizes = [_count_rows(rows[part], labels[part]) for part in rows]
@@ -105,7 +105,7 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     values, class_names = _read_labels(labels, opened.get(("class names", "")))
     array, image_shape, notes = _read_rows(list(rows.values()), progress)
     if others:
-        notes.append(f"not read: {printable(', '.join(others))}, which are neither rows nor labels")
+        notes.append(f"not read: {printable(', '.join(others))} (by name neither rows nor labels)")
     return Dataset(array, values, class_names, image_shape, printable(name), parts, notes=tuple(notes))
 
 
@@ -131,13 +131,12 @@ def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
         If the file is missing or damaged, or holds no such rows.
     """
     rows, found, _ = _read_rows([open_npy(path)], None)
-    shown = printable(str(path))
     if rows.shape[1] != d:
-        raise DataError(f"{shown}: has rows of {rows.shape[1]:,} numbers; the model is for {d:,}")
+        raise DataError(f"{path}: has rows of {rows.shape[1]:,} numbers; the model is for {d:,}")
     if found and image_shape and found != image_shape:
         sizes = (" x ".join(map(str, shape)) for shape in (found, image_shape))
-        raise DataError(f"{shown}: has images of {' where the model is for '.join(sizes)}, channels first")
-    require_finite(rows, shown)
+        raise DataError(f"{path}: has images of {' where the model is for '.join(sizes)}, channels first")
+    require_finite(rows, str(path))
     return rows
 
 
@@ -157,7 +156,7 @@ def _role(name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _places(source: str, names: list[str]) -> tuple[Places, list[str]]:
+def _places(source: Path, names: list[str]) -> tuple[Places, list[str]]:
     """The arrays that are rows, labels or names of classes, each part's rows before its labels; and the others."""
     found: Places = {}
     others = []
@@ -167,7 +166,7 @@ def _places(source: str, names: list[str]) -> tuple[Places, list[str]]:
             others.append(name)
         elif place in found:
             what = " ".join(filter(None, [place[1], place[0]]))
-            both = f"{printable(found[place])} and {printable(name)}"
+            both = f"{found[place]} and {name}"
             raise DataError(f"{source}: {both} could both be the {what}; keep one of them, or rename the other")
         else:
             found[place] = name
@@ -176,13 +175,12 @@ def _places(source: str, names: list[str]) -> tuple[Places, list[str]]:
         held = printable(", ".join(others)) or "nothing"
         raise DataError(f"{source}: holds {held}, of which none is known by its name; {_UNDERSTOOD}")
     if len(parts) > 1 and not parts[0]:
-        pair = " and ".join(printable(found.get(("rows", part)) or found["labels", part]) for part in parts[:2])
+        pair = " and ".join(found.get(("rows", part)) or found["labels", part] for part in parts[:2])
         raise DataError(f"{source}: holds {pair}; keep either all rows or their parts")
     for part in parts:
         for role, other in (("rows", "labels"), ("labels", "rows")):
             if (role, part) not in found:
-                held = printable(", ".join(found.values()))
-                lone = printable(found[other, part])
+                held, lone = ", ".join(found.values()), found[other, part]
                 raise DataError(f"{source}: {lone} has no {role} beside it (there are {held}); {_UNDERSTOOD}")
     ordered = [(role, part) for part in parts for role in ("rows", "labels")]
     return {place: found[place] for place in [*ordered, ("class names", "")] if place in found}, others
@@ -193,9 +191,9 @@ def _places_beside(path: Path, names: list[str]) -> Places:
     role, part = _role(path.stem)
     if role != "rows":
         what = f"is a file of {role}; pass that of the rows" if role else "is not known by its name"
-        raise DataError(f"{printable(str(path))}: {what}; {_UNDERSTOOD}")
+        raise DataError(f"{path}: {what}; {_UNDERSTOOD}")
     beside = [name for name in names if _role(name) in (("labels", part), ("class names", ""))]
-    found, _ = _places(printable(str(path)), [path.stem, *beside])
+    found, _ = _places(path, [path.stem, *beside])
     return {(role, ""): name for (role, _), name in found.items()}
 
 
@@ -261,11 +259,21 @@ def _read_labels(stored: Mapping[str, StoredArray], names: StoredArray | None) -
 
 
 def _values(array: StoredArray) -> np.ndarray:
-    """Labels as they are, in memory: int64, or strings."""
+    """Labels as they are, in memory: int64, or str."""
     values = np.concatenate(list(array.blocks())).reshape(-1)
-    if array.dtype.kind == "u" and values.max() > np.iinfo(np.int64).max:
-        raise DataError(f"{array.name}: holds the label {values.max()}, which is more than an int64 can be")
-    return values.astype(np.int64) if array.dtype.kind in "iu" else values
+    if array.dtype.kind in "iu":
+        if values.max() > np.iinfo(np.int64).max:
+            raise DataError(f"{array.name}: holds the label {values.max()}, which is more than an int64 can be")
+        return values.astype(np.int64)
+    if array.dtype.kind == "S":
+        try:
+            return np.char.decode(values, "utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{array.name}: a label is not UTF-8; save labels as str") from None
+    values = values.astype(values.dtype.newbyteorder("="))
+    if values.view(np.uint32).max() > sys.maxunicode:  # which NumPy finds only when a label is looked at
+        raise DataError(f"{array.name}: is damaged: a label is no text")
+    return values
 
 
 def _class_names(array: StoredArray) -> tuple[str, ...]:
@@ -276,12 +284,7 @@ def _class_names(array: StoredArray) -> tuple[str, ...]:
 
 def _word(value: object, array: StoredArray) -> str:
     """A label as the name of a class, which is printed: without control characters, and not long."""
-    if isinstance(value, np.integer):
-        return str(int(value))
-    try:
-        word = value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError:
-        raise DataError(f"{array.name}: a label is not UTF-8; save labels as str") from None
+    word = str(value)
     if not (word.isprintable() and word.strip() and len(word) < 100):
         what = repr(word)[:60]
         raise DataError(f"{array.name}: the label {what} is no name; names have 1 to 99 printable characters")
@@ -316,7 +319,7 @@ def _read_rows(stored: list[StoredArray], progress: Progress | None) -> tuple[np
         fill(rows)
     else:
         rows, _ = cached_rows(_key(stored), shape, fill, dtype)
-        folder = printable(str(cache_directory() / "rows"))
+        folder = cache_directory() / "rows"
         notes.append(f"training reads a copy of the rows in {folder} ({total / 1e9:.1f} GB), as {reason}")
     return rows, image_shape, notes
 

@@ -37,7 +37,7 @@ class StoredArray:
     path : Path
         The file.
     name : str
-        What errors call the array; without control characters.
+        What errors call the array.
     dtype : dtype
         Without Python objects.
     shape : tuple of int
@@ -108,15 +108,14 @@ def open_npy(path: Path) -> StoredArray:
     DataError
         If it is missing, no such file, damaged, empty, or holds Python objects.
     """
-    name = printable(str(path))
     try:
         if not path.is_file():
-            raise DataError(f"{name}: {'no such file' if not path.exists() else 'is not a file'}")
+            raise DataError(f"{path}: {'no such file' if not path.exists() else 'is not a file'}")
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
-        return _stored(path, name, head, path.stat().st_size, 0)
+        return _stored(path, str(path), head, path.stat().st_size, 0)
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 class Npz:
@@ -135,13 +134,13 @@ class Npz:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.is_file():  # to open a pipe would wait for ever
-            raise DataError(f"{printable(str(path))}: is not a file")
+            raise DataError(f"{path}: is not a file")
         with _open_zip(path) as (_, archive):
             members = archive.infolist()
             self._end = archive.start_dir
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in members:
-            where = f"{printable(str(path))}: member {printable(member.filename)}"
+            where = f"{path}: member {printable(member.filename)}"
             if not member.filename.endswith(".npy"):
                 raise DataError(f"{where} is no array; a .npz file holds .npy files only")
             if member.flag_bits & 1:
@@ -157,7 +156,7 @@ class Npz:
         self._ends = dict(zip((member.filename for member in in_order), starts[1:], strict=True))
         for member, (start, end) in zip(in_order, pairwise(starts), strict=True):
             if start + _ZIP_HEADER + member.compress_size > end:
-                raise DataError(f"{printable(str(path))}: is damaged: its members lie on one another")
+                raise DataError(f"{path}: is damaged: its members lie on one another")
 
     @property
     def names(self) -> list[str]:
@@ -173,7 +172,7 @@ class Npz:
             As `open_npy`, and if it is a bomb.
         """
         member = self._members[f"{name}.npy"]
-        shown = f"{printable(str(self._path))}: {printable(name)}"
+        shown = f"{self._path}: {printable(name)}"
         with _open_zip(self._path) as (file, archive):
             with archive.open(member) as content:
                 head = content.read(_HEADER_BYTES)
@@ -215,16 +214,15 @@ class _Careful(io.FileIO):
 @contextmanager
 def _open_zip(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
     """A file and the archive in it; what zipfile raises on a damaged one becomes a DataError."""
-    shown = printable(str(path))
     try:
         with _Careful(path) as file, zipfile.ZipFile(file) as archive:
             yield file, archive
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{shown}: is damaged or no .npz file ({printable(str(error))})") from None
+        raise DataError(f"{path}: is damaged or no .npz file ({printable(str(error))})") from None
     except OSError as error:
-        raise DataError(f"{shown}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, LookupError, ArithmeticError, TypeError, RuntimeError) as error:  # on odd headers
-        raise DataError(f"{shown}: is damaged: a header makes no sense ({type(error).__name__})") from None
+        raise DataError(f"{path}: is damaged: a header makes no sense ({type(error).__name__})") from None
 
 
 def _stored(path: Path, name: str, head: bytes, size: int, start: int | None, member: str | None = None) -> StoredArray:
