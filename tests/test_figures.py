@@ -22,8 +22,10 @@ from onelayer.figures import (
     probability_histogram,
     reliability,
     signed_templates,
+    strongest_weights,
     templates,
 )
+from onelayer.page import WIDTH
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
 LONG = "Cardigan Welsh corgi and other aquarium_fish"
@@ -265,6 +267,65 @@ class TestSignedTemplates:
         np.testing.assert_array_equal(scale, before[1])
 
 
+class TestStrongestWeights:
+    def bars(self, figure):
+        """Of each row of the chart: its feature, its number, and the left and right end of its bar."""
+        axes = figure.axes[0]
+        boxes = [path.get_extents() for bars in axes.collections[-2:] for path in bars.get_paths()]
+        texts = [text for text in axes.texts if text.get_text().startswith(("feature ", "+", "-"))]
+        found = []
+        for label, number in zip(texts[::2], texts[1::2], strict=True):
+            (left, y), (right, same) = label.get_position(), number.get_position()
+            assert y == same
+            (box,) = (box for box in boxes if box.y0 < y < box.y1 and left < box.x0 and box.x1 < right)
+            found.append((int(label.get_text().removeprefix("feature ")), number.get_text(), box.x0, box.x1))
+        return found
+
+    def test_the_largest_weights_are_bars_on_one_scale(self):
+        W = weights(2) * np.array([1, 4], np.float32)
+        figure = strongest_weights(W, np.ones(60) * 3, ("cat", "dog"), TITLE)
+        expected = [(j, W[j, k]) for k in range(2) for j in np.argsort(-np.abs(W[:, k]))[:10]]
+        found = self.bars(figure)
+        assert [feature for feature, *_ in found] == [j for j, _ in expected]
+        per_inch = np.abs(W).max() / max(right - left for _, _, left, right in found)
+        zeros = [
+            right if weight < 0 else left for (_, _, left, right), (_, weight) in zip(found, expected, strict=True)
+        ]
+        assert zeros == pytest.approx([zeros[0]] * 10 + [zeros[-1]] * 10)
+        assert zeros[0] < WIDTH / 2 < zeros[-1]
+        for (_, number, left, right), (_, weight) in zip(found, expected, strict=True):
+            assert number == f"{weight:+.2f}"
+            assert right - left == pytest.approx(abs(weight) / per_inch, abs=1e-6)
+        assert {TITLE, "cat", "dog"} <= set(drawn(figure))
+
+    def test_for_and_against_have_colours_of_their_own(self):
+        figure = strongest_weights(np.array([[1.0, -1.0], [-2.0, 2.0]]), np.array([2.0, 3.0]), ("cat", "dog"), TITLE)
+        against, towards = (bars.get_facecolor()[0] for bars in figure.axes[0].collections[-2:])
+        assert not np.allclose(against, towards)
+        assert towards[0] > against[0]
+
+    @pytest.mark.parametrize("K", [2, 7])
+    @pytest.mark.parametrize("d", [1, 100_000])
+    def test_every_word_is_on_the_page(self, K, d):
+        W = np.random.default_rng(0).standard_normal((d, K))
+        words = drawn(strongest_weights(W, np.full(d, 2.0), names(K), TITLE))
+        assert len([word for word in words if word.startswith("feature ")]) == K * min(d, 10)
+
+    def test_more_classes_are_capped_and_the_title_says_so(self):
+        figure = strongest_weights(weights(120), np.full(60, 2.0), names(120), TITLE)
+        assert title_of(figure) == f"{TITLE} (the first 24 of 120 classes)"
+
+    def test_constant_features_are_left_out(self):
+        W, scale = np.full((6, 2), 0.1), np.array([30.0, 1, 20, 40, 1, 50])
+        W[[1, 4]] = 9
+        assert "feature 1" not in drawn(strongest_weights(W, scale, ("cat", "dog"), TITLE))
+        drawn(strongest_weights(W[:1], np.ones(1) * 0.5, ("cat", "dog"), TITLE))
+
+    @pytest.mark.parametrize("size", [0, 1e-300, 1e-7, 1e30])
+    def test_weights_of_any_size(self, size):
+        drawn(strongest_weights(weights(3) * np.float64(size), np.full(60, 2.0), names(3), TITLE))
+
+
 class TestConfusion:
     def test_percent_of_the_true_class(self):
         counts = np.array([[6, 2, 0], [0, 1, 3], [0, 0, 0]])
@@ -279,7 +340,7 @@ class TestConfusion:
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
         assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (8)", "dog (4)", "eel (0)"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
-        assert {TITLE, "true class (images)", "predicted class"} <= set(drawn(figure))
+        assert {TITLE, "true class (rows)", "predicted class"} <= set(drawn(figure))
 
     def test_numbers_contrast_with_their_cells(self):
         figure = confusion(np.array([[99, 1], [50, 50]]), ("cat", "dog"), TITLE)

@@ -191,10 +191,32 @@ def test_hostile_names_are_words(tmp_path):
     assert all(name in captions for name in HOSTILE)
 
 
-def test_vectors_have_no_pictures(tmp_path):
-    page = Page(page_of(tmp_path / "run", toy_run(tmp_path / "run", image_shape=None, dtype="float32")))
+def test_vectors_have_their_strongest_weights_instead_of_pictures(tmp_path):
+    splits = toy_run(tmp_path / "run", image_shape=None, dtype="float32")
+    page = Page(page_of(tmp_path / "run", splits))
     assert not page.all("img")
-    assert page.headings == ["What was run", "Results", "Confusion", "Calibration", "Gradient check", "Reproduce"]
+    headings = ["What was run", "Results", "Strongest weights", "Confusion", "Calibration", "Gradient check"]
+    assert page.headings == [*headings, "Reproduce"]
+    model = Run.open(tmp_path / "run").read_model()
+    W, names = model.layer.weights, model.class_names
+    rows = [e["text"] for e in page.all("tr") if e["text"].startswith("feature ")]
+    bars = [re.fullmatch(r"left: ([\d.]+)%; width: ([\d.]+)%", e["style"]).groups() for e in page.all("i")]
+    strongest = [(j, k) for k in range(len(names)) for j in np.argsort(-np.abs(W[:, k]))[:10]]
+    assert rows == [f"feature {j}{W[j, k]:+.4f}" for j, k in strongest]
+    assert 0.01 < np.abs(W).max() < 0.1, "the test knows how many decimals there are"
+    for (left, width), (j, k) in zip(bars, strongest, strict=True):
+        part = 50 * W[j, k] / np.abs(W).max()
+        assert (float(left), float(width)) == pytest.approx((50 + min(part, 0), abs(part)), abs=0.051)
+    assert 7 not in {j for j, _ in strongest}, "it is constant"
+    captions = [e["text"] for e in page.all("caption")]
+    assert all(name in captions for name in names)
+
+
+def test_many_classes_of_vectors(tmp_path):
+    splits = toy_run(tmp_path / "run", image_shape=None, K=25, n=900, dtype="float32")
+    text = page_of(tmp_path / "run", splits)
+    assert "The first 24 of 25 classes." in text
+    assert len([e for e in Page(text).all("tr") if e["text"].startswith("feature ")]) == 240
 
 
 def test_many_classes_show_the_most_frequent_confusions(tmp_path):

@@ -247,8 +247,28 @@ def test_no_file_is_ever_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", checked)
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(runs, "CHECKPOINT_SHARE", np.inf)
     runs.start(run, Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), splits)
     assert names == ["checkpoint.safetensors"] * 5 + ["history.csv", "model.safetensors", "summary.json"]
+
+
+def test_checkpoints_that_take_long_to_write_are_rare(tmp_path, monkeypatch):
+    clock, written = [0.0], []
+
+    def write(self, plan, state):
+        written.append(state.epoch)
+        clock[0] += 0.5
+
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Run, "write_checkpoint", write)
+
+    def epoch_ends(state):
+        clock[0] += 0.9
+
+    plan = Plan(replace(CONFIG, epochs=14), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+    runs.start(Run.create(tmp_path / "run"), plan, toy_splits(), epoch_ends)
+    # After 1.8 seconds, then after at least ten times the half second that it took; and in the end.
+    assert written == [0, 3, 9, 14]
 
 
 def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict | None = None) -> Path:
@@ -347,7 +367,7 @@ from pathlib import Path
 from toy import toy_splits
 from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
-runs.CHECKPOINT_SECONDS = 0.02
+runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)
 path = Path({path!r})
 config = TrainConfig(epochs=3000, learning_rate=0.01, flip=True, batch_size=50)

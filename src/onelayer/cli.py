@@ -18,6 +18,7 @@ from onelayer.config import SourceConfig, SplitConfig, TrainConfig, counted, per
 from onelayer.errors import ConfigError, DataError, DivergedError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+    import numpy as np
     from cyclopts.argument import Argument, ArgumentCollection
 
     from onelayer.data.dataset import Split, Splits
@@ -82,6 +83,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main() says how to go on
     default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
 )
+ROWS_AT_ONCE = 4096  # classified
 RunArgument = Annotated[Path, Parameter(name="RUN")]
 
 
@@ -273,39 +275,51 @@ def predict(
     top: int = 3,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """Classify images.
+    """Classify images, or rows of numbers.
 
     Parameters
     ----------
     run_directory
         The run directory.
     images
-        Image files of any format that Pillow reads; resized to the model's shape.
+        Image files of any format that Pillow reads, resized to the model's shape; or .npy files of rows.
     top
-        How many classes to show for each image.
+        How many classes to show for each image or row.
     as_json
         Print JSON instead of tables.
     """
     import numpy as np
 
-    from onelayer.data.images import read_image
+    from onelayer.run import Run
     from onelayer.screen import Screen
 
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
     screen = Screen()
-    model, image_shape = _image_model(run_directory, top)
+    model = Run.open(run_directory).read_model()
+    top = min(top, len(model.class_names))
     answers = []
     for path in images:
-        row, note = read_image(path, image_shape)
-        probabilities = model.probabilities(row[np.newaxis])[0]
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        classes = {model.class_names[k]: float(probabilities[k]) for k in best}
-        answers.append({"image": str(path), "note": note, "probabilities": classes})
-        if not as_json:
-            if len(answers) > 1:
-                screen.say("")
-            if note:
-                screen.say(f"note: {note}")
-            screen.table(str(path), "probability", rows=[[name, percent(p)] for name, p in classes.items()])
+        rows, note = _rows_to_classify(path, model, run_directory)
+        table: list[list[str]] = []
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            for probabilities in model.probabilities(rows[start : start + ROWS_AT_ONCE]):
+                best = np.argsort(-probabilities, kind="stable")[:top]
+                classes = {model.class_names[k]: float(probabilities[k]) for k in best}
+                place = {"row": len(table)} if _is_array(path) else {}
+                answers.append({"image": str(path), **place, "note": note, "probabilities": classes})
+                table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
+        if as_json:
+            continue
+        if path is not images[0]:
+            screen.say("")
+        if note:
+            screen.say(f"note: {note}")
+        if _is_array(path):
+            screen.table(str(path), *["class", "probability"] * top, rows=table)
+        else:  # a class below the other
+            words = table[0][1:]
+            screen.table(str(path), "probability", rows=[words[k : k + 2] for k in range(0, 2 * top, 2)])
     if as_json:
         print(json.dumps(answers, indent=2))  # as it is: rich would wrap and colour it
 
@@ -335,19 +349,23 @@ def explain(
     from onelayer.data.images import read_image
     from onelayer.explanation import explain
     from onelayer.figures import explanation
-    from onelayer.run import write_figure
+    from onelayer.run import Run, write_figure
     from onelayer.screen import Screen
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the picture is a PNG; let its name end in .png")
     screen = Screen()
-    model, image_shape = _image_model(run_directory, top)
-    row, note = read_image(image, image_shape)
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
+    model = Run.open(run_directory).read_model()
+    if model.image_shape is None:
+        raise DataError(f"the model of {run_directory} was not trained on images")
+    row, note = read_image(image, model.image_shape)
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
     title = "".join(letter if letter.isprintable() else "?" for letter in title)  # file names may hold anything
-    write_figure(out, explanation(row.reshape(image_shape), explained, names, title))
+    write_figure(out, explanation(row.reshape(model.image_shape), explained, names, title))
     if note:
         screen.say(f"note: {note}")
     screen.explanation(explained, names)
@@ -432,16 +450,21 @@ def data(
     screen.dataset(dataset)
 
 
-def _image_model(run_directory: Path, top: int) -> "tuple[Model, tuple[int, int, int]]":
-    """The model of a run on images and their shape, for a command that shows so many classes."""
-    from onelayer.run import Run
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
 
-    if top < 1:
-        raise ConfigError(f"top {top} is not a whole number of at least 1")
-    model = Run.open(run_directory).read_model()
+
+def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple[np.ndarray, str | None]":
+    """The rows of a .npy file, or an image as the only row (n, d); and what a person should be told."""
+    from onelayer.data.arrays import read_rows
+    from onelayer.data.images import read_image
+
+    if _is_array(path):
+        return read_rows(path, len(model.layer.weights), model.image_shape), None
     if model.image_shape is None:
-        raise DataError(f"the model of {run_directory} was not trained on images")
-    return model, model.image_shape
+        raise DataError(f"the model of {run_directory} was not trained on images; pass a .npy file of rows")
+    row, note = read_image(path, model.image_shape)
+    return row[None], note
 
 
 @contextmanager

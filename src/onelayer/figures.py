@@ -4,11 +4,13 @@ Figures are made without pyplot and with every style passed by hand: they need n
 and leave no global state behind. Titles and names are plain text, of any length: long ones are broken into lines.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -45,13 +47,14 @@ if TYPE_CHECKING:
 
 COLOURS = {"train": "#0072b2", "validation": "#d55e00"}  # Okabe and Ito's blue and vermilion, for every kind of eye
 SIGNED = colormaps["PuOr_r"].with_extremes(bad="#bbbbbb")  # no red, green or blue: those are channels
-MOST_TEMPLATES, MOST_NUMBERED, MOST_NAMED = 100, 20, 60  # classes
+MOST_TEMPLATES, MOST_CHARTED, MOST_NUMBERED, MOST_NAMED = 100, 24, 20, 60  # classes
+STRONGEST = 10  # features of a class
 
 
 def figures_of_run(
     history: "Sequence[EpochRecord]", model: Model, test: Split | None, evaluation: Evaluation | None, title: str
 ) -> Iterator[tuple[str, Figure]]:
-    """All pictures of a run that there is something to draw for, one at a time: curves, templates, mistakes.
+    """All pictures of a run that there is something to draw for, one at a time: curves, templates or weights, mistakes.
 
     Parameters
     ----------
@@ -78,6 +81,8 @@ def figures_of_run(
         yield "templates", templates(weights, names, model.image_shape, f"Templates, each in its own range. {title}")
         signed = f"Templates on one scale. {title}"
         yield "templates_signed", signed_templates(weights, model.standardizer.scale, names, model.image_shape, signed)
+    else:
+        yield "weights", strongest_weights(weights, model.standardizer.scale, names, f"Strongest weights. {title}")
     if test is None or evaluation is None:
         return
     yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")
@@ -230,6 +235,76 @@ def explanation(image: np.ndarray, explained: Explanation, class_names: Sequence
     return figure
 
 
+def strongest_weights(weights: np.ndarray, scale: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+    """The features that weigh most for or against each class, as bars on one scale for all classes.
+
+    A weight is what one standard deviation more of the feature adds to the class's logit. Features that were constant
+    in training, whose weights no row ever touched, are left out.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Of more than 24 classes, the first 24 are drawn.
+    scale : ndarray (d,)
+        The standard deviations s that the rows were divided by.
+    class_names : sequence of K str
+    title : str
+    """
+    K = weights.shape[1]
+    classes, limit = strongest(weights, scale)
+    columns = min(K, 3)
+    bars = max(len(features) for features, _ in classes)
+    each = (WIDTH - 2 * MARGIN - (columns - 1) * 2 * GAP) / columns
+    step = SMALL * LINE
+    block = LABEL * LINE + max(bars, 1) * step + 2 * GAP
+    figure, top = new_page(_capped(title, K, MOST_CHARTED), -(-len(classes) // columns) * block + 0.3)
+    height = figure.get_figheight()
+    axes = place_axes(figure, 0, 0, WIDTH, height)  # whose unit is the inch
+    axes.set_axis_off()
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    small = FontProperties(size=SMALL)
+    words = [f"feature {j}" for features, _ in classes for j in features]
+    left = max((text_length(word, small) for word in words), default=0) + GAP
+    right = max((text_length(signed_number(v, limit), small) for _, values in classes for v in values), default=0) + GAP
+    half = (each - left - right) / 2
+    style: dict[str, Any] = {"size": SMALL, "va": "center_baseline", "parse_math": False}
+    drawn: dict[bool, list[Rectangle]] = {False: [], True: []}
+    for place, ((features, values), name) in enumerate(zip(classes, class_names, strict=False)):
+        x, y = MARGIN + place % columns * (each + 2 * GAP), top + place // columns * block + LABEL * LINE
+        axes.text(x, y - LABEL * LINE / 2, fitted(name, each, LABEL, lines=1), **style | {"size": LABEL}, color=INK)
+        zero = x + left + half
+        for number, (feature, value) in enumerate(zip(features, values, strict=True)):
+            middle = y + (number + 0.5) * step
+            axes.text(x, middle, f"feature {feature}", **style, color=INK)
+            axes.text(x + each, middle, signed_number(value, limit), **style, color=QUIET, ha="right")
+            long = half * value / limit
+            drawn[value > 0].append(Rectangle((zero + min(long, 0), middle - 0.35 * step), abs(long), 0.7 * step))
+        axes.vlines(zero, y, y + len(features) * step, color=QUIET, linewidth=0.6)
+    for positive, patches in drawn.items():
+        axes.add_collection(PatchCollection(patches, facecolor=SIGNED(0.9 if positive else 0.1), edgecolor="none"))
+    meaning = "what one standard deviation more of a feature adds to the class's logit; one scale for all"
+    axes.text(MARGIN, height - 0.2, meaning, **style, color=QUIET)
+    return figure
+
+
+def strongest(weights: np.ndarray, scale: np.ndarray) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    """Features and weights of the first classes, the largest |weight| first, and the largest of all, or 1."""
+    varying = np.flatnonzero(~_constant(scale))
+    classes = []
+    for column in weights.T[:MOST_CHARTED]:
+        of_class = np.asarray(column, np.float64)[varying]
+        order = np.argsort(-np.abs(of_class), kind="stable")[:STRONGEST]
+        classes.append((varying[order], of_class[order]))
+    return classes, max((abs(float(values[0])) for _, values in classes if len(values)), default=0) or 1.0
+
+
+def signed_number(value: float, limit: float) -> str:
+    """A number with its sign, and as many decimals as give the largest of its kind, `limit`, three digits."""
+    if not 1e-4 <= limit < 1e5:
+        return f"{value:+.1e}"
+    return f"{value:+.{max(0, 2 - math.floor(math.log10(limit)))}f}"
+
+
 def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
     """How the rows of each true class were classified, in percent of that class.
 
@@ -269,7 +344,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Fig
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class", size=LABEL, color=INK)
-    axes.set_ylabel("true class (images)", size=LABEL, color=INK)
+    axes.set_ylabel("true class (rows)", size=LABEL, color=INK)
     scale = place_axes(figure, left + side + 0.2, top, 0.12, min(side, 3))
     figure.colorbar(image, cax=scale)
     scale.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"], size=SMALL, color=INK)
@@ -432,8 +507,8 @@ def _plain_axes(axes: "Axes") -> None:
     axes.spines["bottom"].set_color(QUIET)
 
 
-def _capped(title: str, K: int) -> str:
-    return title if K <= MOST_TEMPLATES else f"{title} (the first {MOST_TEMPLATES} of {K} classes)"
+def _capped(title: str, K: int, most: int = MOST_TEMPLATES) -> str:
+    return title if most >= K else f"{title} (the first {most} of {K} classes)"
 
 
 def _columns(K: int) -> int:

@@ -66,8 +66,10 @@ class SoftmaxLayer:
         The draw is a (K, d) array, transposed: one class after the other, as the course this project starts from
         draws them, so that the same seed gives the same numbers.
         """
-        weights = (rng.standard_normal((K, d)) * init_std).astype(dtype).T
-        return cls(weights, np.zeros(K, dtype), LOSSES[loss])
+        templates = np.empty((K, d), dtype)
+        for template in templates:  # one at a time, as all of them in float64 may be large
+            template[:] = rng.standard_normal(d) * init_std
+        return cls(templates.T, np.zeros(K, dtype), LOSSES[loss])
 
     def logits(self, X: Array) -> Array:
         """Scores S (n, K) of standardised rows X (n, d)."""

@@ -119,13 +119,15 @@ def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind
     from safetensors.numpy import save
 
     # safetensors writes the buffer as it lies: an array that is not contiguous would be saved scrambled.
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    content = save(contiguous, {"format": f"onelayer-{kind}", "version": str(FORMAT_VERSION), **metadata})
+    content = save(
+        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+        {"format": f"onelayer-{kind}", "version": str(FORMAT_VERSION), **metadata},
+    )
     # A file is the header's length in 8 bytes, the header, and the arrays. The library shuffles the metadata.
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
 def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -291,9 +291,12 @@ def render(
         "confusion": pictures.confusion(evaluation, split, model),
         "calibration": pictures.calibration(evaluation),
         "pictures": None,
+        "weights": None,
     }
     tick()
-    if model.image_shape is not None:
+    if model.image_shape is None:
+        parts["weights"] = pictures.strongest_weights(model)
+    else:
         shape, names = model.image_shape, model.class_names
         parts["pictures"] = {
             "templates": pictures.templates(model.layer.weights, names, shape),

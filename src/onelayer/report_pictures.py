@@ -141,6 +141,17 @@ def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
     return {"pictures": found, "limit": limit, "stops": stops, "notes": " ".join(notes), "channels": c}
 
 
+def strongest_weights(model: Model) -> dict[str, Any]:
+    """The features that weigh most for or against each class, as bars in percent of the room there is for them."""
+    classes, limit = figures.strongest(model.layer.weights, model.standardizer.scale)
+    found = []
+    for name, (features, values) in zip(model.class_names, classes, strict=False):
+        ends = [(50 + 50 * min(value, 0) / limit, 50 * abs(value) / limit) for value in values.tolist()]
+        numbers = [figures.signed_number(value, limit) for value in values.tolist()]
+        found.append({"name": name, "bars": list(zip(features.tolist(), ends, numbers, strict=True))})
+    return {"classes": found, "of": len(model.class_names)}
+
+
 def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
     """Templates after some of the epochs, for which training is repeated; or why there are none."""
     plan, state = run.read_checkpoint()

@@ -40,9 +40,11 @@ from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResul
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHECKPOINT_SECONDS = 1.0  # between checkpoints: what a killed run loses at most, beyond the epoch it was in
+# Between checkpoints, what a killed run loses at most, beyond the epoch it was in; but of a large model so long that
+# writing them takes a tenth of the time.
+CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
-FIGURES = ("loss", "cost", "templates", "templates_signed", "confusion", "mistakes")
+FIGURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
 TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a process that was killed
 
 
@@ -372,14 +374,16 @@ def _go_on(
     report_test: bool,
     cancelled: Callable[[], bool],
 ) -> TrainingResult:
-    latest, written, written_at = state, state, time.monotonic()
+    latest, written, written_at, pause = state, state, time.monotonic(), CHECKPOINT_SECONDS
 
     def after_epoch(state: TrainingState) -> None:
-        nonlocal latest, written, written_at
+        nonlocal latest, written, written_at, pause
         latest = state
-        if time.monotonic() - written_at >= CHECKPOINT_SECONDS:
+        began = time.monotonic()
+        if began - written_at >= pause:
             run.write_checkpoint(plan, state)
             written, written_at = state, time.monotonic()
+            pause = max(CHECKPOINT_SECONDS, (written_at - began) / CHECKPOINT_SHARE)
         if on_epoch:
             on_epoch(state)
 

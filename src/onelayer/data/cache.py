@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from onelayer.errors import DataError
 
@@ -27,23 +28,28 @@ def cache_directory() -> Path:
 
 
 def cached_rows(
-    key: str, shape: tuple[int, int], fill: Callable[[np.ndarray], tuple[int, Mapping[str, Any]]]
+    key: str,
+    shape: tuple[int, int],
+    fill: Callable[[np.ndarray], tuple[int, Mapping[str, Any]]],
+    dtype: DTypeLike = np.uint8,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read rows of pixels from the cache, or make them and keep them there.
+    """Read rows from the cache, or make them and keep them there.
 
     Parameters
     ----------
     key : str
-        What decides the rows, as a hexadecimal digest.
+        What decides the rows and their type, as a hexadecimal digest.
     shape : (n, d)
         Of the rows to make.
     fill : callable
-        Fills an array (n, d), uint8, and returns how many of its first rows count and what is to be kept with them, as
+        Fills an array (n, d) and returns how many of its first rows count and what is to be kept with them, as
         JSON can hold it.
+    dtype : dtype
+        Of the numbers, uint8 by default.
 
     Returns
     -------
-    rows : ndarray (m, d), uint8
+    rows : ndarray (m, d)
         A read-only memory map.
     facts : dict
         What `fill` returned with them.
@@ -53,21 +59,22 @@ def cached_rows(
     DataError
         If the cache cannot be written.
     """
+    dtype = np.dtype(dtype)
     folder = cache_directory() / "rows"
     path, facts_path = folder / f"{key}.rows", folder / f"{key}.json"
-    if (found := _read(path, facts_path)) is not None:
+    if (found := _read(path, facts_path, dtype)) is not None:
         return found
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                _allocate(file.fileno(), shape[0] * shape[1])
-            made = np.memmap(temporary, np.uint8, "r+", shape=shape)
+                _allocate(file.fileno(), shape[0] * shape[1] * dtype.itemsize)
+            made = np.memmap(temporary, dtype, "r+", shape=shape)
             n, facts = fill(made)
             made.flush()
             del made
-            os.truncate(temporary, n * shape[1])
+            os.truncate(temporary, n * shape[1] * dtype.itemsize)
             temporary.replace(path)
             temporary.write_text(json.dumps({"shape": [n, shape[1]], "facts": facts}), encoding="utf-8")
             temporary.replace(facts_path)
@@ -77,20 +84,20 @@ def cached_rows(
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write to the cache {folder}: {reason}; free some space, or move the cache") from None
-    found = _read(path, facts_path)
+    found = _read(path, facts_path, dtype)
     if found is None:
         raise DataError(f"{path}: is not what was written a moment ago; try again")
     return found
 
 
-def _read(path: Path, facts_path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
+def _read(path: Path, facts_path: Path, dtype: np.dtype) -> tuple[np.ndarray, dict[str, Any]] | None:
     """What the cache holds, if it is sound."""
     try:
         content = json.loads(facts_path.read_bytes())
         n, d = content["shape"]
-        if path.stat().st_size != n * d:
+        if path.stat().st_size != n * d * dtype.itemsize:
             return None
-        return np.memmap(path, np.uint8, "r", shape=(n, d)), dict(content["facts"])
+        return np.memmap(path, dtype, "r", shape=(n, d)), dict(content["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

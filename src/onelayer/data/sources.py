@@ -11,6 +11,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.archive import Progress
+from onelayer.data.arrays import find_arrays, read_arrays
 from onelayer.data.cache import cache_directory
 from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10, require_cifar10
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
@@ -39,6 +40,7 @@ class Format(NamedTuple):
 # In the order in which a path is asked; the first that finds something reads it.
 FORMATS: dict[str, Format] = {
     "cifar10": Format(find_cifar10, lambda path, _, parts, progress: read_cifar10(path, parts, progress)),
+    "arrays": Format(find_arrays, lambda path, _config, _parts, progress: read_arrays(path, progress)),
 }
 
 
@@ -98,7 +100,7 @@ def find(source: str | Path) -> Source:
                 return Source(name, found, given=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    raise DataError(f"{path}: holds no data that onelayer reads; they can be CIFAR-10")
+    raise DataError(f"{path}: holds no data that onelayer reads; they can be CIFAR-10, or .npz or .npy arrays")
 
 
 def load(

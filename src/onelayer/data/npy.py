@@ -1,0 +1,253 @@
+"""Arrays in .npy files and in the .npy members of a .npz file, which is a zip archive.
+
+Nothing is unpickled. What a header promises is held against the bytes that are there before anything is mapped or
+memory is taken for it.
+"""
+
+import io
+import math
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from onelayer.data.archive import FREE_BYTES, MAX_RATIO
+from onelayer.errors import DataError
+
+_BLOCK_BYTES = 4 * 2**20  # read at a time
+_HEADER_BYTES = 2**15  # NumPy itself takes no header above 10,000
+_MAX_READ = 2**23  # what reading a zip archive may ask for at once; its list of members is read in one piece
+_ZIP_HEADER = 30  # bytes of a member's own header, before its name
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file, of which only the header was read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        What errors call the array.
+    dtype : dtype
+        Without Python objects.
+    shape : tuple of int
+        None of them 0.
+    fortran : bool
+        Whether its first index varies fastest.
+    offset : int
+        Where the numbers begin in the file, or in the compressed member.
+    member : str or None
+        The compressed member that it is; None if it can be mapped.
+    """
+
+    path: Path
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+    member: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def map(self) -> np.ndarray:
+        """A read-only memory map of an array that is not compressed."""
+        order = "F" if self.fortran else "C"
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)  # type: ignore[call-overload]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The array, a few of its rows at a time.
+
+        Raises
+        ------
+        DataError
+            If it is damaged, which may be found in the end only.
+        """
+        count = max(1, _BLOCK_BYTES * self.shape[0] // self.nbytes)
+        if self.member is None:
+            whole = self.map()
+            yield from (whole[start : start + count] for start in range(0, len(whole), count))
+            return
+        if self.fortran:
+            count = self.shape[0]  # no row is complete before the end
+        with _open_zip(self.path) as (_, archive), archive.open(self.member) as member:
+            member.read(self.offset)
+            for start in range(0, self.shape[0], count):
+                shape = (min(count, self.shape[0] - start), *self.shape[1:])
+                content = self._read(member, math.prod(shape) * self.dtype.itemsize)
+                yield np.frombuffer(content, self.dtype).reshape(shape, order="F" if self.fortran else "C")
+            member.read(1)  # compares the checksum, as there is nothing more
+
+    def _read(self, member: IO[bytes], size: int) -> bytearray:
+        content = bytearray()
+        while len(content) < size:
+            piece = member.read(min(_BLOCK_BYTES, size - len(content)))
+            if not piece:
+                raise DataError(f"{self.name}: is cut off")
+            content += piece
+        return content
+
+
+def open_npy(path: Path) -> StoredArray:
+    """Read the header of a .npy file.
+
+    Raises
+    ------
+    DataError
+        If it is missing, no such file, damaged, empty, or holds Python objects.
+    """
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: {'no such file' if not path.exists() else 'is not a file'}")
+        with path.open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+        return _stored(path, str(path), head, path.stat().st_size, 0)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+class Npz:
+    """The arrays in a .npz file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, is damaged, or holds anything but arrays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if not path.is_file():  # to open a pipe would wait for ever
+            raise DataError(f"{path}: is not a file")
+        with _open_zip(path) as (_, archive):
+            members = archive.infolist()
+            self._end = archive.start_dir
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for member in members:
+            where = f"{path}: member {printable(member.filename)}"
+            if not member.filename.endswith(".npy"):
+                raise DataError(f"{where} is no array; a .npz file holds .npy files only")
+            if member.flag_bits & 1:
+                raise DataError(f"{where} is encrypted; save it without a password")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{where} is compressed in a way that NumPy does not use; save it with numpy.savez")
+            if member.filename in self._members:
+                raise DataError(f"{where} is there twice")
+            self._members[member.filename] = member
+        # A bomb can be made of members that share their bytes.
+        in_order = sorted(members, key=lambda member: member.header_offset)
+        starts = [*(member.header_offset for member in in_order), self._end]
+        self._ends = dict(zip((member.filename for member in in_order), starts[1:], strict=True))
+        for member, (start, end) in zip(in_order, pairwise(starts), strict=True):
+            if start + _ZIP_HEADER + member.compress_size > end:
+                raise DataError(f"{path}: is damaged: its members lie on one another")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays, as `numpy.savez` was given them."""
+        return [name.removesuffix(".npy") for name in self._members]
+
+    def open(self, name: str) -> StoredArray:
+        """Read the header of one of the arrays.
+
+        Raises
+        ------
+        DataError
+            As `open_npy`, and if it is a bomb.
+        """
+        member = self._members[f"{name}.npy"]
+        shown = f"{self._path}: {printable(name)}"
+        with _open_zip(self._path) as (file, archive):
+            with archive.open(member) as content:
+                head = content.read(_HEADER_BYTES)
+            file.seek(member.header_offset)
+            local = file.read(_ZIP_HEADER)
+        start = member.header_offset + _ZIP_HEADER
+        start += int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")  # its name, and more
+        if start + member.compress_size > self._ends[member.filename]:
+            raise DataError(f"{shown}: is damaged: it reaches into what follows it")
+        if member.compress_type == zipfile.ZIP_STORED:
+            if member.compress_size != member.file_size:
+                raise DataError(f"{shown}: is damaged: its two sizes differ")
+            return _stored(self._path, shown, head, member.file_size, start)
+        if member.file_size > FREE_BYTES + MAX_RATIO * member.compress_size:
+            raise DataError(
+                f"{shown}: decompresses to more than {MAX_RATIO} times its size; refused as it could be a bomb: "
+                "if it is yours, save it uncompressed, with numpy.savez"
+            )
+        return _stored(self._path, shown, head, member.file_size, None, member.filename)
+
+
+def printable(text: str) -> str:
+    """A name that can be shown: no control characters, nor more than 100 characters."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= 100 else f"{shown[:40]}...{shown[-57:]}"
+
+
+class _Careful(io.FileIO):
+    """A file of which no absurd part is read at once, as zipfile would a list of a billion members."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:  # from near the end
+            size = _MAX_READ
+        if size > _MAX_READ:
+            raise zipfile.BadZipFile("its list of members is too long")
+        return super().read(size)
+
+
+@contextmanager
+def _open_zip(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
+    """A file and the archive in it; what zipfile raises on a damaged one becomes a DataError."""
+    try:
+        with _Careful(path) as file, zipfile.ZipFile(file) as archive:
+            yield file, archive
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: is damaged or no .npz file ({printable(str(error))})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, LookupError, ArithmeticError, TypeError, RuntimeError) as error:  # on odd headers
+        raise DataError(f"{path}: is damaged: a header makes no sense ({type(error).__name__})") from None
+
+
+def _stored(path: Path, name: str, head: bytes, size: int, start: int | None, member: str | None = None) -> StoredArray:
+    """The array whose header is at the beginning of `head`, of `size` bytes with it, at `start` in the file."""
+    stream = io.BytesIO(head)  # so that the length a header claims takes no more memory than there is
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's on headers that Python 2 wrote
+            shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    except (
+        *(ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
+        *(SyntaxError, RecursionError, MemoryError, tokenize.TokenError),
+    ) as error:
+        reason = printable(str(error).split("\n")[0])
+        raise DataError(f"{name}: is damaged or no .npy file ({reason})") from None
+    if dtype.hasobject:
+        raise DataError(
+            f"{name}: holds Python objects, which are not loaded since they can run any program; "
+            "save numbers, or strings as numpy.array(labels, str)"
+        )
+    offset, count = stream.tell(), math.prod(shape)
+    if min(shape, default=1) < 0 or len(shape) > 32 or offset + count * dtype.itemsize != size:
+        promised = f"shape {shape} of {dtype}"
+        raise DataError(f"{name}: is damaged: its header promises the {printable(promised)}, which is not its size")
+    if count * dtype.itemsize == 0:
+        raise DataError(f"{name}: is empty: its shape is {printable(str(shape))}")
+    return StoredArray(path, name, dtype, shape, fortran, offset + (start or 0), member)
