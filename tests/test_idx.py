@@ -228,7 +228,7 @@ def test_emnist_is_turned_upright_and_its_labels_are_characters(tmp_path):
     np.testing.assert_array_equal(found.labels, labels)
     assert found.class_names == ("Aa", "Bb", "Cc")
     assert (found.name, found.official) == ("EMNIST-letters", None)
-    assert found.notes == ("EMNIST's images are stored lying on their side; they were turned upright",)
+    assert found.notes == ("EMNIST's images are stored with rows and columns exchanged; they were turned upright",)
     (tmp_path / "emnist-letters-mapping.txt").unlink()
     assert read_idx(tmp_path).class_names == ("1", "2", "3")
 

@@ -108,7 +108,7 @@ def read_idx(path: Path, progress: Progress | None = None, expected: IdxSet | No
     official, notes = _compared(files, published)
     if prefix.lower().startswith("emnist"):
         shape = _permute(rows, shape, (1, 0))
-        notes.append("EMNIST's images are stored lying on their side; they were turned upright")
+        notes.append("EMNIST's images are stored with rows and columns exchanged; they were turned upright")
     image_shape = (1, *shape) if len(shape) == 2 else _permute(rows, shape, (2, 0, 1))
     if published:
         class_names = published.class_names
