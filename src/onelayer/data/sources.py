@@ -16,6 +16,7 @@ from onelayer.data.cifar import MissingPartError, find_cifar, read_cifar, requir
 from onelayer.data.cifar_sets import CIFAR10, CIFAR100, Cifar
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
 from onelayer.data.download import Download, fetch
+from onelayer.data.folder import find_folder, read_folder
 from onelayer.data.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.errors import ConfigError, DataError, DownloadError
@@ -49,6 +50,7 @@ FORMATS: dict[str, Format] = {
         coarse=True,
     ),
     "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
+    "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
 }
 
 
@@ -159,7 +161,7 @@ def find(source: str | Path) -> Source:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     raise DataError(
         f"{path}: holds no data that onelayer reads; they can be CIFAR-10 or CIFAR-100 as published, IDX files as of "
-        "MNIST, or parquet files with images"
+        "MNIST, parquet files with images, or a folder of images for each class"
     )
 
 
