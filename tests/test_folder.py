@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 import onelayer
 from onelayer import cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.data import folder, images, load, split
+from onelayer.data import folder, image_rows, images, load, split
 from onelayer.data.dataset import Dataset
 from onelayer.errors import DataError
 
@@ -43,7 +43,7 @@ def no_decoding(monkeypatch):
         def fail(*_: object) -> None:
             raise AssertionError("a file was opened")
 
-        monkeypatch.setattr(folder, "each_image", fail)
+        monkeypatch.setattr(image_rows, "each_image", fail)
 
     return start
 
@@ -116,7 +116,7 @@ def test_what_changed_is_read_again(pets, monkeypatch):
     assert len(load(pets).rows) == len(before.rows)
     monkeypatch.setattr("PIL.__version__", "0")
     opened = []
-    monkeypatch.setattr(folder, "read_header", lambda path: opened.append(path) or images.read_header(path))
+    monkeypatch.setattr(image_rows, "read_header", lambda path: opened.append(path) or images.read_header(path))
     load(pets)
     assert len(opened) == 6
 
@@ -470,7 +470,7 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
     monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path)
     decoded = []
     decode = images.decode_image
-    monkeypatch.setattr(folder, "decode_image", lambda *arguments: decoded.append(1) or decode(*arguments))
+    monkeypatch.setattr(image_rows, "decode_image", lambda *arguments: decoded.append(1) or decode(*arguments))
 
     def stop(done: int, total: int | None) -> None:
         if decoded and total:

@@ -172,6 +172,12 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
+def printable(text: str, length: int = 100) -> str:
+    """A text of strangers, fit to be printed."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _plain(config: object) -> None:
     """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
     for name, value in vars(config).items():

@@ -3,33 +3,23 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
-from math import prod
 from operator import itemgetter
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
 
 import numpy as np
 
-from onelayer.config import SourceConfig, counted
+from onelayer.config import SourceConfig, counted, printable
 from onelayer.data.archive import Progress
-from onelayer.data.cache import cached_rows, find_rows
 from onelayer.data.dataset import Dataset
-from onelayer.data.images import FORMATS, Header, decode_image, each_image, read_header
+from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
+from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
 
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
-MAX_SIDE = 64  # of the size that images get where none is asked for
-MAX_LOST = 0.01  # of all images: files that may be left out without a word or an error
 
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-_VERSION = 1  # of the rows in the cache: another number where the same files give other rows
-_NAMED = 3  # unreadable files that a message names
-_BLOCK_FILES, _BLOCK_BYTES = 16, 2**22  # that a thread takes at a time, and at most their rows
 
 
 def find_folder(path: Path) -> Path | None:
@@ -72,16 +62,7 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     scan = _Scan(path, progress)
     groups = _groups(scan)
     files = [file for group in groups for file in group.files]
-    key = _key(scan, config)
-    found = find_rows(key)
-    if found is None:
-        image_shape = _choose_shape(path, files, config, progress)
-        fill = partial(_fill, path, files, image_shape, progress)
-        found = cached_rows(key, (len(files), prod(image_shape)), fill)
-    rows, facts = found
-    notes = [*scan.notes, *_lost(path, len(files), facts, config), *_squeezed(facts)]
-    kept = np.ones(len(files), bool)
-    kept[facts["unreadable"]] = False
+    rows, image_shape, kept, notes = image_rows(path, files, path.joinpath, scan.digest.digest(), config, progress)
     ends = np.cumsum([len(group.files) for group in groups])
     counts = [int(part.sum()) for part in np.split(kept, ends[:-1])]
     _require_images(scan, groups, counts, "no image that can be read")
@@ -91,10 +72,10 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         rows=rows,
         labels=np.repeat(np.array([numbers[group.class_name] for group in groups]), counts),
         class_names=tuple(classes),
-        image_shape=tuple(facts["image_shape"]),
-        name=_printable(path.resolve().name) or "images",
+        image_shape=image_shape,
+        name=printable(path.resolve().name) or "images",
         parts=_parts(groups, counts),
-        notes=tuple(notes),
+        notes=(*scan.notes, *notes),
     )
 
 
@@ -178,7 +159,7 @@ class _Scan:
                                 raise
                             found.append((entry.name, None))
         except OSError as error:
-            raise DataError(f"{_printable(error.filename, 300)}: {error.strerror}") from None
+            raise DataError(f"{printable(error.filename, 300)}: {error.strerror}") from None
         return found
 
     def identity(self, place: str) -> tuple[int, int]:
@@ -187,7 +168,7 @@ class _Scan:
 
     def path(self, place: str) -> str:
         """A place in words."""
-        return _printable(f"{self.root}/{place}".rstrip("/"), 300)
+        return printable(f"{self.root}/{place}".rstrip("/"), 300)
 
 
 def _groups(scan: _Scan) -> list[_Group]:
@@ -208,7 +189,7 @@ def _groups(scan: _Scan) -> list[_Group]:
         group.files = scan.images(group.folder)
     _require_images(scan, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(_SUFFIXES))})")
     if sum(scan.other.values()) > MAX_LOST * scan.count:
-        suffixes = ", ".join(_printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(_NAMED))
+        suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(MOST_NAMED))
         scan.notes.append(f"{counted(scan.other.total(), 'file')} left out whose suffix is no image's: {suffixes}")
     return groups
 
@@ -238,7 +219,7 @@ def _part_folders(scan: _Scan) -> dict[str, str]:
     if len(places) < len(named):
         raise DataError(f"{scan.root}: {' and '.join(named)} are more than one folder for a part; keep one of each")
     if others := [name for name in folders if name not in named]:
-        scan.notes.append(f"left out, as they are beside {named[0]}: {_printable(', '.join(others))}")
+        scan.notes.append(f"left out, as they are beside {named[0]}: {printable(', '.join(others))}")
     return {part: places[part] for part in ("train", "validation", "test") if part in places}
 
 
@@ -254,93 +235,6 @@ def _class_folders(scan: _Scan, place: str) -> list[str]:
     if beside:
         scan.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")
     return names
-
-
-# their pixels
-
-
-def _key(scan: _Scan, config: SourceConfig) -> str:
-    """What decides the rows."""
-    from PIL import __version__
-
-    how = f"{config.width_and_height}, {_VERSION}, Pillow {__version__}"
-    return hashlib.sha256(scan.digest.digest() + how.encode()).hexdigest()
-
-
-def _choose_shape(path: Path, files: list[str], config: SourceConfig, progress: Progress) -> tuple[int, int, int]:
-    """The shape (c, h, w) that all images are brought to."""
-    sizes: Counter[tuple[int, int]] = Counter()
-    grey, reason = True, ""
-    with closing(each_image(lambda file: read_header(path / file), files, progress)) as headers:
-        for header in headers:
-            if isinstance(header, Header):
-                sizes[_fit(header.size)] += 1
-                grey &= header.grey
-            else:
-                reason = reason or _relative(path, header)
-    if not sizes:
-        raise _none_readable(path, files, reason)
-    # Of equally many, the largest, which is the closest to a square.
-    w, h = config.width_and_height or max(sizes, key=lambda size: (sizes[size], prod(size), size))
-    return 1 if grey else 3, h, w
-
-
-def _fit(size: tuple[int, int]) -> tuple[int, int]:
-    """A size scaled down, where need be, to at most MAX_SIDE on both sides."""
-    scale = min(1, MAX_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _fill(
-    path: Path, files: list[str], image_shape: tuple[int, int, int], progress: Progress, rows: np.ndarray
-) -> tuple[int, dict[str, Any]]:
-    """Decode files into the first of the rows (n, d); return how many, and what else is to be known."""
-    unreadable: list[int] = []
-    squeezed: list[int] = []
-    reasons: list[str] = []
-    used = 0
-    block = max(1, min(_BLOCK_FILES, _BLOCK_BYTES // rows.shape[1]))
-    with closing(each_image(lambda file: decode_image(path / file, image_shape), files, progress, block)) as results:
-        for place, result in enumerate(results):
-            if isinstance(result, DataError):
-                unreadable.append(place)
-                if len(reasons) < _NAMED:
-                    reasons.append(_relative(path, result))
-            else:
-                rows[used], note = result
-                used += 1
-                squeezed += [place] * (note is not None)
-    if not used:
-        raise _none_readable(path, files, reasons[0])
-    return used, {
-        "image_shape": image_shape,
-        "unreadable": unreadable,
-        "reasons": reasons,
-        "squeezed": [len(squeezed), *(_printable(files[place]) for place in squeezed[:1])],
-    }
-
-
-def _none_readable(path: Path, files: list[str], reason: str) -> DataError:
-    return DataError(f"{path}: none of {counted(len(files), 'image')} can be read: {reason}")
-
-
-def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> Iterator[str]:
-    """Say which of so many images could not be read; an error if these are too many."""
-    lost = len(facts["unreadable"])
-    if not lost:
-        return
-    more = "; ..." if lost > len(facts["reasons"]) else ""
-    what = f"{lost:,} of {counted(count, 'image')} cannot be read: {'; '.join(facts['reasons'])}{more}"
-    if lost > MAX_LOST * count and not config.allow_unreadable:
-        raise DataError(f"{path}: {what}; mend or remove them, or pass --allow-unreadable to leave them out")
-    yield f"left out, as {what}"
-
-
-def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
-    count, *first = facts["squeezed"]
-    _, h, w = facts["image_shape"]
-    if count:
-        yield f"{counted(count, 'image')} squeezed to {w} x {h}, which distorts them, such as {first[0]}"
 
 
 def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
@@ -371,14 +265,3 @@ def _is_image(name: str) -> bool:
 
 def _suffix(name: str) -> str:
     return name[name.rfind(".") :].lower() if "." in name else ""
-
-
-def _relative(path: Path, error: DataError) -> str:
-    """An error of a file, with the file named from where the folder begins."""
-    return _printable(str(error).removeprefix(f"{path}/"), 200)
-
-
-def _printable(text: str, length: int = 100) -> str:
-    """A text of strangers, fit to be printed."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= length else f"{text[:length]}..."
