@@ -22,7 +22,7 @@ MAX_LOST = 0.01  # of all images: files that may be left out without a word or a
 MOST_NAMED = 3  # unreadable files that a message names
 
 _VERSION = 1  # of the rows in the cache: another number where the same images give other rows
-_BLOCK_IMAGES, _BLOCK_BYTES = 16, 2**22  # that a thread takes at a time, and at most their rows
+_BLOCK_BYTES = 2**22  # of the rows that a thread makes at a time
 
 
 class ImageRows(NamedTuple):
@@ -53,6 +53,7 @@ def image_rows(
     state: bytes,
     config: SourceConfig,
     progress: Progress,
+    block: int = 16,
 ) -> ImageRows:
     """Decode images, or find their rows in the cache.
 
@@ -71,6 +72,8 @@ def image_rows(
         scaled down to at most 64 pixels.
     progress : callable
         Called with the images done and the images in all, anew for sizes and pixels.
+    block : int
+        Images that a thread takes at a time, as far as their rows are not too large for so many.
 
     Raises
     ------
@@ -83,8 +86,8 @@ def image_rows(
     key = hashlib.sha256(state + how.encode()).hexdigest()
     found = find_rows(key)
     if found is None:
-        shape = _choose_shape(path, images, source, config, progress)
-        fill = partial(_fill, path, images, source, shape, progress)
+        shape = _choose_shape(path, images, source, config, progress, block)
+        fill = partial(_fill, path, images, source, shape, progress, block)
         found = cached_rows(key, (len(images), prod(shape)), fill)
     rows, facts = found
     kept = np.ones(len(images), bool)
@@ -94,12 +97,17 @@ def image_rows(
 
 
 def _choose_shape(
-    path: Path, images: Images[F], source: Callable[[F], Path | Encoded], config: SourceConfig, progress: Progress
+    path: Path,
+    images: Images[F],
+    source: Callable[[F], Path | Encoded],
+    config: SourceConfig,
+    progress: Progress,
+    block: int,
 ) -> tuple[int, int, int]:
     """The shape (c, h, w) that all images are brought to."""
     sizes: Counter[tuple[int, int]] = Counter()
     grey, reason = True, ""
-    with closing(each_image(lambda image: read_header(source(image)), images, progress)) as headers:
+    with closing(each_image(lambda image: read_header(source(image)), images, progress, block)) as headers:
         for header in headers:
             if isinstance(header, Header):
                 sizes[_fit(header.size)] += 1
@@ -125,6 +133,7 @@ def _fill(
     source: Callable[[F], Path | Encoded],
     image_shape: tuple[int, int, int],
     progress: Progress,
+    block: int,
     rows: np.ndarray,
 ) -> tuple[int, dict[str, Any]]:
     """Decode images into the first of the rows (n, d); return how many, and what else is to be known."""
@@ -137,7 +146,7 @@ def _fill(
         row, note = decode_image(source(image), image_shape)
         return row, str(image) if note else ""
 
-    block = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // rows.shape[1]))
+    block = max(1, min(block, _BLOCK_BYTES // rows.shape[1]))
     with closing(each_image(decode, images, progress, block)) as results:
         for place, result in enumerate(results):
             if isinstance(result, DataError):

@@ -19,6 +19,7 @@ from onelayer.data.download import Download, fetch
 from onelayer.data.folder import find_folder, read_folder
 from onelayer.data.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
+from onelayer.data.parquet import find_parquet, read_parquet
 from onelayer.errors import ConfigError, DataError, DownloadError
 
 VARIABLE = "ONELAYER_DATA"
@@ -50,6 +51,9 @@ FORMATS: dict[str, Format] = {
         coarse=True,
     ),
     "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
+    "parquet": Format(
+        find_parquet, lambda path, config, _, progress: read_parquet(path, config, progress), coarse=True
+    ),
     "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
 }
 
