@@ -12,12 +12,10 @@ import numpy as np
 
 from onelayer.config import SourceConfig, counted, printable
 from onelayer.data.archive import Progress
-from onelayer.data.dataset import Dataset
+from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
 from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
-
-PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 

@@ -18,12 +18,12 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
-from onelayer.data.dataset import Dataset
+from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.idx_sets import SETS, IdxSet
 from onelayer.errors import DataError
 
-_IMAGES = re.compile(r"(?P<set>.*?)(?P<part>train|validation|val|t10k|test)-images[-.]idx[34]-ubyte(\.gz)?")
-_PARTS = {"train": "train", "validation": "validation", "val": "validation", "t10k": "test", "test": "test"}
+_PARTS = {**PARTS, "t10k": "test"}
+_IMAGES = re.compile(rf"(?P<set>.*?)(?P<part>{'|'.join(_PARTS)})-images[-.]idx[34]-ubyte(\.gz)?")
 _INNER = ("raw", "gzip")  # where torchvision, and EMNIST's archive, put the files
 _UNSIGNED_BYTES = 8  # the type of the numbers, as the format numbers it
 _BLOCK_BYTES = 2**20

@@ -14,8 +14,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig, printable
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
-from onelayer.data.dataset import Dataset
-from onelayer.data.folder import PARTS
+from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import image_rows
 from onelayer.data.images import Encoded
 from onelayer.errors import ConfigError, DataError
