@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
+from onelayer.config import printable
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.idx_sets import SETS, IdxSet
@@ -110,19 +111,7 @@ def read_idx(path: Path, progress: Progress | None = None, expected: IdxSet | No
         shape = _permute(rows, shape, (1, 0))
         notes.append("EMNIST's images are stored with rows and columns exchanged; they were turned upright")
     image_shape = (1, *shape) if len(shape) == 2 else _permute(rows, shape, (2, 0, 1))
-    if published:
-        class_names = published.class_names
-        row = int(np.argmax(values))
-        if values[row] >= len(class_names):
-            what = f"labels of {published.name} are 0 to {len(class_names) - 1}"
-            raise DataError(f"{path}: row {row} has the label {values[row]}; {what}")
-        numbers = values.astype(np.int64)
-    else:
-        occurring, numbers = np.unique(values, return_inverse=True)
-        mapping = _mapping(folder / f"{prefix}mapping.txt")
-        class_names = tuple(mapping.get(label, str(label)) for label in occurring.tolist())
-    if len(class_names) < 2:
-        raise DataError(f"{path}: holds one class only, {class_names[0]}; a classifier needs two")
+    numbers, class_names = _classes(values, published, folder / f"{prefix}mapping.txt", path)
     return Dataset(
         rows=rows,
         labels=numbers,
@@ -347,6 +336,24 @@ def _compared(files: list[_Idx], published: IdxSet | None) -> tuple[bool | None,
     return None if not notes and None in verdicts else not notes, notes
 
 
+def _classes(
+    values: np.ndarray, published: IdxSet | None, mapping_path: Path, path: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels from 0, (n,) int64, and the names of the classes: the set's, else of those that occur."""
+    if published:
+        row, K = int(np.argmax(values)), len(published.class_names)
+        if values[row] >= K:
+            what = f"labels of {published.name} are 0 to {K - 1}"
+            raise DataError(f"{path}: row {row} has the label {values[row]}; {what}")
+        return values.astype(np.int64), published.class_names
+    occurring, numbers = np.unique(values, return_inverse=True)
+    mapping = _mapping(mapping_path)
+    names = tuple(mapping.get(label, str(label)) for label in occurring.tolist())
+    if len(names) < 2:
+        raise DataError(f"{path}: holds one class only, {names[0]}; a classifier needs two")
+    return numbers.astype(np.int64), names
+
+
 def _mapping(path: Path) -> dict[int, str]:
     """The characters that EMNIST's labels stand for, where the file that says so is there: lines of label and codes."""
     with _naming(path):
@@ -371,4 +378,4 @@ def _mapping(path: Path) -> dict[int, str]:
 def _name(folder: Path, prefix: str) -> str:
     """What a set of one's own is called: as its files, else as their folder."""
     name = prefix.strip("-_. ").replace("emnist", "EMNIST") or (folder.parent if folder.name in _INNER else folder).name
-    return "".join(letter if letter.isprintable() else "?" for letter in name) or "IDX"
+    return printable(name) or "IDX"
