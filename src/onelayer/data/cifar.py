@@ -103,7 +103,8 @@ def read_cifar(
     path : Path
         As for `find_cifar`.
     parts : collection of str, optional
-        Of the set's parts; by default those that are there.
+        Only these; by default those that are there. A set that knows none of them, as CIFAR-100 knows no batches, is
+        read whole.
     progress : callable, optional
         Called with the bytes done and the bytes in all.
     coarse : bool
@@ -162,8 +163,12 @@ def _form(folder: Path, cifar: Cifar) -> str | None:
 
 def _names(cifar: Cifar, form: str, parts: Collection[str] | None, coarse: bool) -> dict[str, str]:
     """The files to read: the part that each holds, none of that with the names of the classes."""
-    wanted = {f"{part}{form}": part for part in cifar.parts if parts is None or part in parts}
+    wanted = {f"{part}{form}": part for part in _chosen(cifar, parts) or cifar.parts}
     return {cifar.metas[form].format(_kind(cifar, coarse)[:-1]): "", **wanted}
+
+
+def _chosen(cifar: Cifar, parts: Collection[str] | None) -> list[str]:
+    return [part for part in cifar.parts if part in (parts or ())]
 
 
 def _kind(cifar: Cifar, coarse: bool) -> str:
@@ -178,9 +183,6 @@ class _Found:
     """Batches, copied as they come into one array, since two copies of all rows would be twice the memory."""
 
     def __init__(self, cifar: Cifar, path: Path, parts: Collection[str] | None, coarse: bool) -> None:
-        if unknown := set(parts or ()) - set(cifar.parts):
-            what = f"{cifar.name} has no part {', '.join(sorted(unknown))}; it has {', '.join(cifar.parts)}"
-            raise MissingPartError(f"{path}: {what}")
         if coarse and len(cifar.classes) == 1:
             raise ConfigError(f"coarse does not apply to {cifar.name}; leave it out")
         self.cifar = cifar
@@ -188,8 +190,8 @@ class _Found:
         self.coarse = coarse
         self.kind = _kind(cifar, coarse)
         self.class_names = cifar.classes[self.kind]
-        self.all_wanted = parts is not None
-        self.wanted = [part for part in cifar.parts if parts is None or part in parts]
+        self.chosen = _chosen(cifar, parts)
+        self.wanted = self.chosen or cifar.parts
         # Memory that is not written is not taken.
         self.rows = np.empty((len(self.wanted) * _START_ROWS, _PIXELS), np.uint8)
         self.used = 0
@@ -215,7 +217,7 @@ class _Found:
 
     def dataset(self) -> Dataset:
         missing = [part for part in self.wanted if part not in self.places]
-        if missing and (self.all_wanted or not self.places):
+        if missing and (self.chosen or not self.places):
             raise MissingPartError(f"{self.path}: lacks {', '.join(missing)}")
         notes = [self.notes[part] for part in self.cifar.parts if part in self.notes]
         if self.class_names != self.cifar.classes[self.kind]:
