@@ -74,6 +74,44 @@ def write_form() -> Callable[[dict[str, tuple[np.ndarray, np.ndarray]], str, Pat
     return write
 
 
+FORMS_100 = {"python": "cifar-100-python", "binary": "cifar-100-binary", "matlab": "cifar-100-matlab"}
+Labelled = dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]
+
+
+@pytest.fixture(scope="session")
+def write_form_100() -> Callable[[Labelled, dict[str, tuple[str, ...]], str, Path], Path]:
+    """As `write_form` for CIFAR-100: ``{part: (rows, {"fine": labels, "coarse": labels})}, {"fine": names, ...}``."""
+
+    def write(parts: Labelled, names: dict[str, tuple[str, ...]], form: str, where: Path) -> Path:
+        folder = where / FORMS_100[form]
+        folder.mkdir(parents=True)
+        for part, (rows, labels) in parts.items():
+            if form == "python":  # the keys, and the texts that are left out, as in the published files
+                batch = {"filenames": ["x.png"] * len(rows), "batch_label": part, "data": rows}
+                batch |= {f"{kind}_labels": values.tolist() for kind, values in labels.items()}
+                (folder / part).write_bytes(pickle.dumps({key.encode(): value for key, value in batch.items()}, 2))
+            elif form == "binary":
+                columns = [labels[kind].astype(np.uint8) for kind in ("coarse", "fine")]
+                np.column_stack([*columns, rows]).tofile(folder / f"{part}.bin")
+            else:
+                columns = {f"{kind}_labels": values.astype(np.uint8)[:, None] for kind, values in labels.items()}
+                filenames = np.full((len(rows), 1), "x.png", object)
+                variables = {"data": rows, "batch_label": part, "filenames": filenames} | columns
+                scipy.io.savemat(folder / f"{part}.mat", variables, do_compression=True)
+        if form == "python":
+            meta = {f"{kind}_label_names".encode(): [name.encode() for name in names[kind]] for kind in names}
+            (folder / "meta").write_bytes(pickle.dumps(meta, 2))
+        elif form == "binary":
+            for kind in names:
+                (folder / f"{kind}_label_names.txt").write_text("\n".join(names[kind]) + "\n")
+        else:
+            cells = {f"{kind}_label_names": np.array(names[kind], object)[:, None] for kind in names}
+            scipy.io.savemat(folder / "meta.mat", cells)
+        return folder
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def write_tar() -> Callable[[Path, Path], Path]:
     """``write_tar(folder, archive)`` -> the archive, with the folder and its files in it."""

@@ -1,5 +1,7 @@
-"""CIFAR-10 in every form it is published in, whole, in part, and damaged."""
+"""CIFAR-10 and CIFAR-100 in every form they are published in, whole, in part, and damaged."""
 
+import dataclasses
+import hashlib
 import pickle
 import struct
 import tracemalloc
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from onelayer.data.cifar import CLASS_NAMES, PARTS, MissingPartError, find_cifar10, read_cifar10, require_cifar10
+from onelayer.data.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
+from onelayer.data.cifar_sets import CIFAR10, CIFAR100
 from onelayer.data.matlab import read_matlab
-from onelayer.errors import DataError
+from onelayer.errors import ConfigError, DataError
 
+PARTS, CLASS_NAMES = CIFAR10.parts, CIFAR10.classes["labels"]
 ARCHIVES = {
     "python": "cifar-10-python.tar.gz",
     "binary": "cifar-10-binary.tar.gz",
@@ -45,7 +49,7 @@ def assert_holds(dataset, batches):
 
 
 def test_the_official_files(cifar, real_batches):
-    dataset = read_cifar10(cifar)
+    dataset = read_cifar(cifar)
     assert_holds(dataset, real_batches)
     assert dataset.official
     assert dataset.notes == ()
@@ -56,10 +60,10 @@ def test_the_official_files(cifar, real_batches):
 def test_other_forms_of_the_official_contents_are_official(cifar, real_batches, write_form, tmp_path, form):
     parts = ("data_batch_3", "test_batch")
     batches = {part: real_batches[part] for part in parts}
-    dataset = read_cifar10(write_form(batches, form, tmp_path))
+    dataset = read_cifar(write_form(batches, form, tmp_path))
     assert_holds(dataset, batches)
     assert dataset.official
-    assert dataset.fingerprint == read_cifar10(cifar, parts).fingerprint
+    assert dataset.fingerprint == read_cifar(cifar, parts).fingerprint
 
 
 def test_the_official_files_in_an_archive(cifar, real_batches, write_tar, tmp_path):
@@ -67,14 +71,14 @@ def test_the_official_files_in_an_archive(cifar, real_batches, write_tar, tmp_pa
     folder.mkdir()
     for name in ("test_batch", "batches.meta", "data_batch_5"):
         (folder / name).symlink_to(cifar / name)
-    dataset = read_cifar10(write_tar(folder, tmp_path / ARCHIVES["python"]))
+    dataset = read_cifar(write_tar(folder, tmp_path / ARCHIVES["python"]))
     assert_holds(dataset, {part: real_batches[part] for part in ("data_batch_5", "test_batch")})
     assert dataset.official
 
 
 def test_memory_is_the_rows_and_few_files(cifar):
     tracemalloc.start()
-    dataset = read_cifar10(cifar, PARTS[:4])
+    dataset = read_cifar(cifar, PARTS[:4])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < dataset.rows.nbytes + 2.5 * 31_035_999
@@ -86,11 +90,11 @@ def test_memory_is_the_rows_and_few_files(cifar):
 @pytest.mark.parametrize("form", ARCHIVES)
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_form_gives_the_same(tiny_batches, write_form, write_tar, tmp_path, form, packed):
-    expected = read_cifar10(write_form(tiny_batches, "python", tmp_path / "expected"))
+    expected = read_cifar(write_form(tiny_batches, "python", tmp_path / "expected"))
     source = write_form(tiny_batches, form, tmp_path)
     if packed:
         source = write_tar(source, tmp_path / "any name.tgz")
-    found = read_cifar10(source)
+    found = read_cifar(source)
     assert_holds(found, tiny_batches)
     assert found.fingerprint == expected.fingerprint
     assert not found.official
@@ -106,7 +110,7 @@ def test_chosen_parts(tiny_batches, write_form, write_tar, tmp_path, form, packe
     if packed:
         source = write_tar(source, tmp_path / ARCHIVES[form])
     chosen = ("test_batch", "data_batch_2")
-    assert_holds(read_cifar10(source, chosen), {part: tiny_batches[part] for part in ("data_batch_2", "test_batch")})
+    assert_holds(read_cifar(source, chosen), {part: tiny_batches[part] for part in ("data_batch_2", "test_batch")})
 
 
 def test_parts_are_in_the_source_s_order_however_they_are_stored(tiny_batches, write_form, tmp_path, tar_of):
@@ -115,10 +119,10 @@ def test_parts_are_in_the_source_s_order_however_they_are_stored(tiny_batches, w
     folder = write_form(tiny_batches, "binary", tmp_path)
     files = [(tarfile.TarInfo(f"x/{part}.bin"), (folder / f"{part}.bin").read_bytes()) for part in reversed(PARTS)]
     (tmp_path / "a.tar").write_bytes(tar_of(*files, mode="w"))
-    found = read_cifar10(tmp_path / "a.tar")
+    found = read_cifar(tmp_path / "a.tar")
     assert_holds(found, tiny_batches)
     assert found.parts["test_batch"].start == 0
-    assert found.fingerprint == read_cifar10(folder).fingerprint
+    assert found.fingerprint == read_cifar(folder).fingerprint
 
 
 def test_batches_of_unequal_size_and_without_names(tiny_batches, write_form, tmp_path):
@@ -128,14 +132,14 @@ def test_batches_of_unequal_size_and_without_names(tiny_batches, write_form, tmp
     }
     folder = write_form(batches, "binary", tmp_path)
     (folder / "batches.meta.txt").unlink()
-    assert_holds(read_cifar10(folder), batches)
+    assert_holds(read_cifar(folder), batches)
 
 
 def test_a_batch_beyond_the_official_size(tmp_path, write_form):
     rng = np.random.default_rng(0)
     sizes = {"data_batch_1": 10_001, "test_batch": 10_007}
     batches = {part: (rng.integers(0, 256, (n, 3072), np.uint8), rng.integers(0, 10, n)) for part, n in sizes.items()}
-    assert_holds(read_cifar10(write_form(batches, "binary", tmp_path)), batches)
+    assert_holds(read_cifar(write_form(batches, "binary", tmp_path)), batches)
 
 
 # finding
@@ -144,23 +148,27 @@ def test_a_batch_beyond_the_official_size(tmp_path, write_form):
 @pytest.mark.parametrize("form", ARCHIVES)
 def test_finds_the_folder_or_archive_within_a_folder(tiny_batches, write_form, write_tar, tmp_path, form):
     folder = write_form(tiny_batches, form, tmp_path)
-    assert find_cifar10(tmp_path) == find_cifar10(folder) == folder
+    assert find_cifar(tmp_path) == find_cifar(folder) == folder
     archive = write_tar(folder, tmp_path / ARCHIVES[form])
-    assert find_cifar10(tmp_path) == folder
-    assert find_cifar10(archive) == archive
+    assert find_cifar(tmp_path) == folder
+    assert find_cifar(archive) == archive
     folder.rename(tmp_path / "elsewhere")
-    assert find_cifar10(tmp_path) == archive
+    assert find_cifar(tmp_path) == archive
 
 
 def test_finds_nothing(tmp_path):
-    assert find_cifar10(tmp_path) is None
+    assert find_cifar(tmp_path) is None
     with pytest.raises(DataError, match=r"/none: no such file or folder$"):
-        require_cifar10(tmp_path / "none")
+        require_cifar(tmp_path / "none")
     words = (
         r"no CIFAR-10 here \(looked for data_batch_1, data_batch_1.bin, data_batch_1.mat and the official archives\)$"
     )
     with pytest.raises(DataError, match=words):
-        require_cifar10(tmp_path)
+        require_cifar(tmp_path, (CIFAR10,))
+    with pytest.raises(
+        DataError, match=r"no CIFAR-10 or CIFAR-100 here \(looked for .*, data_batch_1.mat, train, train."
+    ):
+        require_cifar(tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -168,23 +176,139 @@ def test_a_part_that_is_not_there(tiny_cifar, write_tar, tmp_path, packed):
     (tiny_cifar / "data_batch_2").unlink()
     source = write_tar(tiny_cifar, tmp_path / "a.tar.gz") if packed else tiny_cifar
     with pytest.raises(MissingPartError, match=r": lacks data_batch_2$"):
-        read_cifar10(source, ("data_batch_1", "data_batch_2"))
-    assert len(read_cifar10(source).parts) == 5
-    with pytest.raises(DataError, match="CIFAR-10 has no part valid; it has data_batch_1, "):
-        read_cifar10(source, ("valid",))
+        read_cifar(source, ("data_batch_1", "data_batch_2"))
+    assert len(read_cifar(source).parts) == 5
 
 
 def test_an_archive_of_other_things(tmp_path, write_tar):
     (tmp_path / "x").mkdir()
+    archive = write_tar(tmp_path / "x", tmp_path / "a.tar.gz")
+    with pytest.raises(DataError, match=r"a\.tar\.gz: holds no CIFAR-10 or CIFAR-100$"):
+        read_cifar(archive)
     with pytest.raises(DataError, match=r"a\.tar\.gz: lacks data_batch_1, .*, test_batch$"):
-        read_cifar10(write_tar(tmp_path / "x", tmp_path / "a.tar.gz"))
+        read_cifar(archive, sets=(CIFAR10,))
 
 
 def test_an_archive_of_two_forms(tiny_batches, write_form, write_tar, tmp_path):
     for form in ("python", "binary"):
         write_form(tiny_batches, form, tmp_path / "x")
     with pytest.raises(DataError, match=r"is a second \w+; keep one version of CIFAR-10"):
-        read_cifar10(write_tar(tmp_path / "x", tmp_path / "a.tar.gz"))
+        read_cifar(write_tar(tmp_path / "x", tmp_path / "a.tar.gz"))
+
+
+# CIFAR-100
+
+FINE, COARSE = CIFAR100.classes["fine_labels"], CIFAR100.classes["coarse_labels"]
+NAMES_100 = {"fine": FINE, "coarse": COARSE}
+
+
+@pytest.fixture(scope="module")
+def parts_100():
+    rng = np.random.default_rng(1)
+    return {
+        part: (
+            rng.integers(0, 256, (n, 3072), np.uint8),
+            {"fine": (fine := rng.permutation(n) % 100), "coarse": fine // 5},
+        )
+        for part, n in (("train", 300), ("test", 100))
+    }
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["fine", "coarse"])
+def test_every_form_of_the_hundred(parts_100, write_form_100, write_tar, tmp_path, form, packed, kind):
+    source = write_form_100(parts_100, NAMES_100, form, tmp_path)
+    if packed:
+        source = write_tar(source, tmp_path / "any name.tgz")
+    found = read_cifar(source, coarse=kind == "coarse")
+    assert list(found.parts) == ["train", "test"]
+    for part, (rows, labels) in parts_100.items():
+        np.testing.assert_array_equal(found.rows[found.parts[part]], rows)
+        np.testing.assert_array_equal(found.labels[found.parts[part]], labels[kind])
+    assert found.class_names == NAMES_100[kind]
+    assert found.name == {"fine": "CIFAR-100", "coarse": "CIFAR-100-coarse"}[kind]
+    assert (found.image_shape, found.official) == ((3, 32, 32), False)
+    assert [note.split(" differs")[0] for note in found.notes] == [
+        "not the official CIFAR-100: train",
+        "not the official CIFAR-100: test",
+    ]
+    assert read_cifar(source, ("data_batch_1", "test_batch"), coarse=kind == "coarse").fingerprint == found.fingerprint
+    only = read_cifar(source, ("test",), coarse=kind == "coarse")
+    np.testing.assert_array_equal(only.rows, parts_100["test"][0])
+
+
+def test_a_binary_row_of_the_hundred(tmp_path):
+    """Byte by byte as the publisher describes it: coarse label, fine label, 1,024 reds, greens and blues."""
+    rows = [
+        bytes([coarse, fine]) + bytes([red]) * 1024 + bytes([2]) * 1024 + bytes([3]) * 1024
+        for coarse, fine, red in ((4, 51, 1), (14, 98, 9))
+    ]
+    (tmp_path / "test.bin").write_bytes(b"".join(rows))
+    found = read_cifar(tmp_path)
+    assert found.labels.tolist() == [51, 98]
+    assert [found.class_names[label] for label in found.labels] == ["mushroom", "woman"]
+    assert found.rows[:, [0, 1023, 1024, 2048]].tolist() == [[1, 1, 2, 3], [9, 9, 2, 3]]
+    coarse = read_cifar(tmp_path, coarse=True)
+    assert [coarse.class_names[label] for label in coarse.labels] == ["fruit_and_vegetables", "people"]
+
+
+def test_the_hundred_that_are_official(parts_100, write_form_100, tmp_path):
+    """With the checksums of the sets made here for the published ones, which are not here."""
+    md5 = {form: {} for form in ARCHIVES}
+    folders = {form: write_form_100(parts_100, NAMES_100, form, tmp_path) for form in ARCHIVES}
+    for form, suffix in (("python", ""), ("binary", ".bin")):
+        for part in parts_100:
+            md5[form][part] = hashlib.md5(
+                (folders[form] / f"{part}{suffix}").read_bytes(), usedforsecurity=False
+            ).hexdigest()
+    ours = dataclasses.replace(CIFAR100, python_md5=md5["python"], rows_md5=md5["binary"])
+    prints = set()
+    for form in ARCHIVES:
+        found = read_cifar(folders[form], sets=(CIFAR10, ours))
+        assert (found.official, found.notes) == (True, ())
+        prints.add(found.fingerprint)
+    assert len(prints) == 1
+    other = NAMES_100 | {"fine": ("Apple", *FINE[1:])}
+    found = read_cifar(write_form_100(parts_100, other, "python", tmp_path / "other"), sets=(CIFAR10, ours))
+    assert not found.official
+    assert found.notes[0].startswith("not the official CIFAR-100: the classes are Apple, aquarium_fish, baby")
+
+
+def test_both_sets_in_a_folder(tiny_cifar, parts_100, write_form_100):
+    folder = write_form_100(parts_100, NAMES_100, "binary", tiny_cifar.parent)
+    assert find_cifar(tiny_cifar.parent) == tiny_cifar
+    assert find_cifar(tiny_cifar.parent, (CIFAR100,)) == find_cifar(folder) == folder
+
+
+def test_an_archive_of_both_sets(tiny_cifar, parts_100, write_form_100, write_tar, tmp_path):
+    write_form_100(parts_100, NAMES_100, "binary", tiny_cifar)
+    archive = write_tar(tiny_cifar, tmp_path / "a.tar.gz")
+    with pytest.raises(
+        DataError, match=r"a\.tar\.gz/\S+: is CIFAR-10{1,2}'s, the files before it CIFAR-10{1,2}'s; keep one$"
+    ):
+        read_cifar(archive)
+    assert list(read_cifar(archive, sets=(CIFAR100,)).parts) == ["train", "test"]
+
+
+def test_a_folder_of_images_is_no_cifar(tmp_path):
+    for name in ("train", "test", "meta"):
+        (tmp_path / name).mkdir()
+    assert find_cifar(tmp_path) is None
+
+
+def test_coarse_labels_that_are_not_there(tiny_cifar, parts_100, write_form_100, tmp_path):
+    with pytest.raises(ConfigError, match=r"^coarse does not apply to CIFAR-10; leave it out$"):
+        read_cifar(tiny_cifar, coarse=True)
+    folder = write_form_100(parts_100, NAMES_100, "python", tmp_path)
+    batch = {"data": parts_100["train"][0], "fine_labels": [0] * 300}
+    (folder / "train").write_bytes(pickle.dumps(batch, 2))
+    words = r"/train: holds no coarse_labels; a batch of CIFAR-100 holds data, coarse_labels and fine_labels$"
+    with pytest.raises(DataError, match=words):
+        read_cifar(folder)
+    (folder / "train").write_bytes(pickle.dumps(batch | {"coarse_labels": [19] * 299 + [20]}, 2))
+    with pytest.raises(DataError, match=r"/train: row 299 has the label 20; coarse_labels are 0 to 19$"):
+        read_cifar(folder)
 
 
 # damage
@@ -194,7 +318,7 @@ def test_a_flipped_pixel_is_noted(cifar, tmp_path):
     content = bytearray((cifar / "test_batch").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "test_batch").write_bytes(content)
-    dataset = read_cifar10(tmp_path)
+    dataset = read_cifar(tmp_path)
     assert not dataset.official
     (note,) = dataset.notes
     assert note.startswith("not the official CIFAR-10: test_batch differs from the published file (MD5 ")
@@ -208,7 +332,7 @@ def test_a_flipped_label_is_refused(cifar, tmp_path):
     content[place] ^= 0x80
     (tmp_path / "test_batch").write_bytes(content)
     with pytest.raises(DataError, match=r"/test_batch: row \d+ has the label 1[23]\d; labels are 0 to 9$"):
-        read_cifar10(tmp_path)
+        read_cifar(tmp_path)
 
 
 ROWS = np.zeros((2, 3072), np.uint8)
@@ -241,7 +365,7 @@ ROWS = np.zeros((2, 3072), np.uint8)
 def test_contents_that_are_no_batch(tmp_path, batch, words, protocol):
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps(batch, protocol))
     with pytest.raises(DataError, match=f"/data_batch_1: {words}(; |$)"):
-        read_cifar10(tmp_path)
+        read_cifar(tmp_path)
 
 
 @pytest.mark.parametrize("form", ARCHIVES)
@@ -252,7 +376,7 @@ def test_cut_off(tiny_batches, write_form, tmp_path, form):
     for size in (0, 1, 100, 2000, len(whole) // 2 + 1, len(whole) - 1):
         file.write_bytes(whole[:size])
         with pytest.raises(DataError, match=rf"/{file.name}: (is|holds) ") as caught:
-            read_cifar10(folder)
+            read_cifar(folder)
         assert "\n" not in str(caught.value)
 
 
@@ -271,13 +395,13 @@ def test_names_that_are_no_ten(tmp_path, tiny_batches, write_form, name, content
     folder = write_form(tiny_batches, "binary" if name.endswith("txt") else "python", tmp_path)
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=f"/{name}: holds no 10 different names of classes$"):
-        read_cifar10(folder)
+        read_cifar(folder)
 
 
 def test_other_classes_are_noted(tiny_cifar):
     names = [f"thing {k}" for k in range(10)]
     (tiny_cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, 2))
-    dataset = read_cifar10(tiny_cifar)
+    dataset = read_cifar(tiny_cifar)
     assert dataset.class_names == tuple(names)
     assert dataset.notes[-1].startswith("not the official CIFAR-10: the classes are thing 0, thing 1")
 
@@ -351,7 +475,7 @@ def test_matlab_numbers_that_grow_when_read(tmp_path):
 def test_names_of_megabytes(tiny_cifar):
     (tiny_cifar / "batches.meta").write_bytes(b"\n" * 10**6)
     with pytest.raises(DataError, match=r"/batches.meta: is 1000000 bytes, too many for the names of the classes$"):
-        read_cifar10(tiny_cifar)
+        read_cifar(tiny_cifar)
 
 
 def test_matlab_claims_are_checked(tmp_path):

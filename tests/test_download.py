@@ -1,4 +1,4 @@
-"""Fetching CIFAR-10 from a server on this machine, which behaves or does not."""
+"""Fetching files from a server on this machine, which behaves or does not."""
 
 import hashlib
 import logging.handlers
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pooch
 import pytest
 
-from onelayer.data.download import fetch_cifar10
+from onelayer.data.download import Download, fetch
 from onelayer.errors import DownloadError
 
 CONTENT = bytes(range(256)) * 1000
@@ -60,8 +60,12 @@ def server(monkeypatch):
         thread.join()
 
 
-def fetch(cache, url, **options):
-    return fetch_cifar10(cache, url=url, md5=MD5, timeout=0.3, **options)
+def get(cache, *urls, **options):
+    """Fetch files under the numbers of their urls, the first into the cache itself; return that one's path."""
+    names = ["0", *(f"set/{number}" for number in range(1, len(urls)))]
+    files = [Download(url, MD5, name, len(CONTENT)) for url, name in zip(urls, names, strict=True)]
+    fetch(files, cache, timeout=0.3, **options)
+    return cache / "0"
 
 
 def test_success_leaves_one_file_and_is_not_repeated(server, tmp_path, capfd):
@@ -70,13 +74,13 @@ def test_success_leaves_one_file_and_is_not_repeated(server, tmp_path, capfd):
     cache = tmp_path / "new" / "cache"
     level = pooch.get_logger().level
     calls = []
-    path = fetch(cache, server + "/good", progress=lambda done, total: calls.append((done, total)))
+    path = get(cache, server + "/good", progress=lambda done, total: calls.append((done, total)))
     assert path.read_bytes() == CONTENT
     assert list(cache.iterdir()) == [path]
     assert calls[-1] == (len(CONTENT), len(CONTENT))
     assert calls == sorted(calls)
     assert len(calls) > 2
-    assert fetch(cache, server + "/good") == path
+    assert get(cache, server + "/good") == path
     assert Handler.requests == 1
     pooch.get_logger().removeHandler(said)
     assert said.buffer == []
@@ -85,8 +89,35 @@ def test_success_leaves_one_file_and_is_not_repeated(server, tmp_path, capfd):
 
 def test_unknown_size(server, tmp_path):
     calls = []
-    fetch(tmp_path, server + "/unknown-size", progress=lambda done, total: calls.append((done, total)))
-    assert {total for _, total in calls} == {None}
+    get(tmp_path, server + "/unknown-size", progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_several_files_are_one_progress(server, tmp_path):
+    calls = []
+    urls = [f"{server}/good{number}" for number in range(3)]
+    get(tmp_path, *urls, progress=lambda done, total: calls.append((done, total)))
+    assert [file.read_bytes() for file in (tmp_path / "0", tmp_path / "set" / "1", tmp_path / "set" / "2")] == [
+        CONTENT
+    ] * 3
+    assert calls == sorted(calls)
+    assert {total for _, total in calls} == {3 * len(CONTENT)}
+    assert calls[-1][0] == 3 * len(CONTENT)
+    (tmp_path / "set" / "1").unlink()
+    get(tmp_path, *urls)
+    assert Handler.requests == 4
+    assert (tmp_path / "set" / "1").read_bytes() == CONTENT
+
+
+def test_all_files_or_none(server, tmp_path):
+    with pytest.raises(DownloadError, match=f"^{server}/404: the server answers 404{ADVICE}$"):
+        get(tmp_path, server + "/good", server + "/good", server + "/404")
+    assert list(tmp_path.iterdir()) == []
+    get(tmp_path, server + "/good", server + "/good")
+    with pytest.raises(DownloadError):
+        get(tmp_path, server + "/good", server + "/good", server + "/404")
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["0", "1", "set"]  # what was there before stays
 
 
 @pytest.mark.parametrize(
@@ -101,15 +132,15 @@ def test_unknown_size(server, tmp_path):
 )
 def test_failures_are_one_line_and_leave_nothing(server, tmp_path, capfd, page, words):
     with pytest.raises(DownloadError) as caught:
-        fetch(tmp_path, f"{server}/{page}", progress=lambda done, total: None)
+        get(tmp_path, f"{server}/{page}", progress=lambda done, total: None)
     assert str(caught.value) == f"{server}/{page}: {words}{ADVICE}"
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(server, tmp_path):
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half of it")
-    assert fetch(tmp_path, server + "/good").read_bytes() == CONTENT
+    (tmp_path / "0").write_bytes(b"half of it")
+    assert get(tmp_path, server + "/good").read_bytes() == CONTENT
 
 
 def test_no_server(monkeypatch, tmp_path):
@@ -118,15 +149,15 @@ def test_no_server(monkeypatch, tmp_path):
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/x"
     with pytest.raises(DownloadError, match=f"^{url}: no connection to the server{ADVICE}$"):
-        fetch(tmp_path, url)
+        get(tmp_path, url)
 
 
 def test_no_url(tmp_path):
     with pytest.raises(DownloadError, match=r"^http://: .*download it by hand"):
-        fetch(tmp_path, "http://")
+        get(tmp_path, "http://")
 
 
 def test_a_cache_that_cannot_be(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match=f"/good: cannot write to {tmp_path}/file/cache: Not a directory"):
-        fetch(tmp_path / "file" / "cache", server + "/good")
+        get(tmp_path / "file" / "cache", server + "/good")

@@ -1,17 +1,23 @@
 """Data sets by name and path, and their splits."""
 
+import dataclasses
+import gzip
+import hashlib
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from onelayer.config import SplitConfig
-from onelayer.data import load, load_splits
-from onelayer.data.cifar import PARTS
-from onelayer.data.sources import Source, find
+from onelayer.config import SourceConfig, SplitConfig
+from onelayer.data import load, load_splits, sources
+from onelayer.data.cifar_sets import CIFAR10, CIFAR100
+from onelayer.data.idx_sets import MNIST, PublishedFile
+from onelayer.data.sources import KNOWN, Source, find
 from onelayer.errors import ConfigError, DataError, DownloadError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the user's cache is elsewhere, and cannot be moved")
@@ -79,6 +85,120 @@ def test_the_cache_has_it(name, tiny_cifar, write_tar, tmp_path, monkeypatch):
     assert len(load(name).rows) == 360
 
 
+# other sets by name
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path):
+    """A folder of data sets with a small one where torchvision puts MNIST."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sets" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, n in (("train", 50), ("t10k", 20)):
+        for name, array in (
+            ("images-idx3", rng.integers(0, 256, (n, 4, 4), np.uint8)),
+            ("labels-idx1", rng.permutation(n).astype(np.uint8) % 10),
+        ):
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return tmp_path / "sets"
+
+
+def test_a_set_by_name_in_a_folder_of_sets(tiny_mnist, monkeypatch):
+    for named in (tiny_mnist, tiny_mnist / "MNIST", tiny_mnist / "MNIST" / "raw"):
+        monkeypatch.setenv("ONELAYER_DATA", str(named))
+        assert find("mnist") == Source("mnist", tiny_mnist / "MNIST" / "raw")
+    dataset = load("mnist")
+    assert (dataset.name, dataset.source, dataset.official, len(dataset.rows)) == ("MNIST", "mnist", False, 70)
+    splits = load_splits("mnist", SplitConfig())
+    assert [len(split) for split in splits] == [40, 10, 20]
+    assert load(tiny_mnist / "MNIST").source == str(tiny_mnist / "MNIST" / "raw")
+    monkeypatch.setenv("ONELAYER_DATA", str(tiny_mnist / "none"))
+    with pytest.raises(DataError, match=r"^ONELAYER_DATA: .*/none: no such file or folder$"):
+        load("mnist")
+
+
+def test_the_hundred_by_name_or_path(tiny_batches, write_form_100, write_tar, tmp_path, monkeypatch):
+    rows, labels = tiny_batches["data_batch_1"]
+    parts = {part: (rows, {"fine": labels * 5, "coarse": labels}) for part in ("train", "test")}
+    names = {kind: CIFAR100.classes[f"{kind}_labels"] for kind in ("fine", "coarse")}
+    folder = write_form_100(parts, names, "python", tmp_path)
+    monkeypatch.setenv("ONELAYER_DATA", str(tmp_path))
+    assert find("cifar100") == Source("cifar100", folder)
+    assert load("cifar100").source == "cifar100"
+    archive = write_tar(folder, tmp_path / "any.tar.gz")
+    for source in ("cifar100", folder, tmp_path, archive):
+        splits = load_splits(source, SplitConfig())
+        assert splits.protocol == "full"
+        assert [len(split) for split in splits] == [48, 12, 60]
+        assert len(splits.dataset.class_names) == 100
+        coarse = load_splits(source, SplitConfig(protocol="given"), SourceConfig(coarse=True)).dataset
+        assert coarse.labels.tolist() == labels.tolist() * 2
+    with pytest.raises(DataError, match=r"any.tar.gz: lacks data_batch_1, "):  # another set than was asked for
+        monkeypatch.setenv("ONELAYER_DATA", str(archive))
+        load("cifar10")
+
+
+@pytest.mark.parametrize("source", ["cifar10", "auto", "digits", "mnist", "path"])
+def test_coarse_labels_where_there_are_none(source, tiny_mnist):
+    words = r"^coarse does not apply to .*; leave it out$"
+    with pytest.raises(ConfigError, match=words):
+        load(tiny_mnist / "MNIST" if source == "path" else source, SourceConfig(coarse=True))
+
+
+@linux_only
+@pytest.mark.parametrize("name", ["cifar100", "mnist", "fashion-mnist", "kmnist"])
+def test_other_sets_do_not_stop_where_the_environment_names_cifar10(name, tiny_cifar, monkeypatch, offline):
+    for named in (tiny_cifar, tiny_cifar.parent):
+        monkeypatch.setenv("ONELAYER_DATA", str(named))
+        assert find(name) == Source(name)
+        with pytest.raises(DownloadError, match=r"^https?://\S+gz: no connection to the server; download it by hand"):
+            load(name)
+
+
+@linux_only
+def test_a_set_is_downloaded_once(tiny_mnist, monkeypatch, tmp_path):
+    files = {file.name: gzip.compress(file.read_bytes()) for file in (tiny_mnist / "MNIST" / "raw").iterdir()}
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            content = files[self.path.removeprefix("/").removesuffix(".gz")]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            published = {
+                name: PublishedFile(hashlib.md5(content, usedforsecurity=False).hexdigest(), len(content))
+                for name, content in files.items()
+            }
+            ours = dataclasses.replace(MNIST, url=f"http://127.0.0.1:{http.server_port}", files=published)
+            monkeypatch.setattr("onelayer.data.idx.SETS", (ours,))
+            monkeypatch.setitem(KNOWN, "mnist", sources._idx(ours))
+            calls = []
+            dataset = load("mnist", progress=lambda done, total: calls.append((done, total)))
+        finally:
+            http.shutdown()
+            thread.join()
+    assert (dataset.official, dataset.notes, dataset.source, len(dataset.rows)) == (True, (), "mnist", 70)
+    assert sorted(file.name for file in (tmp_path / "cache" / "onelayer" / "mnist").iterdir()) == sorted(
+        f"{name}.gz" for name in files
+    )
+    assert len(asked) == 4
+    assert load("mnist").fingerprint == dataset.fingerprint  # the server is no longer there
+
+
 @linux_only
 def test_offline(offline):
     with pytest.raises(DownloadError, match=r"no connection to the server; download it by hand and pass --data PATH$"):
@@ -93,9 +213,10 @@ def test_offline(offline):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cifar", r"^cifar: no such file or folder, nor one of auto, cifar10, digits; did you mean cifar10\?$"),
+        ("cifar", r"^cifar: no such file or folder, nor one of auto, cifar10, .*, digits; did you mean cifar10\?$"),
         ("digit", r"did you mean digits\?$"),
-        ("mnist", r"^mnist: no such file or folder, nor one of auto, cifar10, digits$"),
+        ("fashion_mnist", r"did you mean fashion-mnist\?$"),
+        ("imagenet", r"nor one of auto, cifar10, cifar100, mnist, fashion-mnist, kmnist, digits$"),
         ("./cifar", r"^cifar: no such file or folder$"),
         ("no/where", r"^no/where: no such file or folder$"),
     ],
@@ -128,7 +249,7 @@ def test_splits_read_the_parts_they_need(tiny_batches, write_form, write_tar, tm
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_splits_of_a_subset(tiny_cifar, write_tar, tmp_path, packed):
-    for part in PARTS[1:5]:
+    for part in CIFAR10.parts[1:5]:
         (tiny_cifar / part).unlink()
     source = write_tar(tiny_cifar, tmp_path / "a.tar.gz") if packed else tiny_cifar
     splits = load_splits(source, SplitConfig(validation_size=10))

@@ -105,7 +105,8 @@ def train(
     Parameters
     ----------
     data
-        cifar10, digits, or a path; auto is cifar10 where it is or can be downloaded, else digits.
+        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto is cifar10 where it is or can be
+        downloaded, else digits.
     out
         The run directory; by default the next free one in runs/.
     overwrite

@@ -64,7 +64,8 @@ def sweep(
     Parameters
     ----------
     data
-        cifar10, digits, or a path; auto is cifar10 where it is or can be downloaded, else digits.
+        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto is cifar10 where it is or can be
+        downloaded, else digits.
     seeds
         How many runs of each setting, with different seeds.
     seed

@@ -179,6 +179,12 @@ def mean_and_sd(mean: float, sd: float) -> str:
     return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
 
 
+def printable(text: str, length: int = 100) -> str:
+    """A text of strangers, fit to be printed."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _plain(config: object) -> None:
     """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
     for name, value in vars(config).items():

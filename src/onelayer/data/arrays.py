@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from onelayer.config import printable
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows
-from onelayer.data.dataset import Dataset, require_finite
-from onelayer.data.npy import Npz, StoredArray, open_npy, printable
+from onelayer.data.dataset import PARTS, Dataset, require_finite
+from onelayer.data.npy import Npz, StoredArray, open_npy
 from onelayer.errors import DataError
 
 MEMORY_BYTES = 256 * 2**20  # of rows that are copied into memory; more go to the cache
@@ -29,8 +30,7 @@ _ROLES = {
     "labels": ("y", "labels", "label", "targets", "target"),
     "class names": ("class_names", "label_names", "target_names"),
 }
-_PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_PART = "|".join(_PARTS)
+_PART = "|".join(PARTS)
 _NAMES = {
     role: re.compile(rf"(?:({_PART})[_-]?)?(?:{'|'.join(names)})(?:[_-]?({_PART}))?") for role, names in _ROLES.items()
 }
@@ -151,7 +151,7 @@ def _role(name: str) -> tuple[str, str]:
     """What an array of this name is: rows, labels, class names, or empty; and of which part, empty for all rows."""
     for role, pattern in _NAMES.items():
         if (match := pattern.fullmatch(name.lower())) and not all(match.groups()):
-            part = _PARTS.get(match[1] or match[2] or "", "")
+            part = PARTS.get(match[1] or match[2] or "", "")
             return (role, part) if role != "class names" or not part else ("", "")
     return "", ""
 
@@ -170,7 +170,7 @@ def _places(source: Path, names: list[str]) -> tuple[Places, list[str]]:
             raise DataError(f"{source}: {both} could both be the {what}; keep one of them, or rename the other")
         else:
             found[place] = name
-    parts = [part for part in ("", *dict.fromkeys(_PARTS.values())) if {("rows", part), ("labels", part)} & set(found)]
+    parts = [part for part in ("", *dict.fromkeys(PARTS.values())) if {("rows", part), ("labels", part)} & set(found)]
     if not parts:
         held = printable(", ".join(others)) or "nothing"
         raise DataError(f"{source}: holds {held}, of which none is known by its name; {_UNDERSTOOD}")

@@ -60,10 +60,10 @@ def cached_rows(
         If the cache cannot be written.
     """
     dtype = np.dtype(dtype)
-    folder = cache_directory() / "rows"
-    path, facts_path = folder / f"{key}.rows", folder / f"{key}.json"
-    if (found := _read(path, facts_path, dtype)) is not None:
+    if (found := find_rows(key, dtype)) is not None:
         return found
+    path, facts_path = _paths(key)
+    folder = path.parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,22 +84,29 @@ def cached_rows(
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write to the cache {folder}: {reason}; free some space, or move the cache") from None
-    found = _read(path, facts_path, dtype)
+    found = find_rows(key, dtype)
     if found is None:
         raise DataError(f"{path}: is not what was written a moment ago; try again")
     return found
 
 
-def _read(path: Path, facts_path: Path, dtype: np.dtype) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """What the cache holds, if it is sound."""
+def find_rows(key: str, dtype: DTypeLike = np.uint8) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What the cache holds under a key, as `cached_rows` returns it; None if it is not there, or not sound."""
+    path, facts_path = _paths(key)
+    size = np.dtype(dtype).itemsize
     try:
         content = json.loads(facts_path.read_bytes())
         n, d = content["shape"]
-        if path.stat().st_size != n * d * dtype.itemsize:
+        if path.stat().st_size != n * d * size:
             return None
         return np.memmap(path, dtype, "r", shape=(n, d)), dict(content["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _paths(key: str) -> tuple[Path, Path]:
+    folder = cache_directory() / "rows"
+    return folder / f"{key}.rows", folder / f"{key}.json"
 
 
 def _allocate(file: int, size: int) -> None:

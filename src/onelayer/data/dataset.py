@@ -211,6 +211,9 @@ class Splits:
 
 
 _FINITE_AT_ONCE = 2**22  # numbers that are looked at
+# What folders and files call the parts of a set, in small letters, and what these are called here, in their order.
+PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+
 BATCH_PROTOCOL = {"train": "data_batch_1", "validation": "data_batch_2", "test": "test_batch"}
 
 

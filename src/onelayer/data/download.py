@@ -1,58 +1,84 @@
-"""Fetching CIFAR-10, checked and complete or not at all."""
+"""Fetching a data set's files, checked and complete or not at all."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from onelayer.data.archive import Progress
 from onelayer.errors import DownloadError
 
-OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-OFFICIAL_MD5 = "c58f30108f718f92721af3b95e74349a"
 
-
-def fetch_cifar10(
-    cache: Path,
-    progress: Progress | None = None,
-    url: str = OFFICIAL_URL,
-    md5: str = OFFICIAL_MD5,
-    timeout: float = 30,
-) -> Path:
-    """Download the archive of CIFAR-10's Python version, unless the cache has it.
+class Download(NamedTuple):
+    """A published file.
 
     Parameters
     ----------
+    url : str
+    md5 : str
+    name : str
+        What it is called in the cache, with the folders in it.
+    size : int
+        In bytes, to show progress.
+    """
+
+    url: str
+    md5: str
+    name: str
+    size: int
+
+
+def fetch(files: Sequence[Download], cache: Path, progress: Progress | None = None, timeout: float = 30) -> None:
+    """Download what of a data set the cache lacks.
+
+    Parameters
+    ----------
+    files : sequence of Download
     cache : Path
-        Folder to keep it in; made if need be.
+        Folder to keep them in; made if need be.
     progress : callable, optional
-        Called with the bytes done and the bytes in all, or None where the server does not say.
-    url, md5 : str
-        Where the archive is, and its checksum.
+        Called with the bytes done and the bytes in all, over all the files.
     timeout : float
         Seconds without a word from the server before giving up.
-
-    Returns
-    -------
-    Path
-        The archive.
 
     Raises
     ------
     DownloadError
-        If it cannot be had. The cache then holds nothing new.
+        If one of them cannot be had. The cache then holds nothing new.
     """
+    new = []
+    done, total = 0, sum(file.size for file in files)
+    try:
+        for file in files:
+            path = cache / file.name
+            known = path.exists()
+            bar = _Progress(progress, done, file.size, total) if progress else False
+            _fetch(file, path, bar, timeout)
+            if not known:
+                new.append(path)
+            done += file.size
+            if progress:
+                progress(done, total)
+    except DownloadError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        for folder in {(cache / file.name).parent for file in files} - {cache}:
+            with suppress(OSError):  # there is none, or something else in it
+                folder.rmdir()
+        raise
+
+
+def _fetch(file: Download, path: Path, bar: "_Progress | bool", timeout: float) -> None:
     import pooch
     from requests import exceptions
 
-    name = "cifar-10-python.tar.gz"
-    download = pooch.HTTPDownloader(
-        progressbar=_Progress(progress) if progress else False, chunk_size=2**16, timeout=timeout
-    )
+    download = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=timeout)
     try:
         with _quiet(pooch.get_logger()):
             # pooch writes to a temporary file in the same folder and renames it once the checksum agrees.
-            return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=cache, downloader=download))
+            pooch.retrieve(file.url, f"md5:{file.md5}", fname=path.name, path=path.parent, downloader=download)
+            return
     except exceptions.HTTPError as error:
         reason = f"the server answers {getattr(error.response, 'status_code', error)}"
     except exceptions.ChunkedEncodingError:
@@ -63,27 +89,30 @@ def fetch_cifar10(
     except exceptions.RequestException as error:
         reason = str(error)
     except ValueError:  # as pooch reports a checksum
-        reason = f"the checksum of what came is not {md5}"
+        reason = f"the checksum of what came is not {file.md5}"
     except OSError as error:
-        reason = f"cannot write to {cache}: {error.strerror or error}"
-    raise DownloadError(f"{url}: {reason}; download it by hand and pass --data PATH")
+        reason = f"cannot write to {path.parent}: {error.strerror or error}"
+    raise DownloadError(f"{file.url}: {reason}; download it by hand and pass --data PATH")
 
 
 class _Progress:
-    """What pooch takes for a progress bar."""
+    """What pooch takes for a progress bar, for one file of several."""
 
-    total = 0  # set by pooch; 0 where the server does not say
+    total = 0  # set by pooch
 
-    def __init__(self, report: Progress) -> None:
+    def __init__(self, report: Progress, start: int, size: int, total: int) -> None:
         self.report = report
+        self.start = start
+        self.size = size
+        self.total_of_all = total
         self.done = 0
 
     def update(self, size: int) -> None:
         self.done += size  # the size of a block even where the last one is shorter
-        self.report(min(self.done, self.total) if self.total else self.done, self.total or None)
+        self.report(self.start + min(self.done, self.size), self.total_of_all)
 
-    def reset(self) -> None:
-        self.done = 0
+    def reset(self) -> None:  # before an update to the size that the server gave; 0 where it gave none
+        pass
 
     def close(self) -> None:
         pass

@@ -22,6 +22,7 @@ _TEXTS = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16", 18: "u
 _CELL, _CHAR = 1, 4
 _NUMBERS = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = 0x0800  # a flag
+_MAX_CELLS = 100  # as many as CIFAR-100 has classes; they are small, and a bomb could hold millions
 
 Value = np.ndarray | list[str]
 
@@ -111,7 +112,7 @@ class _Reader:
 
     def parts(self, matrix: memoryview) -> list[tuple[int, memoryview]]:
         """The class, shape, name and contents of an array; no more cells than names of classes may take."""
-        return list(islice(self.elements(matrix), 100))
+        return list(islice(self.elements(matrix), 3 + _MAX_CELLS))
 
     def array_class(self, parts: list[tuple[int, memoryview]]) -> tuple[int, int]:
         flags = int.from_bytes(parts[0][1][:4], self.order) if len(parts) > 2 else 0

@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from onelayer.config import printable
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 
@@ -192,12 +193,6 @@ class Npz:
                 "if it is yours, save it uncompressed, with numpy.savez"
             )
         return _stored(self._path, shown, head, member.file_size, None, member.filename)
-
-
-def printable(text: str) -> str:
-    """A name that can be shown: no control characters, nor more than 100 characters."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown if len(shown) <= 100 else f"{shown[:40]}...{shown[-57:]}"
 
 
 class _Careful(io.FileIO):

@@ -13,12 +13,16 @@ from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.archive import Progress
 from onelayer.data.arrays import find_arrays, read_arrays
 from onelayer.data.cache import cache_directory
-from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10, require_cifar10
+from onelayer.data.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
+from onelayer.data.cifar_sets import CIFAR10, CIFAR100, Cifar
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
-from onelayer.data.download import fetch_cifar10
-from onelayer.errors import DataError, DownloadError
+from onelayer.data.download import Download, fetch
+from onelayer.data.folder import find_folder, read_folder
+from onelayer.data.idx import find_idx, find_idx_set, read_idx
+from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
+from onelayer.data.parquet import find_parquet, read_parquet
+from onelayer.errors import ConfigError, DataError, DownloadError
 
-NAMES = ("auto", "cifar10", "digits")
 VARIABLE = "ONELAYER_DATA"
 
 
@@ -31,17 +35,76 @@ class Format(NamedTuple):
         Where at an existing path data of this form lie; None if there are none. It looks at names, not into files.
     read : callable
         Reads what `find` found. The parts are those that are needed, where the form has any; None is all of them.
+    coarse : bool
+        Whether it can have coarse labels too, and the reader refuses to give such that are not there.
     """
 
     find: Callable[[Path], Path | None]
     read: Callable[[Path, SourceConfig, Collection[str] | None, Progress | None], Dataset]
+    coarse: bool = False
 
 
 # In the order in which a path is asked; the first that finds something reads it.
 FORMATS: dict[str, Format] = {
-    "cifar10": Format(find_cifar10, lambda path, _, parts, progress: read_cifar10(path, parts, progress)),
-    "arrays": Format(find_arrays, lambda path, _config, _parts, progress: read_arrays(path, progress)),
+    "cifar": Format(
+        find_cifar,
+        lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse),
+        coarse=True,
+    ),
+    "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
+    "arrays": Format(find_arrays, lambda path, _, __, progress: read_arrays(path, progress)),
+    "parquet": Format(
+        find_parquet, lambda path, config, _, progress: read_parquet(path, config, progress), coarse=True
+    ),
+    "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
 }
+
+
+class Known(NamedTuple):
+    """A data set that can be asked for by its name.
+
+    Parameters
+    ----------
+    format : Format
+        Finds it in a folder of data sets, and reads it.
+    downloads : tuple of Download
+        Its files.
+    kept : str
+        Where in the cache they are to be read, once they have been downloaded.
+    """
+
+    format: Format
+    downloads: tuple[Download, ...]
+    kept: str
+
+
+def _cifar(cifar: Cifar, md5: str, size: int) -> Known:
+    archive = cifar.archives[0]
+    form = Format(
+        lambda path: find_cifar(path, (cifar,)) if path.is_dir() or path.name in cifar.archives else None,
+        lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse, sets=(cifar,)),
+        coarse=len(cifar.classes) > 1,
+    )
+    return Known(form, (Download(f"https://www.cs.toronto.edu/~kriz/{archive}", md5, archive, size),), archive)
+
+
+def _idx(idx_set: IdxSet) -> Known:
+    form = Format(
+        lambda path: find_idx_set(path, idx_set),
+        lambda path, _, __, progress: read_idx(path, progress, idx_set),
+    )
+    return Known(form, idx_set.downloads, idx_set.folders[0])
+
+
+# Checksums of CIFAR's archives are those of torchvision's datasets/cifar.py.
+KNOWN = {
+    "cifar10": _cifar(CIFAR10, "c58f30108f718f92721af3b95e74349a", 170_498_071),
+    "cifar100": _cifar(CIFAR100, "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
+    "mnist": _idx(MNIST),
+    "fashion-mnist": _idx(FASHION_MNIST),
+    "kmnist": _idx(KMNIST),
+}
+NAMES = ("auto", *KNOWN, "digits")
 
 
 @dataclass(frozen=True)
@@ -51,7 +114,8 @@ class Source:
     Parameters
     ----------
     name : str
-        auto or digits, else one of FORMATS; auto is cifar10 where that can be had, else digits.
+        One of NAMES, or, of data that were asked for by their path, of FORMATS; auto is cifar10 where that can be had,
+        else digits.
     path : Path or None
         Where it lies; None if it is yet to be downloaded, or is digits.
     given : bool
@@ -69,8 +133,9 @@ def find(source: str | Path) -> Source:
     Parameters
     ----------
     source : str or Path
-        cifar10: at the path in the environment variable ONELAYER_DATA, else in the user's cache, else to be
-        downloaded; digits: scikit-learn's; auto: cifar10 if it can be had, else digits; anything else is a path.
+        cifar10, cifar100, mnist, fashion-mnist, kmnist: at or in the path in the environment variable ONELAYER_DATA,
+        else in the user's cache, else to be downloaded; digits: scikit-learn's; auto: cifar10 if it can be had, else
+        digits; anything else is a path.
 
     Returns
     -------
@@ -83,8 +148,8 @@ def find(source: str | Path) -> Source:
     """
     if source == "digits":
         return Source("digits")
-    if source in ("auto", "cifar10"):
-        return Source(str(source), _known_cifar10())
+    if source == "auto" or source in KNOWN:
+        return Source(str(source), _lying("cifar10" if source == "auto" else str(source)))
     path = Path(source)
     if source == "":
         raise DataError("the path of the data is empty")
@@ -100,7 +165,10 @@ def find(source: str | Path) -> Source:
                 return Source(name, found, given=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    raise DataError(f"{path}: holds no data that onelayer reads; they can be CIFAR-10, or .npz or .npy arrays")
+    raise DataError(
+        f"{path}: holds no data that onelayer reads; they can be CIFAR-10 or CIFAR-100 as published, IDX files as of "
+        "MNIST, .npz or .npy arrays, parquet files with images, or a folder of images for each class"
+    )
 
 
 def load(
@@ -132,20 +200,28 @@ def load(
     ------
     DataError
         If the source is missing or damaged.
+    ConfigError
+        If a setting does not fit it.
     DownloadError
         If it cannot be downloaded; auto then loads digits, and says so in the notes.
     """
     found = find(source)
-    if found.name == "digits":
-        return load_digits()
-    try:
-        path = found.path or fetch_cifar10(cache_directory(), progress)
-    except DownloadError as error:
-        if found.name != "auto":
-            raise
-        return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
     name = "cifar10" if found.name == "auto" else found.name
-    dataset = FORMATS[name].read(path, config, parts, progress)
+    form = None if name == "digits" else FORMATS[name] if found.given else KNOWN[name].format
+    if config.coarse and not (form and form.coarse):
+        raise ConfigError(f"coarse does not apply to {source}; leave it out")
+    if form is None:
+        return load_digits()
+    path = found.path
+    if path is None:
+        try:
+            fetch(KNOWN[name].downloads, cache_directory(), progress)
+        except DownloadError as error:
+            if found.name != "auto":
+                raise
+            return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
+        path = cache_directory() / KNOWN[name].kept
+    dataset = form.read(path, config, parts, progress)
     return replace(dataset, source=str(path.resolve()) if found.given else name)
 
 
@@ -204,14 +280,25 @@ def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
     )
 
 
-def _known_cifar10() -> Path | None:
-    """Where CIFAR-10 lies already: where the environment says, else in the cache."""
+def _lying(name: str) -> Path | None:
+    """Where a known set lies already: where the environment says, else in the cache."""
+    form = KNOWN[name].format
     if named := os.environ.get(VARIABLE):
+        path = Path(named)
         try:
-            return require_cifar10(Path(named))
+            if (
+                name == "cifar10"
+            ):  # whose place the variable is before all; where it is not there, the variable is wrong
+                return require_cifar(path, (CIFAR10,))
+            if not path.exists():
+                raise DataError(f"{path}: no such file or folder")
+            if found := form.find(path):
+                return found
+        except OSError as error:
+            raise DataError(f"{VARIABLE}: {path}: cannot be read ({error.strerror})") from None
         except DataError as error:
             raise DataError(f"{VARIABLE}: {error}") from None
     try:
-        return find_cifar10(cache_directory())
+        return form.find(cache_directory())
     except OSError:
         return None

@@ -1,0 +1,323 @@
+"""Parquet files with images, as the hub lays them out, as other libraries write them, and damaged."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onelayer.config import SourceConfig, SplitConfig
+from onelayer.data import image_rows, load, load_splits
+from onelayer.data.parquet import find_parquet
+from onelayer.errors import ConfigError, DataError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+ENCODED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def pictures(n, shape=(6, 5, 3), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+def write(path, images, columns=None, features=None, image="image", type_=ENCODED, **options):
+    """Write a file with a column of images (arrays, bytes or None) and others."""
+    contents = [png(pixels) if isinstance(pixels, np.ndarray) else pixels for pixels in images]
+    if pa.types.is_struct(type_):
+        contents = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
+    labels = {"label": np.arange(len(contents)) % 3} if columns is None else columns
+    table = pa.table({image: pa.array(contents, type_)} | {name: pa.array(values) for name, values in labels.items()})
+    if features:
+        marks = {name: {"names": names, "_type": "ClassLabel"} for name, names in features.items()}
+        info = {"info": {"features": {image: {"_type": "Image"}} | marks}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+    return path
+
+
+def rows_of(images):
+    return np.stack([pixels.transpose(2, 0, 1).reshape(-1) for pixels in images])
+
+
+@pytest.mark.parametrize("folder", ["", "data", "plain_text"])
+def test_the_hub_s_layout(tmp_path, folder):
+    home = tmp_path / "my set"
+    names = ["cat", "dog", "eel"]
+    sizes = {"train-00000-of-00002": 40, "train-00001-of-00002": 30, "validation-00000-of-00001": 9, "test": 20}
+    images, labels = {}, {}
+    for seed, (name, n) in enumerate(sizes.items()):
+        images[name], labels[name] = pictures(n, seed=seed), np.arange(n)[::-1] % 3
+        path = home / folder / f"{name}.parquet"
+        write(path, images[name], {"label": labels[name]}, {"label": names}, "img", row_group_size=16)
+    assert find_parquet(home) == home
+    calls = []
+    dataset = load(home, progress=lambda done, total: calls.append((done, total)))
+    assert {part: (place.start, place.stop) for part, place in dataset.parts.items()} == {
+        "train": (0, 70),
+        "validation": (70, 79),
+        "test": (79, 99),
+    }
+    np.testing.assert_array_equal(dataset.rows, np.concatenate([rows_of(images[name]) for name in sizes]))
+    np.testing.assert_array_equal(dataset.labels, np.concatenate([labels[name] for name in sizes]))
+    assert (dataset.class_names, dataset.image_shape) == (tuple(names), (3, 6, 5))
+    assert (dataset.name, dataset.source, dataset.official, dataset.notes) == ("my set", str(home), None, ())
+    assert calls[-1] == (99, 99)
+    splits = load_splits(home, SplitConfig())
+    assert splits.protocol == "given"
+    assert [len(split) for split in splits] == [70, 9, 20]
+
+
+def test_the_second_start_decodes_nothing(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", pictures(10))
+    first = load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_rows, "each_image", None)
+        again = load(path)
+    assert again.fingerprint == first.fingerprint
+    write(path, pictures(10, seed=1))
+    assert load(path).fingerprint != first.fingerprint
+
+
+def test_cifar_100_has_two_kinds_of_labels(tmp_path):
+    columns = {"fine_label": [3, 1, 2, 0], "coarse_label": [1, 0, 1, 0]}
+    features = {"fine_label": ["a", "b", "c", "d"], "coarse_label": ["x", "y"]}
+    path = write(tmp_path / "cifar100" / "train-00000-of-00001.parquet", pictures(4), columns, features, "img").parent
+    fine, coarse = load(path), load(path, SourceConfig(coarse=True))
+    assert (fine.class_names, fine.labels.tolist()) == (("a", "b", "c", "d"), [3, 1, 2, 0])
+    assert (coarse.class_names, coarse.labels.tolist()) == (("x", "y"), [1, 0, 1, 0])
+    assert fine.fingerprint != coarse.fingerprint
+    path = write(tmp_path / "a.parquet", pictures(4))
+    with pytest.raises(
+        ConfigError, match=r"^coarse does not apply to .*a\.parquet, which has no column coarse_label; leave"
+    ):
+        load(path, SourceConfig(coarse=True))
+
+
+def test_greys_and_sizes(tmp_path):
+    greys = pictures(6, (7, 7))
+    dataset = load(write(tmp_path / "greys.parquet", greys))
+    assert dataset.image_shape == (1, 7, 7)
+    np.testing.assert_array_equal(dataset.rows.reshape(-1, 7, 7), greys)
+    mixed = [*pictures(4, (8, 8, 3)), *pictures(2, (80, 40, 3))]
+    path = write(tmp_path / "mixed.parquet", mixed)
+    dataset = load(path)
+    assert dataset.image_shape == (3, 8, 8)
+    np.testing.assert_array_equal(dataset.rows[:4], rows_of(mixed[:4]))
+    assert dataset.notes == ("2 images squeezed to 8 x 8, which distorts them, such as mixed.parquet, row 4",)
+    assert load(path, SourceConfig(image_size="4x3")).image_shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["dog", "cat", "dog", "ant"], ("ant", "cat", "dog"), [2, 1, 2, 0]),
+        (pa.array(["b", "a", "b", "a"]).dictionary_encode(), ("a", "b"), [1, 0, 1, 0]),
+        (pa.array(["b", "a", "b", "a"], pa.large_string()), ("a", "b"), [1, 0, 1, 0]),
+        ([70, 9, 70, -1], ("-1", "9", "70"), [2, 1, 2, 0]),
+        (np.array([1, 0, 1, 1], np.uint8), ("0", "1"), [1, 0, 1, 1]),
+    ],
+)
+def test_labels_without_a_list_of_classes(tmp_path, labels, names, numbers):
+    dataset = load(write(tmp_path / "a.parquet", pictures(4), {"label": labels}, row_group_size=3))
+    assert (dataset.class_names, dataset.labels.tolist()) == (names, numbers)
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.binary(), pa.large_binary(), pa.struct([("path", pa.string()), ("bytes", pa.large_binary())])]
+)
+@pytest.mark.parametrize("name", ["image", "picture", "a.b"])
+def test_other_columns_of_bytes(tmp_path, type_, name):
+    images = pictures(8)
+    path = write(tmp_path / "a.parquet", images, {"id": list("abcdefgh"), "label": [0, 1] * 4}, None, name, type_)
+    np.testing.assert_array_equal(load(path).rows, rows_of(images))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_what_other_libraries_write(tmp_path, library):
+    frames = pytest.importorskip(library)
+    images = pictures(6)
+    frame = frames.DataFrame(
+        {"image": [{"bytes": png(pixels), "path": None} for pixels in images], "label": list("ababab")}
+    )
+    path = tmp_path / "a.parquet"
+    frame.to_parquet(path) if library == "pandas" else frame.write_parquet(path)
+    dataset = load(path)
+    np.testing.assert_array_equal(dataset.rows, rows_of(images))
+    assert dataset.class_names == ("a", "b")
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    images = [*pictures(200)]
+    images[7], images[150] = None, b"no image"
+    write(tmp_path / "set" / "train.parquet", images[:120])
+    write(tmp_path / "set" / "test.parquet", images[120:])
+    dataset = load(tmp_path / "set")
+    assert dataset.parts == {"train": slice(0, 119), "test": slice(119, 198)}
+    kept = [row for row in range(200) if row not in (7, 150)]
+    np.testing.assert_array_equal(dataset.rows, rows_of([images[row] for row in kept]))
+    np.testing.assert_array_equal(dataset.labels, [row % 3 if row < 120 else (row - 120) % 3 for row in kept])
+    (note,) = dataset.notes
+    assert note.startswith(
+        "left out, as 2 of 200 images cannot be read: train.parquet, row 7: has no image; test.parquet, row 30"
+    )
+    write(tmp_path / "set" / "test.parquet", images[140:])
+    with pytest.raises(
+        DataError, match=r"set: 2 of 180 images cannot be read: .*, or pass --allow-unreadable to leave"
+    ):
+        load(tmp_path / "set")
+    assert len(load(tmp_path / "set", SourceConfig(allow_unreadable=True)).rows) == 178
+
+
+def test_a_null_struct_is_no_image(tmp_path):
+    images = pa.array([{"bytes": png(pixels), "path": None} for pixels in pictures(3)] + [None], ENCODED)
+    pq.write_table(pa.table({"image": images, "label": [0, 1, 0, 1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be read: a.parquet, row 3: has no image"):
+        load(tmp_path / "a.parquet")
+
+
+def test_files_that_do_not_belong_together(tmp_path):
+    write(tmp_path / "train.parquet", pictures(6))
+    write(tmp_path / "trainer.parquet", pictures(6))
+    assert load(tmp_path).notes == ("left out, as they are of neither train, validation nor test: trainer.parquet",)
+    for columns in ({"label": [0, 1], "labels": [1, 0]}, {"label": ["a", "b"]}):
+        write(tmp_path / "test.parquet", pictures(2), columns)
+        if columns["label"][0] == "a":
+            with pytest.raises(DataError, match=r"/test.parquet: has other columns, or classes, than train.parquet$"):
+                load(tmp_path)
+        else:
+            assert len(load(tmp_path).rows) == 8
+
+
+def test_several_sets_in_a_folder(tmp_path):
+    for name in ("balanced", "letters"):
+        write(tmp_path / "sets" / name / "train.parquet", pictures(6))
+    (tmp_path / "sets" / ".git").mkdir()
+    with pytest.raises(
+        DataError, match=r"/sets: holds several sets of parquet files; pass the path of one: balanced, letters$"
+    ):
+        load(tmp_path / "sets")
+    assert list(load(tmp_path / "sets" / "letters").parts) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "words"),
+    [
+        ({"x": [0, 1, 2]}, None, "which column holds the labels is not clear; of image, x, call it label"),
+        ({"label": [0, None, 2]}, None, "row 1 has no label"),
+        ({"label": [0.0, 1.0, 2.0]}, None, "the column label is double; labels are integers or texts"),
+        ({"label": [True, False, True]}, None, "the column label is bool; labels are integers or texts"),
+        ({"label": [0, 1, 2]}, {"label": ["a", "b"]}, "row 2 has the label 2; labels are 0 to 1"),
+        ({"label": [0, -1, 1]}, {"label": ["a", "b"]}, "row 1 has the label -1; labels are 0 to 1"),
+        (
+            {"label": [0, 1, 0]},
+            {"label": ["a", "a"]},
+            "the classes of label have no names of their own, fit to be printed",
+        ),
+        ({"label": [0, 1, 0]}, {"label": ["a", "\x1b[2J"]}, "the classes of label have no names of their own"),
+        ({"label": ["a", "\x1b[2J", "b"]}, None, r"the label '\?\[2J' is no name for a class"),
+        ({"label": ["a", "b" * 101, "b"]}, None, r"the label 'b{100}\.\.\.' is no name for a class"),
+        ({"label": [5, 5, 5]}, None, "has images of one class only, 5; a classifier needs two"),
+        ({"label": np.array([2**64 - 1, 1, 2], np.uint64)}, None, "is damaged or no parquet file"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, columns, features, words):
+    path = write(tmp_path / "a.parquet", pictures(3), columns, features)
+    with pytest.raises(DataError, match=rf"/a\.parquet: {words}") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_column_of_images(tmp_path):
+    path = write(tmp_path / "a.parquet", ["x", "y"], {"label": [0, 1]}, type_=pa.string())
+    with pytest.raises(DataError, match=r"which column holds the images is not clear; of image, label, call it image$"):
+        load(path)
+    path = write(tmp_path / "a.parquet", pictures(2), {"mask": [b"x", b"y"], "label": [0, 1]}, image="left")
+    with pytest.raises(
+        DataError, match=r"which column holds the images is not clear; of left, mask, label, call it image$"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"", b"[]", b"{", b"[" * 100_000, b'{"info": {"features": [1]}}', b'{"info": {"features": {"label": 1}}}'],
+)
+def test_metadata_that_make_no_sense_are_left_out(tmp_path, metadata):
+    table = pq.read_table(write(tmp_path / "a.parquet", pictures(3)))
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), tmp_path / "b.parquet")
+    assert load(tmp_path / "b.parquet").class_names == ("0", "1", "2")
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", pictures(3))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(
+        DataError, match=r"a\.parquet: parquet files are read by pyarrow; pip install 'onelayer\[parquet\]'$"
+    ):
+        load(path)
+
+
+def test_no_parquet_file(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and so on")
+    with pytest.raises(DataError, match=r"/a\.parquet: is damaged or no parquet file \("):
+        load(tmp_path / "a.parquet")
+    (tmp_path / "b" / "a.parquet").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"/a\.parquet: is not a file$"):
+        load(tmp_path / "b")
+    write(tmp_path / "c.parquet", [], {"label": np.zeros(0, int)})
+    with pytest.raises(DataError, match=r"/c\.parquet: holds no images$"):
+        load(tmp_path / "c.parquet")
+
+
+# bombs
+
+
+def test_rows_without_bytes(tmp_path):
+    path = write(tmp_path / "a.parquet", [None] * 100_000)
+    with pytest.raises(DataError, match=r"a\.parquet: claims 100,000 images in [\d,]+ bytes; refused as a bomb$"):
+        load(path)
+
+
+def test_a_value_that_stands_for_many_rows(tmp_path):
+    """1 MiB a hundred and sixty times, stored once."""
+    path = write(tmp_path / "a.parquet", [bytes(2**20)] * 160, dictionary_pagesize_limit=2**21, write_statistics=False)
+    assert path.stat().st_size < 2**20
+    usual, pool = pa.default_memory_pool(), pa.system_memory_pool()
+    before = pool.max_memory()
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(DataError, match=r"none of 160 images can be read: a\.parquet, row 0: is no image"):
+            load(path)
+    finally:
+        pa.set_memory_pool(usual)
+    assert before < 2**20  # another test's peak would hide ours
+    assert 2**20 < pool.max_memory() < 2**27
+
+
+def test_no_mutation_escapes_as_another_error(tmp_path):
+    whole = write(tmp_path / "a.parquet", pictures(20), None, {"label": ["a", "b", "c"]}, row_group_size=7).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "b.parquet"
+    refused = 0
+    for trial in range(120):
+        content = bytearray(whole)
+        low = len(whole) * (trial % 3) // 3  # the last third holds the metadata
+        for place in rng.integers(low, len(whole), rng.integers(1, 4)):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(content[: len(whole) - (trial % 20 == 0)])
+        try:
+            load(path)
+        except DataError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 40
