@@ -53,10 +53,10 @@ def cached_rows(
     DataError
         If the cache cannot be written.
     """
-    folder = cache_directory() / "rows"
-    path, facts_path = folder / f"{key}.rows", folder / f"{key}.json"
-    if (found := _read(path, facts_path)) is not None:
+    if (found := find_rows(key)) is not None:
         return found
+    path, facts_path = _paths(key)
+    folder = path.parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,14 +77,15 @@ def cached_rows(
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write to the cache {folder}: {reason}; free some space, or move the cache") from None
-    found = _read(path, facts_path)
+    found = find_rows(key)
     if found is None:
         raise DataError(f"{path}: is not what was written a moment ago; try again")
     return found
 
 
-def _read(path: Path, facts_path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """What the cache holds, if it is sound."""
+def find_rows(key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What the cache holds under a key, as `cached_rows` returns it; None if it is not there, or not sound."""
+    path, facts_path = _paths(key)
     try:
         content = json.loads(facts_path.read_bytes())
         n, d = content["shape"]
@@ -93,6 +94,11 @@ def _read(path: Path, facts_path: Path) -> tuple[np.ndarray, dict[str, Any]] | N
         return np.memmap(path, np.uint8, "r", shape=(n, d)), dict(content["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _paths(key: str) -> tuple[Path, Path]:
+    folder = cache_directory() / "rows"
+    return folder / f"{key}.rows", folder / f"{key}.json"
 
 
 def _allocate(file: int, size: int) -> None:

@@ -15,6 +15,7 @@ from onelayer.data.cache import cache_directory
 from onelayer.data.cifar import MissingPartError, find_cifar10, read_cifar10, require_cifar10
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
 from onelayer.data.download import fetch_cifar10
+from onelayer.data.folder import find_folder, read_folder
 from onelayer.errors import DataError, DownloadError
 
 NAMES = ("auto", "cifar10", "digits")
@@ -39,6 +40,7 @@ class Format(NamedTuple):
 # In the order in which a path is asked; the first that finds something reads it.
 FORMATS: dict[str, Format] = {
     "cifar10": Format(find_cifar10, lambda path, _, parts, progress: read_cifar10(path, parts, progress)),
+    "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
 }
 
 
@@ -98,7 +100,9 @@ def find(source: str | Path) -> Source:
                 return Source(name, found, given=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    raise DataError(f"{path}: holds no data that onelayer reads; they can be CIFAR-10")
+    raise DataError(
+        f"{path}: holds no data that onelayer reads; they can be CIFAR-10, or a folder of images for each class"
+    )
 
 
 def load(
