@@ -8,7 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from operator import itemgetter
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from onelayer.errors import DataError
 
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 MAX_SIDE = 64  # of the size that images get where none is asked for
-MAX_UNREADABLE = 0.01  # of all images
+MAX_LOST = 0.01  # of all images: files that may be left out without a word or an error
 
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _VERSION = 1  # of the rows in the cache: another number where the same files give other rows
@@ -70,33 +72,25 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     scan = _Scan(path, progress)
     groups = _groups(scan)
     files = [file for group in groups for file in group.files]
-    key = scan.key(config)
+    key = _key(scan, config)
     found = find_rows(key)
     if found is None:
-        paths = [path / file for file in files]
-        image_shape = _choose_shape(path, paths, config, progress)
-        fill = partial(_fill, path, paths, image_shape, progress)
+        image_shape = _choose_shape(path, files, config, progress)
+        fill = partial(_fill, path, files, image_shape, progress)
         found = cached_rows(key, (len(files), prod(image_shape)), fill)
     rows, facts = found
-    notes = [*_unreadable(path, len(files), facts, config), *scan.notes(len(files))]
-    count, *first = facts["squeezed"]
-    if count:
-        _, h, w = facts["image_shape"]
-        notes.append(f"{counted(count, 'image')} squeezed to {w} x {h}, which distorts them, such as {first[0]}")
-
+    notes = [*scan.notes, *_lost(path, len(files), facts, config), *_squeezed(facts)]
     kept = np.ones(len(files), bool)
     kept[facts["unreadable"]] = False
-    lengths = [len(group.files) for group in groups]
-    counts = [int(part.sum()) for part in np.split(kept, np.cumsum(lengths)[:-1])]
-    classes = tuple(sorted({group.class_name for group in groups if group.part in ("train", "")}))
-    for group, count in zip(groups, counts, strict=True):
-        if not count and group.part in ("train", ""):
-            raise DataError(f"{path}/{group.folder}: none of its images can be read; mend them, or remove the folder")
-    numbers = [classes.index(group.class_name) for group in groups]
+    ends = np.cumsum([len(group.files) for group in groups])
+    counts = [int(part.sum()) for part in np.split(kept, ends[:-1])]
+    _require_images(scan, groups, counts, "no image that can be read")
+    classes = sorted({group.class_name for group in groups if group.trains})
+    numbers = {name: number for number, name in enumerate(classes)}
     return Dataset(
         rows=rows,
-        labels=np.repeat(np.array(numbers, np.int64), counts),
-        class_names=classes,
+        labels=np.repeat(np.array([numbers[group.class_name] for group in groups]), counts),
+        class_names=tuple(classes),
         image_shape=tuple(facts["image_shape"]),
         name=_printable(path.resolve().name) or "images",
         parts=_parts(groups, counts),
@@ -116,30 +110,37 @@ class _Group:
     folder: str
     files: list[str] = field(default_factory=list)
 
+    @property
+    def trains(self) -> bool:
+        return self.part in ("train", "")
+
 
 class _Scan:
-    """A walk through a folder. All names are relative to it, with slashes."""
+    """A walk through a folder. Places in it are named relative to it, with slashes.
+
+    Parameters
+    ----------
+    root : Path
+    progress : callable
+        Called with the images found.
+    """
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.root = root
         self.progress = progress
         self.count = 0
-        self.other: Counter[str] = Counter()  # files that are no images, by suffix
-        self.beside = 0  # images outside the class folders
-        self.digest = hashlib.sha256()
+        self.notes: list[str] = []
+        self.other: Counter[str] = Counter()  # suffixes of files that are no images
+        self.digest = hashlib.sha256()  # of the images' names and states
 
-    def folders(self, place: str) -> list[str]:
-        """Names of the folders in a place, sorted."""
-        names = []
-        for entry in self.entries(place):
-            if entry.is_dir():
-                names.append(entry.name)
-            else:
-                self.beside += _is_image(entry.name)
-        return sorted(names)
+    def folders(self, place: str) -> tuple[list[str], int]:
+        """Names of the folders in a place, sorted, and the number of images beside them."""
+        entries = self.entries(place)
+        folders = sorted(name for name, status in entries if _is_folder(status))
+        return folders, sum(_is_image(name) and not _is_folder(status) for name, status in entries)
 
     def images(self, place: str) -> list[str]:
-        """The images in and below a place, sorted."""
+        """The images in a place and below it, sorted."""
         found: list[str] = []
         seen = {self.identity(above): above for above in ("", place.rpartition("/")[0])}
         pending = [place]
@@ -147,136 +148,138 @@ class _Scan:
             folder = pending.pop()
             first = seen.setdefault(self.identity(folder), folder)
             if first != folder:
-                where = f"{self.root}/{first}".rstrip("/")
-                raise DataError(f"{self.root}/{_printable(folder)}: leads back to {where}; remove the link")
-            here: list[tuple[str, int, int]] = []
-            below: list[str] = []
-            for entry in self.entries(folder):
-                name = f"{folder}/{entry.name}"
-                if entry.is_dir():
-                    below.append(name)
-                elif _is_image(entry.name):
-                    here.append((name, *self.state(entry)))
+                raise DataError(f"{self.path(folder)}: is {self.path(first)} once more; remove the link")
+            entries = sorted(self.entries(folder), key=itemgetter(0))
+            for name, status in entries:
+                if _is_folder(status):
+                    pending.append(f"{folder}/{name}")
+                elif _is_image(name):
+                    found.append(f"{folder}/{name}")
+                    # The time changes with the content and with the permission to read it.
+                    state = (status.st_size, status.st_ctime_ns) if status else None
+                    self.digest.update(os.fsencode(f"{found[-1]}\0{state}\n"))
+                    self.count += 1
                 else:
-                    self.other[_suffix(entry.name)] += 1
-            here.sort()
-            pending += sorted(below)
-            found += [name for name, _, _ in here]
-            self.digest.update(b"".join(b"%b\0%d\0%d\n" % (os.fsencode(name), n, when) for name, n, when in here))
-            self.count += len(here)
+                    self.other[_suffix(name)] += 1
             self.progress(self.count, None)
         return sorted(found)
 
-    def entries(self, place: str) -> Iterator["os.DirEntry[str]"]:
+    def entries(self, place: str) -> list[tuple[str, os.stat_result | None]]:
+        """Names and states of what is in a place; None for an image that is a link to nowhere."""
+        found: list[tuple[str, os.stat_result | None]] = []
         try:
             with os.scandir(self.root / place) as entries:
-                yield from (entry for entry in entries if not _hidden(entry.name))
+                for entry in entries:
+                    if not _hidden(entry.name):
+                        try:
+                            found.append((entry.name, entry.stat()))
+                        except OSError:
+                            if not _is_image(entry.name):
+                                raise
+                            found.append((entry.name, None))
         except OSError as error:
-            raise DataError(f"{self.root}/{_printable(place)}: {error.strerror}") from None
+            raise DataError(f"{_printable(error.filename, 300)}: {error.strerror}") from None
+        return found
 
     def identity(self, place: str) -> tuple[int, int]:
         status = (self.root / place).stat()
         return status.st_dev, status.st_ino
 
-    def state(self, entry: "os.DirEntry[str]") -> tuple[int, int]:
-        """What differs once a file was written to, or its permissions changed."""
-        try:
-            status = entry.stat()
-        except OSError:  # a link to nowhere, which reading will find
-            return -1, -1
-        return status.st_size, status.st_ctime_ns
-
-    def key(self, config: SourceConfig) -> str:
-        """Of the rows in the cache."""
-        from PIL import __version__
-
-        key = self.digest.copy()
-        key.update(f"{config.width_and_height} {_VERSION} {__version__}".encode())
-        return key.hexdigest()
-
-    def notes(self, count: int) -> Iterator[str]:
-        """What was left out, if it is worth a word, beside so many images."""
-        if self.beside:
-            yield f"{counted(self.beside, 'image')} outside the class folders left out"
-        if sum(self.other.values()) > MAX_UNREADABLE * count:
-            files = counted(sum(self.other.values()), "file")
-            suffixes = ", ".join(_printable(suffix, 20) or "none" for suffix, _ in self.other.most_common(_NAMED))
-            yield f"{files} left out that are no images by their suffix: {suffixes}"
+    def path(self, place: str) -> str:
+        """A place in words."""
+        return _printable(f"{self.root}/{place}".rstrip("/"), 300)
 
 
 def _groups(scan: _Scan) -> list[_Group]:
     """The images of a folder by part and class, in the order of the rows."""
-    path = scan.root
     places = _part_folders(scan)
     groups = [
         _Group(part, name, f"{place}/{name}".lstrip("/"))
         for part, place in places.items()
         for name in _class_folders(scan, place)
     ]
-    trained = {group.class_name for group in groups if group.part in ("train", "")}
-    if len(trained) == 1:
-        raise DataError(f"{path}: holds one class only, {trained.pop()}; a classifier needs two")
+    classes = {group.class_name for group in groups if group.trains}
+    if len(classes) == 1:
+        raise DataError(f"{scan.root}: has images of one class only, {classes.pop()}; a classifier needs two")
     for group in groups:
-        if group.class_name not in trained:
-            raise DataError(f"{path}/{group.folder}: train has no class of this name, so that none can be learnt")
+        if group.class_name not in classes:
+            raise DataError(f"{scan.path(group.folder)}: is no class of train; add it there, or remove the folder")
     for group in groups:
         group.files = scan.images(group.folder)
-        if not group.files and group.part in ("train", ""):
-            raise DataError(f"{path}/{group.folder}: holds no images ({_suffixes()}); fill the folder, or remove it")
-    for part, place in places.items():
-        if not any(group.files for group in groups if group.part == part):
-            raise DataError(f"{path}/{place}: holds no images ({_suffixes()}); fill the folder, or remove it")
+    _require_images(scan, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(_SUFFIXES))})")
+    if sum(scan.other.values()) > MAX_LOST * scan.count:
+        suffixes = ", ".join(_printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(_NAMED))
+        scan.notes.append(f"{counted(scan.other.total(), 'file')} left out whose suffix is no image's: {suffixes}")
     return groups
 
 
+def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: str) -> None:
+    """Each part needs images, and each class of train: a class that is not met in testing is no matter."""
+    totals: Counter[str] = Counter()
+    for group, count in zip(groups, counts, strict=True):
+        totals[group.folder if group.trains else group.folder.partition("/")[0]] += count
+    for place, total in totals.items():
+        if not total:
+            raise DataError(f"{scan.path(place)}: holds {what}; add some, or remove the folder")
+
+
 def _part_folders(scan: _Scan) -> dict[str, str]:
-    """The folders of the parts, in their order; a folder without a division is one part without a name."""
-    folders = scan.folders("")
+    """The folder of each part, in their order; a folder without a division is one part without a name."""
+    folders, _ = scan.folders("")
     named = [name for name in folders if name.lower() in PARTS]
-    # A class can be called train, or test: a division has train, and another part or nothing else.
-    if len(named) == len(folders) or (len(named) > 1 and "train" in map(str.lower, named)):
-        pass
-    else:
-        return {"": ""}
     places: dict[str, str] = {}
     for name in named:
-        part = PARTS[name.lower()]
-        if part in places:
-            raise DataError(f"{scan.root}: {places[part]} and {name} are both the {part} part; keep one")
-        places[part] = name
+        places.setdefault(PARTS[name.lower()], name)
+    # Classes can be called train or test: a division is train and another part, or nothing but parts.
+    if not named or (len(named) < len(folders) and not ("train" in places and len(named) > 1)):
+        return {"": ""}
+    if "train" not in places:
+        raise DataError(f"{scan.root}: has {' and '.join(named)} but no train; name the images to train on train")
+    if len(places) < len(named):
+        raise DataError(f"{scan.root}: {' and '.join(named)} are more than one folder for a part; keep one of each")
+    if others := [name for name in folders if name not in named]:
+        scan.notes.append(f"left out, as they are beside {named[0]}: {_printable(', '.join(others))}")
     return {part: places[part] for part in ("train", "validation", "test") if part in places}
 
 
 def _class_folders(scan: _Scan, place: str) -> list[str]:
-    beside = scan.beside
-    names = scan.folders(place)
-    where = f"{scan.root}/{place}".rstrip("/")
+    names, beside = scan.folders(place)
+    where = scan.path(place)
     if not names:
-        what = "images but no folder for each class" if scan.beside > beside else "no folders of images"
+        what = "images, but no folder for each class" if beside else "no folders of images"
         raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE")
     for name in names:
         if not (name.isprintable() and len(name) < 100):
-            raise DataError(f"{where}: the folder {_printable(name)!r} has no name for a class; rename it")
+            raise DataError(f"{scan.path(f'{place}/{name}'.lstrip('/'))}: has no name for a class; rename the folder")
+    if beside:
+        scan.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")
     return names
 
 
 # their pixels
 
 
-def _choose_shape(path: Path, files: list[Path], config: SourceConfig, progress: Progress) -> tuple[int, int, int]:
+def _key(scan: _Scan, config: SourceConfig) -> str:
+    """What decides the rows."""
+    from PIL import __version__
+
+    how = f"{config.width_and_height}, {_VERSION}, Pillow {__version__}"
+    return hashlib.sha256(scan.digest.digest() + how.encode()).hexdigest()
+
+
+def _choose_shape(path: Path, files: list[str], config: SourceConfig, progress: Progress) -> tuple[int, int, int]:
     """The shape (c, h, w) that all images are brought to."""
     sizes: Counter[tuple[int, int]] = Counter()
-    grey, error = True, None
-    with closing(each_image(read_header, files)) as headers:
-        for place, header in enumerate(headers, 1):
+    grey, reason = True, ""
+    with closing(each_image(lambda file: read_header(path / file), files, progress)) as headers:
+        for header in headers:
             if isinstance(header, Header):
                 sizes[_fit(header.size)] += 1
                 grey &= header.grey
             else:
-                error = error or header
-            progress(place, len(files))
-    if error and not sizes:
-        raise _none_readable(path, files, error)
+                reason = reason or _relative(path, header)
+    if not sizes:
+        raise _none_readable(path, files, reason)
     # Of equally many, the largest, which is the closest to a square.
     w, h = config.width_and_height or max(sizes, key=lambda size: (sizes[size], prod(size), size))
     return 1 if grey else 3, h, w
@@ -289,46 +292,55 @@ def _fit(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _fill(
-    path: Path, files: list[Path], image_shape: tuple[int, int, int], progress: Progress, rows: np.ndarray
+    path: Path, files: list[str], image_shape: tuple[int, int, int], progress: Progress, rows: np.ndarray
 ) -> tuple[int, dict[str, Any]]:
     """Decode files into the first of the rows (n, d); return how many, and what else is to be known."""
-    errors: dict[int, DataError] = {}
-    squeezed = []
+    unreadable: list[int] = []
+    squeezed: list[int] = []
+    reasons: list[str] = []
     used = 0
     block = max(1, min(_BLOCK_FILES, _BLOCK_BYTES // rows.shape[1]))
-    with closing(each_image(lambda file: decode_image(file, image_shape), files, block)) as results:
+    with closing(each_image(lambda file: decode_image(path / file, image_shape), files, progress, block)) as results:
         for place, result in enumerate(results):
             if isinstance(result, DataError):
-                errors[place] = result
+                unreadable.append(place)
+                if len(reasons) < _NAMED:
+                    reasons.append(_relative(path, result))
             else:
                 rows[used], note = result
                 used += 1
                 squeezed += [place] * (note is not None)
-            progress(place + 1, len(files))
-    if errors and not used:
-        raise _none_readable(path, files, errors[0])
+    if not used:
+        raise _none_readable(path, files, reasons[0])
     return used, {
         "image_shape": image_shape,
-        "unreadable": list(errors),
-        "reasons": [_relative(path, error) for error in list(errors.values())[:_NAMED]],
-        "squeezed": [len(squeezed), *(_relative(path, files[place]) for place in squeezed[:1])],
+        "unreadable": unreadable,
+        "reasons": reasons,
+        "squeezed": [len(squeezed), *(_printable(files[place]) for place in squeezed[:1])],
     }
 
 
-def _none_readable(path: Path, files: list[Path], error: DataError) -> DataError:
-    return DataError(f"{path}: none of {counted(len(files), 'image')} can be read: {_relative(path, error)}")
+def _none_readable(path: Path, files: list[str], reason: str) -> DataError:
+    return DataError(f"{path}: none of {counted(len(files), 'image')} can be read: {reason}")
 
 
-def _unreadable(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> Iterator[str]:
+def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> Iterator[str]:
     """Say which of so many images could not be read; an error if these are too many."""
     lost = len(facts["unreadable"])
     if not lost:
         return
     more = "; ..." if lost > len(facts["reasons"]) else ""
     what = f"{lost:,} of {counted(count, 'image')} cannot be read: {'; '.join(facts['reasons'])}{more}"
-    if lost > MAX_UNREADABLE * count and not config.allow_unreadable:
+    if lost > MAX_LOST * count and not config.allow_unreadable:
         raise DataError(f"{path}: {what}; mend or remove them, or pass --allow-unreadable to leave them out")
     yield f"left out, as {what}"
+
+
+def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
+    count, *first = facts["squeezed"]
+    _, h, w = facts["image_shape"]
+    if count:
+        yield f"{counted(count, 'image')} squeezed to {w} x {h}, which distorts them, such as {first[0]}"
 
 
 def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
@@ -345,6 +357,10 @@ def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
 # names
 
 
+def _is_folder(status: os.stat_result | None) -> bool:
+    return status is not None and S_ISDIR(status.st_mode)
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"  # which archives made on a Mac bring along
 
@@ -357,12 +373,9 @@ def _suffix(name: str) -> str:
     return name[name.rfind(".") :].lower() if "." in name else ""
 
 
-def _suffixes() -> str:
-    return ", ".join(suffixes[0] for suffixes in FORMATS.values())
-
-
-def _relative(path: Path, text: object) -> str:
-    return _printable(str(text).removeprefix(f"{path}/"), 200)
+def _relative(path: Path, error: DataError) -> str:
+    """An error of a file, with the file named from where the folder begins."""
+    return _printable(str(error).removeprefix(f"{path}/"), 200)
 
 
 def _printable(text: str, length: int = 100) -> str:

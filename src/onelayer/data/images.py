@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from onelayer.data.archive import Progress
 from onelayer.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _MAX_PIXELS = 100_000_000
 _DISTORTION = 1.05  # ratio of the aspect ratios above which a person sees it
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 
+F = TypeVar("F")
 T = TypeVar("T")
 
 
@@ -76,7 +78,9 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
         return decode_image(path, image_shape)
 
 
-def each_image(function: Callable[[Path], T], files: Sequence[Path], block: int = 16) -> Generator[T | DataError]:
+def each_image(
+    function: Callable[[F], T], files: Sequence[F], progress: Progress, block: int = 16
+) -> Generator[T | DataError]:
     """What a function makes of each file, in the files' order, from as many threads as there are cores.
 
     Close it where not all is taken: what the threads are at ends then, and nothing more is begun.
@@ -84,8 +88,10 @@ def each_image(function: Callable[[Path], T], files: Sequence[Path], block: int 
     Parameters
     ----------
     function : callable
-        `read_header`, or `decode_image` with a shape. Pillow lets other threads work while it decodes.
-    files : sequence of Path
+        Of a file; it calls `read_header` or `decode_image`. Pillow lets other threads work while it decodes.
+    files : sequence
+    progress : callable
+        Called with the files done and the files in all.
     block : int
         Files that a thread takes at a time. Up to three blocks for each thread are ahead of what is taken.
 
@@ -96,9 +102,9 @@ def each_image(function: Callable[[Path], T], files: Sequence[Path], block: int 
     threads = os.cpu_count() or 1
     closed = threading.Event()
 
-    def work(block_of_files: Sequence[Path]) -> list[T | DataError]:
+    def work(some: Sequence[F]) -> list[T | DataError]:
         results: list[T | DataError] = []
-        for file in block_of_files:
+        for file in some:
             if closed.is_set():
                 break
             try:
@@ -115,8 +121,10 @@ def each_image(function: Callable[[Path], T], files: Sequence[Path], block: int 
                 pending.append(pool.submit(work, files[start : start + block]))
                 if len(pending) > 2 * threads:
                     yield from pending.popleft().result()
+                    progress(start - (len(pending) - 1) * block, len(files))
             while pending:
                 yield from pending.popleft().result()
+            progress(len(files), len(files))
         finally:
             closed.set()
             pool.shutdown(cancel_futures=True)
