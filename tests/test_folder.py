@@ -1,0 +1,511 @@
+"""Folders of images: what is in them, in which order, at which size, and what is wrong with them."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import onelayer
+from onelayer import cli
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.data import folder, images, load, split
+from onelayer.data.dataset import Dataset
+from onelayer.errors import DataError
+
+RNG = np.random.default_rng(0)
+
+
+def write(path: Path, size=(4, 3), mode="RGB", **options) -> Path:
+    """An image of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = RNG.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """Three cats and three dogs, 4 pixels wide and 3 high."""
+    for name in ("cat", "dog"):
+        for number in range(3):
+            write(tmp_path / "Pets" / name / f"{number}.png")
+    return tmp_path / "Pets"
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """``no_decoding()``: from here on every look into a file fails the test."""
+
+    def start() -> None:
+        def fail(*_: object) -> None:
+            raise AssertionError("a file was opened")
+
+        monkeypatch.setattr(folder, "each_image", fail)
+
+    return start
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Its row, by Pillow alone."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1).ravel()
+
+
+@pytest.fixture(scope="module")
+def cifar_folder(tiny_batches, tmp_path_factory) -> tuple[Path, Dataset]:
+    """CIFAR's 360 rows as files in train and test, and the data set that they are in the same order."""
+    root = tmp_path_factory.mktemp("tiny")
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    rows = np.concatenate([rows for rows, _ in tiny_batches.values()])
+    labels = np.concatenate([labels for _, labels in tiny_batches.values()])
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        path = root / ("train" if place < 300 else "test") / names[label] / f"{place:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path, compress_level=1)
+    order = np.concatenate([np.argsort(labels[:300], kind="stable"), 300 + np.argsort(labels[300:], kind="stable")])
+    parts = {"train": slice(0, 300), "test": slice(300, 360)}
+    return root, Dataset(rows[order], labels[order], names, (3, 32, 32), "tiny", parts)
+
+
+def test_files_are_the_rows_they_were_written_from(cifar_folder):
+    root, expected = cifar_folder
+    dataset = load(root)
+    np.testing.assert_array_equal(dataset.rows, expected.rows)
+    np.testing.assert_array_equal(dataset.labels, expected.labels)
+    assert (dataset.rows.dtype, dataset.labels.dtype) == (np.uint8, np.int64)
+    assert isinstance(dataset.rows, np.memmap)
+    assert (dataset.class_names, dataset.image_shape) == (expected.class_names, (3, 32, 32))
+    assert (dataset.name, dataset.source, dataset.official) == (root.name, str(root), None)
+    assert (dataset.parts, dataset.notes) == (expected.parts, ())
+    assert dataset.fingerprint == expected.fingerprint
+
+
+def test_training_on_files_gives_the_same_weights(cifar_folder):
+    root, expected = cifar_folder
+    config = TrainConfig(epochs=3, flip=True)
+    ours, theirs = (onelayer.train(split(dataset, SplitConfig()), config) for dataset in (load(root), expected))
+    assert np.abs(theirs.model.layer.weights).max() > 0.01
+    np.testing.assert_array_equal(ours.model.layer.weights, theirs.model.layer.weights)
+    assert ours.scores == theirs.scores
+
+
+def test_the_second_start_opens_no_file(cifar_folder, no_decoding):
+    root, expected = cifar_folder
+    load(root)
+    no_decoding()
+    assert load(root).fingerprint == expected.fingerprint
+
+
+def test_what_changed_is_read_again(pets, monkeypatch):
+    before = load(pets)
+    path = pets / "cat" / "1.png"
+    times = path.stat()
+    pixels_before = path.read_bytes()
+    while len(write(path).read_bytes()) != len(pixels_before):  # as long as it was
+        pass
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as copying with times leaves it
+    np.testing.assert_array_equal(load(pets).rows[1], pixels(path))
+    write(pets / "dog" / "9.png")
+    assert len(load(pets).rows) == 7
+    (pets / "dog" / "9.png").rename(pets / "cat" / "9.png")
+    assert np.bincount(load(pets).labels).tolist() == [4, 3]
+    (pets / "cat" / "9.png").unlink()
+    assert len(load(pets).rows) == len(before.rows)
+    monkeypatch.setattr("PIL.__version__", "0")
+    opened = []
+    monkeypatch.setattr(folder, "read_header", lambda path: opened.append(path) or images.read_header(path))
+    load(pets)
+    assert len(opened) == 6
+
+
+def test_files_at_any_depth_in_the_order_of_their_names(pets):
+    for name in ("b/10.png", "b/9.JPG", "a.png", "B/c/x.PpM", "é.png", "Z.png"):
+        write(pets / "dog" / name)
+    write(pets / "Ape" / "x.png")
+    found = sorted(str(path.relative_to(pets)) for path in pets.glob("*/**/*") if path.is_file())
+    assert found[0] == "Ape/x.png"
+    assert found[-1] == "dog/é.png"
+    dataset = load(pets)
+    assert dataset.class_names == ("Ape", "cat", "dog")
+    np.testing.assert_array_equal(dataset.labels, [dataset.class_names.index(name.split("/")[0]) for name in found])
+    np.testing.assert_array_equal(dataset.rows, [pixels(pets / name) for name in found])
+    assert dataset.parts == {}
+
+
+def test_what_is_hidden_or_no_image_is_left_out(pets):
+    expected = load(pets).fingerprint
+    for name in ("cat/.DS_Store", "cat/.a.png", ".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", "labels.csv"):
+        write(pets / name, format="PNG")
+    assert load(pets).fingerprint == expected
+    assert load(pets).notes == ()
+    for name in ("cat/a.HEIC", "cat/b.heic", "dog/README"):
+        write(pets / name, format="PNG")
+    write(pets / "preview.png")
+    assert load(pets).fingerprint == expected
+    assert load(pets).notes == (
+        f"1 image in {pets} left out, outside the folders of the classes",
+        "3 files left out whose suffix is no image's: .heic, none",
+    )
+
+
+def test_the_suffixes_are_those_of_pillow():
+    Image.init()
+    theirs = {suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS}
+    assert {suffix for suffixes in images.FORMATS.values() for suffix in suffixes} == theirs
+
+
+@pytest.mark.parametrize(
+    ("folders", "parts"),
+    [
+        (["train", "validation", "test"], {"train": 4, "validation": 4, "test": 4}),
+        (["test", "val", "train"], {"train": 4, "validation": 4, "test": 4}),
+        (["Train", "Valid"], {"train": 4, "validation": 4}),
+        (["train"], {"train": 4}),
+        (["train", "test", "masks"], {"train": 4, "test": 4}),
+        (["train", "truck"], {}),  # a class of vehicles
+        (["control", "test"], {}),  # a class of patients
+    ],
+)
+def test_divisions(tmp_path, folders, parts):
+    for part in folders:
+        for name in ("a", "b"):
+            for number in range(2):
+                write(tmp_path / part / name / f"{number}.png")
+    dataset = load(tmp_path)
+    assert {part: rows.stop - rows.start for part, rows in dataset.parts.items()} == parts
+    assert list(dataset.parts) == list(parts)  # in this order
+    assert dataset.class_names == (("a", "b") if parts else tuple(sorted(folders)))
+    for name, rows in dataset.parts.items():
+        place = next(part for part in folders if folder.PARTS.get(part.lower()) == name)
+        np.testing.assert_array_equal(dataset.labels[rows], [0, 0, 1, 1])
+        np.testing.assert_array_equal(dataset.rows[rows][2], pixels(tmp_path / place / "b" / "0.png"))
+    assert dataset.notes == (("left out, as they are beside test: masks",) if "masks" in folders else ())
+
+
+def test_a_class_that_testing_does_not_meet_keeps_the_others_numbers(tmp_path):
+    for name in ("train/a", "train/b", "train/c", "test/c"):
+        write(tmp_path / name / "x.png")
+    (tmp_path / "test" / "a").mkdir()  # as people keep it for the order's sake
+    dataset = load(tmp_path)
+    assert dataset.labels[dataset.parts["test"]].tolist() == [2]
+
+
+def test_many_classes(tmp_path):
+    for number in range(1200):
+        write(tmp_path / f"{number:04}" / "x.png", (1, 1))
+    dataset = load(tmp_path)
+    assert (dataset.image_shape, dataset.rows.shape) == ((3, 1, 1), (1200, 3))  # and images of one pixel
+    np.testing.assert_array_equal(dataset.labels, np.arange(1200))
+
+
+# sizes and kinds
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "expected"),
+    [
+        ([(5, 6), (5, 6), (7, 8)], None, (5, 6)),
+        ([(5, 6), (5, 6), (7, 8)], "9", (9, 9)),
+        ([(5, 6), (5, 6), (7, 8)], "9x2", (9, 2)),
+        ([(64, 64), (64, 64), (1, 1)], None, (64, 64)),
+        ([(640, 480), (320, 240), (200, 200)], None, (64, 48)),  # photographs of the same proportions
+        ([(1000, 1), (1000, 1), (1, 1)], None, (64, 1)),
+        ([(5, 6), (8, 4), (6, 6)], None, (6, 6)),  # none is common: the largest
+    ],
+)
+def test_sizes(tmp_path, sizes, asked, expected):
+    for place, size in enumerate(sizes):
+        write(tmp_path / "ab"[place % 2] / f"{place}.png", size)
+    dataset = load(tmp_path, SourceConfig(image_size=asked))
+    w, h = expected
+    assert dataset.image_shape == (3, h, w)
+    for row, place in zip(dataset.rows, [0, 2, 1], strict=True):
+        path = tmp_path / "ab"[place % 2] / f"{place}.png"
+        np.testing.assert_array_equal(row, images.read_image(path, (3, h, w))[0])
+
+
+def test_each_size_has_rows_of_its_own(pets):
+    assert [load(pets, SourceConfig(image_size=size)).image_shape for size in ("2", None, "2")] == [
+        (3, 2, 2),
+        (3, 3, 4),
+        (3, 2, 2),
+    ]
+
+
+def test_distortion_is_told_each_time(pets):
+    write(pets / "dog" / "wide.png", (40, 3))
+    write(pets / "dog" / "large.png", (40, 30))
+    for _ in range(2):
+        assert load(pets).notes == ("1 image squeezed to 4 x 3, which distorts them, such as dog/wide.png",)
+
+
+def test_greys(tmp_path):
+    for place, mode in enumerate(("L", "1", "LA", "I;16")):
+        path = tmp_path / "ab"[place % 2] / f"{place}.png"
+        if mode == "I;16":
+            Image.fromarray(np.full((3, 4), 257 * 77, np.uint16)).save(path)
+        else:
+            write(path, mode=mode)
+    dataset = load(tmp_path)
+    assert dataset.image_shape == (1, 3, 4)
+    assert dataset.rows[-1].tolist() == [77] * 12
+    write(tmp_path / "b" / "colour.png")
+    dataset = load(tmp_path)
+    assert dataset.image_shape == (3, 3, 4)
+    np.testing.assert_array_equal(*np.split(dataset.rows[0], 3)[:2])
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """Upright pictures of 40 x 30, upper half blue and lower half green, stored in every way, and one that is cut off.
+
+    Two hundred plain ones come first, since one unreadable image among a few would be too many.
+    """
+    picture = Image.new("RGB", (40, 30), (0, 0, 255))
+    ImageDraw.Draw(picture).rectangle((0, 15, 40, 30), (0, 255, 0))
+    root = tmp_path / "photographs"
+    for name in ("kinds", "plain"):
+        (root / name).mkdir(parents=True)
+    for number in range(100):
+        picture.resize((4, 3)).save(root / "plain" / f"{number}.png")
+    kinds = root / "kinds"
+    picture.save(kinds / "jpeg.jpg", quality=95)
+    picture.convert("CMYK").save(kinds / "cmyk.jpg", quality=95)
+    picture.quantize(8).save(kinds / "palette.png")
+    picture.save(kinds / "animated.gif", save_all=True, append_images=[Image.new("RGB", (40, 30), "red")])
+    picture.save(kinds / "animated.webp", save_all=True, append_images=[Image.new("RGB", (40, 30), "red")])
+    alpha = picture.convert("RGBA")
+    alpha.putalpha(255)
+    alpha.save(kinds / "alpha.tiff")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    picture.rotate(90, expand=True).save(kinds / "turned.jpg", quality=95, exif=exif)
+    picture.rotate(90, expand=True).save(kinds / "turned.tiff", exif=exif)
+    picture.rotate(90, expand=True).save(kinds / "turned.png", exif=exif)
+    (kinds / "cut.jpg").write_bytes((kinds / "jpeg.jpg").read_bytes()[:-100])
+    return root
+
+
+def test_photographs(photographs, no_decoding):
+    for start in range(2):
+        dataset = load(photographs, SourceConfig(image_size="40x30"))
+        pictures = dataset.rows[dataset.labels == 0].reshape(-1, 3, 30, 40)
+        assert len(pictures) == 9
+        np.testing.assert_allclose(pictures[:, :, :14].mean(axis=(2, 3)), [[0, 0, 255]] * 9, atol=8)
+        np.testing.assert_allclose(pictures[:, :, 16:].mean(axis=(2, 3)), [[0, 255, 0]] * 9, atol=8)
+        (note,) = dataset.notes
+        assert note.startswith("left out, as 1 of 110 images cannot be read: kinds/cut.jpg: is damaged or cut off (")
+        if not start:
+            no_decoding()
+
+
+def test_headers_tell_the_size_that_decoding_finds(photographs):
+    with images._pillow_ready():
+        for path in (photographs / "kinds").iterdir():
+            assert images.read_header(path) == ((40, 30), False)
+    assert load(photographs, SourceConfig(allow_unreadable=True)).image_shape == (3, 3, 4)
+
+
+# what is wrong
+
+
+def test_too_many_unreadable(pets, no_decoding):
+    for name in ("cat/a.png", "cat/b.jpg", "dog/c.gif", "dog/d\x1b[31m.png"):
+        (pets / name).write_bytes(b"no image")
+    words = (
+        rf"^{pets}: 4 of 10 images cannot be read: cat/a\.png: is no image that can be read \(.*\); cat/b\.jpg: .*; "
+        r"dog/c\.gif: .*; \.\.\.; mend or remove them, or pass --allow-unreadable to leave them out$"
+    )
+    with pytest.raises(DataError, match=words):
+        load(pets)
+    no_decoding()
+    with pytest.raises(DataError, match=words):
+        load(pets)
+    dataset = load(pets, SourceConfig(allow_unreadable=True))
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
+
+
+def test_names_are_fit_to_be_printed(pets):
+    (pets / "cat" / "a\x1b[31m\n.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot be read: cat/a\?\[31m\?\.png: is no image"):
+        load(pets)
+    write(pets / "a\x1b[31m" / "x.png")
+    with pytest.raises(DataError, match=r"^.*/a\?\[31m: has no name for a class; rename the folder$"):
+        load(pets)
+
+
+def test_what_is_no_file_is_not_waited_for(pets):
+    os.mkfifo(pets / "cat" / "pipe.png")
+    (pets / "cat" / "gone.png").symlink_to("nowhere")
+    (pets / "dog" / "self.png").symlink_to("self.png")
+    with pytest.raises(DataError, match=r"3 of 9 .*gone\.png: no such file; .*pipe\.png: a device or pipe, not an im"):
+        load(pets)
+    (pets / "dog" / "self.png").unlink()
+    assert len(load(pets, SourceConfig(allow_unreadable=True)).rows) == 6
+
+
+def test_all_unreadable(pets):
+    for path in pets.glob("dog/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or remove the fol"):
+        load(pets, SourceConfig(allow_unreadable=True))
+    for path in pets.glob("cat/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"^{pets}: none of 6 images can be read: cat/0\.png: is no image"):
+        load(pets, SourceConfig(allow_unreadable=True))
+
+
+def test_links_are_followed(pets, tmp_path):
+    outside = tmp_path / "outside"
+    write(outside / "cat" / "5.png")
+    (pets / "dog" / "6.png").symlink_to(outside / "cat" / "5.png")
+    (pets / "cat" / "more").symlink_to(outside / "cat")
+    (pets / "eel").symlink_to(outside)
+    dataset = load(pets)
+    assert np.bincount(dataset.labels).tolist() == [4, 4, 1]
+    np.testing.assert_array_equal(dataset.rows[-1], dataset.rows[3])
+
+
+@pytest.mark.parametrize("target", [".", "..", "../deep", "../../cat"])
+def test_a_link_that_leads_back(pets, target):
+    (pets / "cat" / "deep").mkdir()
+    (pets / "cat" / "deep" / "back").symlink_to(target)
+    with pytest.raises(
+        DataError, match=rf"^{pets}/cat/deep/back: is {pets}(/cat(/deep)?)? once more; remove the link$"
+    ):
+        load(pets)
+
+
+def test_a_link_to_itself(pets):
+    (pets / "self").symlink_to("self")
+    with pytest.raises(DataError, match=rf"{pets}.*: (cannot be read \()?Too many levels of symbolic links\)?$"):
+        load(pets)
+
+
+def empty(*names):
+    return lambda root: [(root / name).mkdir(parents=True) for name in names]
+
+
+def filled(*names):
+    return lambda root: [write(root / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(
+            [filled("a/x.png", "b/x.png"), empty("c")], r"/c: holds no images \(\.apng, .*\); add some", id="c"
+        ),
+        pytest.param([filled("a/x.png", "a/y.png")], ": has images of one class only, a; a classifier needs", id="one"),
+        pytest.param(
+            [filled("x.png")], ": holds images, but no folder for each class; expected {}/CLASS/IM", id="flat"
+        ),
+        pytest.param([empty("train", "test")], "/train: holds no folders of images; expected {}/train/CLA", id="none"),
+        pytest.param([filled("train/x.png", "test/x.png")], "/train: holds images, but no folder for", id="flat parts"),
+        pytest.param([filled("test/a/x.png", "val/a/x.png")], ": has test and val but no train; name", id="no train"),
+        pytest.param(
+            [filled("train/a/x.png", "train/b/x.png", "val/a/x.png", "valid/a/x.png")],
+            ": train and val and valid are more than one folder for a part; keep one of each",
+            id="twice",
+        ),
+        pytest.param(
+            [filled("train/a/x.png", "train/b/x.png", "test/c/x.png")],
+            "/test/c: is no class of train; add it there, or remove the folder",
+            id="unknown class",
+        ),
+        pytest.param(
+            [filled("train/a/x.png", "train/b/x.png"), empty("test/a")], "/test: holds no images", id="empty part"
+        ),
+        pytest.param(
+            [filled("train/a/x.png", "train/b/x.png"), empty("train/c")], "/train/c: holds no images", id="empty class"
+        ),
+    ],
+)
+def test_layouts_that_are_none(tmp_path, make, words):
+    for step in make:
+        step(tmp_path)
+    with pytest.raises(DataError, match=f"^{tmp_path}{words.format(tmp_path)}") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_permissions(pets):
+    (pets / "cat" / "1.png").chmod(0)
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be read: cat/1\.png: Permission denied; mend"):
+        load(pets)
+    (pets / "cat" / "1.png").chmod(0o600)
+    assert len(load(pets).rows) == 6  # the refusal was not kept
+    (pets / "cat").chmod(0)
+    try:
+        with pytest.raises(DataError, match=rf"^{pets}/cat: Permission denied$"):
+            load(pets)
+    finally:
+        (pets / "cat").chmod(0o700)
+
+
+# how it goes
+
+
+def test_progress(cifar_folder):
+    calls = []
+    load(cifar_folder[0], SourceConfig(image_size="8"), progress=lambda done, total: calls.append((done, total)))
+    counting, looking = calls[:20], calls[20:]
+    assert counting == [(done, None) for done, _ in counting]
+    assert counting[-1] == (360, None)
+    assert [total for _, total in looking] == [360] * len(looking)
+    ends = [place for place, (done, _) in enumerate(looking) if done == 360]
+    for steps in (looking[: ends[0] + 1], looking[ends[0] + 1 :]):  # sizes, pixels
+        done = [step for step, _ in steps]
+        assert len(done) > 10
+        assert done == sorted(set(done))
+        assert done[-1] == 360
+
+
+def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path)
+    decoded = []
+    decode = images.decode_image
+    monkeypatch.setattr(folder, "decode_image", lambda *arguments: decoded.append(1) or decode(*arguments))
+
+    def stop(done: int, total: int | None) -> None:
+        if decoded and total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(cifar_folder[0], progress=stop)
+    assert 0 < len(decoded) <= 16 * (3 * (os.cpu_count() or 1) + 1)
+    assert list((tmp_path / "rows").iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
+    root, _ = cifar_folder
+    monkeypatch.chdir(tmp_path)
+    cli.run(["train", "--data", str(root), "--epochs", "5", "--flip", "--learning-rate", "0.01"])
+    run = f"runs/{root.name}-1"
+    assert (
+        f"{root.name}, protocol full: 240 train, 60 validation, 60 test rows of 3,072 numbers" in capsys.readouterr()[0]
+    )
+    assert (tmp_path / run / "templates.png").exists()
+    assert (tmp_path / run / "mistakes.png").exists()
+    cli.run(["evaluate", run])
+    cli.run(["resume", run, "--epochs", "6", "--no-figures"])
+    cli.run(["predict", run, str(next((root / "test" / "cat").iterdir()))])
+    cli.run(["data", str(root), "--image-size", "5x7"])
+    assert "image shape  3 x 7 x 5" in capsys.readouterr()[0]
+    for path in root.glob("test/*/*"):  # other sizes are brought to the model's
+        large = tmp_path / "other" / path.parent.name / path.name
+        large.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.resize((64, 64), Image.Resampling.NEAREST).save(large)
+    cli.run(["evaluate", run, "--split", "test"])
+    of_run = capsys.readouterr()[0]
+    cli.run(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
+    of_other = capsys.readouterr()[0]
+    assert "other, all: 60 rows" in of_other
+    assert of_run.split("accuracy ")[1][:5] == of_other.split("accuracy ")[1][:5]
