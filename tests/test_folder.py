@@ -478,7 +478,7 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         load(cifar_folder[0], progress=stop)
-    assert 0 < len(decoded) <= 16 * (3 * (os.cpu_count() or 1) + 1)
+    assert 0 < len(decoded) <= 300  # of 360, which is as far as the threads may be ahead
     assert list((tmp_path / "rows").iterdir()) == []
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
