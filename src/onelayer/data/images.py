@@ -128,7 +128,7 @@ def each_image(
             progress(len(files), len(files))
         finally:
             closed.set()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
 
 
 def read_header(path: Path) -> Header:
