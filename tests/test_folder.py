@@ -240,7 +240,7 @@ def test_distortion_is_told_each_time(pets):
     write(pets / "dog" / "wide.png", (40, 3))
     write(pets / "dog" / "large.png", (40, 30))
     for _ in range(2):
-        assert load(pets).notes == ("1 image squeezed to 4 x 3, which distorts them, such as dog/wide.png",)
+        assert load(pets).notes == ("1 image of other proportions squeezed to 4 x 3, such as dog/wide.png",)
 
 
 def test_greys(tmp_path):

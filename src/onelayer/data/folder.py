@@ -346,7 +346,7 @@ def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
     count, *first = facts["squeezed"]
     _, h, w = facts["image_shape"]
     if count:
-        yield f"{counted(count, 'image')} squeezed to {w} x {h}, which distorts them, such as {first[0]}"
+        yield f"{counted(count, 'image')} of other proportions squeezed to {w} x {h}, such as {first[0]}"
 
 
 def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
