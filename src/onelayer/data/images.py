@@ -31,6 +31,7 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
+_NAMES = tuple(FORMATS)
 _MAX_PIXELS = 100_000_000
 _DISTORTION = 1.05  # ratio of the aspect ratios above which a person sees it
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
@@ -102,7 +103,7 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
 def each_image(
     function: Callable[[F], T], files: Images[F], progress: Progress, block: int = 16
 ) -> Generator[T | DataError]:
-    """What a function makes of each file, in the files' order, from as many threads as there are cores.
+    """What a function makes of each file, in the files' order, from several threads.
 
     Close it where not all is taken: what the threads are at ends then, and nothing more is begun.
 
@@ -121,7 +122,7 @@ def each_image(
     ------
     What the function returns, or the DataError that it raises.
     """
-    threads = os.cpu_count() or 1
+    threads = min(32, (os.cpu_count() or 1) + 4)  # some wait for the disk
     closed = threading.Event()
 
     def work(some: Sequence[F]) -> list[T | DataError]:
@@ -151,11 +152,11 @@ def each_image(
             progress(len(files), len(files))
         finally:
             closed.set()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
 
 
 def read_header(source: Path | Encoded) -> Header:
-    """Read size and kind of an image, which takes a third of the time of its pixels or less; within `each_image`."""
+    """Read size and kind of an image; within `each_image`."""
     with _opened(source) as image:
         w, h = image.size
         # Pillow turns the sizes of TIFF itself. Elsewhere what it knows of the orientation is in info, and to ask it of
@@ -174,7 +175,8 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> t
         raise DataError(f"{source}: an image has 1 or 3 channels, but the model takes {c}")
     with _opened(source) as image:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        if image.info:  # where Pillow keeps whatever tells the orientation; of many images there is nothing in it
+            ImageOps.exif_transpose(image, in_place=True)
         upright = _on_white(_eight_bits(image, source))
         mode = "L" if c == 1 else "RGB"
         if upright.mode != mode:
@@ -220,7 +222,7 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
         elif not source.content:
             raise DataError(f"{source}: has no image")
         file = source if isinstance(source, Path) else BytesIO(source.content)
-        with Image.open(file, formats=tuple(FORMATS)) as image:
+        with Image.open(file, formats=_NAMES) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -231,7 +233,7 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
     except Image.DecompressionBombError:
         raise DataError(f"{source}: claims more than {_MAX_PIXELS // 10**6} megapixels; make it smaller") from None
     except UnidentifiedImageError:
-        raise DataError(f"{source}: is no image that can be read ({', '.join(FORMATS)})") from None
+        raise DataError(f"{source}: is no image that can be read ({', '.join(_NAMES)})") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
             raise DataError(f"{source}: {error.strerror}") from None
