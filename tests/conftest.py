@@ -13,24 +13,24 @@ import scipy.io
 
 PARTS = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMED = os.environ.get("ONELAYER_DATA")  # before a test changes it
 FORMS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin", "matlab": "cifar-10-batches-mat"}
 
 
 @pytest.fixture(scope="session")
 def cifar() -> Path:
     """Folder of the real CIFAR-10's Python version; the test is skipped where there is none."""
-    named = os.environ.get("ONELAYER_DATA")
-    if not named:
+    if not NAMED:
         pytest.skip("ONELAYER_DATA is not set to a folder with CIFAR-10")
-    for folder in (Path(named), Path(named) / FORMS["python"]):
+    for folder in (Path(NAMED), Path(NAMED) / FORMS["python"]):
         if all((folder / part).is_file() for part in (*PARTS, "batches.meta")):
             return folder
-    pytest.skip(f"ONELAYER_DATA={named} holds no Python version of CIFAR-10")
+    pytest.skip(f"ONELAYER_DATA={NAMED} holds no Python version of CIFAR-10")
 
 
 @pytest.fixture(autouse=True)
 def _no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tester's own data, cache and network out of every test; `cifar` read the variable before."""
+    """Keep the tester's own data, cache and network out of every test; NAMED was read before."""
     with monkeypatch.context() as patch:
         patch.delenv("ONELAYER_DATA", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
