@@ -74,7 +74,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
         if _columns(file, config.coarse) != columns:
             raise DataError(f"{file}: has other columns, or classes, than {files[0].name}")
     labels = [_labels(file, columns) for file in files]
-    images = _Images(files, columns.image, sum(map(len, labels)))
+    images = _Images(dict(zip(files, map(len, labels), strict=True)), columns.image)
     state = hashlib.sha256(columns.image.encode())
     for file in files:
         status = file.stat()
@@ -296,15 +296,15 @@ def _labels(path: Path, columns: _Columns) -> np.ndarray:
 
 
 class _Images:
-    """The images of files, read a batch at a time."""
+    """The images of files, as many as each file has labels, read a batch at a time."""
 
-    def __init__(self, files: list[Path], column: str, count: int) -> None:
+    def __init__(self, counts: dict[Path, int], column: str) -> None:
+        self.counts = counts
         self.column = column
-        self.count = count
-        self.batches = {file: _batch_sizes(file, column) for file in files}
+        self.batches = {file: _batch_sizes(file, column) for file in counts}
 
     def __len__(self) -> int:
-        return self.count
+        return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Encoded]:
         import pyarrow.types as of
@@ -317,9 +317,13 @@ class _Images:
                         column = batch.column(0)
                         if of.is_struct(column.type):
                             column = column.flatten()[0]  # null where the struct is null
+                        if row + len(column) > self.counts[path]:
+                            raise DataError(f"{path}: is damaged: holds more images than labels")
                         for content in column.to_pylist():
                             yield Encoded(f"{path.name}, row {row}", content or b"")
                             row += 1
+            if row < self.counts[path]:
+                raise DataError(f"{path}: is damaged: holds {row:,} images for {self.counts[path]:,} labels")
 
     @property
     def block(self) -> int:
