@@ -7,6 +7,7 @@ import numpy as np
 from onelayer.data.dataset import Split
 from onelayer.errors import DataError
 from onelayer.model import Model
+from onelayer.standardizer import BLOCK_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ def evaluate(model: Model, split: Split) -> Evaluation:
             f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers in {len(dataset.class_names)} classes; "
             f"the model is for {d} numbers and {K} classes"
         )
-    S = np.concatenate([model.logits(rows) for rows in split.row_blocks(4096)])  # (n, K)
+    S = np.concatenate([model.logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
     return Evaluation(float(losses.sum() / len(split)), split.labels, S.argmax(axis=1), probabilities)

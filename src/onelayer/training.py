@@ -17,6 +17,7 @@ from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
@@ -247,10 +248,15 @@ def train(
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if cancelled():  # an epoch that is over in no time does not ask
                     raise InterruptedError
-                order = rng.permutation(len(splits.train))
-                flipped = rng.random(len(order)) < 0.5 if config.flip else None
+                windows = draw_windows(len(splits.train), config.shuffle_blocks, config.batch_size, rng)
+                flipped = rng.random(len(splits.train)) < 0.5 if config.flip else None
+                whole = [(splits.train, windows[0])]
+                done = 0
                 with np.errstate(over="ignore", invalid="ignore"):
-                    backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped, cancelled)
+                    for rows, order in loaded(splits.train, windows) if config.shuffle_blocks else whole:
+                        mirrored = None if flipped is None else flipped[done : done + len(order)]
+                        backend.run_epoch(rows, order, config.learning_rate_at(epoch), mirrored, cancelled)
+                        done += len(order)
                 layer = backend.layer
                 settle_last()
                 if ended:
