@@ -1,8 +1,8 @@
 """The order in which an epoch visits the training rows; by blocks, for sets that are larger than memory.
 
 To shuffle all rows of a file is to read it row by row. Read by blocks of neighbouring rows, in a random order, it comes
-at the speed of the disk; the rows of a *window*, of many blocks, are shuffled among each other. A window of a memory map
-is copied into memory while the one before is trained, so that two of them are all the memory that an epoch takes.
+at the speed of the disk; the rows of a *window*, of many blocks, are shuffled among each other. A window of a memory
+map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes.
 """
 
 import mmap
