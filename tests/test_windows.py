@@ -17,7 +17,8 @@ from toy import toy_dataset, toy_splits
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, split
-from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded, memory_map_of
+from onelayer.data.scan import memory_map_of
+from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded
 from onelayer.training import train
 
 
@@ -136,10 +137,19 @@ def test_the_system_is_asked_for_blocks_and_not_for_what_lies_between(tmp_path, 
     out = np.empty((4, page), np.uint8)
     windows._copy(rows, source, np.array([3, 4, 5, 40]), out)
     assert np.array_equal(out, rows[[3, 4, 5, 40]])
-    assert source.advice[:2] == [
+    assert source.advice == [
         (mmap.MADV_WILLNEED, 13 * page, 3 * page + 128),
         (mmap.MADV_WILLNEED, 50 * page, page + 128),
     ]
+
+
+def test_a_map_is_read_forwards_and_then_as_it_was(tmp_path):
+    (tmp_path / "X").write_bytes(bytes(1000))
+    with (tmp_path / "X").open("rb") as file:
+        source = Recording(file.fileno(), 0, access=mmap.ACCESS_READ)
+    dataset = replace(toy_dataset(n=10), rows=np.frombuffer(source, np.uint8)[:600].reshape(10, 60))
+    assert dataset.scan()
+    assert source.advice == [(mmap.MADV_SEQUENTIAL,), (mmap.MADV_NORMAL,)]
 
 
 def test_rows_in_memory_are_not_copied():

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
@@ -242,7 +244,8 @@ def train(
 
     # How BLAS splits a product among its threads decides the order of its sums, hence the bits of the result: it gets
     # one thread. The second core evaluates the weights of an epoch while the first trains the next.
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(1) as evaluator:
+    forwards = read_forwards(dataset.rows) if config.shuffle_blocks else nullcontext()
+    with threadpool_limits(limits=1, user_api="blas"), forwards, ThreadPoolExecutor(1) as evaluator:
         settle_last: Callable[[], None] = lambda: None  # noqa: E731
         try:
             for epoch in range(state.epoch + 1, config.epochs + 1):

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from onelayer.config import SplitConfig
-from onelayer.data.scan import Scan, first_equals, scan
+from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import ConfigError, DataError
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
@@ -190,7 +190,8 @@ class Splits:
     @cached_property
     def standardizer(self) -> Standardizer:
         """Of the training rows."""
-        return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
+        with read_forwards(self.dataset.rows):
+            return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
 
     @cached_property
     def duplicates(self) -> dict[str, int]:

@@ -1,13 +1,41 @@
 """One look at all rows of a data set: what they are, whether they are numbers, and which of them are equal."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import mmap
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 BLOCK_BYTES = 4 * 2**20  # of rows looked at together; their numbers stay in memory for so long
+
+
+def memory_map_of(rows: np.ndarray) -> mmap.mmap | None:
+    """The memory map that rows are a view of, if any."""
+    base: object = rows
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return base if isinstance(base, mmap.mmap) else None
+
+
+@contextmanager
+def read_forwards(rows: np.ndarray) -> Iterator[None]:
+    """Tell the system that rows in a memory map are read in their order: it reads far ahead, and forgets what was read.
+
+    Else it would keep what was read last, which is what a next pass needs last, and have to look for room.
+    """
+    source = memory_map_of(rows)
+    if source:
+        source.madvise(mmap.MADV_SEQUENTIAL)
+    try:
+        yield
+    finally:
+        if source:
+            source.madvise(mmap.MADV_NORMAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +72,7 @@ def scan(
     not_finite = None
     done = 0
     # The digest needs no Python for a block at a time: another thread has it, while this one hashes row by row.
-    with ThreadPoolExecutor(1) as other:
+    with read_forwards(rows), ThreadPoolExecutor(1) as other:
         for part in parts:
             places = np.arange(n)[part]
             for start in range(0, len(places), step):

@@ -6,7 +6,6 @@ map is copied into memory while the one before is trained, so that two of them a
 """
 
 import mmap
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from onelayer.data.dataset import Split
+from onelayer.data.scan import memory_map_of
 
 # Blocks of a window. Where rows are sorted by class, a block is of one class: as the classes of a batch of 64 rows
 # scatter about those of all rows, so do the classes of 64 blocks. With fewer, a window would be one-sided; with more,
@@ -22,7 +22,6 @@ from onelayer.data.dataset import Split
 WINDOW_BLOCKS = 64
 ASKED_BYTES = 8 * 2**20  # read from the disk while as many are copied
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
-_COLD = 20  # Linux' MADV_COLD, which Python's mmap does not name: these pages may go first, if any must
 
 
 def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -100,31 +99,19 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[tuple[Split,
             yield window
 
 
-def memory_map_of(rows: np.ndarray) -> mmap.mmap | None:
-    """The memory map that rows are a view of, if any."""
-    base: object = rows
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return base if isinstance(base, mmap.mmap) else None
-
-
 def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
-    """Copy the rows at ascending `places`; the system reads the next of them meanwhile, and may then forget them."""
+    """Copy the rows at ascending `places`; the system reads the next of them meanwhile."""
     step = max(1, ASKED_BYTES // (rows.shape[1] * rows.itemsize))
     parts = [slice(start, start + step) for start in range(0, len(places), step)]
-    _advise(rows, source, places[parts[0]], mmap.MADV_WILLNEED)
+    _ask_for(rows, source, places[parts[0]])
     for number, part in enumerate(parts, 1):
         if number < len(parts):
-            _advise(rows, source, places[parts[number]], mmap.MADV_WILLNEED)
+            _ask_for(rows, source, places[parts[number]])
         np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
-        if sys.platform == "linux":
-            _advise(rows, source, places[part], _COLD)
 
 
-def _advise(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, advice: int) -> None:
-    """Tell the system what is going to happen to the rows at ascending `places`."""
+def _ask_for(rows: np.ndarray, source: mmap.mmap, places: np.ndarray) -> None:
+    """Have the system read the rows at ascending `places`, without waiting for them."""
     if not rows.flags.c_contiguous:  # rows lie in many pieces
         return
     row_bytes = rows.strides[0]
@@ -134,4 +121,4 @@ def _advise(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, advice: int
         begin = start + int(first) * row_bytes
         begin -= begin % mmap.PAGESIZE
         with suppress(OSError):  # it was only advice
-            source.madvise(advice, begin, start + (int(last) + 1) * row_bytes - begin)
+            source.madvise(mmap.MADV_WILLNEED, begin, start + (int(last) + 1) * row_bytes - begin)
