@@ -457,6 +457,25 @@ def test_members_that_share_their_bytes():
         load("set.npz")
 
 
+def test_a_member_that_begins_later_than_it_can():
+    # Too large to be read, and its checksum compared, with the header.
+    content = zipped([("X.npy", npy(np.tile(X, 200))), ("y.npy", npy(Y))])
+    content[28:30] = b"\xff\x00"  # bytes between its name and its contents
+    Path("set.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"^set\.npz: X: is damaged: it reaches into what follows it$"):
+        load("set.npz")
+
+
+def test_a_list_of_members_that_would_fill_memory():
+    size = 2**26
+    with Path("set.npz").open("wb") as file:
+        file.truncate(size)  # which takes no space
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0))
+    with pytest.raises(DataError, match=r"^set\.npz: is damaged or no \.npz file \(its list of members is too long\)$"):
+        load("set.npz")
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [

@@ -22,6 +22,7 @@ BAD = [
     ("dtype", ("float16",), "float32 or float64"),
     ("seed", (-1, 0.5), "a whole number of at least 0"),
     ("flip", (1, "yes"), "true or false"),
+    ("shuffle_blocks", (-1, 0.5, True, None), "a whole number of at least 0"),
     ("backend", ("gpu", None), "auto, native or numpy"),
     ("threads", (-1, 1.5, True), "a whole number of at least 0"),
 ]
@@ -73,6 +74,8 @@ def test_settings_in_words():
     words = TrainConfig(flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
     assert words.startswith("sigmoid, learning rate 0.001, times 0.1 every 10 epochs, l2 0, batches of 100")
     assert words.endswith("40 epochs, flips, float64, seed 42")
+    words = TrainConfig(shuffle_blocks=256).in_words()
+    assert words.endswith("40 epochs, shuffled by blocks of 256, seed 42")
 
 
 def test_numbers_of_numpy_are_taken_as_pythons():

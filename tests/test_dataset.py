@@ -1,5 +1,7 @@
 """The data set and its splits."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from onelayer.config import SplitConfig
 from onelayer.data import Dataset, Split, split
+from onelayer.data.scan import first_equals
 from onelayer.errors import ConfigError, DataError
 
 
@@ -177,6 +180,39 @@ def test_duplicates_are_counted_as_naively():
     }
     assert splits.duplicates == naive
     assert all(0 < count < 18 for count in naive.values())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("digits", [1, 3, 1000])
+def test_equal_rows_by_hashes_that_collide(digits, dtype):
+    rows = np.random.default_rng(0).integers(0, 3, (200, 3)).astype(dtype)
+    hashes = rows.sum(axis=1).astype(np.int64) % digits
+    expected = [next(i for i, other in enumerate(rows) if (other == row).all()) for row in rows]
+    assert len(set(expected)) == 27
+    assert first_equals(rows, hashes).tolist() == expected
+
+
+def test_zeros_of_two_signs_are_not_equal_bit_for_bit():
+    rows = np.array([[0.0], [-0.0], [1.0], [-0.0], [0.0], [5.0]], np.float32)
+    dataset = make(6, d=1, rows=rows)
+    assert first_equals(dataset.rows, dataset.scan().hashes).tolist() == [0, 1, 2, 1, 0, 5]
+
+
+def test_rows_are_looked_through_once(monkeypatch):
+    monkeypatch.setattr("onelayer.data.scan.BLOCK_BYTES", 100)
+    seen = []
+    dataset = make(120, parts=batches(30))
+    whole = hashlib.sha256(b"uint8 3")
+    for part in batches(30).values():
+        whole.update(dataset.rows[part].tobytes() + dataset.labels[part].tobytes())
+    assert dataset.scan(lambda done, total: seen.append((done, total))).fingerprint == whole.hexdigest()
+    assert seen[0] == (30, 120)  # of parts that are shorter than a block
+    assert seen[-1] == (120, 120)
+    count = len(seen)
+    dataset.scan(lambda done, total: seen.append((done, total)))
+    assert split(dataset, SplitConfig()).duplicates
+    assert dataset.fingerprint == whole.hexdigest()
+    assert len(seen) == count
 
 
 def test_rows_of_a_split_by_any_slice():

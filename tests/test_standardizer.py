@@ -28,6 +28,18 @@ def test_fit_is_exact_for_pixels(n, size, seed):
         assert fitted.scale[j] == pytest.approx(float(variance) ** 0.5 if variance else 1.0, rel=1e-13)
 
 
+def test_pixels_have_the_same_bits_whatever_the_blocks():
+    rows = np.random.default_rng(0).integers(0, 256, (3000, 4), dtype=np.uint8)
+    rows[:, 0] = 255
+    rows[1, 0] = 254  # a variance that sums of squares in float64 would lose
+    rows[:, 1] = 255
+    whole, pieces = (Standardizer.fit(blocks(rows, size)) for size in (3000, 7))
+    assert whole.mean.tobytes() == pieces.mean.tobytes()
+    assert whole.scale.tobytes() == pieces.scale.tobytes()
+    assert whole.scale[0] == pytest.approx((1 / 3000 - 1 / 3000**2) ** 0.5, rel=1e-15)
+    assert (whole.mean[1], whole.scale[1]) == (255, 1)
+
+
 def test_fit_keeps_its_digits_far_from_zero():
     rng = np.random.default_rng(0)
     small = rng.integers(0, 100, (1000, 4)).astype(np.float64)

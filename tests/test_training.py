@@ -25,6 +25,7 @@ SETTINGS = [
     {"loss": "sigmoid", "learning_rate": 0.5, "l2": 0.01},
     {"batch_size": 7, "decay_every": 2, "decay_factor": 0.5},
     {"flip": True, "batch_size": 50},
+    {"shuffle_blocks": 2, "flip": True},
     {"batch_size": 1},
     {"batch_size": 10_000},
 ]
@@ -127,7 +128,9 @@ def test_same_bits_for_any_number_of_blas_threads():
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
-@pytest.mark.parametrize("settings", [{}, {"flip": True, "l2": 0.1, "decay_every": 2}, {"dtype": "float64"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"flip": True, "l2": 0.1, "decay_every": 2}, {"dtype": "float64"}, {"shuffle_blocks": 1}]
+)
 def test_resumed_equals_uninterrupted(stop, settings):
     splits = toy_splits()
     config = TrainConfig(epochs=5, learning_rate=0.05, batch_size=32, **settings)

@@ -43,7 +43,13 @@ def plain_training(splits: Splits, config: TrainConfig) -> tuple[np.ndarray, np.
     Y = np.eye(K)[y]
     eta = config.learning_rate
     for epoch in range(1, config.epochs + 1):
-        order = rng.permutation(n)
+        if size := config.shuffle_blocks:
+            blocks = [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+            blocks = [blocks[block] for block in rng.permutation(len(blocks))]
+            order = [rng.permutation(np.concatenate(blocks[at : at + 64])) for at in range(0, len(blocks), 64)]
+            order = np.concatenate(order)
+        else:
+            order = rng.permutation(n)
         images = R.copy()
         if config.flip:
             for place, flipped in zip(order, rng.random(n) < 0.5, strict=True):

@@ -27,6 +27,9 @@ class TrainConfig:
         Passes over the training rows; 0 leaves the initial weights (also --n-epochs).
     loss
         softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
+    shuffle_blocks
+        For data larger than memory: shuffle blocks of so many neighbouring rows, and then the rows of 64 blocks at a
+        time; rows that the file has sorted are mixed less well than by 0, which shuffles all rows.
     flip
         Mirror each training image left to right with probability 1/2, anew in every epoch.
     decay_every
@@ -50,6 +53,7 @@ class TrainConfig:
     batch_size: int = 100
     epochs: int = 40
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    shuffle_blocks: int = 0
     flip: bool = False
     decay_every: int = 0
     decay_factor: float = 0.1
@@ -66,6 +70,7 @@ class TrainConfig:
         _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
         _require(self, "epochs", _count(self.epochs), "a whole number of at least 0")
         _require(self, "loss", self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
+        _require(self, "shuffle_blocks", _count(self.shuffle_blocks), "a whole number of at least 0")
         _require(self, "flip", isinstance(self.flip, bool), "true or false")
         _require(self, "decay_every", _count(self.decay_every), "a whole number of at least 0")
         _require(self, "decay_factor", _finite(self.decay_factor) and 0 < self.decay_factor <= 1, "in (0, 1]")
@@ -81,11 +86,12 @@ class TrainConfig:
         return self.learning_rate * self.decay_factor**decays
 
     def in_words(self) -> str:
-        """The settings in a line, for titles; flips, decay and type only where they are not at their defaults."""
+        """The settings in a line, for titles; blocks, flips, decay and type only where they are not the defaults."""
         words = [self.loss, f"learning rate {self.learning_rate:g}"]
         if self.decay_every:
             words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
         words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", counted(self.epochs, "epoch")]
+        words += [f"shuffled by blocks of {self.shuffle_blocks}"] * (self.shuffle_blocks > 0)
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join([*words, f"seed {self.seed}"])
 

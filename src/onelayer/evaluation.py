@@ -9,8 +9,6 @@ from onelayer.errors import DataError
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS
 
-NUMBERS_AT_ONCE = 2**24  # of the rows that are evaluated, which may have to be copied
-
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
@@ -119,8 +117,8 @@ def evaluate(model: Model, split: Split) -> Evaluation:
             f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers in {len(dataset.class_names)} classes; "
             f"the model is for {d} numbers and {K} classes"
         )
-    size = BLOCK_ROWS * min(max(NUMBERS_AT_ONCE // (BLOCK_ROWS * d), 1), 8)
-    S = np.concatenate([model.logits(rows) for rows in split.row_blocks(size)])  # (n, K)
+    exact = model.in_float64()  # here, and not for each block anew
+    S = np.concatenate([exact.logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
     return Evaluation(float(losses.sum() / len(split)), split.labels, S.argmax(axis=1), probabilities)

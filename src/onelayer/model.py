@@ -65,9 +65,8 @@ class Model:
 
     def in_float64(self) -> "Model":
         """The same numbers in float64, with which `logits` calculates."""
-        layer = self.layer
-        exact = SoftmaxLayer(layer.weights.astype(np.float64), layer.bias.astype(np.float64), layer.loss)
-        return replace(self, layer=exact)
+        weights, bias = (array.astype(np.float64, copy=False) for array in (self.layer.weights, self.layer.bias))
+        return replace(self, layer=SoftmaxLayer(weights, bias, self.layer.loss))
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file."""

@@ -12,6 +12,7 @@ Folding saves two passes over every batch. It is used for pixels, whose 0..255 l
 from zero, where the terms that cancel would be larger than the result, and are standardised themselves.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 
 BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and many enough to keep Python out of the way
+PIXEL_ROWS = 256  # whose squares, of 255 at most, add up to less than 2^24: floats hold such whole numbers exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,15 @@ class Standardizer:
 
         The blocks' means and sums of squares are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating
         formulae and a pairwise algorithm for computing sample variances" (1979). Everything is taken relative to the
-        first row, so that a constant feature has a standard deviation of exactly 0 before it is set to 1.
+        first row, so that a constant feature has a standard deviation of exactly 0 before it is set to 1. Of pixels the
+        sums are whole numbers, taken exactly.
         """
+        blocks = iter(blocks)
+        first = next(blocks)
+        if _are_pixels(first):
+            return cls._of_pixels(itertools.chain([first], blocks))
         n = 0
-        for block in blocks:
+        for block in itertools.chain([first], blocks):
             if n == 0:
                 origin = block[0].astype(np.float64)
                 mean, squares = np.zeros_like(origin), np.zeros_like(origin)
@@ -63,6 +70,21 @@ class Standardizer:
             mean += delta * (k / n)
         scale = np.sqrt(squares / n)
         return cls(origin + mean, np.where(scale == 0, 1.0, scale))
+
+    @classmethod
+    def _of_pixels(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
+        n = 0
+        total = squares = np.zeros((), np.int64)
+        for block in blocks:
+            for start in range(0, len(block), PIXEL_ROWS):
+                R = block[start : start + PIXEL_ROWS].astype(np.float32)  # (k, d)
+                n += len(R)
+                total = total + R.sum(axis=0).astype(np.int64)  # (d,)
+                squares = squares + np.einsum("ij,ij->j", R, R).astype(np.int64)
+        # n^2 times the variance, in Python's numbers: what cancels here has more digits than others hold
+        spread = np.array([n * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
+        scale = np.sqrt(spread) / n
+        return cls(total / n, np.where(scale == 0, 1.0, scale))
 
     def to(self, convert: Callable[[Array], Array]) -> "Standardizer":
         """The same numbers in another type or another array library."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -17,6 +18,8 @@ from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.scan import read_forwards
+from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
@@ -241,16 +244,22 @@ def train(
 
     # How BLAS splits a product among its threads decides the order of its sums, hence the bits of the result: it gets
     # one thread. The second core evaluates the weights of an epoch while the first trains the next.
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(1) as evaluator:
+    forwards = read_forwards(dataset.rows) if config.shuffle_blocks else nullcontext()
+    with threadpool_limits(limits=1, user_api="blas"), forwards, ThreadPoolExecutor(1) as evaluator:
         settle_last: Callable[[], None] = lambda: None  # noqa: E731
         try:
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if cancelled():  # an epoch that is over in no time does not ask
                     raise InterruptedError
-                order = rng.permutation(len(splits.train))
-                flipped = rng.random(len(order)) < 0.5 if config.flip else None
+                windows = draw_windows(len(splits.train), config.shuffle_blocks, config.batch_size, rng)
+                flipped = rng.random(len(splits.train)) < 0.5 if config.flip else None
+                whole = [(splits.train, windows[0])]
+                done = 0
                 with np.errstate(over="ignore", invalid="ignore"):
-                    backend.run_epoch(splits.train, order, config.learning_rate_at(epoch), flipped, cancelled)
+                    for rows, order in loaded(splits.train, windows) if config.shuffle_blocks else whole:
+                        mirrored = None if flipped is None else flipped[done : done + len(order)]
+                        backend.run_epoch(rows, order, config.learning_rate_at(epoch), mirrored, cancelled)
+                        done += len(order)
                 layer = backend.layer
                 settle_last()
                 if ended:

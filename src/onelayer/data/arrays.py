@@ -18,8 +18,9 @@ import numpy as np
 from onelayer.config import printable
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows
-from onelayer.data.dataset import PARTS, Dataset, require_finite
+from onelayer.data.dataset import PARTS, Dataset, refuse_number
 from onelayer.data.npy import Npz, StoredArray, open_npy
+from onelayer.data.scan import first_not_finite
 from onelayer.errors import DataError
 
 MEMORY_BYTES = 256 * 2**20  # of rows that are copied into memory; more go to the cache
@@ -136,7 +137,8 @@ def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
     if found and image_shape and found != image_shape:
         sizes = (" x ".join(map(str, shape)) for shape in (found, image_shape))
         raise DataError(f"{path}: has images of {' where the model is for '.join(sizes)}, channels first")
-    require_finite(rows, str(path))
+    if place := first_not_finite(rows):
+        refuse_number(rows, place, str(path))
     return rows
 
 

@@ -1,13 +1,13 @@
 """A data set as it was read, and its division into training, validation and test rows, which copies nothing."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from onelayer.config import SplitConfig
+from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import ConfigError, DataError
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
@@ -85,19 +85,24 @@ class Dataset:
             view.flags.writeable = False
             object.__setattr__(self, name, view)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the rows and labels, part by part in the source's order, whatever files they were read from.
 
         And of the rows' weights, where there are any.
         """
-        digest = hashlib.sha256(f"{self.rows.dtype} {self.rows.shape[1]}".encode())
-        for part in self.parts.values() or (slice(None),):
-            digest.update(np.ascontiguousarray(self.rows[part]).data)
-            digest.update(self.labels[part].astype("<i8").data)
-            if self.row_weights is not None:
-                digest.update(np.ascontiguousarray(self.row_weights[part]).data)
-        return digest.hexdigest()
+        return self.scan().fingerprint
+
+    def scan(self, progress: Callable[[int, int | None], None] | None = None) -> Scan:
+        """Look through all rows once, in the order of the fingerprint; the second time it is known.
+
+        Called with the rows done and the rows in all, `progress` tells how far it is.
+        """
+        if "_scan" not in self.__dict__:
+            parts = self.parts.values() or (slice(None),)
+            self.__dict__["_scan"] = scan(self.rows, self.labels, self.row_weights, parts, progress)
+        found: Scan = self.__dict__["_scan"]
+        return found
 
     @cached_property
     def everything(self) -> "Split":
@@ -185,39 +190,24 @@ class Splits:
     @cached_property
     def standardizer(self) -> Standardizer:
         """Of the training rows."""
-        return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
+        with read_forwards(self.dataset.rows):
+            return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
 
     @cached_property
     def duplicates(self) -> dict[str, int]:
         """How many rows of a later split equal, bit for bit, one of an earlier: ``{"test in train": 3, ...}``."""
-        # Only rows whose hashes agree are compared; Python's hash of bytes is salted, so none can be made to collide.
-        seen = {split.name: self._places_by_hash(split) for split in self}
+        first = first_equals(self.dataset.rows, self.dataset.scan().hashes)
         pairs = ((self.validation, self.train), (self.test, self.train), (self.test, self.validation))
-        return {f"{a.name} in {b.name}": self._common(seen[a.name], seen[b.name]) for a, b in pairs}
-
-    def _places_by_hash(self, split: Split) -> dict[int, list[int]]:
-        places: dict[int, list[int]] = {}
-        for place in split.indices:
-            places.setdefault(hash(self.dataset.rows[place].tobytes()), []).append(place)
-        return places
-
-    def _common(self, later: dict[int, list[int]], earlier: dict[int, list[int]]) -> int:
-        rows = self.dataset.rows
-        return sum(
-            any(np.array_equal(rows[place], rows[other]) for other in earlier[key])
-            for key in later.keys() & earlier.keys()
-            for place in later[key]
-        )
+        return {f"{a.name} in {b.name}": int(np.isin(first[a.indices], first[b.indices]).sum()) for a, b in pairs}
 
 
-_FINITE_AT_ONCE = 2**22  # numbers that are looked at
 # What folders and files call the parts of a set, in small letters, and what these are called here, in their order.
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 BATCH_PROTOCOL = {"train": "data_batch_1", "validation": "data_batch_2", "test": "test_batch"}
 
 
-def split(dataset: Dataset, config: SplitConfig) -> Splits:
+def split(dataset: Dataset, config: SplitConfig, progress: Callable[[int, int | None], None] | None = None) -> Splits:
     """Divide a data set.
 
     Parameters
@@ -225,6 +215,8 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
     dataset : Dataset
         With at least the parts that the protocol needs.
     config : SplitConfig
+    progress : callable, optional
+        As for `Dataset.scan`, where features have to be looked through.
 
     Raises
     ------
@@ -262,7 +254,8 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
         else:
             places["validation"] = _places(dataset, ["validation"])
         places["train"] = rest
-    require_finite(dataset.rows, dataset.name)
+    if not_finite := dataset.scan(progress).not_finite:
+        refuse_number(dataset.rows, not_finite, dataset.name)
     if config.refit:
         places["train"] = np.concatenate([places["train"], places["validation"]])
         protocol += ", refitted on train and validation"
@@ -305,16 +298,7 @@ def _draw(
     return places[~drawn], places[drawn]
 
 
-def require_finite(rows: np.ndarray, name: str) -> None:
-    """Raise a DataError that names the first of the rows (n, d) with a number that is not finite, and its column."""
-    if rows.dtype == np.uint8:
-        return
-    step = max(1, _FINITE_AT_ONCE // rows.shape[1])
-    for start in range(0, len(rows), step):
-        finite = np.isfinite(rows[start : start + step])
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise DataError(
-                f"{name}: row {start + row}, column {column} is {rows[start + row, column]}; "
-                "every feature must be a finite number"
-            )
+def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str) -> None:
+    """Raise a DataError for the number at a row and column of rows (n, d), which is not finite."""
+    row, column = place
+    raise DataError(f"{name}: row {row}, column {column} is {rows[place]}; every feature must be a finite number")

@@ -89,7 +89,6 @@ class StoredArray:
                 shape = (min(count, self.shape[0] - start), *self.shape[1:])
                 content = self._read(member, math.prod(shape) * self.dtype.itemsize)
                 yield np.frombuffer(content, self.dtype).reshape(shape, order="F" if self.fortran else "C")
-            member.read(1)  # compares the checksum, as there is nothing more
 
     def _read(self, member: IO[bytes], size: int) -> bytearray:
         content = bytearray()

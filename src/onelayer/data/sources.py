@@ -190,7 +190,7 @@ def load(
         Read only these of CIFAR-10's parts, data_batch_1 to data_batch_5 and test_batch.
     progress : callable, optional
         Called with what is done and what there is in all (None where unknown), during a download and, anew, during
-        reading.
+        reading and, where splits are made, while all rows are looked through.
 
     Returns
     -------
@@ -253,13 +253,14 @@ def load_splits(
     ConfigError
         If the protocol does not fit it.
     """
-    if split_config.protocol in (None, "batch"):
-        try:
-            parts = tuple(BATCH_PROTOCOL.values())
-            return split(load(source, config, parts=parts, progress=progress), split_config)
-        except MissingPartError:
-            pass  # a subset: what it has decides
-    return split(load(source, config, progress=progress), split_config)
+    parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
+    try:
+        dataset = load(source, config, parts=parts, progress=progress)
+    except MissingPartError:  # a subset: what it has decides
+        dataset = load(source, config, progress=progress)
+    splits = split(dataset, split_config, progress)
+    dataset.scan(progress)  # whoever loads by name or path wants the fingerprint, or the duplicates, next
+    return splits
 
 
 def load_digits(notes: tuple[str, ...] = ()) -> Dataset:

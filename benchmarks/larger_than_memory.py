@@ -1,0 +1,132 @@
+"""How quickly a set is trained that is ten times as large as the memory allowed, against the speed of the disk.
+
+Rows of pixels, sorted by class, are written to a file; training reads them from a memory map, in a process that a
+control group of Linux gives a tenth of the file's size, the system's cache of the file included. Where no group may be
+made, RLIMIT_DATA limits what the process takes for itself, and the cache goes unlimited. Before a turn the system is
+made to forget the file. An epoch reads the training rows twice, to train on them and to evaluate, and the validation
+rows once; its speed is that of all these bytes. The disk's is that of `cat FILE > /dev/null` under the same limit,
+before each turn, as others may use the disk too.
+
+    python benchmarks/larger_than_memory.py [--gigabytes 2] [--blocks 128 0] [--epochs 2] [--patience 60] [--folder .]
+"""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from limits import AnonymousPeak, forget, limited, run
+
+import onelayer
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset, Splits, split
+
+D, K, BLOCK = 3072, 10, 4096
+
+
+def make(path: Path, n: int) -> None:
+    """Write noisy pictures of K prototypes as a .npy file, a few at a time."""
+    rng = np.random.default_rng(0)
+    prototypes = rng.integers(0, 24, (K, D), np.uint8)
+    labels = labels_of(n)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, D)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, n, BLOCK):
+            y = labels[start : start + BLOCK]
+            file.write((prototypes[y] + rng.integers(0, 232, (len(y), D), np.uint8)).data)
+
+
+def labels_of(n: int) -> np.ndarray:
+    return np.arange(n) * K // n
+
+
+def read_splits(path: Path) -> Splits:
+    rows = np.load(path, mmap_mode="r")
+    dataset = Dataset(rows, labels_of(len(rows)), tuple(map(str, range(K))), (3, 32, 32), "made")
+    return split(dataset, SplitConfig(validation_size=0.05, test_size=0.05))
+
+
+def turn(what: str, path: Path, blocks: int, epochs: int, patience: float) -> dict[str, object]:
+    splits, anonymous, started = read_splits(path), AnonymousPeak(), time.perf_counter()
+    row_bytes = splits.dataset.rows.itemsize * D
+    found: dict[str, object] = {}
+    if what == "scan":
+        splits.dataset.scan()
+        found["bytes"] = splits.dataset.rows.nbytes
+    elif what == "standardize":
+        found["bytes"] = len(splits.train) * row_bytes
+        splits.standardizer  # noqa: B018
+    else:
+        config = TrainConfig(shuffle_blocks=blocks, epochs=epochs, backend=what, learning_rate=1e-4)  # type: ignore[arg-type]
+        standardizer = splits.standardizer
+        started = time.perf_counter()
+        try:
+            result = onelayer.train(
+                splits,
+                config,
+                standardizer=standardizer,
+                report_test=False,
+                cancelled=lambda: time.perf_counter() > started + patience,
+            )
+            found["bytes"] = epochs * (2 * len(splits.train) + len(splits.validation)) * row_bytes
+            found["accuracy"] = result.scores["validation"].accuracy
+        except InterruptedError:
+            pass
+    found["seconds"] = time.perf_counter() - started
+    found["anonymous"] = anonymous.bytes
+    found["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=2)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[128, 0])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--patience", type=float, default=60, help="seconds after which a training is given up")
+    parser.add_argument("--backends", nargs="+", default=["native", "numpy"])
+    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
+    parser.add_argument("--turn", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.turn:
+        what, path, blocks = arguments.turn
+        print(json.dumps(turn(what, Path(path), int(blocks), arguments.epochs, arguments.patience)))
+        return
+    n = int(arguments.gigabytes * 1e9 / D)
+    limit = n * D // 10
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, limited(limit) as group:
+        path = Path(folder).resolve() / "X.npy"
+        make(path, n)
+        what = "a control group" if group else "RLIMIT_DATA, which does not count the pages of files"
+        print(f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}")
+        print(f"{n:,} rows of {D:,} pixels, {n * D / 1e6:,.0f} MB; {limit / 1e6:.0f} MB allowed by {what}\n")
+        print("| what | blocks of | seconds | GB/s | disk GB/s | validation | own memory MB | resident MB |")
+        print("|---|---|---|---|---|---|---|---|")
+        turns = [("scan", 0), ("standardize", 0), *((b, rows) for rows in arguments.blocks for b in arguments.backends)]
+        for what, blocks in turns:
+            forget(path)
+            started = time.perf_counter()
+            run(["sh", "-c", f"cat '{path}' > /dev/null"], group, limit)
+            disk = path.stat().st_size / (time.perf_counter() - started)
+            forget(path)
+            command = [sys.executable, __file__, "--turn", what, str(path), str(blocks)]
+            command += ["--epochs", str(arguments.epochs), "--patience", str(arguments.patience)]
+            found = json.loads(run(command, group, limit))
+            seconds = found["seconds"]
+            speed = f"{found['bytes'] / seconds / 1e9:.2f}" if "bytes" in found else "not one run"
+            accuracy = f"{100 * found['accuracy']:.1f} %" if "accuracy" in found else ""
+            memory = f"{found['anonymous'] / 1e6:.0f} | {found['peak'] / 1e6:.0f}"
+            print(f"| {what} | {blocks or ''} | {seconds:.1f} | {speed} | {disk / 1e9:.2f} | {accuracy} | {memory} |")
+            sys.stdout.flush()
+        if group:
+            print(f"\nThe most that the group took: {group.peak() / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The order in which an epoch visits the training rows; by blocks, for sets that are larger than memory.
+
+To shuffle all rows of a file is to read it row by row. Read by blocks of neighbouring rows, in a random order, it comes
+at the speed of the disk; the rows of a *window*, of many blocks, are shuffled among each other. A window of a memory
+map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes.
+"""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from onelayer.data.dataset import Split
+from onelayer.data.scan import memory_map_of
+
+# Blocks of a window. Where rows are sorted by class, a block is of one class: as the classes of a batch of 64 rows
+# scatter about those of all rows, so do the classes of 64 blocks. With fewer, a window would be one-sided; with more,
+# the same memory holds shorter blocks, and a disk has to look for more of them.
+WINDOW_BLOCKS = 64
+ASKED_BYTES = 8 * 2**20  # read from the disk while as many are copied
+NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
+
+
+def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw the order in which the places 0 to n - 1 are visited, cut into windows.
+
+    Parameters
+    ----------
+    n : int
+    block_rows : int
+        Places of a block; 0 is one permutation of all.
+    batch_size : int
+        Windows are cut where a batch ends: the rows that are left of one begin the next.
+    rng : Generator
+        Draws the order of the blocks, and then, window by window, that of its places.
+
+    Returns
+    -------
+    list of ndarray (k,), int64
+        Together every place once; all but the last of a multiple of `batch_size`.
+    """
+    if block_rows == 0:
+        return [rng.permutation(n)]
+    block_rows = min(block_rows, n)
+    blocks = rng.permutation(-(-n // block_rows))
+    mixed = []
+    for first in range(0, len(blocks), WINDOW_BLOCKS):
+        starts = block_rows * blocks[first : first + WINDOW_BLOCKS, np.newaxis]
+        places = (starts + np.arange(block_rows)).ravel()
+        mixed.append(rng.permutation(places[places < n]))
+    ends = np.cumsum([len(window) for window in mixed])
+    cuts = np.unique(-(-ends // batch_size) * batch_size)
+    return np.split(np.concatenate(mixed), cuts[cuts < n])
+
+
+def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[tuple[Split, np.ndarray]]:
+    """Copy the windows of a memory map into memory, each while the one before is in use.
+
+    Parameters
+    ----------
+    split : Split
+    windows : sequence of ndarray (k,), int64
+        Places within the split.
+
+    Yields
+    ------
+    split : Split
+        That has the rows of a window: one in memory, until the next is asked for, or the given one, if it is no memory
+        map.
+    order : ndarray (k,), int64
+        The places of the window's rows in it.
+    """
+    dataset = split.dataset
+    source = memory_map_of(dataset.rows)
+    if source is None:
+        yield from ((split, window) for window in windows)
+        return
+    size = max(len(window) for window in windows), dataset.rows.shape[1]
+    # Each thread has one, and they change hands: memory that is new costs as much again as what is copied there.
+    buffers = [np.empty(size, dataset.rows.dtype) for _ in windows[:2]]
+
+    def load(number: int) -> tuple[Split, np.ndarray]:
+        places, order = np.unique(split.indices[windows[number]], return_inverse=True)  # a disk reads forwards
+        rows = buffers[number % 2][: len(places)]
+        _copy(dataset.rows, source, places, rows)
+        weights = None if dataset.row_weights is None else dataset.row_weights[places]
+        window = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={})
+        return Split(split.name, window, np.arange(len(places))), order
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(load, 0)
+        for number in range(len(windows)):
+            window = ahead.result()
+            if number + 1 < len(windows):
+                ahead = reader.submit(load, number + 1)
+            yield window
+
+
+def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
+    """Copy the rows at ascending `places`; the system reads the next of them meanwhile."""
+    step = max(1, ASKED_BYTES // (rows.shape[1] * rows.itemsize))
+    parts = [slice(start, start + step) for start in range(0, len(places), step)]
+    _ask_for(rows, source, places[parts[0]])
+    for number, part in enumerate(parts, 1):
+        if number < len(parts):
+            _ask_for(rows, source, places[parts[number]])
+        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
+
+
+def _ask_for(rows: np.ndarray, source: mmap.mmap, places: np.ndarray) -> None:
+    """Have the system read the rows at ascending `places`, without waiting for them."""
+    if not rows.flags.c_contiguous:  # rows lie in many pieces
+        return
+    row_bytes = rows.strides[0]
+    start = rows.ctypes.data - np.frombuffer(source, np.uint8).ctypes.data  # of the rows, in the map
+    gaps = np.flatnonzero(np.diff(places) * row_bytes > NEAR_BYTES + row_bytes)
+    for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
+        begin = start + int(first) * row_bytes
+        begin -= begin % mmap.PAGESIZE
+        with suppress(OSError):  # it was only advice
+            source.madvise(mmap.MADV_WILLNEED, begin, start + (int(last) + 1) * row_bytes - begin)
