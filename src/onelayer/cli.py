@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig, counted, percent
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.words import counted, percent, printable
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
@@ -365,8 +366,7 @@ def explain(
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
-    title = "".join(letter if letter.isprintable() else "?" for letter in title)  # file names may hold anything
-    write_figure(out, explanation(row.reshape(model.image_shape), explained, names, title))
+    write_figure(out, explanation(row.reshape(model.image_shape), explained, names, printable(title, 300)))
     if note:
         screen.say(f"note: {note}")
     screen.explanation(explained, names)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from onelayer.cli import _draw, app
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig, percent
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
+from onelayer.words import percent
 
 if TYPE_CHECKING:
     from onelayer.data.dataset import Splits

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onelayer.errors import ConfigError
+from onelayer.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,29 +167,6 @@ class SplitConfig:
             _require(self, name, good, "a whole number of rows, or a fraction between 0 and 1")
         _require(self, "split_seed", _count(self.split_seed), "a whole number of at least 0")
         _require(self, "refit", isinstance(self.refit, bool), "true or false")
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things in words: 1 epoch, 2 epochs."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
-def percent(fraction: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * fraction:.2f} %"
-
-
-def mean_and_sd(mean: float, sd: float) -> str:
-    """Fractions in percent, as tables show them; NaN where there are none, or too few for a standard deviation."""
-    if math.isnan(mean):
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
-
-
-def printable(text: str, length: int = 100) -> str:
-    """A text of strangers, fit to be printed."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _plain(config: object) -> None:

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onelayer import report_pictures as pictures
 from onelayer.comparison import compare_answers
-from onelayer.config import SplitConfig, TrainConfig, counted, percent
+from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError, RunError
 from onelayer.evaluation import evaluate
@@ -28,6 +28,7 @@ from onelayer.run import Plan, Run
 from onelayer.study import FOLDERS, Finding, read_study
 from onelayer.sweep import Sweep, results
 from onelayer.training import Score
+from onelayer.words import counted, percent
 
 SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from onelayer import figures
-from onelayer.config import counted, percent
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.evaluation import Evaluation
@@ -23,6 +22,7 @@ from onelayer.model import Model
 from onelayer.page import INK, QUIET, RULE
 from onelayer.run import Run
 from onelayer.training import History, TrainingState, train
+from onelayer.words import counted, percent
 
 CHART_WIDTH = 4.3  # inches: with room for two side by side, and words that can be read on a phone
 EPOCHS_SHOWN = (1, 2, 5, 10, 20, 40, 100, 200, 500, 1000)  # at which templates are shown while they form

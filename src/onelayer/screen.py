@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onelayer.config import counted, mean_and_sd, percent
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.diagnosis import Diagnosis, is_accuracy
 from onelayer.evaluation import Evaluation
@@ -21,6 +20,7 @@ from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training import EpochRecord, TrainingResult, TrainingState
+from onelayer.words import counted, mean_and_sd, percent
 
 if TYPE_CHECKING:
     from onelayer.comparison import Comparison

@@ -24,13 +24,14 @@ import numpy as np
 from scipy import stats
 
 from onelayer.comparison import compare_answers, in_points
-from onelayer.config import SplitConfig, TrainConfig, mean_and_sd
+from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.figures import probability_histogram
 from onelayer.run import TEMPORARY, Run, read_mark, write_figure, write_mark
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
+from onelayer.words import mean_and_sd
 
 FOLDERS = ("grid", "full", "batch")  # in the order of the report
 PICTURE = "probability_{}.png"  # of a loss

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from onelayer.config import printable
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows
 from onelayer.data.dataset import PARTS, Dataset, refuse_number
 from onelayer.data.npy import Npz, StoredArray, open_npy
 from onelayer.data.scan import first_not_finite
 from onelayer.errors import DataError
+from onelayer.words import is_name, printable
 
 MEMORY_BYTES = 256 * 2**20  # of rows that are copied into memory; more go to the cache
 MOST_CLASSES = 10_000  # a confusion matrix of more takes a gigabyte
@@ -287,7 +287,7 @@ def _class_names(array: StoredArray) -> tuple[str, ...]:
 def _word(value: object, array: StoredArray) -> str:
     """A label as the name of a class, which is printed: without control characters, and not long."""
     word = str(value)
-    if not (word.isprintable() and word.strip() and len(word) < 100):
+    if not is_name(word):
         what = repr(word)[:60]
         raise DataError(f"{array.name}: the label {what} is no name; names have 1 to 99 printable characters")
     return word

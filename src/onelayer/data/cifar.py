@@ -17,6 +17,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.matlab import read_matlab
 from onelayer.data.unpickle import read_pickle
 from onelayer.errors import ConfigError, DataError
+from onelayer.words import is_name
 
 IMAGE_SHAPE = (3, 32, 32)
 _PIXELS = 3072
@@ -299,8 +300,7 @@ def _class_names(content: bytes, file: _File, kind: str, where: str) -> tuple[st
         names = read_pickle(content, where).get(key)
         names = names if isinstance(names, list) else []
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
-    # They are printed, so they hold no control characters.
-    good = [name for name in names if isinstance(name, str) and name.isprintable() and 0 < len(name) < 100]
+    good = [name for name in names if is_name(name)]
     K = len(file.cifar.classes[kind])
     if not len(set(good)) == len(names) == K:
         raise DataError(f"{where}: holds no {K} different names of classes")

@@ -10,12 +10,13 @@ from stat import S_ISDIR
 
 import numpy as np
 
-from onelayer.config import SourceConfig, counted, printable
+from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
 from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
+from onelayer.words import counted, is_name, printable
 
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
@@ -228,7 +229,7 @@ def _class_folders(scan: _Scan, place: str) -> list[str]:
         what = "images, but no folder for each class" if beside else "no folders of images"
         raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE")
     for name in names:
-        if not (name.isprintable() and len(name) < 100):
+        if not is_name(name):
             raise DataError(f"{scan.path(f'{place}/{name}'.lstrip('/'))}: has no name for a class; rename the folder")
     if beside:
         scan.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")

@@ -17,11 +17,11 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from onelayer.config import printable
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.idx_sets import SETS, IdxSet
 from onelayer.errors import DataError
+from onelayer.words import is_name, printable
 
 _PARTS = {**PARTS, "t10k": "test"}
 _IMAGES = re.compile(rf"(?P<set>.*?)(?P<part>{'|'.join(_PARTS)})-images[-.]idx[34]-ubyte(\.gz)?")
@@ -369,7 +369,7 @@ def _mapping(path: Path) -> dict[int, str]:
         if len(words) < 2 or not all(re.fullmatch("[0-9]{1,3}", word) for word in words):
             raise DataError(f"{path}: line {line} is not a label and the codes of its characters")
         name = "".join(chr(int(code)) for code in words[1:])
-        if not name.isprintable() or name in names.values():  # it is to be told from the others where it is printed
+        if not is_name(name) or name in names.values():  # it is to be told from the others where it is printed
             raise DataError(f"{path}: line {line} gives no characters of its own")
         names[int(words[0])] = name
     return names

@@ -12,11 +12,12 @@ from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
-from onelayer.config import SourceConfig, counted, printable
+from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cached_rows, find_rows
 from onelayer.data.images import Encoded, F, Header, Images, decode_image, each_image, read_header
 from onelayer.errors import DataError
+from onelayer.words import counted, printable
 
 MAX_SIDE = 64  # of the size that images get where none is asked for
 MAX_LOST = 0.01  # of all images: files that may be left out without a word or an error

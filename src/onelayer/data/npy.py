@@ -19,9 +19,9 @@ from typing import IO
 
 import numpy as np
 
-from onelayer.config import printable
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
+from onelayer.words import printable
 
 _BLOCK_BYTES = 4 * 2**20  # read at a time
 _HEADER_BYTES = 2**15  # NumPy itself takes no header above 10,000

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onelayer.config import SourceConfig, printable
+from onelayer.config import SourceConfig
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import image_rows
 from onelayer.data.images import Encoded
 from onelayer.errors import ConfigError, DataError
+from onelayer.words import is_name, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,6 @@ _LEAST_IMAGE_BYTES = 16  # fewer than any image file has
 _FREE_ROWS = 1000  # may claim less
 _BATCH_ROWS, _BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
-_MAX_NAME = 100
 _LOOK = 1000  # files of a folder, to see of what kind they are
 
 
@@ -180,7 +180,7 @@ def _columns(path: Path, coarse: bool) -> _Columns:
         names = features.get(label, {}).get("names")
         if texts or not isinstance(names, list):
             return _Columns(image, label, texts, ())
-        good = [name for name in names if _is_name(name)]
+        good = [name for name in names if is_name(name)]
         if len(set(good)) < len(names):
             raise DataError(f"{path}: the classes of {printable(label)} have no names of their own, fit to be printed")
         return _Columns(image, label, texts, tuple(good))
@@ -196,10 +196,6 @@ def _one(path: Path, schema: "pa.Schema", what: str, usual: list[str], others: l
 
 def _is(features: dict[str, dict[str, Any]], name: str, type_: str) -> bool:
     return features.get(name, {}).get("_type") == type_
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME
 
 
 def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
@@ -276,7 +272,7 @@ def _labels(path: Path, columns: _Columns) -> np.ndarray:
                     column = column.dictionary_encode()
                 names = column.dictionary.to_pylist()
                 for name in names:
-                    if not _is_name(name):
+                    if not is_name(name):
                         raise DataError(f"{path}: the label {printable(str(name))!r} is no name for a class")
                 values = np.array(names, object)[column.indices.to_numpy()]
             else:

@@ -1,0 +1,31 @@
+"""Numbers and names as people read them."""
+
+import math
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: 1 epoch, 2 epochs."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * fraction:.2f} %"
+
+
+def mean_and_sd(mean: float, sd: float) -> str:
+    """Fractions in percent, as tables show them; NaN where there are none, or too few for a standard deviation."""
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
+
+
+def is_name(name: object) -> bool:
+    """Whether this can be the name of a class, which is printed: no control characters, and not long."""
+    return isinstance(name, str) and name.isprintable() and len(name.strip()) > 0 and len(name) < 100
+
+
+def printable(text: str, length: int = 100) -> str:
+    """A text of strangers, fit to be printed."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= length else f"{text[:length]}..."
