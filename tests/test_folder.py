@@ -236,6 +236,22 @@ def test_each_size_has_rows_of_its_own(pets):
     ]
 
 
+@pytest.mark.parametrize(("odd", "opened"), [(None, 6), ("size", 11), ("colour", 11)])
+def test_a_sample_tells_the_size_only_where_it_is_of_one_mind(tmp_path, monkeypatch, odd, opened):
+    monkeypatch.setattr(image_rows, "_SAMPLE", 5)
+    mode = "L" if odd == "colour" else "RGB"
+    for number in range(11):
+        write(tmp_path / "ab"[number > 5] / f"{number:02}.png", mode=mode)
+    if odd == "size":
+        write(tmp_path / "a" / "00.png", (5, 5))
+    if odd == "colour":
+        write(tmp_path / "a" / "01.png")  # which is not in the sample
+    paths = []
+    monkeypatch.setattr(image_rows, "read_header", lambda path: paths.append(path) or images.read_header(path))
+    assert load(tmp_path).image_shape == (3, 3, 4)
+    assert len(set(paths)) == opened
+
+
 def test_distortion_is_told_each_time(pets):
     write(pets / "dog" / "wide.png", (40, 3))
     write(pets / "dog" / "large.png", (40, 30))
