@@ -171,7 +171,7 @@ def train(
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     standardizer : Standardizer, optional
-        By default that of the training rows, each counted once.
+        By default that of the training rows.
     on_epoch : callable, optional
         Called with the state after each epoch; training ends there if it returns true.
     report_test : bool
@@ -215,8 +215,8 @@ def train(
                 if len(split) == 0:
                     continue
                 totals = backend.evaluate(layer, split, lambda: stopping.is_set() or cancelled())
-                loss = totals.loss / len(split)
-                of_split[split.name] = Score(loss, loss + penalty, totals.right / len(split))
+                loss = totals.loss / split.weight
+                of_split[split.name] = Score(loss, loss + penalty, totals.right / split.weight)
         return of_split
 
     def settle(epoch: int, layer: SoftmaxLayer, rng_state: dict[str, object], future: Future[dict[str, Score]]) -> None:
