@@ -145,6 +145,11 @@ class Standardizer:
         """The same numbers in another type or another array library."""
         return Standardizer(convert(self.mean), convert(self.scale))
 
+    def reexpress(self, layer: SoftmaxLayer, new: "Standardizer") -> SoftmaxLayer:
+        """What gives rows standardised by `new` the logits that `layer` gives rows standardised by this; in float64."""
+        W = (layer.weights.T * (new.scale / self.scale)).T  # (d, K); every class in one piece
+        return SoftmaxLayer(W, layer.bias + ((new.mean - self.mean) / self.scale) @ layer.weights, layer.loss)
+
     def transform(self, R: Array) -> Array:
         """Standardised rows X (n, d) of raw rows R (n, d)."""
         X = array_namespace(R).astype(R, self.mean.dtype)

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from onelayer.backends import Backend
 from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
-from onelayer.config import TrainConfig
+from onelayer.config import TrainConfig, percent
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
@@ -55,6 +55,14 @@ class EpochRecord:
     validation_accuracy: float
     test_accuracy: float | None
     seconds: float
+
+    def in_words(self, epochs: int) -> str:
+        """Loss and accuracy in a line; `epochs` is how many there are to be."""
+        words = f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
+        words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
+        if not math.isnan(self.validation_loss):
+            words += f"  validation {self.validation_loss:.4f} nats, {percent(self.validation_accuracy)}"
+        return words
 
 
 # So many classes, and rows in a batch, make a product that BLAS does as quickly as the kernel or up to a tenth quicker.
