@@ -284,10 +284,10 @@ def test_rows_of_a_split():
         ({"labels": np.zeros(120, np.int32)}, "labels are int32; expected int64"),
         ({"labels": np.arange(120)}, "row 4 has label 4; labels are 0 to 3"),
         ({"labels": -np.ones(120, np.int64)}, "row 0 has label -1; labels are 0 to 3"),
-        ({"row_weights": np.ones(120)}, r"row weights are float64 of the shape \(120,\); expected float32 \(120,\)"),
-        ({"row_weights": np.ones(5, np.float32)}, r"row weights are float32 of the shape \(5,\); expected"),
-        ({"row_weights": np.full(120, -1, np.float32)}, "row weights must be finite numbers of at least 0"),
-        ({"row_weights": np.full(120, np.nan, np.float32)}, "row weights must be finite numbers of at least 0"),
+        ({"row_weights": np.ones(120, int)}, r"row weights are int64 of the shape \(120,\); expected float64 \(120,\)"),
+        ({"row_weights": np.ones(5)}, r"row weights are float64 of the shape \(5,\); expected"),
+        ({"row_weights": np.full(120, -1.0)}, "row weights must be finite numbers of at least 0"),
+        ({"row_weights": np.full(120, np.nan)}, "row weights must be finite numbers of at least 0"),
         ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are no pictures of \(1, 2, 2\)"),
     ],
 )
@@ -297,7 +297,7 @@ def test_pieces_that_do_not_fit(changes, words):
 
 
 def test_row_weights_are_kept_apart_from_the_callers_and_count_in_the_fingerprint():
-    weights = np.ones(240, np.float32)
+    weights = np.ones(240)
     weighted = make(row_weights=weights[::2])
     assert weighted.row_weights.flags.c_contiguous
     assert weights.flags.writeable

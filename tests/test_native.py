@@ -88,7 +88,7 @@ def random_case(rng, K=None, d=None):
     widths = [w for w in (1, 2, 4, 5, 11) if d % w == 0]
     width = int(rng.choice(widths))
     labels = rng.integers(0, K, n)
-    row_weights = rng.choice([0, 0.5, 1, 3], n).astype(np.float32) if rng.random() < 0.3 else None
+    row_weights = rng.choice([0, 0.5, 1, 3], n) if rng.random() < 0.3 else None
     names = tuple(str(k) for k in range(K))
     dataset = Dataset(rows, labels, names, (1, d // width, width), "random", row_weights=row_weights)
     # Standardised by other rows' figures, as one row has no spread of its own.

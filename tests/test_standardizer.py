@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.standardizer import Standardizer
+from onelayer.standardizer import Moments, Standardizer
 
 
 def blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -55,6 +55,35 @@ def test_a_constant_feature_gets_scale_one(value):
     fitted = Standardizer.fit(blocks(rows, 100))
     assert fitted.scale[0] == 1
     assert (fitted.transform(rows)[:, 0] == 0).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_a_row_of_weight_two_is_a_row_twice(n, size, seed):
+    rng = np.random.default_rng(seed)
+    rows, w = rng.integers(1000, 1009, (n, 3)).astype(float), rng.integers(1, 4, n)
+    rows[:, 0] = 0.1
+    weighted = Standardizer.fit(blocks(rows, size), blocks(w.astype(float), size))
+    repeated = rows.repeat(w, axis=0)
+    assert weighted.mean == pytest.approx(repeated.mean(0), rel=1e-13)
+    deviation = repeated[:, 1:].std(0)
+    assert weighted.scale[1:] == pytest.approx(np.where(deviation == 0, 1, deviation), rel=1e-9)
+    assert weighted.scale[0] == 1
+
+
+def test_moments_of_some_rows_and_of_others_are_those_of_all():
+    rng = np.random.default_rng(0)
+    rows, w = rng.normal(50, 2, (90, 3)), rng.uniform(0.1, 9, 90)
+    rows[:, 0] = 0.1
+    first = Moments.of([rows[:20]], [w[:20]])
+    moments = first.merge(Moments.of(blocks(rows[20:], 7), blocks(w[20:], 7)))
+    mean = (w @ rows) / w.sum()
+    assert moments.mean == pytest.approx(mean, rel=1e-14)
+    assert moments.variance[1:] == pytest.approx(w @ (rows - mean)[:, 1:] ** 2 / w.sum(), rel=1e-13)
+    assert moments.variance[0] == 0
+    pixels = rng.integers(0, 256, (90, 3), dtype=np.uint8)
+    both = Moments.of([pixels[:20]]).merge(Moments.of([pixels[20:]]))
+    assert both.variance == pytest.approx(pixels.var(0), rel=1e-14)
+    assert np.abs(first.mean - mean).max() > 0.1
 
 
 def test_transformed_rows_have_mean_zero_and_deviation_one():

@@ -13,7 +13,7 @@ from toy import plain_training, toy_dataset, toy_splits
 from onelayer.backends.array import ArrayBackend
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.standardizer import Standardizer
@@ -327,6 +327,27 @@ def test_a_standardizer_of_ones_own():
     expected = train(plain, config, standardizer=Standardizer(np.zeros(d), np.ones(d)))
     assert relative(found.model.layer.weights, expected.model.layer.weights) < 1e-12
     assert relative(found.model.layer.weights, train(splits, config).model.layer.weights) > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_row_of_weight_two_is_trained_and_scored_as_two(backend, dtype):
+    dataset = toy_dataset(dtype=dtype)
+    counts = np.random.default_rng(1).integers(0, 4, 300).astype(np.float64)
+    parts = {"train": np.arange(200), "validation": np.arange(200, 260), "test": np.arange(260, 300)}
+
+    def fit(dataset, places):
+        splits = Splits(**{name: Split(name, dataset, at) for name, at in places.items()}, protocol="made")
+        return train(splits, TrainConfig(learning_rate=0.05, l2=0.1, batch_size=1000, epochs=9, backend=backend))
+
+    kept = {name: at[counts[at] > 0] for name, at in parts.items()}
+    weighted = fit(replace(dataset, row_weights=counts / counts[kept["train"]].mean()), kept)
+    repeated = fit(dataset, {name: at.repeat(counts[at].astype(int)) for name, at in parts.items()})
+    assert relative(weighted.model.layer.weights, repeated.model.layer.weights) < 1e-5
+    assert relative(fit(dataset, kept).model.layer.weights, repeated.model.layer.weights) > 1e-2
+    for name, score in repeated.scores.items():
+        assert weighted.scores[name].cost == pytest.approx(score.cost, rel=1e-5)
+        assert weighted.scores[name].accuracy == pytest.approx(score.accuracy, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])

@@ -1,11 +1,14 @@
-"""The errors that a user can mend. Each message says what is wrong, where, and what to do, in one line."""
+"""The errors that a user can mend. Each message says what is wrong, where, and what to do, in one line.
+
+Those that `onelayer.SoftmaxClassifier` raises are ValueErrors too, as scikit-learn's own are in such cases.
+"""
 
 
 class OnelayerError(Exception):
     """Base of all errors that onelayer raises on purpose."""
 
 
-class ConfigError(OnelayerError):
+class ConfigError(OnelayerError, ValueError):
     """A setting is out of its range, or does not fit the others."""
 
 
@@ -25,7 +28,7 @@ class RunError(OnelayerError):
     """A run directory cannot be made, read or written."""
 
 
-class DivergedError(OnelayerError):
+class DivergedError(OnelayerError, ValueError):
     """The cost is no longer a finite number.
 
     Attributes

@@ -19,7 +19,7 @@ from onelayer.evaluation import Evaluation
 from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
-from onelayer.training import EpochRecord, TrainingResult, TrainingState
+from onelayer.training import TrainingResult, TrainingState
 from onelayer.words import counted, mean_and_sd, percent
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class Screen:
             task = bar.add_task("training", total=epochs, completed=done)
 
             def on_epoch(state: TrainingState) -> None:
-                line = _epoch_line(state.history[-1], epochs)
+                line = state.history[-1].in_words(epochs)
                 if bar.disable:
                     self.say(line)
                 bar.update(task, completed=state.epoch, description=line)
@@ -295,12 +295,3 @@ def _bar(quiet: bool) -> Progress:
     bar = [BarColumn(bar_width=20)] if console.width >= 105 else []  # an epoch's figures leave no room for more
     columns = (TextColumn("{task.description}", markup=False), *bar, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-
-
-def _epoch_line(record: EpochRecord, epochs: int) -> str:
-    width = len(str(epochs))
-    return (
-        f"epoch {record.epoch:{width}}/{epochs}"
-        f"  train {record.train_loss:.4f} nats, {percent(record.train_accuracy)}"
-        f"  validation {record.validation_loss:.4f} nats, {percent(record.validation_accuracy)}"
-    )

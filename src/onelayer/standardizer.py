@@ -12,9 +12,9 @@ Folding saves two passes over every batch. It is used for pixels, whose 0..255 l
 from zero, where the terms that cancel would be larger than the result, and are standardised themselves.
 """
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -24,6 +24,99 @@ from onelayer.losses import Array
 
 BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and many enough to keep Python out of the way
 PIXEL_ROWS = 256  # whose squares, of 255 at most, add up to less than 2^24: floats hold such whole numbers exactly
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and variance of some rows, which can be merged with those of others.
+
+    They are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979). Everything is taken relative to the first row, so that a constant feature has a
+    variance of exactly 0.
+
+    Parameters
+    ----------
+    weight : float
+        Sum of the rows' weights.
+    origin : ndarray (d,), float64
+        The first row; 0 for pixels.
+    offset : ndarray (d,), float64
+        Mean of the rows less the origin.
+    squares : ndarray (d,), float64
+        Weighted sum of the squared distances from the mean.
+    """
+
+    weight: float
+    origin: np.ndarray
+    offset: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Moments":
+        """Moments of the rows in `blocks`, arrays (k, d), in one pass.
+
+        Their `weights`, arrays (k,), must not be 0; None is 1 for all. Of pixels without weights the sums are whole
+        numbers, taken exactly.
+        """
+        blocks = iter(blocks)
+        first = next(blocks)
+        blocks = chain([first], blocks)
+        if weights is None and _are_pixels(first):
+            return cls._of_pixels(blocks)
+        origin = first[0].astype(np.float64)
+        moments = cls(0.0, origin, np.zeros_like(origin), np.zeros_like(origin))
+        for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
+            moments = moments.merge(cls._of_block(block, w, origin))
+        return moments
+
+    @classmethod
+    def _of_block(cls, block: np.ndarray, w: np.ndarray | None, origin: np.ndarray) -> "Moments":
+        D = block - origin  # (k, d), float64
+        if w is None:
+            offset = D.mean(axis=0)
+            D -= offset
+            return cls(float(len(D)), origin, offset, np.einsum("ij,ij->j", D, D))
+        weight = float(w.sum())  # einsum and not a product of BLAS, whose bits would depend on its threads
+        offset = np.einsum("i,ij->j", w, D) / weight
+        D -= offset
+        return cls(weight, origin, offset, np.einsum("i,ij,ij->j", w, D, D))
+
+    @classmethod
+    def _of_pixels(cls, blocks: Iterable[np.ndarray]) -> "Moments":
+        n = 0
+        total = squares = np.zeros((), np.int64)
+        for block in blocks:
+            for start in range(0, len(block), PIXEL_ROWS):
+                R = block[start : start + PIXEL_ROWS].astype(np.float32)  # (k, d)
+                n += len(R)
+                total = total + R.sum(axis=0).astype(np.int64)  # (d,)
+                squares = squares + np.einsum("ij,ij->j", R, R).astype(np.int64)
+        # n^2 times the variance, in Python's numbers: what cancels here has more digits than others hold
+        spread = np.array([n * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
+        return cls(float(n), np.zeros(len(total)), total / n, spread / n)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Moments of both together."""
+        delta = (other.origin - self.origin) + other.offset - self.offset
+        weight = self.weight + other.weight
+        squares = self.squares + (other.squares + delta * delta * (self.weight * other.weight / weight))
+        return Moments(weight, self.origin, self.offset + delta * (other.weight / weight), squares)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of each feature (d,)."""
+        return self.origin + self.offset
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Mean squared distance from the mean (d,); exactly 0 for a constant feature."""
+        return self.squares / self.weight
+
+    @property
+    def standardizer(self) -> "Standardizer":
+        """What gives the rows seen mean 0 and standard deviation 1."""
+        scale = np.sqrt(self.variance)
+        return Standardizer(self.mean, np.where(scale == 0, 1.0, scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,51 +137,18 @@ class Standardizer:
     scale: Array
 
     @classmethod
-    def fit(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
-        """Mean and standard deviation, in float64, of the rows in `blocks`, arrays (k, d), in one pass.
-
-        The blocks' means and sums of squares are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating
-        formulae and a pairwise algorithm for computing sample variances" (1979). Everything is taken relative to the
-        first row, so that a constant feature has a standard deviation of exactly 0 before it is set to 1. Of pixels the
-        sums are whole numbers, taken exactly.
-        """
-        blocks = iter(blocks)
-        first = next(blocks)
-        if _are_pixels(first):
-            return cls._of_pixels(itertools.chain([first], blocks))
-        n = 0
-        for block in itertools.chain([first], blocks):
-            if n == 0:
-                origin = block[0].astype(np.float64)
-                mean, squares = np.zeros_like(origin), np.zeros_like(origin)
-            D = block - origin  # (k, d), float64
-            k, block_mean = len(D), D.mean(axis=0)
-            D -= block_mean
-            delta = block_mean - mean
-            squares += np.einsum("ij,ij->j", D, D) + delta * delta * (n * k / (n + k))
-            n += k
-            mean += delta * (k / n)
-        scale = np.sqrt(squares / n)
-        return cls(origin + mean, np.where(scale == 0, 1.0, scale))
-
-    @classmethod
-    def _of_pixels(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
-        n = 0
-        total = squares = np.zeros((), np.int64)
-        for block in blocks:
-            for start in range(0, len(block), PIXEL_ROWS):
-                R = block[start : start + PIXEL_ROWS].astype(np.float32)  # (k, d)
-                n += len(R)
-                total = total + R.sum(axis=0).astype(np.int64)  # (d,)
-                squares = squares + np.einsum("ij,ij->j", R, R).astype(np.int64)
-        # n^2 times the variance, in Python's numbers: what cancels here has more digits than others hold
-        spread = np.array([n * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
-        scale = np.sqrt(spread) / n
-        return cls(total / n, np.where(scale == 0, 1.0, scale))
+    def fit(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Standardizer":
+        """Mean and standard deviation, in float64, of rows, as `Moments.of` takes them."""
+        return Moments.of(blocks, weights).standardizer
 
     def to(self, convert: Callable[[Array], Array]) -> "Standardizer":
         """The same numbers in another type or another array library."""
         return Standardizer(convert(self.mean), convert(self.scale))
+
+    def reexpress(self, layer: SoftmaxLayer, new: "Standardizer") -> SoftmaxLayer:
+        """What gives rows standardised by `new` the logits that `layer` gives rows standardised by this; in float64."""
+        W = (layer.weights.T * (new.scale / self.scale)).T  # (d, K); every class in one piece
+        return SoftmaxLayer(W, layer.bias + ((new.mean - self.mean) / self.scale) @ layer.weights, layer.loss)
 
     def transform(self, R: Array) -> Array:
         """Standardised rows X (n, d) of raw rows R (n, d)."""

@@ -24,6 +24,7 @@ from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.standardizer import Standardizer
+from onelayer.words import percent
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class EpochRecord:
     validation_accuracy: float
     test_accuracy: float | None
     seconds: float
+
+    def in_words(self, epochs: int) -> str:
+        """Loss and accuracy in a line; `epochs` is how many there are to be."""
+        words = f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
+        words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
+        if not math.isnan(self.validation_loss):
+            words += f"  validation {self.validation_loss:.4f} nats, {percent(self.validation_accuracy)}"
+        return words
 
 
 # So many classes, and rows in a batch, make a product that BLAS does as quickly as the kernel or up to a tenth quicker.
@@ -171,7 +180,7 @@ def train(
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     standardizer : Standardizer, optional
-        By default that of the training rows, each counted once.
+        By default that of the training rows.
     on_epoch : callable, optional
         Called with the state after each epoch; training ends there if it returns true.
     report_test : bool
@@ -215,8 +224,8 @@ def train(
                 if len(split) == 0:
                     continue
                 totals = backend.evaluate(layer, split, lambda: stopping.is_set() or cancelled())
-                loss = totals.loss / len(split)
-                of_split[split.name] = Score(loss, loss + penalty, totals.right / len(split))
+                loss = totals.loss / split.weight
+                of_split[split.name] = Score(loss, loss + penalty, totals.right / split.weight)
         return of_split
 
     def settle(epoch: int, layer: SoftmaxLayer, rng_state: dict[str, object], future: Future[dict[str, Score]]) -> None:

@@ -12,18 +12,18 @@ from onelayer.layer import SoftmaxLayer
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the rows of a split, to be divided once by their number.
+    """Sums over the rows of a split, each times its weight, to be divided once by ``split.weight``.
 
     Parameters
     ----------
     loss : float
         Sum of the rows' losses, in nats.
-    right : int
-        Rows whose largest logit is that of the true class.
+    right : float
+        Rows whose largest logit is that of the true class; their number, where no row has a weight.
     """
 
     loss: float
-    right: int
+    right: float
 
 
 class Backend(Protocol):

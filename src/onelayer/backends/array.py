@@ -85,14 +85,20 @@ class ArrayBackend:
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         layer = SoftmaxLayer(self._array(layer.weights.T).T, self._array(layer.bias), layer.loss)
         folded = self._standardizer.input_layer(layer, self._array(split.rows(slice(0, 1))))
-        loss, right = 0.0, 0
+        loss, right = 0.0, 0.0
         for block in split.blocks(BLOCK_ROWS):
             if cancelled():
                 raise InterruptedError
             S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
             y = self._array(split.labels[block])
-            loss += float(self._xp.sum(self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)))
-            right += int(self._xp.sum(self._xp.argmax(S, axis=1) == y))
+            losses = self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)
+            hits = self._xp.astype(self._xp.argmax(S, axis=1) == y, self._xp.float64)
+            weights = split.row_weights(block)
+            if weights is not None:
+                w = self._array(weights)
+                losses, hits = losses * w, hits * w
+            loss += float(self._xp.sum(losses))
+            right += float(self._xp.sum(hits))
         return Totals(loss, right)
 
     @property

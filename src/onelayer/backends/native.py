@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from onelayer.backends import Totals
+from onelayer.backends.array import ArrayBackend
 from onelayer.data.dataset import Split
 from onelayer.layer import SoftmaxLayer
 from onelayer.standardizer import Standardizer
@@ -41,6 +42,7 @@ class NativeBackend:
         self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size
         self._templates = layer.weights.T.astype(np.float32, order="C")  # (K, d): a class lies in one piece
         self._bias = layer.bias.astype(np.float32)
+        self._reference = ArrayBackend(layer, standardizer, l2=l2, batch_size=batch_size)
         self._mean, self._scale = (np.ascontiguousarray(a, np.float64) for a in (standardizer.mean, standardizer.scale))
 
     @staticmethod
@@ -71,7 +73,7 @@ class NativeBackend:
         _built().run_epoch(
             rows=dataset.rows,
             labels=dataset.labels,
-            row_weights=dataset.row_weights,
+            row_weights=None if dataset.row_weights is None else dataset.row_weights.astype(np.float32),
             mean=self._mean,
             scale=self._scale,
             order=train.indices[order],
@@ -87,6 +89,8 @@ class NativeBackend:
         )
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
+        if split.dataset.row_weights is not None:  # the kernel counts every row once
+            return self._reference.evaluate(layer, split, cancelled)
         loss, right = _built().evaluate(
             rows=split.dataset.rows,
             labels=split.dataset.labels,

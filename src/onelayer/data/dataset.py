@@ -35,9 +35,9 @@ class Dataset:
         What a person should be told about the source.
     source : str
         What `onelayer.load` takes to load it again: a name or an absolute path; empty where it cannot.
-    row_weights : ndarray (n,), float32, or None
-        Factors on the rows' losses in training, 1 on average; None is 1 for all. Scores, and the standardisation,
-        count every row once.
+    row_weights : ndarray (n,), float64, or None
+        How much each row counts in the loss, the standardisation and the scores, 1 on average over the training rows:
+        a row of weight 2 is as good as two rows. None is 1 for all.
 
     Raises
     ------
@@ -73,9 +73,9 @@ class Dataset:
             raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
         if self.row_weights is not None:
             w = self.row_weights
-            if w.shape != self.labels.shape or w.dtype != np.float32:
+            if w.shape != self.labels.shape or w.dtype != np.float64:
                 what = f"{w.dtype} of the shape {w.shape}"
-                raise DataError(f"{self.name}: row weights are {what}; expected float32 {self.labels.shape}")
+                raise DataError(f"{self.name}: row weights are {what}; expected float64 {self.labels.shape}")
             if not (np.isfinite(w).all() and (w >= 0).all()):
                 raise DataError(f"{self.name}: row weights must be finite numbers of at least 0")
             object.__setattr__(self, "row_weights", np.ascontiguousarray(w))
@@ -141,6 +141,12 @@ class Split:
         weights = self.dataset.row_weights
         return None if weights is None else weights[self.indices[places]]
 
+    @cached_property
+    def weight(self) -> float:
+        """Sum of the rows' weights, by which sums over the split are divided."""
+        weights = self.row_weights(slice(None))
+        return float(len(self) if weights is None else weights.sum())
+
     def rows(self, places: slice | np.ndarray) -> np.ndarray:
         """Raw rows at `places` within the split: a view where they lie side by side, else a copy of these few."""
         if isinstance(places, slice) and places.step in (None, 1) and self._contiguous:
@@ -155,6 +161,11 @@ class Split:
     def row_blocks(self, size: int) -> Iterator[np.ndarray]:
         """The split's raw rows, at most `size` at a time."""
         return (self.rows(block) for block in self.blocks(size))
+
+    def weight_blocks(self, size: int) -> Iterator[np.ndarray] | None:
+        """The weights of the rows of `row_blocks`; None is 1 for all."""
+        weights = self.dataset.row_weights
+        return None if weights is None else (weights[self.indices[block]] for block in self.blocks(size))
 
     @cached_property
     def _contiguous(self) -> bool:
@@ -191,7 +202,7 @@ class Splits:
     def standardizer(self) -> Standardizer:
         """Of the training rows."""
         with read_forwards(self.dataset.rows):
-            return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS))
+            return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS), self.train.weight_blocks(BLOCK_ROWS))
 
     @cached_property
     def duplicates(self) -> dict[str, int]:

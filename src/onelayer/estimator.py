@@ -1,0 +1,553 @@
+"""scikit-learn's interface to the same training as `onelayer train`."""
+
+import hashlib
+import math
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, Literal, Self
+
+import numpy as np
+from scipy.special import log_expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.scan import read_forwards
+from onelayer.errors import ConfigError
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.model import Model
+from onelayer.standardizer import BLOCK_ROWS, Moments, Standardizer
+from onelayer.training import HISTORY_COLUMNS, TrainingState, train
+
+KEPT_TYPES = (np.uint8, np.float32, np.float64)
+SETTINGS = ("l2", "batch_size", "loss", "flip", "decay_every", "decay_factor", "init_std")  # TrainConfig's, unchanged
+
+
+class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent.
+
+    The cost is the mean loss of the rows plus ``l2`` times the squared weights, of standardised features; the
+    intercept is not penalised. Training is that of the command ``onelayer train``: the same rows, settings and seed
+    give the same bits.
+
+    Parameters
+    ----------
+    learning_rate : float or 'auto', default='auto'
+        Length of a step. 'auto' takes three quarters of the longest step that cannot overshoot, bounded by the mean
+        squared length of the rows: 3 / (d + 1 + 4 l2) for softmax with d standardised features. A float is the
+        command's ``--learning-rate``.
+
+    l2 : float, default=0.0
+        Weight of the penalty. For n rows it is ``C = 1 / (2 * l2 * n)`` of
+        :class:`~sklearn.linear_model.LogisticRegression`, or ``C = 1 / (l2 * n)`` for two classes, if the features are
+        standardised there too.
+
+    batch_size : int, default=100
+        Rows in a step; the last of an epoch may have fewer.
+
+    epochs : int, default=40
+        Passes over the training rows.
+
+    loss : {'softmax', 'sigmoid'}, default='softmax'
+        Softmax cross-entropy, or the mean over K classes of a sigmoid's binary cross-entropy, one against the rest.
+
+    standardize : bool, default=True
+        Subtract each feature's mean and divide by its standard deviation, those of the training rows. It is done a
+        batch at a time and folded into `coef_`; `X` is not copied.
+
+    flip : bool, default=False
+        Mirror each training image left to right with probability 1/2, anew in every epoch. Needs `image_shape`.
+
+    image_shape : (int, int, int), default=None
+        Channels, height and width of the images of which the rows of `X` are made, in this order.
+
+    decay_every : int, default=0
+        Multiply the learning rate by `decay_factor` after every so many epochs; 0 keeps it.
+
+    decay_factor : float, default=0.1
+        See `decay_every`.
+
+    init_std : float, default=0.01
+        Standard deviation of the initial weights.
+
+    random_state : int, RandomState instance or None, default=None
+        Of the initial weights, the order of the rows, the flips, and the rows held out for early stopping. An int is
+        the command's ``--seed``; pass one for reproducible results.
+
+    warm_start : bool, default=False
+        Let `fit` go on from the last result, the order of the rows and the learning rate's decay included, for `epochs`
+        more: twice 20 epochs on the same rows are 40.
+
+    class_weight : dict, 'balanced' or None, default=None
+        Weights ``{class: weight}`` that multiply those of the rows; classes left out have 1. 'balanced' gives all
+        classes the same total.
+
+    early_stopping : bool, default=False
+        Hold out some rows of each class, end where their loss has not fallen for `n_iter_no_change` epochs, and keep
+        the weights of the best epoch. The loss, since on few rows the accuracy stands still for long. Which rows are
+        held out depends on what they hold and on `random_state`, not on where they stand: equal rows stay together.
+        `partial_fit` takes no notice.
+
+    validation_fraction : float, default=0.1
+        Fraction of each class to hold out, by weight: at least one row, and not all.
+
+    n_iter_no_change : int, default=5
+        Epochs without a better one after which early stopping ends.
+
+    verbose : int, default=0
+        1 prints a line after each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features), float64
+        Weights for rows of `X` as they are, the standardisation folded in. For two classes, one row: the
+        difference of the classes' weights, half of it for sigmoids.
+
+    intercept_ : ndarray of shape (1,) or (n_classes,), float64
+
+    n_features_in_ : int
+        Number of features.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where `X` is a frame whose columns have strings for names.
+
+    n_iter_ : int
+        Epochs done.
+
+    learning_rate_ : float
+        That of the first epoch.
+
+    history_ : dict of str to ndarray of shape (n_iter_,)
+        What is known after each epoch, as a table for ``pandas.DataFrame(clf.history_)``: `epoch`, `learning_rate`,
+        `train_loss`, `train_cost` and `train_accuracy` over all training rows, with early stopping the same of the
+        rows held out (`validation_loss`, ...), and `seconds`. Losses are in nats; rows count by their weights.
+
+    model_ : onelayer.Model
+        The layer with its standardisation, as other parts of onelayer take it.
+
+    See Also
+    --------
+    sklearn.linear_model.LogisticRegression : The same model, taken to its optimum.
+    sklearn.linear_model.SGDClassifier : One against the rest, one row at a time.
+
+    Notes
+    -----
+    Training has the type of `X`: ``float32`` and ``uint8`` are trained in ``float32``, by the compiled kernel if there
+    is one, and everything else in ``float64`` by NumPy. Rows of these two types and of ``float64`` are not copied, if
+    they lie in C order. Answers are always in ``float64``.
+
+    A row of `sample_weight` 2 counts as two rows would, in the loss, the standardisation and the history, and a row of
+    weight 0 as none; that only their ratios count keeps the length of the steps. Batches are cut by the number of rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from onelayer import SoftmaxClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+    >>> clf = SoftmaxClassifier(random_state=0).fit(X_train, y_train)
+    >>> round(clf.score(X_test, y_test), 2)
+    0.95
+    >>> clf.coef_.shape
+    (10, 64)
+    >>> bool(clf.history_["train_loss"][-1] < clf.history_["train_loss"][0])
+    True
+    """
+
+    model_: Model
+    _state: TrainingState  # with the best layer, where training ended early
+    _moments: Moments  # of the rows that were trained on
+    _seed: int
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float | Literal["auto"] = "auto",
+        l2: float = TrainConfig.l2,
+        batch_size: int = TrainConfig.batch_size,
+        epochs: int = TrainConfig.epochs,
+        loss: str = TrainConfig.loss,
+        standardize: bool = True,
+        flip: bool = TrainConfig.flip,
+        image_shape: tuple[int, int, int] | None = None,
+        decay_every: int = TrainConfig.decay_every,
+        decay_factor: float = TrainConfig.decay_factor,
+        init_std: float = TrainConfig.init_std,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        verbose: int = 0,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.l2 = l2
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.loss = loss
+        self.standardize = standardize
+        self.flip = flip
+        self.image_shape = image_shape
+        self.decay_every = decay_every
+        self.decay_factor = decay_factor
+        self.init_std = init_std
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features, or pixels as ``uint8``; finite, dense.
+        y : array-like of shape (n_samples,)
+            Labels: numbers or strings.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How much each row counts; all the same by default.
+
+        Returns
+        -------
+        self : SoftmaxClassifier
+
+        Raises
+        ------
+        ValueError
+            If `X`, `y`, a weight or a parameter is not what it should be, or the cost is not finite after an epoch.
+        """
+        goes_on = bool(self.warm_start) and hasattr(self, "model_")
+        X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
+        classes = self.classes_ if goes_on else np.unique(y[weights > 0])
+        return self._train(X, y, weights, classes, goes_on=goes_on, epochs=self.epochs, hold_out=self.early_stopping)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch on rows, going on from what `fit` or the calls before have left.
+
+        The standardisation is that of all rows seen so far. When it changes, the weights are expressed in the new
+        units, so that the answers stay the same.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            As for `fit`.
+        y : array-like of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels there are ever to be; needed in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How much each row counts in this call, and in the standardisation beside the rows of others.
+
+        Returns
+        -------
+        self : SoftmaxClassifier
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and if `classes` is missing or has changed, or the class weights are to be 'balanced'.
+        """
+        goes_on = hasattr(self, "model_")
+        if classes is None and not goes_on:
+            raise ValueError("the first call of partial_fit needs classes: all labels there are ever to be")
+        known = self.classes_ if goes_on else np.unique(classes)
+        if classes is not None and not np.array_equal(np.unique(classes), known):
+            raise ValueError(f"classes were {known} in the first call of partial_fit, and are {np.unique(classes)} now")
+        if isinstance(self.class_weight, str):
+            raise ValueError(f"class_weight {self.class_weight!r} needs all labels at once; give partial_fit a dict")
+        X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
+        seen = self._moments if goes_on else None
+        return self._train(X, y, weights, known, goes_on=goes_on, epochs=1, seen=seen)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores of rows: above 0 for the second of two classes, or the largest for the likeliest of many.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            ``X @ coef_.T + intercept_`` but for rounding.
+        """
+        check_is_fitted(self, "model_")
+        S = self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))  # (n, K)
+        return _merged(S, self.model_)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+        """
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, in the order of `classes_`.
+
+        Those of more than two sigmoids are divided by their sum, as
+        :class:`~sklearn.multiclass.OneVsRestClassifier` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        P : ndarray of shape (n_samples, n_classes)
+            Each row adds up to 1.
+        """
+        return softmax(self._log_odds(X), axis=1)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the probabilities, exact where those are rounded to 0 or 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_P : ndarray of shape (n_samples, n_classes)
+        """
+        return log_softmax(self._log_odds(X), axis=1)
+
+    @property
+    def history_(self) -> dict[str, np.ndarray]:
+        check_is_fitted(self, "model_")
+        columns = {name: np.array([getattr(r, name) for r in self._state.history]) for name in HISTORY_COLUMNS}
+        empty = {"test_accuracy"} | {name for name in columns if "validation" in name and np.isnan(columns[name]).all()}
+        return {name: column for name, column in columns.items() if name not in empty}
+
+    def _log_odds(self, X: Any) -> np.ndarray:
+        """Logarithms (n, K) of what the probabilities are in proportion to."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return np.column_stack([np.zeros_like(scores), scores])
+        return log_expit(scores) if self.model_.layer.loss.name == "sigmoid" else scores
+
+    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, labels and weights (n,) as arrays."""
+        X, y = validate_data(self, X, y, order="C", reset=reset)
+        X = _kept_or_float64(X)
+        check_classification_targets(y)
+        if sample_weight is None:
+            return X, y, np.ones(len(X))
+        weights = check_array(sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+        if weights.shape != y.shape:
+            raise ValueError(f"sample_weight has the shape {weights.shape}; {len(X)} rows need {y.shape}")
+        if (weights < 0).any():
+            raise ValueError(f"sample_weight of row {(weights < 0).argmax()} is negative")
+        if not weights.any():
+            raise ValueError("sample_weight is zero for every row")
+        return X, y, weights
+
+    def _train(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        classes: np.ndarray,
+        *,
+        goes_on: bool,
+        epochs: int,
+        hold_out: bool = False,
+        seen: Moments | None = None,
+    ) -> Self:
+        d, K = X.shape[1], len(classes)
+        if K < 2:
+            raise ValueError(f"y has one class only, {classes[0]!r}; a classifier needs two")
+        config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state))
+        splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
+        standardizer = moments.standardizer if self.standardize else Standardizer(np.zeros(d), np.ones(d))
+        if self.learning_rate == "auto":
+            config = replace(config, learning_rate=_sure_step(moments, standardizer, config, K))
+        start = None
+        if goes_on:
+            # What was constant has had no say yet: its weights are taken to be of the new units all along.
+            old = self.model_.standardizer
+            old = Standardizer(old.mean, np.where(self._moments.variance == 0, standardizer.scale, old.scale))
+            layer = old.reexpress(self._state.layer, standardizer)
+            weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
+            start = replace(self._state, layer=SoftmaxLayer(weights, bias, LOSSES[config.loss]))
+            config = replace(config, epochs=start.epoch + config.epochs)
+        best: TrainingState | None = None
+
+        def on_epoch(state: TrainingState) -> bool:
+            nonlocal best
+            record = state.history[-1]
+            if self.verbose:
+                print(record.in_words(config.epochs))
+            if not hold_out:
+                return False
+            if best is None or record.validation_loss < best.history[-1].validation_loss:
+                best = state
+            return state.epoch - best.epoch >= self.n_iter_no_change
+
+        result = train(splits, config, start=start, standardizer=standardizer, on_epoch=on_epoch, report_test=False)
+        self._state = result.state if best is None else replace(result.state, layer=best.layer)
+        self._moments, self._seed = moments, config.seed
+        self.model_ = replace(result.model, layer=self._state.layer)
+        self.classes_ = classes
+        self.n_iter_ = self._state.epoch
+        self.learning_rate_ = config.learning_rate
+        self.coef_, self.intercept_ = _raw_weights(self.model_)
+        return self
+
+    def _config(self, X: np.ndarray, epochs: int, seed: int) -> TrainConfig:
+        """The parameters, checked; the learning rate 'auto' is yet to come."""
+        shape, d = self.image_shape, X.shape[1]
+        sizes = shape if isinstance(shape, tuple | list) and all(isinstance(size, Integral) for size in shape) else ()
+        if shape is not None and not (len(sizes) == 3 and min(sizes) > 0 and math.prod(sizes) == d):
+            raise ConfigError(f"image_shape {shape!r} is not channels, height and width of images of {d} numbers")
+        if self.flip and shape is None:
+            raise ConfigError("flip needs image_shape: channels, height and width of the images")
+        check_scalar(
+            self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
+        )
+        check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
+        return TrainConfig(
+            learning_rate=TrainConfig.learning_rate if self.learning_rate == "auto" else self.learning_rate,
+            epochs=epochs,
+            dtype="float64" if X.dtype == np.float64 else "float32",
+            seed=seed,
+            **{name: getattr(self, name) for name in SETTINGS},
+        )
+
+    def _split(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        classes: np.ndarray,
+        hold_out_seed: int | None,
+        seen: Moments | None,
+    ) -> tuple[Splits, Moments]:
+        """Rows to train on, and to hold out if there is a seed; the moments of the former and those `seen`."""
+        counted = weights > 0
+        labels = np.zeros(len(y), np.int64)
+        labels[counted] = LabelEncoder().fit(classes).transform(y[counted])
+        factors = _class_factors(self.class_weight, classes, labels, weights)
+        places = np.flatnonzero(weights * factors[labels])
+        held_out = np.zeros(len(places), bool)
+        if hold_out_seed is not None:
+            held_out = _held_out(X, labels, weights, places, self.validation_fraction, hold_out_seed)
+        weights = weights * factors[labels]
+        train_places = places[~held_out]
+        alike = bool((weights[places] == 1).all())
+        row_weights = None if alike else weights / weights[train_places].mean()
+        names = tuple(map(str, classes))
+        shape = None
+        if self.image_shape is not None:
+            channels, height, width = map(int, self.image_shape)
+            shape = channels, height, width
+        dataset = Dataset(X, labels, names, shape, "X", row_weights=row_weights)
+        parts = {"train": train_places, "validation": places[held_out], "test": places[:0]}
+        splits = Splits(**{name: Split(name, dataset, at) for name, at in parts.items()}, protocol="given to fit")
+        # Not the weights of the data set, which are 1 on average over these rows: they may be merged with others.
+        blocks = None if alike else (weights[train_places[block]] for block in splits.train.blocks(BLOCK_ROWS))
+        with read_forwards(X):
+            moments = Moments.of(splits.train.row_blocks(BLOCK_ROWS), blocks)
+        return splits, seen.merge(moments) if seen else moments
+
+
+def _kept_or_float64(X: np.ndarray) -> np.ndarray:
+    # Not left to check_array, which takes every polars frame for one of another type.
+    return X if X.dtype in KEPT_TYPES else X.astype(np.float64)
+
+
+def _seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """An int is a seed as the command line takes it; anything else is asked for one."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))
+
+
+def _class_factors(class_weight: Any, classes: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What the weights of each class's rows are multiplied by (K,)."""
+    if class_weight == "balanced":
+        totals = np.bincount(labels, weights, len(classes))
+        return np.divide(weights.sum(), len(classes) * totals, out=np.zeros(len(classes)), where=totals > 0)
+    factors = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not (np.isfinite(factors).all() and (factors >= 0).all() and factors.any()):
+        raise ValueError(f"class_weight {class_weight} must hold finite numbers of at least zero, and not zero only")
+    return factors
+
+
+def _held_out(
+    X: np.ndarray, labels: np.ndarray, weights: np.ndarray, places: np.ndarray, fraction: float, seed: int
+) -> np.ndarray:
+    """Which of the rows at `places` (n,) to hold out: some of each class, chosen by a hash of their content.
+
+    So equal rows stay together: none is held out whose twin was trained on, and a row that is there twice is treated as
+    one of weight 2.
+    """
+    start = hashlib.blake2b(str(seed).encode(), digest_size=8)
+    hashes = np.empty(len(places), np.uint64)
+    for number, place in enumerate(places):
+        digest = start.copy()
+        digest.update(X[place])
+        hashes[number] = int.from_bytes(digest.digest())
+    held_out = np.zeros(len(places), bool)
+    for label in np.unique(labels[places]):
+        members = np.flatnonzero(labels[places] == label)
+        different, which = np.unique(hashes[members], return_inverse=True)
+        totals = np.cumsum(np.bincount(which, weights[places[members]]))
+        count = np.searchsorted(totals, fraction * totals[-1], side="right")
+        held_out[members] = which < min(max(count, 1), len(different) - 1)
+    if not held_out.any():
+        raise ValueError("early_stopping has no rows to hold out: no class has two different ones")
+    return held_out
+
+
+def _sure_step(moments: Moments, standardizer: Standardizer, config: TrainConfig, K: int) -> float:
+    """A learning rate at which whole batches cannot overshoot.
+
+    Steps below 2/c go down where no curvature of the cost is above c. That of the loss is at most the mean of
+    |x|^2 + 1 over the rows, times the largest eigenvalue of diag(p) - p p^T, 1/2, or p (1 - p) / K of sigmoids.
+    """
+    squares = (moments.variance + (moments.mean - standardizer.mean) ** 2) / standardizer.scale**2  # (d,)
+    steepest = (1 + squares.sum()) * (1 / 2 if config.loss == "softmax" else 1 / (4 * K))
+    return float(1.5 / (steepest + 2 * config.l2))
+
+
+def _merged(S: np.ndarray, model: Model) -> np.ndarray:
+    """Scores (n, K), or of two classes one (n,), whose sigmoid is the probability of the second.
+
+    The two sigmoids of two classes answer one question twice, with S_1 = -S_0 at the optimum; half their difference is
+    what they agree on.
+    """
+    if S.shape[1] > 2:
+        return S
+    difference = S[:, 1] - S[:, 0]
+    return difference / 2 if model.layer.loss.name == "sigmoid" else difference
+
+
+def _raw_weights(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """`coef_` and `intercept_`, in float64, in which the terms that cancel in the intercept keep their digits."""
+    folded = model.standardizer.fold(model.in_float64().layer)
+    merged = _merged(np.vstack([folded.weights, folded.bias]), model)  # (d + 1,) or (d + 1, K)
+    merged = np.atleast_2d(merged.T)  # (1 or K, d + 1)
+    return merged[:, :-1].copy(), merged[:, -1].copy()
