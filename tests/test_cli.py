@@ -707,3 +707,10 @@ def test_without_the_compiled_kernel_numpy_trains_and_a_line_says_so(run_cli, ti
     assert_one_line(
         run_cli("train", "--data", tiny_cifar, "--backend", "native"), "the backend native was not compiled"
     )
+
+
+def test_words_that_no_command_takes_are_one_line(run_cli):
+    assert (
+        run_cli("explain", "a", "b", "c", "d")[2]
+        == "onelayer: there is no place for 'c'; see onelayer explain --help\n"
+    )

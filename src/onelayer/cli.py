@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_origin
 
-from cyclopts import UNSET, App, Parameter, Token
+from cyclopts import UNSET, App, Parameter, Token, UnusedCliTokensError
 
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, DataError, DivergedError
@@ -106,8 +106,7 @@ def train(
     Parameters
     ----------
     data
-        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto is cifar10 where it is or can be
-        downloaded, else digits.
+        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
     out
         The run directory; by default the next free one in runs/.
     overwrite
@@ -388,9 +387,7 @@ def export(
     run_directory
         The run directory.
     out
-        The file to write: .onnx for ONNX (needs onelayer[onnx]); .py for a script that needs NumPy alone, with its
-        numbers in a .npz beside it; .joblib for scikit-learn's LogisticRegression, a pickle, which runs code when it
-        is loaded. A file that is there is replaced; a script, only if it was exported.
+        model.onnx; model.py (NumPy alone, with a .npz beside it); model.joblib (scikit-learn; a pickle, which is code).
     format
         What to write whatever the name of OUT.
     """
@@ -524,4 +521,8 @@ def run(arguments: list[str]) -> None:
             break
         name, equals, value = argument.partition("=")
         tokens.append((_canonical(name) if name.startswith("--") else name) + equals + value)
-    app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnusedCliTokensError as error:
+        unused = error.unused_tokens or [""]
+        raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None

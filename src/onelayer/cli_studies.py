@@ -65,8 +65,7 @@ def sweep(
     Parameters
     ----------
     data
-        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto is cifar10 where it is or can be
-        downloaded, else digits.
+        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
     seeds
         How many runs of each setting, with different seeds.
     seed

@@ -29,8 +29,7 @@ class TrainConfig:
     loss
         softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
     shuffle_blocks
-        For data larger than memory: shuffle blocks of so many neighbouring rows, and then the rows of 64 blocks at a
-        time; rows that the file has sorted are mixed less well than by 0, which shuffles all rows.
+        For data larger than memory: shuffle blocks of so many rows, and the rows of 64 blocks; 0 shuffles all rows.
     flip
         Mirror each training image left to right with probability 1/2, anew in every epoch.
     decay_every
@@ -138,9 +137,7 @@ class SplitConfig:
     Parameters
     ----------
     protocol
-        batch (CIFAR-10's default): batch 1 trains, 2 validates; given: the source's own train, validation and test
-        rows, those of the three that it lacks drawn from train; full: all rows but test train, some drawn for
-        validation; stratified: drawn from all rows.
+        batch: CIFAR-10's batches 1 and 2; given: the source's own parts; full: all but test rows; stratified: drawn.
     validation_size
         Rows drawn for validation (1000, but at most 0.2; of stratified 0.2); below 1 a fraction.
     test_size
