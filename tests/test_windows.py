@@ -92,7 +92,7 @@ def mapped(dataset, path):
 def test_a_memory_map_gives_the_same_bits(tmp_path, monkeypatch, backend, dtype, blocks):
     monkeypatch.setattr(windows, "ASKED_BYTES", 1000)  # many pieces
     monkeypatch.setattr(windows, "NEAR_BYTES", 0)
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, 900).astype(np.float32)
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, 900)
     dataset = replace(toy_dataset(n=900, dtype=dtype), row_weights=weights)
     config = TrainConfig(learning_rate=0.01, epochs=3, shuffle_blocks=blocks, backend=backend, flip=True, batch_size=40)
     config = replace(config, l2=0.01)
