@@ -243,13 +243,20 @@ def test_a_sample_tells_the_size_only_where_it_is_of_one_mind(tmp_path, monkeypa
     for number in range(11):
         write(tmp_path / "ab"[number > 5] / f"{number:02}.png", mode=mode)
     if odd == "size":
-        write(tmp_path / "a" / "00.png", (5, 5))
+        write(tmp_path / "a" / "01.png", (5, 5))
     if odd == "colour":
-        write(tmp_path / "a" / "01.png")  # which is not in the sample
+        write(tmp_path / "a" / "00.png")  # which is not in the sample
     paths = []
     monkeypatch.setattr(image_rows, "read_header", lambda path: paths.append(path) or images.read_header(path))
     assert load(tmp_path).image_shape == (3, 3, 4)
     assert len(set(paths)) == opened
+
+
+def test_a_sample_is_not_taken_in_by_names_that_alternate(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_rows, "_SAMPLE", 10)
+    for number in range(60):  # of each six, one is large
+        write(tmp_path / "ab"[number >= 30] / f"{number:02}.png", (4, 3) if number % 6 else (9, 9))
+    assert load(tmp_path).image_shape == (3, 3, 4)
 
 
 def test_distortion_is_told_each_time(pets):

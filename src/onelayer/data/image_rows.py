@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import compress
 from math import prod
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -130,17 +130,20 @@ def _choose_shape(
 
 
 class _Sample(Generic[F]):
-    """One in so many of some images."""
+    """One of every so many images, drawn: the names of two sizes may alternate, and any fixed step with them."""
 
     def __init__(self, images: Images[F], step: int) -> None:
         self.images = images
-        self.step = step
+        starts = np.arange(0, len(images), step)
+        self.places = starts + np.random.default_rng(0).integers(np.minimum(step, len(images) - starts))
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.step)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[F]:
-        return islice(self.images, 0, None, self.step)
+        drawn = np.zeros(len(self.images), bool)
+        drawn[self.places] = True
+        return compress(self.images, drawn)
 
 
 def _fit(size: tuple[int, int]) -> tuple[int, int]:
