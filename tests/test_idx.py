@@ -106,6 +106,13 @@ def test_packed_and_unpacked_side_by_side(parts, tmp_path):
     assert_holds(found, parts)
 
 
+def test_hidden_files_are_left_out(parts, tmp_path):
+    write_set(tmp_path, parts)
+    for path in list(tmp_path.iterdir()):
+        (tmp_path / f"._{path.name}").write_bytes(b"what a Mac leaves")
+    assert list(load(tmp_path).parts) == ["train", "test"]
+
+
 def test_colours(tmp_path):
     images, labels = images_and_labels(6, (5, 4, 3))
     write_set(tmp_path, {"train": (images, labels)})

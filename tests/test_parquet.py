@@ -208,6 +208,13 @@ def test_files_that_do_not_belong_together(tmp_path):
             assert len(load(tmp_path).rows) == 8
 
 
+def test_hidden_files_are_left_out(tmp_path):
+    write(tmp_path / "data" / "a.parquet", pictures(6))
+    (tmp_path / "data" / "._a.parquet").write_bytes(b"what a Mac leaves")
+    (tmp_path / "._a.parquet").write_bytes(b"what a Mac leaves")
+    assert len(load(tmp_path).rows) == 6
+
+
 def test_several_sets_in_a_folder(tmp_path):
     for name in ("balanced", "letters"):
         write(tmp_path / "sets" / name / "train.parquet", pictures(6))

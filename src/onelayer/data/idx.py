@@ -24,7 +24,8 @@ from onelayer.errors import DataError
 from onelayer.words import is_name, printable
 
 _PARTS = {**PARTS, "t10k": "test"}
-_IMAGES = re.compile(rf"(?P<set>.*?)(?P<part>{'|'.join(_PARTS)})-images[-.]idx[34]-ubyte(\.gz)?")
+# Hidden files are none: a Mac leaves some of these names, with a dot before, on the disks of others.
+_IMAGES = re.compile(rf"(?P<set>(?!\.).*?)(?P<part>{'|'.join(_PARTS)})-images[-.]idx[34]-ubyte(\.gz)?")
 _INNER = ("raw", "gzip")  # where torchvision, and EMNIST's archive, put the files
 _UNSIGNED_BYTES = 8  # the type of the numbers, as the format numbers it
 _BLOCK_BYTES = 2**20

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+_SHOWN = "[!.]*.parquet"  # hidden files are left out
 _PART = re.compile(rf"({'|'.join(PARTS)})(?![a-z])", re.IGNORECASE)
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns, the first that is there
 _COARSE = "coarse_label"
@@ -109,13 +111,13 @@ def _folders(path: Path) -> dict[Path, list[Path]]:
     """The parquet files of a folder, or where it has none of its own, those of each folder in it."""
     with os.scandir(path) as entries:
         inner = sorted(path / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    return {folder: sorted(folder.glob("*.parquet")) for folder in ([path] if _has(path) else filter(_has, inner))}
+    return {folder: sorted(folder.glob(_SHOWN)) for folder in ([path] if _has(path) else filter(_has, inner))}
 
 
 def _has(folder: Path) -> bool:
     """Whether a folder has parquet files, by its first files: it may hold a million images."""
     with os.scandir(folder) as entries:
-        return any(entry.name.endswith(".parquet") for entry in islice(entries, _LOOK))
+        return any(fnmatchcase(entry.name, _SHOWN) for entry in islice(entries, _LOOK))
 
 
 def _parts(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
