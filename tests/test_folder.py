@@ -1,5 +1,6 @@
 """Folders of images: what is in them, in which order, at which size, and what is wrong with them."""
 
+import errno
 import os
 import threading
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
 
 import onelayer
 from onelayer import cli
@@ -351,6 +352,28 @@ def test_too_many_unreadable(pets, no_decoding):
     dataset = load(pets, SourceConfig(allow_unreadable=True))
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(OSError(errno.EIO, "Input/output error"), "Input/output error"), (MemoryError(), "there is not enough memory")],
+)
+def test_what_failed_for_a_while_is_asked_again(pets, monkeypatch, error, words):
+    loading = ImageFile.ImageFile.load
+
+    def fail(image):
+        if image.filename.endswith("cat/1.png"):
+            raise error
+        return loading(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", fail)
+        with pytest.raises(DataError, match=rf"1 of 6 images cannot be read: cat/1\.png: {words}"):
+            load(pets)
+        left = load(pets, SourceConfig(allow_unreadable=True))
+    assert len(left.rows) == 5
+    assert len(load(pets).rows) == 6
+    assert left.fingerprint  # the rows of before can be read still
 
 
 def test_names_are_fit_to_be_printed(pets):

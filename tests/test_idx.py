@@ -110,7 +110,7 @@ def test_hidden_files_are_left_out(parts, tmp_path):
     write_set(tmp_path, parts)
     for path in list(tmp_path.iterdir()):
         (tmp_path / f"._{path.name}").write_bytes(b"what a Mac leaves")
-    assert list(load(tmp_path).parts) == ["train", "test"]
+    assert_holds(read_idx(find_idx(tmp_path)), parts)
 
 
 def test_colours(tmp_path):

@@ -2,12 +2,15 @@
 
 import io
 import struct
+import threading
+import time
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from onelayer.data import images
 from onelayer.data.images import read_image
 from onelayer.errors import DataError
 
@@ -49,6 +52,13 @@ def test_greys_of_16_bits(tmp_path, suffix):
         Image.fromarray(greys).save(path)
     row, _ = read_image(path, (1, 32, 32))
     np.testing.assert_allclose(row, greys.ravel() * (255 / 65535), atol=0.5)
+
+
+def test_greys_of_16_bits_are_rounded(tmp_path):
+    greys = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(greys).save(tmp_path / "x.png")
+    row, _ = read_image(tmp_path / "x.png", (1, 256, 256))
+    np.testing.assert_array_equal(row, np.rint(greys.ravel() / 257))
 
 
 def test_greys_of_32_bits_are_refused(tmp_path):
@@ -183,3 +193,27 @@ def test_missing(tmp_path):
     for path, words in ((tmp_path, "a folder, not an image"), (tmp_path / "none.png", "no such file")):
         with pytest.raises(DataError, match=f"^{path}: {words}$"):
             read_image(path, COLOUR)
+
+
+def test_huge_images_are_not_decoded_all_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_SMALL_PIXELS", 0)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 24)
+    loading = ImageFile.ImageFile.load
+    at_a_time, most = 0, 0
+    lock = threading.Lock()
+
+    def slowly(image):
+        nonlocal at_a_time, most
+        with lock:
+            at_a_time += 1
+            most = max(most, at_a_time)
+        time.sleep(0.01)
+        with lock:
+            at_a_time -= 1
+        return loading(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", slowly)
+    paths = [save(Image.new("RGB", (4, 3)), tmp_path / f"{number}.png") for number in range(10)]
+    found = list(images.each_image(lambda path: images.decode_image(path, (3, 3, 4)), paths, lambda *_: None, block=1))
+    assert len(found) == 10
+    assert most == 2, "of 12 pixels each"

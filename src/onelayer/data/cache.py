@@ -104,6 +104,13 @@ def find_rows(key: str, dtype: DTypeLike = np.uint8) -> tuple[np.ndarray, dict[s
         return None
 
 
+def forget_rows(key: str) -> None:
+    """Keep rows no longer than they are in use."""
+    for path in reversed(_paths(key)):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def _paths(key: str) -> tuple[Path, Path]:
     folder = cache_directory() / "rows"
     return folder / f"{key}.rows", folder / f"{key}.json"

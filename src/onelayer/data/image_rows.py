@@ -14,8 +14,8 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
-from onelayer.data.cache import cached_rows, find_rows
-from onelayer.data.images import Encoded, F, Header, Images, decode_image, each_image, read_header
+from onelayer.data.cache import cached_rows, find_rows, forget_rows
+from onelayer.data.images import Encoded, F, Header, Images, PassingError, decode_image, each_image, read_header
 from onelayer.errors import DataError
 from onelayer.words import counted, printable
 
@@ -92,6 +92,8 @@ def image_rows(
         shape = _choose_shape(path, images, source, config, progress, block)
         fill = partial(_fill, path, images, source, shape, progress, block)
         found = cached_rows(key, (len(images), prod(shape)), fill)
+        if found[1]["passing"]:
+            forget_rows(key)
     rows, facts = found
     kept = np.ones(len(images), bool)
     kept[facts["unreadable"]] = False
@@ -165,7 +167,7 @@ def _fill(
     unreadable: list[int] = []
     reasons: list[str] = []
     squeezed, first_squeezed = 0, ""
-    used = 0
+    used, passing = 0, False
 
     def decode(image: F) -> tuple[np.ndarray, str]:
         row, note = decode_image(source(image), image_shape)
@@ -176,6 +178,7 @@ def _fill(
         for place, result in enumerate(results):
             if isinstance(result, DataError):
                 unreadable.append(place)
+                passing |= isinstance(result, PassingError)
                 if len(reasons) < MOST_NAMED:
                     reasons.append(_relative(path, result))
             else:
@@ -189,6 +192,7 @@ def _fill(
         "image_shape": image_shape,
         "unreadable": unreadable,
         "reasons": reasons,
+        "passing": passing,
         "squeezed": [squeezed, first_squeezed],
     }
 

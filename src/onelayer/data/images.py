@@ -1,5 +1,6 @@
 """Image files as rows of pixels of the shape that a model takes."""
 
+import errno
 import os
 import stat
 import threading
@@ -32,13 +33,20 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 _NAMES = tuple(FORMATS)
-_MAX_PIXELS = 100_000_000
+_MAX_PIXELS = 100_000_000  # of an image, and of all that are decoded at a time, which take up to 16 bytes each
+_SMALL_PIXELS = 2**20  # are not counted
 _DISTORTION = 1.05  # ratio of the aspect ratios above which a person sees it
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
+
+_KEPT = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM)  # what the system says of a file until it is changed
 
 F = TypeVar("F")
 F_co = TypeVar("F_co", covariant=True)
 T = TypeVar("T")
+
+
+class PassingError(DataError):
+    """An image could not be read for a reason that may be gone the next time, such as a disk that is not there."""
 
 
 class Encoded(NamedTuple):
@@ -173,7 +181,7 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> t
     c, h, w = image_shape
     if c not in (1, 3):
         raise DataError(f"{source}: an image has 1 or 3 channels, but the model takes {c}")
-    with _opened(source) as image:
+    with _opened(source) as image, _room(image.width * image.height):
         image.load()
         if image.info:  # where Pillow keeps whatever tells the orientation; of many images there is nothing in it
             ImageOps.exif_transpose(image, in_place=True)
@@ -235,9 +243,34 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
     except UnidentifiedImageError:
         raise DataError(f"{source}: is no image that can be read ({', '.join(_NAMES)})") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        if isinstance(error, MemoryError):
+            raise PassingError(f"{source}: there is not enough memory for it") from None
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
-            raise DataError(f"{source}: {error.strerror}") from None
+            kind = DataError if error.errno in _KEPT else PassingError
+            raise kind(f"{source}: {error.strerror}") from None
         raise DataError(f"{source}: is damaged or cut off ({error})") from None
+
+
+_in_work = 0  # pixels
+_changed = threading.Condition()
+
+
+@contextmanager
+def _room(pixels: int) -> Iterator[None]:
+    """Wait until so many pixels can be decoded beside those that are being: every thread may have got a huge image."""
+    global _in_work
+    if pixels <= _SMALL_PIXELS:
+        yield
+        return
+    with _changed:
+        _changed.wait_for(lambda: _in_work + pixels <= _MAX_PIXELS)
+        _in_work += pixels
+    try:
+        yield
+    finally:
+        with _changed:
+            _in_work -= pixels
+            _changed.notify_all()
 
 
 def _eight_bits(image: "Image.Image", source: Path | Encoded) -> "Image.Image":
@@ -248,10 +281,12 @@ def _eight_bits(image: "Image.Image", source: Path | Encoded) -> "Image.Image":
         if image.mode == "F":
             raise DataError(f"{source}: holds floating-point greys; save it with 8 or 16 bits")
         return image
-    greys = np.asarray(image).astype(np.int64)
+    greys = np.array(image, np.int32)
     if greys.min() < 0 or greys.max() > 65535:
         raise DataError(f"{source}: holds greys of 32 bits; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(greys / 257).astype(np.uint8))
+    greys += 128  # rounds
+    greys //= 257
+    return Image.fromarray(greys.astype(np.uint8))
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
