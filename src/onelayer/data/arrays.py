@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from onelayer.data.archive import Progress
-from onelayer.data.cache import cache_directory, cached_rows
+from onelayer.data.cache import cache_directory, cached_rows, state_of
 from onelayer.data.dataset import PARTS, Dataset, refuse_number
 from onelayer.data.npy import Npz, StoredArray, open_npy
 from onelayer.data.scan import first_not_finite
@@ -390,6 +390,6 @@ def _key(stored: list[StoredArray]) -> str:
     """What decides a copy of rows: the files as they are now, and where the arrays lie in them."""
     facts = []
     for array in stored:
-        status = array.path.stat()
-        facts.append([str(array.path.resolve()), status.st_size, status.st_mtime_ns, array.name, array.offset])
+        state = state_of(array.path.stat())
+        facts.append([str(array.path.resolve()), *state, array.name, array.offset])
     return hashlib.sha256(json.dumps(["arrays", facts]).encode()).hexdigest()

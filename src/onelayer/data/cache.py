@@ -27,6 +27,14 @@ def cache_directory() -> Path:
     return platformdirs.user_cache_path("onelayer")
 
 
+def state_of(status: os.stat_result) -> tuple[int, int]:
+    """What changes whenever a file's content does, or the permission to read it: part of the keys of its rows.
+
+    Not the time of modification, which copying may set to that of another file.
+    """
+    return status.st_size, status.st_ctime_ns
+
+
 def cached_rows(
     key: str,
     shape: tuple[int, int],

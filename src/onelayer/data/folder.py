@@ -12,6 +12,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
+from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
 from onelayer.data.images import FORMATS
@@ -135,8 +136,7 @@ class _Scan:
                     pending.append(f"{folder}/{name}")
                 elif _is_image(name):
                     found.append(f"{folder}/{name}")
-                    # The time changes with the content and with the permission to read it.
-                    state = (status.st_size, status.st_ctime_ns) if status else None
+                    state = state_of(status) if status else None
                     self.digest.update(os.fsencode(f"{found[-1]}\0{state}\n"))
                     self.count += 1
                 else:

@@ -33,7 +33,7 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 _NAMES = tuple(FORMATS)
-_MAX_PIXELS = 100_000_000  # of an image, and of all that are decoded at a time, which take up to 16 bytes each
+_MAX_PIXELS = 100_000_000  # of an image, and of all that are decoded at a time, which take up to 20 bytes each
 _SMALL_PIXELS = 2**20  # are not counted
 _DISTORTION = 1.05  # ratio of the aspect ratios above which a person sees it
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height

@@ -15,6 +15,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
+from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import image_rows
 from onelayer.data.images import Encoded
@@ -79,9 +80,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     images = _Images(dict(zip(files, map(len, labels), strict=True)), columns.image)
     state = hashlib.sha256(columns.image.encode())
     for file in files:
-        status = file.stat()
-        # The time changes with the content and with the permission to read it.
-        state.update(f"{file.name}\0{status.st_size} {status.st_ctime_ns}\n".encode())
+        state.update(os.fsencode(f"{file.name}\0{state_of(file.stat())}\n"))
     report = progress or (lambda done, total: None)
     result = image_rows(path, images, lambda image: image, state.digest(), config, report, images.block)
 
