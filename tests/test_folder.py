@@ -513,6 +513,13 @@ def test_progress(cifar_folder):
         assert done[-1] == 360
 
 
+def test_a_long_list_of_files_tells_how_far_it_is(pets, monkeypatch):
+    monkeypatch.setattr(folder, "_OFTEN", 3)
+    calls = []
+    load(pets, progress=lambda *how_far: calls.append(how_far))
+    assert calls[:4] == [(3, None), (3, None), (6, None), (6, None)], "of each class, in its midst and at its end"
+
+
 def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path)
     begun = []

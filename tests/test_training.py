@@ -197,6 +197,17 @@ def test_validation_that_overflows_is_divergence_too():
         train(replace(splits, validation=replace(splits.validation, dataset=huge)), TrainConfig(init_std=1e4))
 
 
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_a_batch_size_beyond_all_rows_is_all_rows(backend, blocks):
+    splits = toy_splits()
+    whole, beyond = (
+        train(splits, TrainConfig(epochs=2, batch_size=size, backend=backend, shuffle_blocks=blocks))
+        for size in (len(splits.train), 10**30)
+    )
+    assert beyond.model.layer.weights.tobytes() == whole.model.layer.weights.tobytes()
+
+
 def test_flips_need_images():
     with pytest.raises(ConfigError, match="flip needs images, and the rows of toy are none"):
         train(toy_splits(image_shape=None), TrainConfig(flip=True))

@@ -206,7 +206,8 @@ def train(
     if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = standardizer or splits.standardizer
-    backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=config.batch_size)
+    batch_size = min(config.batch_size, max(1, len(splits.train)))  # which fits the machine's numbers
+    backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=batch_size)
     overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
     rng.bit_generator.state = state.rng_state
@@ -260,7 +261,7 @@ def train(
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 if cancelled():  # an epoch that is over in no time does not ask
                     raise InterruptedError
-                windows = draw_windows(len(splits.train), config.shuffle_blocks, config.batch_size, rng)
+                windows = draw_windows(len(splits.train), config.shuffle_blocks, batch_size, rng)
                 flipped = rng.random(len(splits.train)) < 0.5 if config.flip else None
                 whole = [(splits.train, windows[0])]
                 done = 0

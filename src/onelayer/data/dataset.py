@@ -268,8 +268,8 @@ def split(dataset: Dataset, config: SplitConfig, progress: Callable[[int, int | 
     if not_finite := dataset.scan(progress).not_finite:
         row, column = not_finite
         for part, where in dataset.parts.items():  # whose rows people count anew, as they lie in arrays of their own
-            if row in (places := range(len(dataset.rows))[where]):
-                refuse_number(dataset.rows[where], (places.index(row), column), f"{dataset.name}, {part}")
+            if row in (members := range(len(dataset.rows))[where]):
+                refuse_number(dataset.rows[where], (members.index(row), column), f"{dataset.name}, {part}")
         refuse_number(dataset.rows, not_finite, dataset.name)
     if config.refit:
         places["train"] = np.concatenate([places["train"], places["validation"]])

@@ -19,6 +19,7 @@ from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, printable
 
+_OFTEN = 10_000  # files after which a person wants to see that something goes on
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
@@ -157,6 +158,8 @@ class _Scan:
                             if not _is_image(entry.name):
                                 raise
                             found.append((entry.name, None))
+                        if len(found) % _OFTEN == 0:
+                            self.progress(self.count + len(found), None)
         except OSError as error:
             raise DataError(f"{printable(error.filename, 300)}: {error.strerror}") from None
         return found
