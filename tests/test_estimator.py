@@ -444,6 +444,21 @@ def test_weights_that_are_wrong(weights, words):
         SoftmaxClassifier().fit(*toy(), weights)
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+def test_features_too_large_to_calculate_with(standardize):
+    X, y = toy()
+    X[:, 5] *= 1e200
+    with pytest.raises(ValueError, match="the squares of column 5 are too large") as caught:
+        SoftmaxClassifier(standardize=standardize).fit(X, y)
+    assert isinstance(caught.value, OnelayerError)
+
+
+def test_one_class_is_named_as_it_was_given():
+    for label, words in ((3, "3"), ("cat", "'cat'")):
+        with pytest.raises(ValueError, match=f"y has one class only, {words}; a classifier needs two"):
+            SoftmaxClassifier().fit(np.eye(4), [label] * 4)
+
+
 def test_sparse_rows_are_refused_in_a_sentence():
     import scipy.sparse
 
