@@ -278,6 +278,15 @@ def test_class_weights_multiply_those_of_the_rows():
     assert relative(coefficients(None, "balanced"), coefficients(1 / np.bincount(y)[y], None)) < 1e-12
 
 
+def test_a_class_of_weight_zero_is_left_out():
+    X, y = toy()
+    clf = SoftmaxClassifier(random_state=0, epochs=3, class_weight={1: 0}).fit(X, y)
+    rest = clone(clf).set_params(class_weight=None).partial_fit(X[y != 1], y[y != 1], [0, 1, 2, 3])
+    for _ in range(2):
+        rest.partial_fit(X[y != 1], y[y != 1])
+    assert relative(clf.coef_, rest.coef_) < 1e-12
+
+
 # Going on
 
 
