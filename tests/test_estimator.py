@@ -303,6 +303,13 @@ def test_warm_starts_are_one_long_run(dtype):
         clf.set_params(warm_start=True).fit(X, y + 1)
 
 
+def test_warm_starts_hold_out_the_same_rows():
+    X, y = toy()
+    clf = SoftmaxClassifier(early_stopping=True, warm_start=True, epochs=1, random_state=np.random.RandomState(0))
+    means = [clf.fit(X, y).model_.standardizer.mean for _ in range(2)]
+    np.testing.assert_array_equal(*means)
+
+
 def test_a_warm_start_on_other_rows_goes_on_from_the_same_answers():
     X, y = toy()
     clf = SoftmaxClassifier(random_state=0, warm_start=True).fit(X, y)
