@@ -278,6 +278,15 @@ def test_class_weights_multiply_those_of_the_rows():
     assert relative(coefficients(None, "balanced"), coefficients(1 / np.bincount(y)[y], None)) < 1e-12
 
 
+def test_a_class_of_weight_zero_is_left_out():
+    X, y = toy()
+    clf = SoftmaxClassifier(random_state=0, epochs=3, class_weight={1: 0}).fit(X, y)
+    rest = clone(clf).set_params(class_weight=None).partial_fit(X[y != 1], y[y != 1], [0, 1, 2, 3])
+    for _ in range(2):
+        rest.partial_fit(X[y != 1], y[y != 1])
+    assert relative(clf.coef_, rest.coef_) < 1e-12
+
+
 # Going on
 
 
@@ -292,6 +301,13 @@ def test_warm_starts_are_one_long_run(dtype):
     assert clf.set_params(warm_start=False).fit(X, y).n_iter_ == 3
     with pytest.raises(ValueError, match="y contains previously unseen labels"):
         clf.set_params(warm_start=True).fit(X, y + 1)
+
+
+def test_warm_starts_hold_out_the_same_rows():
+    X, y = toy()
+    clf = SoftmaxClassifier(early_stopping=True, warm_start=True, epochs=1, random_state=np.random.RandomState(0))
+    means = [clf.fit(X, y).model_.standardizer.mean for _ in range(2)]
+    np.testing.assert_array_equal(*means)
 
 
 def test_a_warm_start_on_other_rows_goes_on_from_the_same_answers():
@@ -442,6 +458,21 @@ def test_a_parameter_that_is_wrong_is_named(settings, words):
 def test_weights_that_are_wrong(weights, words):
     with pytest.raises(ValueError, match=words):
         SoftmaxClassifier().fit(*toy(), weights)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_features_too_large_to_calculate_with(standardize):
+    X, y = toy()
+    X[:, 5] *= 1e200
+    with pytest.raises(ValueError, match="the squares of column 5 are too large") as caught:
+        SoftmaxClassifier(standardize=standardize).fit(X, y)
+    assert isinstance(caught.value, OnelayerError)
+
+
+def test_one_class_is_named_as_it_was_given():
+    for label, words in ((3, "3"), ("cat", "'cat'")):
+        with pytest.raises(ValueError, match=f"y has one class only, {words}; a classifier needs two"):
+            SoftmaxClassifier().fit(np.eye(4), [label] * 4)
 
 
 def test_sparse_rows_are_refused_in_a_sentence():

@@ -49,6 +49,13 @@ def test_so_many_classes_or_all(top, shown):
     assert [len(part) for part in (found.classes, found.probabilities, found.bias, found.logits)] == [shown] * 4
 
 
+def test_the_first_is_the_prediction_where_sigmoids_are_rounded_to_one():
+    model = model_of("sigmoid")
+    model.layer.weights[...] = 0
+    model.layer.bias[...] = [40, 50, -1, 60, 45, 0]
+    assert explain(model, rows_for(model)[0], 4).classes.tolist() == [3, 1, 4, 0]
+
+
 def test_a_row_of_another_length():
     model = model_of()
     with pytest.raises(DataError, match=r"rows have the shape \(1, 59\); this model needs \(n, 60\)"):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.standardizer import Moments, Standardizer
@@ -46,6 +47,15 @@ def test_fit_keeps_its_digits_far_from_zero():
     fitted = Standardizer.fit(blocks((small + 2.0**22).astype(np.float32), 64))
     assert fitted.scale == pytest.approx(small.std(0), rel=1e-13)
     assert fitted.mean - 2.0**22 == pytest.approx(small.mean(0), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [1e155, 1e200, 1e308])
+@pytest.mark.parametrize("weights", [None, [np.full(7, 2.0)]])
+def test_a_feature_too_large_to_calculate_with_is_named(value, weights):
+    rows = np.random.default_rng(0).standard_normal((7, 3))
+    rows[:, 1] = [-value, value, 0, 0, 0, 0, 0]
+    with pytest.raises(FeatureError, match="the squares of column 1 are too large to be added up"):
+        Standardizer.fit([rows], weights)
 
 
 @pytest.mark.parametrize("value", [0, 0.1, 7, 1e30])

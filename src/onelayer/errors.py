@@ -20,6 +20,10 @@ class DownloadError(DataError):
     """A data set could not be fetched."""
 
 
+class FeatureError(DataError, ValueError):
+    """The numbers of a feature are too large to calculate with."""
+
+
 class ModelFileError(OnelayerError):
     """A model or checkpoint file is damaged, or was written by a newer version."""
 

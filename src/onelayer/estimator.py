@@ -378,10 +378,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     ) -> Self:
         d, K = X.shape[1], len(classes)
         if K < 2:
-            raise ValueError(f"y has one class only, {classes[0]!r}; a classifier needs two")
+            raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs two")
         config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state))
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
-        standardizer = moments.standardizer if self.standardize else Standardizer(np.zeros(d), np.ones(d))
+        standardizer = moments.standardizer  # refuses what cannot be calculated with
+        if not self.standardize:
+            standardizer = Standardizer(np.zeros(d), np.ones(d))
         if self.learning_rate == "auto":
             config = replace(config, learning_rate=_sure_step(moments, standardizer, config, K))
         start = None

@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
+from onelayer.blas import one_blas_thread
 from onelayer.errors import DataError, ModelFileError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -54,7 +53,7 @@ class Model:
         exact = self.in_float64()
         folded = exact.standardizer.input_layer(exact.layer, rows)
         S = np.empty((len(rows), K))
-        with _blas().limit(limits=1, user_api="blas"):  # whose threads' number decides the bits, see ArrayBackend
+        with one_blas_thread():
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = slice(start, start + BLOCK_ROWS)
                 S[block] = folded.logits(exact.standardizer.inputs(rows[block]))
@@ -112,11 +111,6 @@ class Model:
             if len(sizes) != 3 or math.prod(sizes) != d:
                 raise ModelFileError(f"{path}: weights for {d} features are no pictures of {shape!r:.80}")
         return cls(layer, Standardizer(mean, scale), tuple(names), shape and tuple(shape))
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()  # to look for the libraries takes longer than to answer for a hundred rows
 
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind: str) -> bytes:

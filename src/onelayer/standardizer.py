@@ -19,6 +19,7 @@ from itertools import chain, repeat
 import numpy as np
 from array_api_compat import array_namespace
 
+from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 
@@ -65,8 +66,9 @@ class Moments:
             return cls._of_pixels(blocks)
         origin = first[0].astype(np.float64)
         moments = cls(0.0, origin, np.zeros_like(origin), np.zeros_like(origin))
-        for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
-            moments = moments.merge(cls._of_block(block, w, origin))
+        with np.errstate(over="ignore", invalid="ignore"):  # `standardizer` refuses what is not finite
+            for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
+                moments = moments.merge(cls._of_block(block, w, origin))
         return moments
 
     @classmethod
@@ -114,7 +116,17 @@ class Moments:
 
     @property
     def standardizer(self) -> "Standardizer":
-        """What gives the rows seen mean 0 and standard deviation 1."""
+        """What gives the rows seen mean 0 and standard deviation 1.
+
+        Raises
+        ------
+        FeatureError
+            If the squares of a feature are too large to be added up.
+        """
+        finite = np.isfinite(self.variance)
+        if not finite.all():
+            column = finite.argmin()
+            raise FeatureError(f"the squares of column {column} are too large to be added up; give it another unit")
         scale = np.sqrt(self.variance)
         return Standardizer(self.mean, np.where(scale == 0, 1.0, scale))
 

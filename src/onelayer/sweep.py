@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onelayer import run as runs
+from onelayer.blas import one_blas_thread
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
@@ -419,7 +419,7 @@ def run_sweep(
             advance(plan.configs[row.setting].epochs - seen)
 
     splits.standardizer, splits.duplicates  # noqa: B018, computed once, before the workers share them
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers or count_cores()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(workers or count_cores()) as pool:
         try:
             pending = {pool.submit(train_one, row) for row in todo}
             while pending:  # a signal that comes just before a thread falls asleep is not seen until it wakes

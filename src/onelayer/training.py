@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onelayer.backends import Backend
 from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
+from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.scan import read_forwards
@@ -252,10 +252,9 @@ def train(
         state = TrainingState(layer, rng_state, (*state.history, record))
         ended = bool(on_epoch and on_epoch(state))
 
-    # How BLAS splits a product among its threads decides the order of its sums, hence the bits of the result: it gets
-    # one thread. The second core evaluates the weights of an epoch while the first trains the next.
+    # The second core evaluates the weights of an epoch while the first trains the next.
     forwards = read_forwards(dataset.rows) if config.shuffle_blocks else nullcontext()
-    with threadpool_limits(limits=1, user_api="blas"), forwards, ThreadPoolExecutor(1) as evaluator:
+    with one_blas_thread(), forwards, ThreadPoolExecutor(1) as evaluator:
         settle_last: Callable[[], None] = lambda: None  # noqa: E731
         try:
             for epoch in range(state.epoch + 1, config.epochs + 1):
