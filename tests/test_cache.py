@@ -44,11 +44,13 @@ def test_a_damaged_entry_is_made_again(elsewhere, content):
     assert rows.shape == (3, 3)
 
 
-def test_rows_that_were_cut_off_are_made_again(elsewhere):
+@pytest.mark.parametrize("size", [8, 12])
+def test_rows_of_another_size_are_made_again(elsewhere, size):
     cache.cached_rows("0a", (4, 3), fill)
-    os.truncate(elsewhere / "0a.rows", 8)
+    os.truncate(elsewhere / "0a.rows", size)
     rows, _ = cache.cached_rows("0a", (4, 3), fill)
     assert rows.shape == (3, 3)
+    assert (elsewhere / "0a.rows").stat().st_size == 9
 
 
 def test_nothing_stays_of_what_was_interrupted(elsewhere):

@@ -354,6 +354,15 @@ def test_too_many_unreadable(pets, no_decoding):
     assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
 
 
+def test_one_in_a_hundred_may_be_unreadable():
+    facts = {"unreadable": [7], "reasons": ["a/7.png: is damaged"]}
+    assert list(image_rows._lost(Path("pets"), 100, facts, SourceConfig())) == [
+        "left out, as 1 of 100 images cannot be read: a/7.png: is damaged"
+    ]
+    with pytest.raises(DataError, match="1 of 99 images"):
+        list(image_rows._lost(Path("pets"), 99, facts, SourceConfig()))
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [(OSError(errno.EIO, "Input/output error"), "Input/output error"), (MemoryError(), "there is not enough memory")],
