@@ -308,3 +308,8 @@ def test_row_weights_are_kept_apart_from_the_callers_and_count_in_the_fingerprin
 def test_a_data_set_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         make().rows[0, 0] = 1
+
+
+def test_validation_rows_do_not_train_where_train_is_lacking():
+    with pytest.raises(ConfigError, match=r"^set has no train; use the protocol stratified$"):
+        split(make(parts={"validation": slice(0, 80), "test": slice(80, 120)}), SplitConfig())

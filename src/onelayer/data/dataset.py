@@ -281,7 +281,7 @@ def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:
     """The protocol for a source with these parts, where none was asked for."""
     if set(BATCH_PROTOCOL.values()) <= set(parts):
         return "batch"
-    if {"train", "validation"} <= set(parts):
+    if "validation" in parts:  # which trains nothing where train is lacking
         return "given"
     return "full" if any(part.startswith("test") for part in parts) else "stratified"
 
