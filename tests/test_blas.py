@@ -1,7 +1,9 @@
 """The number of BLAS's threads, which belongs to the whole process."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from onelayer.blas import one_blas_thread
 
@@ -10,18 +12,25 @@ def threads() -> list[int]:
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
-def test_the_last_to_go_takes_it_back():
-    with threadpool_limits(limits=2, user_api="blas"):
-        if 2 not in threads():
-            pytest.skip("this BLAS has one thread only")
-        before = threads()
-        first, second = one_blas_thread(), one_blas_thread()  # as in two threads, of which the first is done first
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert set(threads()) == {1}
-        second.__exit__(None, None, None)
-        assert threads() == before
-        with pytest.raises(KeyError), one_blas_thread():
-            raise KeyError
-        assert threads() == before
+@pytest.mark.parametrize("first_leaves_first", [True, False])
+def test_the_last_thread_to_go_takes_it_back(first_leaves_first):
+    before = threads()
+    if max(before) == 1:
+        pytest.skip("this BLAS has one thread only")
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for _ in range(2):  # whoever had it last
+            places = [(one, one_blas_thread()), (other, one_blas_thread())]
+            for thread, limit in places:
+                thread.submit(limit.__enter__).result()
+                assert set(threads()) == {1}
+            for thread, limit in places if first_leaves_first else places[::-1]:
+                assert set(threads()) == {1}
+                thread.submit(limit.__exit__, None, None, None).result()
+            assert threads() == before
+
+
+def test_an_error_takes_it_back():
+    before = threads()
+    with pytest.raises(KeyError), one_blas_thread():
+        raise KeyError
+    assert threads() == before

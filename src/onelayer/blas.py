@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.Lock()
 _inside = 0  # how many are in `one_blas_thread` now, in all threads
-_limits = ExitStack()  # what the first of them set
+_limit: Any = None  # what the first of them set
 
 
 @cache
@@ -22,12 +23,13 @@ def one_blas_thread() -> Iterator[None]:
     """Keep BLAS to one thread, in the whole process.
 
     The number belongs to the process. The first to come sets it and the last to go takes it back: if each restored what
-    it had found, models that are used in several threads at a time would leave it at 1.
+    it had found, models that are used in several threads at a time would change it under each other, or leave it at 1.
     """
-    global _inside
+    global _inside, _limit
     with _lock:
         if _inside == 0:
-            _limits.enter_context(_libraries().limit(limits=1, user_api="blas"))
+            _take_control()
+            _limit = _libraries().limit(limits=1, user_api="blas")
         _inside += 1
     try:
         yield
@@ -35,4 +37,13 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                _limits.close()
+                _take_control()
+                _limit.restore_original_limits()
+                _take_control()  # so that others may have it
+
+
+def _take_control() -> None:
+    """Let this thread set the number: threadpoolctl 3.8 lets only the one that did last, and ignores all others."""
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear:
+        clear(force=True)
