@@ -237,7 +237,7 @@ def test_resume_trains_on(run_cli, trained, tiny_cifar, tmp_path):
 
 def test_resume_of_data_that_moved(run_cli, trained, tiny_cifar, tmp_path):
     tiny_cifar.rename(tmp_path / "moved")
-    assert_one_line(run_cli("resume", trained), "no such file or folder")
+    assert_one_line(run_cli("resume", trained), "the data of this run are not there; if they were moved, pass --data")
     assert run_cli("resume", trained, "--data", "moved", "--no-figures")[0] == 0
     batch = tmp_path / "moved" / "test_batch"
     content = bytearray(batch.read_bytes())
@@ -453,9 +453,8 @@ def test_export(run_cli, trained, tmp_path):
         assert (code, err) == (0, "")
         assert out.startswith(f"{words[0]}: ")
     assert {path.name for path in tmp_path.iterdir()} >= {"predict.py", "predict.npz", "model.joblib", "m.pickle"}
-    (tmp_path / "model.joblib").write_text("replaced, as --out of report does")
-    assert run_cli("export", trained, "model.joblib")[0] == 0
     assert (tmp_path / "model.joblib").read_bytes() == (tmp_path / "m.pickle").read_bytes()
+    assert_one_line(run_cli("export", trained, "model.joblib"), r"model\.joblib is there; choose another name")
 
 
 def test_export_for_onnx(run_cli, trained, tmp_path):
@@ -463,7 +462,13 @@ def test_export_for_onnx(run_cli, trained, tmp_path):
     code, out, err = run_cli("export", trained, "model.onnx")
     assert (code, err) == (0, "")
     assert re.fullmatch(r"model\.onnx: 1\d\d kB\n", out)
-    assert run_cli("export", trained, "again.bin", "--format", "onnx")[0] == 0
+    for _ in range(2):  # its own file is replaced
+        assert run_cli("export", trained, "again.bin", "--format", "onnx")[0] == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    assert_one_line(
+        run_cli("export", trained, "notes.txt", "--format", "onnx"),
+        "notes.txt is there and was not written by this command",
+    )
     assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
 
@@ -472,8 +477,8 @@ def test_an_export_that_cannot_be_is_one_line(run_cli, trained, tmp_path, monkey
     assert_one_line(run_cli("export", trained, "model.pt"), r"model\.pt: no format goes with this name; let it end in")
     assert_one_line(run_cli("export", trained, "model.onnx", "--format", "tf"), 'Invalid value "tf" for --format')
     assert_one_line(run_cli("export", trained, "no/model.joblib"), r"cannot write no/model\.joblib: No such file")
-    assert_one_line(run_cli("export", trained, "no/model.py"), r"cannot write no/model\.npz: No such file")
-    assert_one_line(run_cli("export", trained, trained, "--format", "sklearn"), "cannot write .*: Is a directory")
+    assert_one_line(run_cli("export", trained, "no/model.py"), r"cannot write no/model\.py: No such file")
+    assert_one_line(run_cli("export", trained, trained, "--format", "onnx"), "cannot write .*: Is a directory")
     assert_one_line(run_cli("export", trained, "model", "--format", "numpy"), "model: a Python script is written")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert_one_line(
@@ -714,3 +719,33 @@ def test_words_that_no_command_takes_are_one_line(run_cli):
         run_cli("explain", "a", "b", "c", "d")[2]
         == "onelayer: there is no place for 'c'; see onelayer explain --help\n"
     )
+
+
+def test_predict_answers_for_the_others_where_a_file_cannot_be_read(run_cli, trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    code, out, err = run_cli("predict", trained, "a.png", "bad.png", "none.png", "b.png")
+    assert code == 2
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("probability")] == ["a.png", "b.png"]
+    assert err.startswith("onelayer: bad.png: is no image that can be read")
+    assert err.endswith("(and 1 file more)\n")
+    code, out, _ = run_cli("predict", trained, "bad.png", "b.png", "--json")
+    assert code == 2
+    bad, good = json.loads(out)
+    assert bad["error"].startswith("bad.png: is no image")
+    assert len(good["probabilities"]) == 3
+
+
+def test_pictures_and_pages_of_others_are_not_replaced(run_cli, trained, tmp_path):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert_one_line(run_cli("explain", trained, "a.png", "-o", "a.png"), "a.png is there and was not written by this")
+    assert (tmp_path / "a.png").read_bytes() == before
+    (tmp_path / "notes.html").write_text("mine")
+    assert_one_line(run_cli("report", trained, "-o", "notes.html"), "notes.html is there and was not written by this")
+    assert (tmp_path / "notes.html").read_text() == "mine"
+    for _ in range(2):
+        assert run_cli("explain", trained, "a.png")[0] == 0
+        assert run_cli("report", trained)[0] == 0

@@ -407,7 +407,7 @@ def test_what_is_no_file_is_not_waited_for(pets):
 def test_all_unreadable(pets):
     for path in pets.glob("dog/*"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or remove the fol"):
+    with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or take it out, if"):
         load(pets, SourceConfig(allow_unreadable=True))
     for path in pets.glob("cat/*"):
         path.write_bytes(b"no image")

@@ -232,7 +232,7 @@ def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, t
     out = tmp_path / "study"
     code, printed, errors = run_cli("study", "coursework", "--seeds", "3", "--data", tiny_cifar, "--out", out)
     assert (code, errors) == (0, "")
-    assert "learning rate 0.1, lambda 0: the report's figures and ours (percent)" in printed
+    assert "learning rate 0.1, lambda 0: the coursework's printed figures and ours (percent)" in printed
     assert "what lambda 1 instead of 0.1 does" in printed
     assert "coursework" in (out / "report.html").read_text()
     refused = run_cli("study", "coursework", "--seeds", "2", "--data", tiny_cifar)

@@ -29,7 +29,13 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.training import History, TrainingResult
 
 # The words of the course that this project starts from.
-COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
+COURSE_WORDS = {
+    "--eta": "--learning-rate",
+    "--lr": "--learning-rate",
+    "--lam": "--l2",
+    "--n-batch": "--batch-size",
+    "--n-epochs": "--epochs",
+}
 
 
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
@@ -174,7 +180,8 @@ def resume(
         splits = plan.load_splits(data, progress)
     screen.data(splits)
     target = plan.config.epochs if epochs is None else epochs
-    screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, going on to {target}")
+    what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
+    screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
     with _resumable(run):
         with screen.training(state.epoch, target) as on_epoch:
             result = runs.resume(run, splits, epochs, on_epoch)
@@ -299,9 +306,15 @@ def predict(
     screen = Screen()
     model = Run.open(run_directory).read_model()
     top = min(top, len(model.class_names))
-    answers = []
+    answers: list[dict[str, object]] = []
+    problems = []
     for path in images:
-        rows, note = _rows_to_classify(path, model, run_directory)
+        try:
+            rows, note = _rows_to_classify(path, model, run_directory)
+        except DataError as error:  # the others have their answers all the same
+            problems.append(str(error))
+            answers.append({"image": str(path), "error": str(error)})
+            continue
         table: list[list[str]] = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
             for probabilities in model.probabilities(rows[start : start + ROWS_AT_ONCE]):
@@ -312,7 +325,7 @@ def predict(
                 table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
         if as_json:
             continue
-        if path is not images[0]:
+        if len(answers) > len(rows):
             screen.say("")
         if note:
             screen.say(f"note: {note}")
@@ -322,7 +335,10 @@ def predict(
             words = table[0][1:]
             screen.table(str(path), "probability", rows=[words[k : k + 2] for k in range(0, 2 * top, 2)])
     if as_json:
-        print(json.dumps(answers, indent=2))  # as it is: rich would wrap and colour it
+        print(json.dumps(answers, indent=2, ensure_ascii=False))  # as it is: rich would wrap and colour it
+    if problems:
+        more = f" (and {counted(len(problems) - 1, 'file')} more)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
 
 
 @app.command
@@ -343,14 +359,14 @@ def explain(
     image
         An image file, as predict takes it.
     out
-        The picture to write, a PNG.
+        The picture to write, a PNG; one that this wrote before is replaced.
     top
         How many classes to show.
     """
     from onelayer.data.images import read_image
     from onelayer.explanation import explain
     from onelayer.figures import explanation
-    from onelayer.run import Run, write_figure
+    from onelayer.run import PNG_MARK, Run, png, write_over
     from onelayer.screen import Screen
 
     if out.suffix.lower() != ".png":
@@ -365,7 +381,8 @@ def explain(
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
-    write_figure(out, explanation(row.reshape(model.image_shape), explained, names, printable(title, 300)))
+    figure = explanation(row.reshape(model.image_shape), explained, names, printable(title, 300))
+    write_over(out, png(figure), PNG_MARK)
     if note:
         screen.say(f"note: {note}")
     screen.explanation(explained, names)

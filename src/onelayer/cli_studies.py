@@ -296,7 +296,7 @@ def report(
     paths
         A run directory or several, or one sweep or study directory.
     out
-        The file to write.
+        The file to write; a report that is there is replaced.
     data
         Where the runs' data are now, if they were moved.
     """
@@ -308,13 +308,13 @@ def report(
 
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
-    from onelayer.report import read_subject, render
-    from onelayer.run import write_file
+    from onelayer.report import REPORT_MARK, read_subject, render
+    from onelayer.run import write_over
 
     subject = read_subject(paths)
     with screen.working("drawing") as progress:
         page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
-    write_file(out, page)
+    write_over(out, page, REPORT_MARK)
     for problem in subject.problems:
         screen.say(f"left out: {problem}")
     screen.say(f"{out}: {len(page) / 1e6:.1f} MB")

@@ -241,7 +241,8 @@ def in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
 def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:
     """A difference of accuracies as people read it: ``+0.2 points, 95 % interval -0.3 to 0.7``."""
     low, high = (100 * end for end in interval)
-    digits = 1 if high - low >= 0.95 else 2  # enough to tell a narrow interval's ends from 0
+    # Enough to tell the ends from each other, and from 0.
+    digits = 1 if high - low >= 0.95 and min(abs(low), abs(high)) >= 0.05 else 2
     return f"{100 * difference:{sign}z.{digits}f} points{between}95 % interval {low:z.{digits}f} to {high:z.{digits}f}"
 
 
@@ -293,7 +294,7 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
         if plan.fingerprint != dataset.fingerprint:
             raise DataError(
                 f"{run.path} was trained on other data: fingerprint {plan.fingerprint[:12]} against "
-                f"{dataset.fingerprint[:12]}; compare runs on the same data"
+                f"{dataset.fingerprint[:12]}; compare runs on the same data and protocol"
             )
         division = divisions[plan.split_config]
         same = all(np.array_equal(a.indices, b.indices) for a, b in zip(division, splits, strict=True))

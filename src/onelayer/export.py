@@ -18,11 +18,12 @@ import numpy as np
 
 from onelayer.errors import ConfigError, DataError
 from onelayer.model import Model
-from onelayer.run import write_file
+from onelayer.run import write_file, write_over
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
+PRODUCER = "onelayer"  # near the beginning of the file
 OPSET, IR_VERSION = 13, 7  # since onnxruntime 1.6, of 2020; the first with Softmax as everybody means it
 
 SCRIPT = '''"""Classify rows with what onelayer learned: {formula}.
@@ -43,7 +44,7 @@ with np.load(Path(__file__).with_suffix(".npz")) as model:
 
 
 def probabilities(rows):
-    S = rows @ weights + bias
+    S = rows.reshape(len(rows), -1) @ weights + bias
 {returned}
 
 
@@ -69,7 +70,7 @@ def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
     ----------
     model : Model
     path : Path
-        A file that is there is replaced; a script and the ``.npz`` of its name, only where an export wrote them.
+        A file that is there is replaced only if an export wrote it, and a pickle never.
     format : str or None
         One of `FORMATS`; None goes by the suffix of `path`.
 
@@ -130,7 +131,7 @@ def to_onnx(model: Model) -> bytes:
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="onelayer",
+        producer_name=PRODUCER,
         producer_version=version("onelayer"),
     )
     metadata = {"class_names": json.dumps(model.class_names), "image_shape": json.dumps(model.image_shape)}
@@ -188,7 +189,7 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
 
 
 def _write_onnx(model: Model, path: Path) -> list[Path]:
-    write_file(path, to_onnx(model))
+    write_over(path, to_onnx(model), PRODUCER.encode())
     return [path]
 
 
@@ -197,25 +198,18 @@ def _write_numpy(model: Model, path: Path) -> list[Path]:
         raise ConfigError(f"{path}: a Python script is written, and a .npz beside it; let its name end in .py")
     script, content = to_numpy(model)
     numbers = path.with_suffix(".npz")
-    if (path.exists() or numbers.exists()) and not _is_script_of_ours(path):
-        there = path if path.exists() else numbers
-        raise ConfigError(f"{there} is there and is of no export; choose another name, or move it away")
+    if numbers.exists() and not path.exists():
+        raise ConfigError(f"{numbers} is there and is of no export; choose another name, or move it away")
+    write_over(path, script.encode(), SCRIPT_START.encode())
     write_file(numbers, content)
-    write_file(path, script.encode())
     return [path, numbers]
-
-
-def _is_script_of_ours(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(SCRIPT_START)) == SCRIPT_START.encode()
-    except OSError:
-        return False
 
 
 def _write_sklearn(model: Model, path: Path) -> list[Path]:
     import joblib
 
+    if path.exists():  # whose pickle it is cannot be told
+        raise ConfigError(f"{path} is there; choose another name, or move it away")
     content = io.BytesIO()
     joblib.dump(to_logistic_regression(model), content)
     write_file(path, content.getvalue())

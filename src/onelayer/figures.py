@@ -32,6 +32,7 @@ from onelayer.page import (
     TINY,
     WIDTH,
     fitted,
+    legible,
     mosaic,
     new_page,
     outlines,
@@ -73,7 +74,9 @@ def figures_of_run(
         A file name without its suffix.
     figure : Figure
     """
-    names, weights = model.class_names, model.layer.weights
+    weights = model.layer.weights
+    # Names that the font cannot show would look alike.
+    names = [name if legible(name) == name else f"{k}: {name}" for k, name in enumerate(model.class_names)]
     if history:
         yield "loss", loss_curve(history, f"Loss. {title}")
         yield "cost", cost_curve(history, f"Cost. {title}")

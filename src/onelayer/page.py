@@ -2,13 +2,14 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
@@ -81,6 +82,7 @@ def outlines(patches: Iterable[Rectangle], colour: str, linewidth: float) -> Pat
 
 def fitted(text: str, width: float, size: float, lines: int) -> str:
     """The text, each of its lines broken into at most so many of `width` inches, cut with an ellipsis if need be."""
+    text = legible(text)
     if "\n" in text:
         return "\n".join(fitted(line, width, size, lines) for line in text.split("\n"))
     font = FontProperties(size=size)
@@ -97,6 +99,16 @@ def fitted(text: str, width: float, size: float, lines: int) -> str:
             return "\n".join(rows)
         chars = min(chars - 1, int(1.05 * chars * width / widest))
     return "…"
+
+
+def legible(text: str) -> str:
+    """The text with a question mark for every letter that the font does not have."""
+    return "".join(letter if letter == "\n" or ord(letter) in _letters() else "?" for letter in text)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def text_length(text: str, font: FontProperties) -> float:

@@ -10,6 +10,7 @@
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
 FIGURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
+PNG_MARK = b"onelayer"  # in the pictures' metadata
+MARK_WITHIN = 2000  # bytes of a file's beginning
 TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a process that was killed
 
 
@@ -78,6 +81,8 @@ class Plan:
         DataError
             If it is not the data that the run was trained on.
         """
+        if source is None and Path(self.source).is_absolute() and not Path(self.source).exists():
+            raise DataError(f"{self.source}: the data of this run are not there; if they were moved, pass --data")
         splits = load_splits(source or self.source, self.split_config, self.source_config, progress=progress)
         if splits.dataset.fingerprint != self.fingerprint:
             raise DataError(
@@ -134,6 +139,8 @@ class Run:
                 raise RunError(f"{path}: no such run directory")
         except OSError as error:  # a name that is too long, a folder that may not be read
             raise RunError(f"{path}: {error.strerror}") from None
+        if (run.path / "sweep.json").exists():
+            raise RunError(f"{path} is a sweep; its runs are in {run.path / 'runs'}")
         if not run.checkpoint_path.exists():
             raise RunError(f"{path} is no run of onelayer: it has no {run.checkpoint_path.name}")
         return run
@@ -427,7 +434,28 @@ def write_file(path: Path, content: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from None
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
+        raise RunError(f"cannot write {path}: {error.strerror}; {remedy}") from None
+
+
+def write_over(path: Path, content: bytes, mark: bytes) -> None:
+    """As `write_file`, but a file that is there is only replaced if this wrote it: if `mark` is near its beginning.
+
+    Raises
+    ------
+    RunError
+        If it was written by something else, or cannot be written.
+    """
+    try:
+        with path.open("rb") as file:
+            ours = mark in file.read(MARK_WITHIN)
+    except FileNotFoundError:
+        ours = True
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    if not ours:
+        raise RunError(f"{path} is there and was not written by this command; choose another name, or move it away")
+    write_file(path, content)
 
 
 T = TypeVar("T")
@@ -468,11 +496,16 @@ def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
     write_file(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def png(figure: "Figure") -> bytes:
+    """A picture as a file, which says what made it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": PNG_MARK.decode()})
+    return buffer.getvalue()
+
+
 def write_figure(path: Path, figure: "Figure") -> None:
     """Write a picture as PNG, like `write_file`."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_file(path, buffer.getvalue())
+    write_file(path, png(figure))
 
 
 def resume_command(path: Path) -> str:

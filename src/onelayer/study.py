@@ -337,7 +337,7 @@ def _judge(reported: Reported, trained: Trained) -> Finding:
             outside.append(f"{_named(figure)}: printed {printed:.2f}, measured {_spread(measured[figure])}: {verdict}")
         rows.append((_named(figure), f"{printed:.2f}", _spread(measured[figure]), verdict))
     config = reported.setting.config
-    title = f"learning rate {config.learning_rate:g}, lambda {config.l2:g}: the report's figures and ours (percent)"
+    title = f"learning rate {config.learning_rate:g}, lambda {config.l2:g}: the coursework's printed figures and ours (percent)"
     inside = f"{len(rows) - len(outside)} of {len(rows)} printed figures are inside the spread of seeds"
     return Finding(title, "; ".join([inside, *outside]), ("accuracy", "printed", "measured", "verdict"), tuple(rows))
 
@@ -369,7 +369,8 @@ def _estimate(effect: Effect, trained: Mapping[Setting, Trained]) -> Finding:
         raise DataError("the protocols have different test rows; give both the same CIFAR-10")
     comparison = compare_answers(a.right, b.right)
     columns = ("", "test accuracy", "interval over")
-    intervals = (("rows", comparison.row_interval), ("seeds", comparison.seed_interval))
+    both = comparison.interval if comparison.seed_interval else None
+    intervals = (("rows", comparison.row_interval), ("seeds", comparison.seed_interval), ("both", both))
     rows = (
         (_in_words(effect.a), _percents(a.right), ""),
         (_in_words(effect.b), _percents(b.right), ""),

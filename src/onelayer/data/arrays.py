@@ -203,15 +203,15 @@ def _places_beside(path: Path, names: list[str]) -> Places:
 
 
 def _count_rows(rows: StoredArray, labels: StoredArray) -> int:
-    if labels.dtype.kind not in "iuUS":
-        raise DataError(
-            f"{labels.name}: labels are {printable(str(labels.dtype))}; expected integers or strings, "
-            "as y.astype(int) makes them"
-        )
     if len(labels.shape) != 1 and labels.shape[1:] != (1,):
         raise DataError(
             f"{labels.name}: labels have the shape {labels.shape}; expected one a row: "
             "of one-hot rows, save y.argmax(axis=1)"
+        )
+    if labels.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{labels.name}: labels are {printable(str(labels.dtype))}; expected integers or strings, "
+            "as y.astype(int) makes them"
         )
     if rows.shape[:1] != labels.shape[:1]:
         count = f"{rows.shape[0]:,} rows" if rows.shape else "no rows"

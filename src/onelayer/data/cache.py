@@ -91,7 +91,9 @@ def cached_rows(
                 temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"cannot write to the cache {folder}: {reason}; free some space, or move the cache") from None
+        raise DataError(
+            f"cannot write to the cache {folder}: {reason}; free some space, or move the cache (XDG_CACHE_HOME)"
+        ) from None
     found = find_rows(key, dtype)
     if found is None:
         raise DataError(f"{path}: is not what was written a moment ago; try again")

@@ -203,7 +203,9 @@ def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: 
         totals[group.folder if group.trains else group.folder.partition("/")[0]] += count
     for place, total in totals.items():
         if not total:
-            raise DataError(f"{scan.path(place)}: holds {what}; add some, or remove the folder")
+            raise DataError(
+                f"{scan.path(place)}: holds {what}; add some, or take it out, if {scan.root} is the folder you mean"
+            )
 
 
 def _part_folders(scan: _Scan) -> dict[str, str]:
