@@ -29,13 +29,8 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.training import History, TrainingResult
 
 # The words of the course that this project starts from.
-COURSE_WORDS = {
-    "--eta": "--learning-rate",
-    "--lr": "--learning-rate",
-    "--lam": "--l2",
-    "--n-batch": "--batch-size",
-    "--n-epochs": "--epochs",
-}
+COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
+ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # which everybody types
 
 
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
@@ -79,7 +74,7 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
 def _canonical(option: str) -> str:
     """An option as it is declared: hyphens for underscores, and our word for the course's."""
     option = option.replace("_", "-")
-    return COURSE_WORDS.get(option, option)
+    return ALIASES.get(option, option)
 
 
 app = App(

@@ -337,7 +337,8 @@ def _judge(reported: Reported, trained: Trained) -> Finding:
             outside.append(f"{_named(figure)}: printed {printed:.2f}, measured {_spread(measured[figure])}: {verdict}")
         rows.append((_named(figure), f"{printed:.2f}", _spread(measured[figure]), verdict))
     config = reported.setting.config
-    title = f"learning rate {config.learning_rate:g}, lambda {config.l2:g}: the coursework's printed figures and ours (percent)"
+    setting = f"learning rate {config.learning_rate:g}, lambda {config.l2:g}"
+    title = f"{setting}: the coursework's printed figures and ours (percent)"
     inside = f"{len(rows) - len(outside)} of {len(rows)} printed figures are inside the spread of seeds"
     return Finding(title, "; ".join([inside, *outside]), ("accuracy", "printed", "measured", "verdict"), tuple(rows))
 
