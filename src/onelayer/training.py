@@ -19,7 +19,7 @@ from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.scan import read_forwards
-from onelayer.data.windows import draw_windows, loaded
+from onelayer.data.windows import draw_windows, forward_windows, loaded
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
@@ -224,9 +224,11 @@ def train(
             for split in splits if with_test else (splits.train, splits.validation):
                 if len(split) == 0:
                     continue
-                totals = backend.evaluate(layer, split, lambda: stopping.is_set() or cancelled())
-                loss = totals.loss / split.weight
-                of_split[split.name] = Score(loss, loss + penalty, totals.right / split.weight)
+                pieces = loaded(split, forward_windows(split)) if config.shuffle_blocks else (split,)
+                totals = [backend.evaluate(layer, piece, lambda: stopping.is_set() or cancelled()) for piece in pieces]
+                loss = sum(some.loss for some in totals) / split.weight
+                right = sum(some.right for some in totals) / split.weight
+                of_split[split.name] = Score(loss, loss + penalty, right)
         return of_split
 
     def settle(epoch: int, layer: SoftmaxLayer, rng_state: dict[str, object], future: Future[dict[str, Score]]) -> None:
@@ -262,13 +264,14 @@ def train(
                     raise InterruptedError
                 windows = draw_windows(len(splits.train), config.shuffle_blocks, batch_size, rng)
                 flipped = rng.random(len(splits.train)) < 0.5 if config.flip else None
-                whole = [(splits.train, windows[0])]
+                whole = replace(splits.train, indices=splits.train.indices[windows[0]])
                 done = 0
                 with np.errstate(over="ignore", invalid="ignore"):
-                    for rows, order in loaded(splits.train, windows) if config.shuffle_blocks else whole:
-                        mirrored = None if flipped is None else flipped[done : done + len(order)]
-                        backend.run_epoch(rows, order, config.learning_rate_at(epoch), mirrored, cancelled)
-                        done += len(order)
+                    for window in loaded(splits.train, windows) if config.shuffle_blocks else (whole,):
+                        mirrored = None if flipped is None else flipped[done : done + len(window)]
+                        learning_rate = config.learning_rate_at(epoch)
+                        backend.run_epoch(window, np.arange(len(window)), learning_rate, mirrored, cancelled)
+                        done += len(window)
                 layer = backend.layer
                 settle_last()
                 if ended:

@@ -2,7 +2,8 @@
 
 To shuffle all rows of a file is to read it row by row. Read by blocks of neighbouring rows, in a random order, it comes
 at the speed of the disk; the rows of a *window*, of many blocks, are shuffled among each other. A window of a memory
-map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes.
+map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes. An
+evaluation goes through the rows in their order, in the same way.
 """
 
 import mmap
@@ -20,7 +21,8 @@ from onelayer.data.scan import memory_map_of
 # scatter about those of all rows, so do the classes of 64 blocks. With fewer, a window would be one-sided; with more,
 # the same memory holds shorter blocks, and a disk has to look for more of them.
 WINDOW_BLOCKS = 64
-ASKED_BYTES = 8 * 2**20  # read from the disk while as many are copied
+ASKED_BYTES = 4 * 2**20  # read from the disk while as many are copied
+LEAST_ROWS = 256  # evaluated together, however long they are: a layer takes as long to set up as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 
 
@@ -56,7 +58,14 @@ def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Genera
     return np.split(np.concatenate(mixed), cuts[cuts < n])
 
 
-def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[tuple[Split, np.ndarray]]:
+def forward_windows(split: Split) -> list[np.ndarray]:
+    """The places of a split in their order, a few megabytes of rows at a time."""
+    rows = split.dataset.rows
+    step = max(LEAST_ROWS, 2 * ASKED_BYTES // (rows.shape[1] * rows.itemsize))
+    return [np.arange(block.start, block.stop) for block in split.blocks(step)]
+
+
+def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
     """Copy the windows of a memory map into memory, each while the one before is in use.
 
     Parameters
@@ -67,28 +76,25 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[tuple[Split,
 
     Yields
     ------
-    split : Split
-        That has the rows of a window: one in memory, until the next is asked for, or the given one, if it is no memory
-        map.
-    order : ndarray (k,), int64
-        The places of the window's rows in it.
+    Split
+        The rows of a window, in its order; of a memory map in memory, until the next is asked for.
     """
     dataset = split.dataset
     source = memory_map_of(dataset.rows)
     if source is None:
-        yield from ((split, window) for window in windows)
+        yield from (replace(split, indices=split.indices[window]) for window in windows)
         return
     size = max(len(window) for window in windows), dataset.rows.shape[1]
     # Each thread has one, and they change hands: memory that is new costs as much again as what is copied there.
     buffers = [np.empty(size, dataset.rows.dtype) for _ in windows[:2]]
 
-    def load(number: int) -> tuple[Split, np.ndarray]:
+    def load(number: int) -> Split:
         places, order = np.unique(split.indices[windows[number]], return_inverse=True)  # a disk reads forwards
         rows = buffers[number % 2][: len(places)]
         _copy(dataset.rows, source, places, rows)
         weights = None if dataset.row_weights is None else dataset.row_weights[places]
         window = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={})
-        return Split(split.name, window, np.arange(len(places))), order
+        return Split(split.name, window, order)
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(load, 0)
@@ -100,18 +106,24 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[tuple[Split,
 
 
 def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
-    """Copy the rows at ascending `places`; the system reads the next of them meanwhile."""
+    """Copy the rows at ascending `places`; the system reads the next of them meanwhile, and may forget those before."""
     step = max(1, ASKED_BYTES // (rows.shape[1] * rows.itemsize))
-    parts = [slice(start, start + step) for start in range(0, len(places), step)]
-    _ask_for(rows, source, places[parts[0]])
-    for number, part in enumerate(parts, 1):
-        if number < len(parts):
-            _ask_for(rows, source, places[parts[number]])
-        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
+    parts = [places[start : start + step] for start in range(0, len(places), step)]
+    _advise(rows, source, parts[0], mmap.MADV_WILLNEED)
+    read_only = memoryview(source).readonly
+    for number, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
+        if following is not None:
+            _advise(rows, source, following, mmap.MADV_WILLNEED)
+        to = out[step * number : step * number + len(part)]
+        np.take(rows, part, axis=0, out=to, mode="clip")  # to raise, it would copy twice
+        # Pages that this process still refers to cost the system much more to take back. To let go of those of a map
+        # that is written to would undo what was written.
+        if read_only:
+            _advise(rows, source, part, mmap.MADV_DONTNEED)
 
 
-def _ask_for(rows: np.ndarray, source: mmap.mmap, places: np.ndarray) -> None:
-    """Have the system read the rows at ascending `places`, without waiting for them."""
+def _advise(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, advice: int) -> None:
+    """Tell the system what is going to happen to the rows at ascending `places`; it does not wait for it."""
     if not rows.flags.c_contiguous:  # rows lie in many pieces
         return
     row_bytes = rows.strides[0]
@@ -121,4 +133,4 @@ def _ask_for(rows: np.ndarray, source: mmap.mmap, places: np.ndarray) -> None:
         begin = start + int(first) * row_bytes
         begin -= begin % mmap.PAGESIZE
         with suppress(OSError):  # it was only advice
-            source.madvise(mmap.MADV_WILLNEED, begin, start + (int(last) + 1) * row_bytes - begin)
+            source.madvise(advice, begin, start + (int(last) + 1) * row_bytes - begin)
