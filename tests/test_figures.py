@@ -1,7 +1,9 @@
 """The pictures show the numbers they were given: right values, right way up, every word readable and on the page."""
 
+import io
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -10,13 +12,17 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from toy import toy_dataset
 
-from onelayer.evaluation import Evaluation
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import split
+from onelayer.evaluation import Evaluation, evaluate
 from onelayer.explanation import Explanation
 from onelayer.figures import (
     confusion,
     cost_curve,
     explanation,
+    figures_of_run,
     loss_curve,
     mistakes,
     probability_histogram,
@@ -26,6 +32,7 @@ from onelayer.figures import (
     templates,
 )
 from onelayer.page import WIDTH
+from onelayer.training import train
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
 LONG = "Cardigan Welsh corgi and other aquarium_fish"
@@ -529,3 +536,16 @@ def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
     (axes,) = figure.axes
     assert axes.get_ylim()[1] > 5
     assert [line.get_alpha() for line in axes.lines if len(line.get_xdata()) == 5] == [0.35, None, 0.35, None]
+
+
+def test_letters_that_the_font_lacks_are_told_apart_by_numbers():
+    names = ("飛行機", "鳥", "cat", "deer")
+    splits = split(replace(toy_dataset(), class_names=names), SplitConfig())
+    result = train(splits, TrainConfig(epochs=1))
+    for name, figure in figures_of_run(
+        result.state.history, result.model, splits.test, evaluate(result.model, splits.test), "A run of 鳥"
+    ):
+        figure.savefig(io.BytesIO(), format="png")  # a glyph that is missing would be a warning, which is an error
+        words = {text.get_text() for text in figure.findobj(Text)}
+        if name == "templates":
+            assert {"0: ???", "1: ?", "cat", "deer"} <= words

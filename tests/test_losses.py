@@ -178,3 +178,9 @@ def test_pytorch_tensors_give_the_same_and_differentiate(loss, size):
     np.testing.assert_allclose(rows.detach().numpy(), loss.of_rows(S, y), rtol=1e-14, atol=1e-15)
     np.testing.assert_allclose(G.numpy(), loss.residual(S, y), rtol=1e-13, atol=1e-16)
     np.testing.assert_allclose(torch.autograd.grad(rows.mean(), tensor)[0].numpy(), G.numpy(), rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_the_loss_of_guessing(K):
+    for loss, p in (("softmax", np.zeros((1, K))), ("sigmoid", np.full((1, K), -np.log(K - 1)))):
+        assert LOSSES[loss].of_guessing(K) == pytest.approx(float(LOSSES[loss].of_rows(p, np.array([0]))[0]), rel=1e-12)

@@ -372,3 +372,18 @@ def test_features_of_other_widths_are_trained_by_numpy(dtype):
     assert relative(result.model.layer.weights, train(same, config).model.layer.weights) < 1e-5
     with pytest.raises(ConfigError, match="the backend native needs uint8 or float32 rows in C order"):
         train(splits, replace(config, backend="native"))
+
+
+def test_advice_where_steps_are_too_long_or_too_short():
+    dataset = toy_dataset()
+    noise = replace(dataset, labels=np.random.default_rng(0).permutation(dataset.labels))  # nothing to be learnt
+    said = {
+        (rows.name, learning_rate): train(
+            split(rows, SplitConfig()), TrainConfig(learning_rate=learning_rate, epochs=20)
+        ).advice
+        for rows, learning_rate in ((replace(noise, name="noise"), 1), (dataset, 0.1), (dataset, 1e-4))
+    }
+    assert said["noise", 1].startswith("the validation loss is above 1.3863, that of guessing; try a smaller")
+    assert said["toy", 0.1] == ""
+    assert said["toy", 1e-4].startswith("the validation loss was still falling; try more epochs")
+    assert train(split(dataset, SplitConfig()), TrainConfig(epochs=0)).advice == ""

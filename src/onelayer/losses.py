@@ -15,6 +15,7 @@ works on any array of the array API standard (NumPy, PyTorch), and is analytic w
 the complex-step derivative of a loss is exact.
 """
 
+import math
 from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,10 @@ class Loss(ABC):
     def residual(self, S: Array, y: Array) -> Array:
         """Residual G (n, K): the derivative of the mean of `of_rows` with respect to S."""
 
+    @abstractmethod
+    def of_guessing(self, K: int) -> float:
+        """Loss of the probability 1/K for each class, in nats."""
+
 
 class SoftmaxCrossEntropy(Loss):
     """Classes exclude each other: P = exp(S) / sum_k exp(S), loss = -log P[y]."""
@@ -60,6 +65,9 @@ class SoftmaxCrossEntropy(Loss):
     def residual(self, S: Array, y: Array) -> Array:
         P = self.probabilities(S)
         return (P - array_namespace(S).astype(one_hot(y, S.shape[1]), P.dtype)) / S.shape[0]
+
+    def of_guessing(self, K: int) -> float:
+        return math.log(K)
 
 
 class BinaryCrossEntropy(Loss):
@@ -82,6 +90,9 @@ class BinaryCrossEntropy(Loss):
         P = self.probabilities(S)
         n, K = S.shape
         return (P - array_namespace(S).astype(one_hot(y, K), P.dtype)) / (n * K)
+
+    def of_guessing(self, K: int) -> float:
+        return math.log(K) / K - (1 - 1 / K) * math.log1p(-1 / K) if K > 1 else 0.0
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (SoftmaxCrossEntropy(), BinaryCrossEntropy())}

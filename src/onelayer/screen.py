@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onelayer.comparison import Comparison
     from onelayer.study import Finding
 
+WHOLE = 10_000  # characters in a line
 READING_SECONDS = 1.0  # work shorter than this shows no bar
 SHOWN = 3  # diagnoses side by side, for narrow terminals
 
@@ -42,7 +43,9 @@ class Screen:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(quiet=quiet, highlight=False)
-        self._console.soft_wrap = not self._console.is_terminal  # lines are whole in a file, and broken at words here
+        if not self._console.is_terminal:  # lines and tables are whole in a file, and broken at words here
+            self._console.soft_wrap = True
+            self._console.width = WHOLE
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
@@ -105,6 +108,8 @@ class Screen:
         history = result.state.history
         if history and history[0].test_accuracy is not None:
             self.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
+        if advice := result.advice:
+            self.say(f"note: {advice}")
         seconds = sum(record.seconds for record in history)
         self.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend})")
 

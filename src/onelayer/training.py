@@ -66,6 +66,7 @@ class EpochRecord:
         return words
 
 
+STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the epochs
 # So many classes, and rows in a batch, make a product that BLAS does as quickly as the kernel or up to a tenth quicker.
 BLAS_SIZE = 512
 
@@ -123,6 +124,18 @@ class TrainingResult:
     state: TrainingState
     scores: dict[str, Score]
     backend: str
+
+    @property
+    def advice(self) -> str:
+        """What the curves say of the length of the steps, where it is plain; else empty."""
+        losses = [record.validation_loss for record in self.state.history]
+        guessing = self.model.layer.loss.of_guessing(len(self.model.class_names))
+        if losses and losses[-1] > guessing:
+            return f"the validation loss is above {guessing:.4f}, that of guessing; try a smaller learning rate"
+        tenth = len(losses) // 10
+        if tenth and losses[-1 - tenth] - losses[-1] > STILL_FALLING * guessing:
+            return "the validation loss was still falling; try more epochs or a larger learning rate"
+        return ""
 
 
 def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend] | type[ArrayBackend]:
