@@ -61,15 +61,18 @@ def read_splits(path: Path) -> Splits:
 
 
 def turn(what: str, path: Path, blocks: int, epochs: int, patience: float) -> dict[str, object]:
-    splits, anonymous = read_splits(path), AnonymousPeak()
+    anonymous = AnonymousPeak()
     started, cpu = time.perf_counter(), time.process_time()
+    splits = read_splits(path)
+    splits.dataset.scan()
     row_bytes = splits.dataset.rows.itemsize * D
     found: dict[str, object] = {}
     if what == "scan":
-        splits.dataset.scan()
         found["bytes"] = splits.dataset.rows.nbytes
     elif what == "standardize":
         found["bytes"] = len(splits.train) * row_bytes
+        forget(path)
+        started, cpu = time.perf_counter(), time.process_time()
         splits.standardizer  # noqa: B018
     else:
         config = TrainConfig(shuffle_blocks=blocks, epochs=epochs, backend=what, learning_rate=1e-4)  # type: ignore[arg-type]

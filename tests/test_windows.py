@@ -90,7 +90,7 @@ def mapped(dataset, path):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("blocks", [0, 1, 7, 1000])
 def test_a_memory_map_gives_the_same_bits(tmp_path, monkeypatch, backend, dtype, blocks):
-    monkeypatch.setattr(windows, "ASKED_BYTES", 1000)  # many pieces
+    monkeypatch.setattr(windows, "PART_BYTES", 300)  # many pieces
     monkeypatch.setattr(windows, "LEAST_ROWS", 100)
     monkeypatch.setattr(windows, "NEAR_BYTES", 0)
     weights = np.random.default_rng(0).uniform(0.5, 1.5, 900)
@@ -202,7 +202,7 @@ def trained(rows: np.ndarray, epochs: int = 2) -> str:
     splits = split(dataset, SplitConfig(validation_size=100, test_size=100))
     config = TrainConfig(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "ASKED_BYTES", 2**19)  # in proportion to the set
+        patch.setattr(windows, "PART_BYTES", 2**16)  # in proportion to the set
         result = train(splits, config)
     weights = hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest()
     return f"{weights} {result.scores} {splits.duplicates} {dataset.fingerprint}"

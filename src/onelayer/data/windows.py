@@ -21,7 +21,7 @@ from onelayer.data.scan import memory_map_of
 # scatter about those of all rows, so do the classes of 64 blocks. With fewer, a window would be one-sided; with more,
 # the same memory holds shorter blocks, and a disk has to look for more of them.
 WINDOW_BLOCKS = 64
-ASKED_BYTES = 4 * 2**20  # read from the disk while as many are copied
+PART_BYTES, PARTS_AHEAD = 2**20, 8  # copied at a time, and how many of these the disk is asked for meanwhile
 LEAST_ROWS = 256  # evaluated together, however long they are: a layer takes as long to set up as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 
@@ -61,7 +61,7 @@ def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Genera
 def forward_windows(split: Split) -> list[np.ndarray]:
     """The places of a split in their order, a few megabytes of rows at a time."""
     rows = split.dataset.rows
-    step = max(LEAST_ROWS, 2 * ASKED_BYTES // (rows.shape[1] * rows.itemsize))
+    step = max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
     return [np.arange(block.start, block.stop) for block in split.blocks(step)]
 
 
@@ -107,19 +107,19 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
 
 def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
     """Copy the rows at ascending `places`; the system reads the next of them meanwhile, and may forget those before."""
-    step = max(1, ASKED_BYTES // (rows.shape[1] * rows.itemsize))
-    parts = [places[start : start + step] for start in range(0, len(places), step)]
-    _advise(rows, source, parts[0], mmap.MADV_WILLNEED)
+    step = max(1, PART_BYTES // (rows.shape[1] * rows.itemsize))
+    parts = [slice(start, start + step) for start in range(0, len(places), step)]
+    for part in parts[:PARTS_AHEAD]:
+        _advise(rows, source, places[part], mmap.MADV_WILLNEED)
     read_only = memoryview(source).readonly
-    for number, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
-        if following is not None:
-            _advise(rows, source, following, mmap.MADV_WILLNEED)
-        to = out[step * number : step * number + len(part)]
-        np.take(rows, part, axis=0, out=to, mode="clip")  # to raise, it would copy twice
+    for number, part in enumerate(parts):
+        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
+        if number + PARTS_AHEAD < len(parts):
+            _advise(rows, source, places[parts[number + PARTS_AHEAD]], mmap.MADV_WILLNEED)
         # Pages that this process still refers to cost the system much more to take back. To let go of those of a map
         # that is written to would undo what was written.
         if read_only:
-            _advise(rows, source, part, mmap.MADV_DONTNEED)
+            _advise(rows, source, places[part], mmap.MADV_DONTNEED)
 
 
 def _advise(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, advice: int) -> None:
