@@ -14,6 +14,8 @@ import argparse
 import json
 import platform
 import resource
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -130,7 +132,11 @@ def main() -> None:
             forget(path)
             command = [sys.executable, __file__, "--turn", what, str(path), str(blocks)]
             command += ["--epochs", str(arguments.epochs), "--patience", str(arguments.patience)]
-            found = json.loads(run(command, group, limit))
+            try:
+                found = json.loads(run(command, group, limit))
+            except subprocess.CalledProcessError as error:  # the system ends who takes more than is allowed
+                print(f"| {what} | {blocks or ''} | ended by {signal.Signals(-error.returncode).name} |", flush=True)
+                continue
             seconds = found["seconds"]
             speed = f"{found['bytes'] / seconds / 1e9:.2f}" if "bytes" in found else "not one run"
             accuracy = f"{100 * found['accuracy']:.1f} %" if "accuracy" in found else ""
