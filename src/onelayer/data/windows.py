@@ -1,9 +1,9 @@
 """The order in which an epoch visits the training rows; by blocks, for sets that are larger than memory.
 
 To shuffle all rows of a file is to read it row by row. Read by blocks of neighbouring rows, in a random order, it comes
-at the speed of the disk; the rows of a *window*, of many blocks, are shuffled among each other. A window of a memory
-map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes. An
-evaluation goes through the rows in their order, in the same way.
+in pieces that a disk is quick at; the rows of a *window*, of many blocks, are shuffled among each other. A window of a
+memory map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes.
+An evaluation goes through the rows in their order, in the same way.
 """
 
 import mmap
