@@ -6,10 +6,10 @@ memory map is copied into memory while the one before is trained, so that two of
 An evaluation goes through the rows in their order, in the same way.
 """
 
+import ctypes
 import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +24,11 @@ WINDOW_BLOCKS = 64
 PART_BYTES, PARTS_AHEAD = 2**20, 8  # copied at a time, and how many of these the disk is asked for meanwhile
 LEAST_ROWS = 256  # evaluated together, however long they are: a layer takes as long to set up as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
+
+
+# Python's own holds the interpreter's lock, and to ask for pages can take as long as to read them.
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -110,27 +115,25 @@ def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarr
     step = max(1, PART_BYTES // (rows.shape[1] * rows.itemsize))
     parts = [slice(start, start + step) for start in range(0, len(places), step)]
     for part in parts[:PARTS_AHEAD]:
-        _advise(rows, source, places[part], mmap.MADV_WILLNEED)
+        _advise(rows, places[part], mmap.MADV_WILLNEED)
     read_only = memoryview(source).readonly
     for number, part in enumerate(parts):
         np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
         if number + PARTS_AHEAD < len(parts):
-            _advise(rows, source, places[parts[number + PARTS_AHEAD]], mmap.MADV_WILLNEED)
+            _advise(rows, places[parts[number + PARTS_AHEAD]], mmap.MADV_WILLNEED)
         # Pages that this process still refers to cost the system much more to take back. To let go of those of a map
         # that is written to would undo what was written.
         if read_only:
-            _advise(rows, source, places[part], mmap.MADV_DONTNEED)
+            _advise(rows, places[part], mmap.MADV_DONTNEED)
 
 
-def _advise(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, advice: int) -> None:
+def _advise(rows: np.ndarray, places: np.ndarray, advice: int) -> None:
     """Tell the system what is going to happen to the rows at ascending `places`; it does not wait for it."""
     if not rows.flags.c_contiguous:  # rows lie in many pieces
         return
     row_bytes = rows.strides[0]
-    start = rows.ctypes.data - np.frombuffer(source, np.uint8).ctypes.data  # of the rows, in the map
     gaps = np.flatnonzero(np.diff(places) * row_bytes > NEAR_BYTES + row_bytes)
     for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
-        begin = start + int(first) * row_bytes
+        begin = rows.ctypes.data + int(first) * row_bytes
         begin -= begin % mmap.PAGESIZE
-        with suppress(OSError):  # it was only advice
-            source.madvise(advice, begin, start + (int(last) + 1) * row_bytes - begin)
+        _madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # what fails was only advice
