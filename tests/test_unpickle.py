@@ -1,5 +1,6 @@
 """The pickle reader: agrees with pickle.load on honest files, and refuses everything else in one line."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onelayer.data.cifar_sets import CIFAR10
 from onelayer.data.unpickle import read_pickle
 from onelayer.errors import DataError
 
@@ -28,6 +30,9 @@ def same(left, right):
 @pytest.mark.parametrize("part", ["data_batch_1", "test_batch", "batches.meta"])
 def test_official_files_as_pickle_reads_them(cifar, part):
     content = (cifar / part).read_bytes()
+    official = {**CIFAR10.python_md5, "batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    assert md5 == official[part], "to unpickle it would run whatever it holds"
     expected = {key.decode(): value for key, value in pickle.loads(content, encoding="bytes").items()}
     same(read_pickle(content, part), expected)
 
