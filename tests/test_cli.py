@@ -72,6 +72,15 @@ def test_train_says_what_it_does(run_cli, tiny_cifar, tmp_path):
     assert "\x1b" not in out, "colour is for terminals"
 
 
+def test_the_tiny_set_is_learnt_in_part(trained):
+    """Or tests on it would compare 0 with 0."""
+    accuracies = [
+        result["accuracy"] for result in json.loads((trained / "summary.json").read_text())["results"].values()
+    ]
+    assert len(set(accuracies)) == 3
+    assert 0.4 < min(accuracies) < max(accuracies) < 0.9
+
+
 def test_runs_are_numbered(run_cli, tiny_cifar, tmp_path):
     for _ in range(2):
         assert run_cli("train", "--data", tiny_cifar, "--quiet", *TINY) == (0, "", "")
