@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import signal
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+
+from onelayer import __main__ as entry
+
+pytest.register_assert_rewrite("helpers")
 
 PARTS = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -162,3 +168,25 @@ def tar_of() -> Callable[..., bytes]:
         return file.getvalue()
 
     return make
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys, tmp_path):
+    """``run_cli("train", ...)`` -> (exit code, standard output, standard error), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["onelayer", *map(str, words)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            entry.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -66,14 +66,23 @@ def test_a_full_disk_is_found_before_anything_is_made(elsewhere, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_allocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match=r"^cannot write to the cache .*rows: No space left on device; free some space"):
         cache.cached_rows("0a", (4, 3), fail)
     assert list(elsewhere.iterdir()) == []
 
 
-def test_space_is_taken_where_the_system_has_no_call_for_it(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    with (tmp_path / "file").open("xb") as file:
-        cache._allocate(file.fileno(), 2**20 + 5)
-    assert (tmp_path / "file").stat().st_size == 2**20 + 5
+@pytest.mark.parametrize("call", [True, False], ids=["system call", "none"])
+def test_space_is_taken_before_rows_are_made(elsewhere, monkeypatch, call):
+    if not call:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    taken = []
+
+    def look(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+        (file,) = elsewhere.iterdir()
+        taken.extend([file.stat().st_size, 512 * file.stat().st_blocks])
+        return 1, {}
+
+    cache.cached_rows("0a", (1, 2**20 + 5), look)
+    assert taken[0] == 2**20 + 5
+    assert taken[1] >= taken[0]

@@ -12,36 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import assert_one_line, start
 from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_wine
 
-from onelayer import __main__ as entry
 from onelayer.errors import DataError
 
 TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]
-
-
-@pytest.fixture
-def run_cli(monkeypatch, capsys, tmp_path):
-    """``run_cli("train", ...)`` -> (exit code, standard output, standard error), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["onelayer", *map(str, words)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -148,16 +126,6 @@ def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar,
 def test_a_bad_toml_file_is_one_line(run_cli, tmp_path, content, words):
     (tmp_path / "bad.toml").write_text(content)
     assert_one_line(run_cli("train", "--config", "bad.toml"), words)
-
-
-def assert_one_line(result: tuple[int, str, str], words: str) -> None:
-    code, out, err = result
-    assert code == 2
-    assert err.startswith("onelayer: ")
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    assert re.search(words, err), err
-    assert "epoch 1" not in out
 
 
 @pytest.mark.parametrize(
@@ -542,11 +510,6 @@ def test_check_fails_when_a_gradient_is_wrong(run_cli, monkeypatch):
     code, out, _ = run_cli("check", "--data", "digits")
     assert code == 1
     assert re.search(r"dW\[\d+, \d+\] is .*relative error .*l2 0\.1", out)
-
-
-def start(command: list[str], **options: object) -> subprocess.Popen:
-    """A process that Ctrl-C stops even where the tests run in the background, which ignores it."""
-    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import toy_dataset, toy_splits
 from scipy import stats
-from toy import toy_dataset, toy_splits
 
 from onelayer import run as runs
 from onelayer.cli import run as run_command

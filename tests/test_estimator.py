@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import toy_dataset, toy_splits
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
@@ -18,7 +19,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from toy import toy_dataset, toy_splits
 
 from onelayer import OnelayerError, SoftmaxClassifier, SplitConfig, TrainConfig, estimator, train
 from onelayer.cli import run as run_command
@@ -383,9 +383,24 @@ def test_early_stopping_keeps_the_best_epoch():
     assert clf.model_.layer.weights.tobytes() == longer.model_.layer.weights.tobytes()
 
 
+class Caught(Exception):  # noqa: N818, it is not an error
+    """Ends a fit where training would begin."""
+
+
 def held_out(X, y, w=None, fraction=0.25, seed=0):
-    w = np.ones(len(y)) if w is None else w
-    return estimator._held_out(X, y, w, np.flatnonzero(w), fraction, seed)
+    """Which rows a fit would stop by."""
+    caught = []
+
+    def catch(splits, *_, **__):
+        caught.append(splits)
+        raise Caught
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Caught):
+        patch.setattr(estimator, "train", catch)
+        SoftmaxClassifier(early_stopping=True, validation_fraction=fraction, random_state=seed).fit(X, y, w)
+    out = np.zeros(len(y), bool)
+    out[caught[0].validation.indices] = True
+    return out
 
 
 def test_rows_held_out_are_a_fraction_of_each_class_and_depend_on_the_seed_alone():

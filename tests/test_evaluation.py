@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers import toy_dataset, toy_splits
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
-from toy import toy_dataset, toy_splits
 
 from onelayer.config import TrainConfig
 from onelayer.errors import DataError

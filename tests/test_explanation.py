@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_export import model_of, rows_for
+from helpers import model_of, rows_for
 
 from onelayer import explain
 from onelayer.errors import DataError

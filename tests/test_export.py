@@ -9,35 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import MODEL_NAMES, SHAPE, model_of, rows_for
 
 from onelayer import SplitConfig, TrainConfig, load_splits, train
 from onelayer.errors import ConfigError, DataError, OnelayerError
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
-from onelayer.layer import SoftmaxLayer
-from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.standardizer import Standardizer
 
-NAMES = ("horse", "a \u2713 name", "ape", "9", "10", "zebra")  # not sorted
-SHAPE = (3, 4, 5)
 ROUNDING = 3e-6  # what float32 leaves of a probability
-
-
-def model_of(loss="softmax", shape=SHAPE, K=6, dtype="float32", mean=120.0, scale=60.0, seed=0):
-    """A model for 60 features, whose answers are neither all alike nor all certain."""
-    rng = np.random.default_rng(seed)
-    layer = SoftmaxLayer(
-        np.asfortranarray(rng.normal(0, 0.3, (60, K)).astype(dtype)), rng.normal(0, 1, K).astype(dtype), LOSSES[loss]
-    )
-    standardizer = Standardizer(mean + rng.normal(0, scale / 3, 60), scale * rng.uniform(0.5, 1.5, 60))
-    return Model(layer, standardizer, NAMES[:K], shape)
-
-
-def rows_for(model, n=200):
-    rng = np.random.default_rng(1)
-    if model.image_shape is not None:
-        return rng.integers(0, 256, (n, 60), dtype=np.uint8)
-    return rng.normal(model.standardizer.mean, model.standardizer.scale, (n, 60)).astype(np.float32)
 
 
 def formula(model, rows):
@@ -93,7 +72,7 @@ class TestOnnx:
         assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, 4, 5])
         assert (answer.name, answer.type, answer.shape) == ("probabilities", "tensor(float)", ["batch", 6])
         metadata = session.get_modelmeta().custom_metadata_map
-        assert tuple(json.loads(metadata["class_names"])) == NAMES
+        assert tuple(json.loads(metadata["class_names"])) == MODEL_NAMES
         assert json.loads(metadata["image_shape"]) == [3, 4, 5]
         assert metadata["loss"] == "softmax"
         assert (made.producer_name, made.ir_version, made.opset_import[0].version) == ("onelayer", 7, 13)
@@ -149,7 +128,7 @@ class TestNumpy:
         assert found == pytest.approx(model.probabilities(rows), abs=ROUNDING)
         assert found == pytest.approx(formula(model, rows), abs=ROUNDING)
         best = model.probabilities(rows).argmax(axis=1)
-        assert [line.rsplit(" ", 2)[0] for line in said] == [NAMES[k] for k in best]
+        assert [line.rsplit(" ", 2)[0] for line in said] == [MODEL_NAMES[k] for k in best]
         assert float(said[0].split()[-2]) == pytest.approx(100 * found[0].max(), abs=0.006)
 
     @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

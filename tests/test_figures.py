@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import numpy as np
 import pytest
+from helpers import toy_dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from toy import toy_dataset
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
@@ -82,14 +82,16 @@ def drawn(figure):
 
 def _labels_off_axis(figure):
     """Labels that matplotlib keeps for ticks beyond the ends of an axis, and of invisible axes: none is drawn."""
-    kept, shown = set(), set()
+    off = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            kept |= {label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)}
-            kept |= {axis.label} if not axes.axison else set()
-            ticks = axis._update_ticks() if axes.axison else []
-            shown |= {label for tick in ticks for label in (tick.label1, tick.label2) if label.get_visible()}
-    return kept - shown
+            off |= {axis.label} if not axes.axison else set()
+            low, high = sorted(axis.get_view_interval())
+            near = 1e-6 * (high - low)
+            for tick in axis.get_major_ticks():
+                shown = axes.axison and low - near <= tick.get_loc() <= high + near
+                off |= {label for label in (tick.label1, tick.label2) if not (shown and label.get_visible())}
+    return off
 
 
 def title_of(figure):

@@ -329,9 +329,9 @@ def test_photographs(photographs, no_decoding):
 
 
 def test_headers_tell_the_size_that_decoding_finds(photographs):
-    with images._pillow_ready():
-        for path in (photographs / "kinds").iterdir():
-            assert images.read_header(path) == ((40, 30), False)
+    paths = list((photographs / "kinds").iterdir())
+    headers = list(images.each_image(images.read_header, paths, lambda done, total: None))
+    assert headers == [((40, 30), False)] * len(paths)
     assert load(photographs, SourceConfig(allow_unreadable=True)).image_shape == (3, 3, 4)
 
 
@@ -355,13 +355,17 @@ def test_too_many_unreadable(pets, no_decoding):
     assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
 
 
-def test_one_in_a_hundred_may_be_unreadable():
-    facts = {"unreadable": [7], "reasons": ["a/7.png: is damaged"]}
-    assert list(image_rows._lost(Path("pets"), 100, facts, SourceConfig())) == [
-        "left out, as 1 of 100 images cannot be read: a/7.png: is damaged"
-    ]
+def test_one_in_a_hundred_may_be_unreadable(tmp_path):
+    for number in range(99):
+        write(tmp_path / "pets" / "ab"[number % 2] / f"{number}.png")
+    (tmp_path / "pets" / "a" / "bad.png").write_bytes(b"no image")
+    dataset = load(tmp_path / "pets")
+    assert len(dataset.rows) == 99
+    (note,) = dataset.notes
+    assert note.startswith("left out, as 1 of 100 images cannot be read: a/bad.png: ")
+    (tmp_path / "pets" / "b" / "1.png").unlink()
     with pytest.raises(DataError, match="1 of 99 images"):
-        list(image_rows._lost(Path("pets"), 99, facts, SourceConfig()))
+        load(tmp_path / "pets")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from toy import plain_training, toy_dataset, toy_splits
+from helpers import plain_training, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
 from onelayer.backends.array import ArrayBackend

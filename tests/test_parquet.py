@@ -10,7 +10,7 @@ from PIL import Image
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data import image_rows, load, load_splits
-from onelayer.data.parquet import _Images, find_parquet
+from onelayer.data.parquet import StoredImages, find_parquet
 from onelayer.errors import ConfigError, DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -190,9 +190,9 @@ def test_a_null_struct_is_no_image(tmp_path):
 )
 def test_images_and_labels_of_a_damaged_file_do_not_shift(tmp_path, labels, words):
     path = write(tmp_path / "a.parquet", pictures(10), row_group_size=4)
-    assert len(list(_Images({path: 10}, "image.bytes"))) == 10
+    assert len(list(StoredImages({path: 10}, "image.bytes"))) == 10
     with pytest.raises(DataError, match=rf"/a\.parquet: is damaged: {words}$"):
-        list(_Images({path: labels}, "image.bytes"))
+        list(StoredImages({path: labels}, "image.bytes"))
 
 
 def test_files_that_do_not_belong_together(tmp_path):

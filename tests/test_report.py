@@ -14,9 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import assert_one_line, toy_dataset
 from PIL import Image
-from test_cli import assert_one_line, run_cli  # noqa: F401, a fixture
-from toy import toy_dataset
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
@@ -244,7 +243,7 @@ def test_zero_epochs(tmp_path):
     assert len(page.all("svg")) == 2
 
 
-def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):  # noqa: F811
+def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):
     options = ["--learning-rate", "0.02", "--l2", "1e-05", "--flip", "--epochs", "2", "--seed", "7"]
     options += ["--protocol", "full", "--validation-size", "30"]
     assert run_cli("train", "--data", tiny_cifar, "--out", "a run", "--no-figures", *options)[0] == 0
@@ -303,7 +302,7 @@ def test_a_sweep_is_a_table_with_verdicts(tmp_path):
     assert "for seed in 1 2; do onelayer train" in text
 
 
-def test_a_damaged_run_in_a_sweep_is_named_and_left_out(run_cli, tmp_path, monkeypatch):  # noqa: F811
+def test_a_damaged_run_in_a_sweep_is_named_and_left_out(run_cli, tmp_path, monkeypatch):
     sweep, splits = toy_sweep(tmp_path / "sweep")
     monkeypatch.setattr(Plan, "load_splits", lambda *_: splits)
     damaged = sweep.run(1, 2)
@@ -337,7 +336,7 @@ def test_a_study_shows_its_findings(tmp_path):
             read_subject([tmp_path / "study"])
 
 
-def test_what_cannot_be_reported_is_one_line(run_cli, tmp_path):  # noqa: F811
+def test_what_cannot_be_reported_is_one_line(run_cli, tmp_path):
     toy_run(tmp_path / "one")
     toy_run(tmp_path / "other", seed=5)
     toy_sweep(tmp_path / "sweep")
@@ -351,7 +350,7 @@ def test_what_cannot_be_reported_is_one_line(run_cli, tmp_path):  # noqa: F811
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_report_that_cannot_be_written_is_one_line(run_cli, tmp_path, monkeypatch):  # noqa: F811
+def test_a_report_that_cannot_be_written_is_one_line(run_cli, tmp_path, monkeypatch):
     splits = toy_run(tmp_path / "run")
     monkeypatch.setattr(Plan, "load_splits", lambda *_: splits)
     assert_one_line(run_cli("report", "run", "-o", "no/r.html"), r"cannot write no/r\.html: No such file")
@@ -433,7 +432,7 @@ def test_in_a_browser(browser, file, width, scheme, scripted):
         context.close()
 
 
-def test_of_cifar_10(run_cli, cifar, tmp_path):  # noqa: F811
+def test_of_cifar_10(run_cli, cifar, tmp_path):
     assert run_cli("train", "--data", cifar, "--epochs", "2", "--out", "run", "--no-figures")[0] == 0
     assert run_cli("report", "run", "-o", "r.html")[0] == 0
     assert 1e6 < (tmp_path / "r.html").stat().st_size < 5e6

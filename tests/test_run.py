@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import toy_dataset, toy_splits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from toy import toy_dataset, toy_splits
 
 from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
@@ -364,7 +364,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from toy import toy_splits
+from helpers import toy_splits
 from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1

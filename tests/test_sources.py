@@ -14,10 +14,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from onelayer.config import SourceConfig, SplitConfig
-from onelayer.data import load, load_splits, sources
+from onelayer.data import load, load_splits
 from onelayer.data.cifar_sets import CIFAR10, CIFAR100
+from onelayer.data.idx import find_idx_set, read_idx
 from onelayer.data.idx_sets import MNIST, PublishedFile
-from onelayer.data.sources import KNOWN, Source, find
+from onelayer.data.sources import KNOWN, Format, Source, find
 from onelayer.errors import ConfigError, DataError, DownloadError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the user's cache is elsewhere, and cannot be moved")
@@ -185,7 +186,10 @@ def test_a_set_is_downloaded_once(tiny_mnist, monkeypatch, tmp_path):
             }
             ours = dataclasses.replace(MNIST, url=f"http://127.0.0.1:{http.server_port}", files=published)
             monkeypatch.setattr("onelayer.data.idx.SETS", (ours,))
-            monkeypatch.setitem(KNOWN, "mnist", sources._idx(ours))
+            form = Format(
+                lambda path: find_idx_set(path, ours), lambda path, _, __, progress: read_idx(path, progress, ours)
+            )
+            monkeypatch.setitem(KNOWN, "mnist", KNOWN["mnist"]._replace(format=form, downloads=ours.downloads))
             calls = []
             dataset = load("mnist", progress=lambda done, total: calls.append((done, total)))
         finally:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import assert_one_line
 from scipy import stats
-from test_cli import assert_one_line, run_cli  # noqa: F401, one is a fixture
 
 from onelayer import load_splits, study
 from onelayer.config import SplitConfig, TrainConfig
@@ -118,7 +118,7 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
 def test_one_more_seed_is_inside_the_spread_95_times_of_100():
     rng = np.random.default_rng(0)
     for n in (2, 5, 10):
-        inside = [study._fits(draw[0], draw[1:]) for draw in rng.normal(39, 0.2, (4000, n + 1))]
+        inside = [study.fits(draw[0], draw[1:]) for draw in rng.normal(39, 0.2, (4000, n + 1))]
         assert 0.94 < np.mean(inside) < 0.97  # a little above, as printed figures are rounded
 
 
@@ -132,7 +132,7 @@ def test_a_figure_outside_is_named_with_what_it_would_fit():
     trained = type("Trained", (), {"measured": lambda self: measured})()
     setting = Setting("batch", TrainConfig(learning_rate=0.001))
     reported = Reported(setting, {("train", 40): 45.3, ("test", 40): 45.59, ("test", 1): 50.0})
-    finding = study._judge(reported, trained)
+    finding = study.judge(reported, trained)
     assert [row[-1] for row in finding.rows] == [
         "inside the spread of seeds",
         "outside, by 65 standard deviations; consistent with train rows, epoch 40, 45.50 ± 0.10",
@@ -140,8 +140,8 @@ def test_a_figure_outside_is_named_with_what_it_would_fit():
     ]
     assert finding.verdict.startswith("1 of 3 printed figures are inside the spread of seeds; test rows, epoch 40: ")
     margin = stats.t.ppf(0.975, 2) * 0.1 * np.sqrt(4 / 3)
-    assert study._fits(45.5 + 0.99 * margin, measured["train", 40])
-    assert not study._fits(45.5 + 1.01 * margin + 0.005, measured["train", 40])
+    assert study.fits(45.5 + 0.99 * margin, measured["train", 40])
+    assert not study.fits(45.5 + 1.01 * margin + 0.005, measured["train", 40])
 
 
 def test_the_report_of_the_coursework_on_cifar(cifar, tmp_path):
@@ -228,7 +228,7 @@ def test_findings_are_read_back(tmp_path):
     )
 
 
-def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, tmp_path, run_cli):  # noqa: F811
+def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, tmp_path, run_cli):
     out = tmp_path / "study"
     code, printed, errors = run_cli("study", "coursework", "--seeds", "3", "--data", tiny_cifar, "--out", out)
     assert (code, errors) == (0, "")

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import assert_one_line, run_cli, start  # noqa: F401, one is a fixture
-from toy import toy_splits
+from helpers import assert_one_line, start, toy_splits
 
 from onelayer import sweep as sweeps
 from onelayer.backends.array import ArrayBackend
@@ -284,7 +283,7 @@ def test_a_refit_trains_on_validation_rows_too(tmp_path):
     assert other.read(0, 42).status == "missing"
 
 
-def test_the_command(run_cli, tmp_path):  # noqa: F811
+def test_the_command(run_cli, tmp_path):
     code, out, err = run_cli(*DIGITS, "--l2", "0", "0.1", "--seeds", "2")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -308,7 +307,7 @@ def test_the_command(run_cli, tmp_path):  # noqa: F811
         assert run_cli("evaluate", f"sweeps/digits-1/runs/{name}", "--split", "validation")[0] == 0
 
 
-def test_test_figures_of_all_settings_come_with_a_warning(run_cli, tmp_path):  # noqa: F811
+def test_test_figures_of_all_settings_come_with_a_warning(run_cli, tmp_path):
     code, out, _ = run_cli(*DIGITS, "--report-test", "all", "--out", "sweep")
     assert code == 0
     assert "note: the test figures of the other settings are for looking at; they must not choose" in out
@@ -318,7 +317,7 @@ def test_test_figures_of_all_settings_come_with_a_warning(run_cli, tmp_path):  #
     assert [row["note"] for row in rows] == ["", "these test figures must not choose"]
 
 
-def test_a_damaged_run_shows_in_the_exit_code(run_cli, tmp_path):  # noqa: F811
+def test_a_damaged_run_shows_in_the_exit_code(run_cli, tmp_path):
     assert run_cli(*DIGITS, "--out", "sweep", "--quiet") == (0, "", "")
     (tmp_path / "sweep/runs/001-seed-42/checkpoint.safetensors").write_bytes(b"no")
     code, out, err = run_cli(*DIGITS, "--out", "sweep")
@@ -326,14 +325,14 @@ def test_a_damaged_run_shows_in_the_exit_code(run_cli, tmp_path):  # noqa: F811
     assert "note: left out a damaged run: sweep/runs/001-seed-42/checkpoint.safetensors" in out
 
 
-def test_where_all_diverge_nothing_is_chosen(run_cli):  # noqa: F811
+def test_where_all_diverge_nothing_is_chosen(run_cli):
     code, out, _ = run_cli("sweep", "--data", "digits", "--learning-rate", "1e300", "1e301")
     assert code == 1
     assert "1 diverged" in out
     assert "nothing is chosen" in out
 
 
-def test_options_in_a_file_and_pictures(run_cli, tmp_path):  # noqa: F811
+def test_options_in_a_file_and_pictures(run_cli, tmp_path):
     (tmp_path / "s.toml").write_text(
         'eta = [0.1, 0.001]\nflip = [true, false]\nepochs = 2\ndata = "digits"\nrefit = true\n'
     )
@@ -353,7 +352,7 @@ def test_options_in_a_file_and_pictures(run_cli, tmp_path):  # noqa: F811
     assert_one_line(run_cli("sweep", "--config", "s.toml", "--data", "digits"), "l2 has no values")
 
 
-def test_bad_input_is_one_line(run_cli):  # noqa: F811
+def test_bad_input_is_one_line(run_cli):
     for words, message in {
         "--l2": "l2 has no values",
         "--learning-rate 0.1 -1 0.2": "learning rate -1.0 is not a positive number",
@@ -380,7 +379,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert err == "onelayer: stopped; go on with the same command and --out sweeps/digits-1\n"
 
 
-def test_settings_that_do_not_fit_the_data_leave_no_directory(run_cli, tmp_path, monkeypatch):  # noqa: F811
+def test_settings_that_do_not_fit_the_data_leave_no_directory(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr("onelayer.data.load_splits", lambda *_, **__: toy_splits(image_shape=None))
     for command in ("train", "sweep"):
         code, _, err = run_cli(command, "--flip", "--epochs", "1")

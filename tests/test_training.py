@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import plain_training, toy_dataset, toy_splits
+from helpers import plain_training, toy_dataset, toy_splits
 
 from onelayer.backends.array import ArrayBackend
 from onelayer.config import SplitConfig, TrainConfig

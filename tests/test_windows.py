@@ -1,6 +1,5 @@
 """Shuffling by blocks: the order it makes, and training from a memory map that is larger than memory."""
 
-import hashlib
 import mmap
 import os
 import subprocess
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import toy_dataset, toy_splits, trained_by_blocks
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import toy_dataset, toy_splits
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset, Split, split
 from onelayer.data.scan import memory_map_of
 from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded
 from onelayer.training import train
@@ -135,17 +134,17 @@ def test_the_system_is_asked_for_blocks_and_not_for_what_lies_between(tmp_path, 
         source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     rows = np.frombuffer(source, np.uint8)[128:].reshape(100, page)[10:]
     assert memory_map_of(rows) is source
-    out = np.empty((4, page), np.uint8)
-    asked, advise = [], windows._madvise
+    part = Split("train", Dataset(rows, np.arange(90) % 2, ("a", "b"), None, "bytes"), np.arange(90))
+    asked, advise = [], windows.madvise
     start = np.frombuffer(source, np.uint8).ctypes.data
 
     def record(begin: int, length: int, advice: int) -> int:
         asked.append((advice, begin - start, length))
         return advise(begin, length, advice)
 
-    monkeypatch.setattr(windows, "_madvise", record)
-    windows._copy(rows, source, np.array([3, 4, 5, 40]), out)
-    assert np.array_equal(out, rows[[3, 4, 5, 40]])
+    monkeypatch.setattr(windows, "madvise", record)
+    (window,) = loaded(part, [np.array([40, 3, 5, 4])])
+    assert np.array_equal(window.dataset.rows[window.indices], rows[[40, 3, 5, 4]])
     ranges = [(13 * page, 3 * page + 128), (50 * page, page + 128)]
     assert asked == [(advice, *r) for advice in (mmap.MADV_WILLNEED, mmap.MADV_DONTNEED) for r in ranges]
 
@@ -154,10 +153,10 @@ def test_what_was_written_to_a_map_is_not_undone(tmp_path):
     np.save(tmp_path / "X.npy", np.zeros((100, 60), np.uint8))
     rows = np.load(tmp_path / "X.npy", mmap_mode="c")
     rows[:] = 7
-    copied = np.empty_like(rows)
+    part = Split("train", Dataset(rows, np.arange(100) % 2, ("a", "b"), None, "sevens"), np.arange(100))
     for _ in range(2):
-        windows._copy(rows, memory_map_of(rows), np.arange(100), copied)
-        assert (copied == 7).all()
+        (window,) = loaded(part, [np.arange(100)])
+        assert (window.dataset.rows == 7).all()
     assert (rows == 7).all()
 
 
@@ -189,31 +188,19 @@ import sys
 import threading
 
 import numpy as np
-from test_windows import trained
+from helpers import trained_by_blocks
 
 threading.stack_size(2**20)  # stacks count, as large as they are allowed to grow
 rows = np.load(sys.argv[1], mmap_mode="r")
-trained(rows[:5000], epochs=1)  # threads, and what libraries set up once
+trained_by_blocks(rows[:5000], epochs=1)  # threads, and what libraries set up once
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
 limit = 1024 * used + rows.nbytes // 4
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 try:
     np.array(rows)
 except MemoryError:
-    print(trained(rows))
+    print(trained_by_blocks(rows))
 """
-
-
-def trained(rows: np.ndarray, epochs: int = 2) -> str:
-    n = len(rows)
-    dataset = Dataset(rows, np.arange(n) * 4 // n, tuple("abcd"), None, "large")
-    splits = split(dataset, SplitConfig(validation_size=100, test_size=100))
-    config = TrainConfig(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "PART_BYTES", 2**16)  # in proportion to the set
-        result = train(splits, config)
-    weights = hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest()
-    return f"{weights} {result.scores} {splits.duplicates} {dataset.fingerprint}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where else RLIMIT_DATA limits what is allocated is not known")
@@ -224,4 +211,4 @@ def test_a_set_of_four_times_the_memory_allowed(tmp_path):
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "X.npy")]
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
-    assert done.stdout == f"{trained(rows)}\n", done.stderr
+    assert done.stdout == f"{trained_by_blocks(rows)}\n", done.stderr

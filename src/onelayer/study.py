@@ -256,7 +256,7 @@ def run_study(
         sweep = sweep_of(protocol, settings)
         train(sweep, range(len(settings)), report_test=True)
         trained |= {setting: answers(sweep, place) for place, setting in enumerate(settings)}
-    findings = [_judge(reported, trained[reported.setting]) for reported in study.reported]
+    findings = [judge(reported, trained[reported.setting]) for reported in study.reported]
     findings += [_estimate(effect, trained) for effect in study.effects]
     for setting in study.probabilities:
         loss = setting.config.loss
@@ -319,16 +319,29 @@ def read_study(path: Path) -> dict[str, Any]:
     return read_mark(path / "study.json", "study", parse)
 
 
-def _judge(reported: Reported, trained: Trained) -> Finding:
-    """Printed figures against the spread of the seeds, and what else they would be consistent with."""
+def judge(reported: Reported, trained: Trained) -> Finding:
+    """Set printed figures against the spread of the seeds, and name what else they would be consistent with.
+
+    Parameters
+    ----------
+    reported : Reported
+        The printed figures, in percent.
+    trained : Trained
+        Runs of the same setting.
+
+    Returns
+    -------
+    Finding
+        A row and a verdict for each figure.
+    """
     measured = trained.measured()
     rows, outside = [], []
     for figure, printed in reported.figures.items():
-        if _fits(printed, measured[figure]):
+        if fits(printed, measured[figure]):
             verdict = "inside the spread of seeds"
         else:
             away = _deviations(printed, measured[figure])
-            others = [other for other in measured if other != figure and _fits(printed, measured[other])]
+            others = [other for other in measured if other != figure and fits(printed, measured[other])]
             what = "consistent with no accuracy measured here"
             if others:
                 nearest = min(others, key=lambda other: abs(printed - measured[other].mean()))
@@ -356,8 +369,21 @@ def _deviations(printed: float, values: np.ndarray) -> float:
     return abs(printed - float(values.mean())) / sd if sd else math.inf
 
 
-def _fits(printed: float, values: np.ndarray) -> bool:
-    """Whether one more seed might well give this: in the 95 % prediction interval of these (seeds,)."""
+def fits(printed: float, values: np.ndarray) -> bool:
+    """Tell whether one more seed might well give a figure.
+
+    Parameters
+    ----------
+    printed : float
+        The figure, rounded to two decimals.
+    values : ndarray (seeds,)
+        What the seeds gave.
+
+    Returns
+    -------
+    bool
+        Whether the figure is in the 95 % prediction interval of the values.
+    """
     n = len(values)
     margin = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / n) + 0.005  # it is rounded
     return bool(abs(printed - values.mean()) <= margin)

@@ -77,7 +77,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
         if _columns(file, config.coarse) != columns:
             raise DataError(f"{file}: has other columns, or classes, than {files[0].name}")
     labels = [_labels(file, columns) for file in files]
-    images = _Images(dict(zip(files, map(len, labels), strict=True)), columns.image)
+    images = StoredImages(dict(zip(files, map(len, labels), strict=True)), columns.image)
     state = hashlib.sha256(columns.image.encode())
     for file in files:
         state.update(os.fsencode(f"{file.name}\0{state_of(file.stat())}\n"))
@@ -292,8 +292,16 @@ def _labels(path: Path, columns: _Columns) -> np.ndarray:
     return np.concatenate(found)
 
 
-class _Images:
-    """The images of files, as many as each file has labels, read a batch at a time."""
+class StoredImages:
+    """The images of files, as many as each file has labels, read a batch at a time.
+
+    Parameters
+    ----------
+    counts : dict of Path to int
+        The files in their order, each with the number of its labels.
+    column : str
+        Holds the encoded images.
+    """
 
     def __init__(self, counts: dict[Path, int], column: str) -> None:
         self.counts = counts

@@ -27,8 +27,8 @@ NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 
 
 # Python's own holds the interpreter's lock, and to ask for pages can take as long as to read them.
-_madvise = ctypes.CDLL(None).madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+madvise = ctypes.CDLL(None).madvise
+madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -136,4 +136,4 @@ def _advise(rows: np.ndarray, places: np.ndarray, advice: int) -> None:
     for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
         begin = rows.ctypes.data + int(first) * row_bytes
         begin -= begin % mmap.PAGESIZE
-        _madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # what fails was only advice
+        madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # what fails was only advice

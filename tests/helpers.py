@@ -1,9 +1,24 @@
-"""Small learnable data sets and a training loop too plain to be wrong, for the tests."""
+"""What several test files use: small learnable data sets, a plain training loop, models, and what a command printed.
+
+Fixtures are in conftest.py; no test file imports another.
+"""
+
+import hashlib
+import re
+import signal
+import subprocess
 
 import numpy as np
+import pytest
 
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits, split
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.model import Model
+from onelayer.standardizer import Standardizer
+from onelayer.training import train
 
 
 def toy_dataset(
@@ -69,3 +84,52 @@ def plain_training(splits: Splits, config: TrainConfig) -> tuple[np.ndarray, np.
         if config.decay_every and epoch % config.decay_every == 0:
             eta *= config.decay_factor
     return W, b
+
+
+def trained_by_blocks(rows: np.ndarray, epochs: int = 2) -> str:
+    """All that comes of training on rows in windows, in a line."""
+    n = len(rows)
+    dataset = Dataset(rows, np.arange(n) * 4 // n, tuple("abcd"), None, "large")
+    splits = split(dataset, SplitConfig(validation_size=100, test_size=100))
+    config = TrainConfig(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "PART_BYTES", 2**16)  # in proportion to the set
+        result = train(splits, config)
+    weights = hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest()
+    return f"{weights} {result.scores} {splits.duplicates} {dataset.fingerprint}"
+
+
+MODEL_NAMES = ("horse", "a \u2713 name", "ape", "9", "10", "zebra")  # not sorted
+SHAPE = (3, 4, 5)
+
+
+def model_of(loss="softmax", shape=SHAPE, K=6, dtype="float32", mean=120.0, scale=60.0, seed=0):
+    """A model for 60 features, whose answers are neither all alike nor all certain."""
+    rng = np.random.default_rng(seed)
+    layer = SoftmaxLayer(
+        np.asfortranarray(rng.normal(0, 0.3, (60, K)).astype(dtype)), rng.normal(0, 1, K).astype(dtype), LOSSES[loss]
+    )
+    standardizer = Standardizer(mean + rng.normal(0, scale / 3, 60), scale * rng.uniform(0.5, 1.5, 60))
+    return Model(layer, standardizer, MODEL_NAMES[:K], shape)
+
+
+def rows_for(model, n=200):
+    rng = np.random.default_rng(1)
+    if model.image_shape is not None:
+        return rng.integers(0, 256, (n, 60), dtype=np.uint8)
+    return rng.normal(model.standardizer.mean, model.standardizer.scale, (n, 60)).astype(np.float32)
+
+
+def assert_one_line(result: tuple[int, str, str], words: str) -> None:
+    code, out, err = result
+    assert code == 2
+    assert err.startswith("onelayer: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert re.search(words, err), err
+    assert "epoch 1" not in out
+
+
+def start(command: list[str], **options: object) -> subprocess.Popen:
+    """A process that Ctrl-C stops even where the tests run in the background, which ignores it."""
+    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
