@@ -331,3 +331,21 @@ def test_the_runs_of_a_setting_of_a_sweep(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(RunError, match=r"is a sweep; compare two of its settings, such as .*runs/000"):
         find_runs(tmp_path)
+
+
+def test_a_path_that_is_there_is_itself_whatever_its_neighbours_are_called(tmp_path):
+    splits = toy_splits()
+    run = made_run(tmp_path / "runs" / "a", splits)
+    made_run(tmp_path / "runs" / "a-seed-7", splits, replace(CONFIG, seed=7))
+    assert [run.path for run in find_runs(run.path)] == [run.path]
+    inner = made_run(tmp_path / "runs" / "folder" / "x", splits)
+    made_run(tmp_path / "runs" / "folder-seed-1", splits)
+    assert [run.path for run in find_runs(tmp_path / "runs" / "folder")] == [inner.path]
+
+
+def test_only_directories_named_by_a_seed_are_runs_of_a_setting(tmp_path):
+    splits = toy_splits()
+    run = made_run(tmp_path / "runs" / "002-seed-1", splits)
+    made_run(tmp_path / "runs" / "002-seed-1-copy", splits)
+    (tmp_path / "runs" / "002-seed-1.png").write_bytes(b"")
+    assert [run.path for run in find_runs(tmp_path / "runs" / "002")] == [run.path]

@@ -14,6 +14,7 @@ wide, since what rows and seeds do together is counted in both.
 
 import glob
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,26 +189,31 @@ def compare_runs(
 
 
 def find_runs(path: Path) -> list[Run]:
-    """The run in a directory, or the runs in the directories within it, or those of a setting of a sweep.
+    """Return the run in a directory, or the runs in the directories within it, or those of a setting of a sweep.
 
-    A setting is what its runs' names begin with: ``runs/002`` stands for ``runs/002-seed-42`` and so on.
+    A setting is what its runs' names begin with: where nothing of this name holds runs, ``runs/002`` stands for
+    ``runs/002-seed-42`` and so on.
 
     Raises
     ------
     RunError
         If there is none.
     """
-    if of_setting := sorted(path.parent.glob(f"{glob.escape(path.name)}-seed-*")):
-        return [Run.open(run) for run in of_setting]
     if (path / "sweep.json").exists():
         raise RunError(f"{path} is a sweep; compare two of its settings, such as {path / 'runs' / '000'}")
     try:
-        runs = [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]
+        if runs := [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]:
+            return runs[:1] if runs[0].path == path else runs
+        problem = f"{path} is no run of onelayer and holds none; pass a run directory, or a folder of them"
     except OSError:
-        return [Run.open(path)]  # which says what is wrong
-    if not runs:
-        raise RunError(f"{path} is no run of onelayer and holds none; pass a run directory, or a folder of them")
-    return runs[:1] if runs[0].path == path else runs
+        problem = ""
+    of_seed = re.compile(re.escape(path.name) + r"-seed-\d+")
+    named = sorted(path.parent.glob(f"{glob.escape(path.name)}-seed-*"))
+    if of_setting := [Run.open(run) for run in named if of_seed.fullmatch(run.name) and run.is_dir()]:
+        return of_setting
+    if problem:
+        raise RunError(problem)
+    return [Run.open(path)]  # which says what is wrong
 
 
 def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
