@@ -97,6 +97,7 @@ def test_figures_belong_to_the_setting_before_them(words, figures):
         ("--setting 0.1,0 --test --train 3", "--test needs a value"),
         ("--setting 0.1,0 --tset 3", "--tset is no option of diagnose; did you mean --test?"),
         ("--setting 0.1,0 28.6", "28.6 is no option of diagnose"),
+        ("--setting 0.1,0 --lr 0.001", "--lr is no option of diagnose; options are"),
         ("--setting 0.1,0 --test good", "--test takes a number, not 'good'"),
         ("--setting 0.1,0 --test 101", "--test 101: an accuracy is 0 to 100, in percent; --test-loss takes a loss"),
         ("--setting 0.1,0 --test -1", "--test -1: an accuracy is 0 to 100"),
@@ -235,3 +236,9 @@ def test_the_command_s_errors_and_help(run_diagnose):
         run_diagnose("--test 28.6")
     text = " ".join(" ".join(run_diagnose("--help")).split())
     assert "onelayer diagnose --setting 0.001,0 --test 28.6" in text
+
+
+@pytest.mark.parametrize("word", ["--lr", "--lr=0.001", "--eta", "--n_epochs", "--Test"])
+def test_the_command_s_errors_repeat_the_word_that_was_typed(run_diagnose, word):
+    with pytest.raises(ConfigError, match=f"^{word.partition('=')[0]} is no option of diagnose"):
+        run_diagnose(f"--setting 0.001,0 {word} 1")

@@ -526,13 +526,17 @@ def _draw(
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
     import_module("onelayer.cli_studies")  # adds its commands to the app
+    taken: set[str] = set()  # other words stay as they were typed, for the message that there is no such option
+    if arguments and arguments[0] in app and not arguments[0].startswith("-"):
+        taken = {name for option in app[arguments[0]].assemble_argument_collection() for name in option.names}
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names
             tokens += arguments[place:]
             break
-        name, equals, value = argument.partition("=")
-        tokens.append((_canonical(name) if name.startswith("--") else name) + equals + value)
+        typed, equals, value = argument.partition("=")
+        name = _canonical(typed)
+        tokens.append((name if name in taken else typed) + equals + value)
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:

@@ -205,7 +205,7 @@ def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
     rest = list(words)
     while rest:
         word, equals, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--")
+        name = word.removeprefix("--").replace("_", "-")
         if not word.startswith("--") or name not in ("setting", *FIGURES):
             near = difflib.get_close_matches(name, ("setting", *FIGURES), n=1)
             guess = f"did you mean --{near[0]}?" if near else "options are --setting, --test, --train-loss and the like"
