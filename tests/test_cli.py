@@ -121,11 +121,19 @@ def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar,
         ("a = " + "[" * 50_000, "bad.toml is no TOML file"),
         ("learning_rate = -1", "learning rate -1.0 is not a positive number"),
         ("[train]\nepochs = 1", r"bad\.toml: unknown option train"),
+        ("eta = 0.1\nlearning_rate = 0.2", r"bad\.toml: eta and learning_rate are the same option; keep one of them"),
+        ("n-epochs = 1\nn_epochs = 1", r"bad\.toml: n-epochs and n_epochs are the same option; keep one of them"),
     ],
 )
 def test_a_bad_toml_file_is_one_line(run_cli, tmp_path, content, words):
     (tmp_path / "bad.toml").write_text(content)
     assert_one_line(run_cli("train", "--config", "bad.toml"), words)
+
+
+def test_a_toml_file_may_begin_with_a_byte_order_mark(run_cli, tiny_cifar, tmp_path):
+    (tmp_path / "settings.toml").write_text("epochs = 1\nno_figures = true", encoding="utf-8-sig")
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--config", "settings.toml")[0] == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["epochs"] == 1
 
 
 @pytest.mark.parametrize(

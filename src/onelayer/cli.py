@@ -47,13 +47,16 @@ def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollectio
 
 def _read_toml(path: str, known: "dict[str, Argument]") -> None:
     try:
-        options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        options = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin with a byte order mark
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from None
+    keys: dict[str, str] = {}
     for key, value in options.items():
         name = _canonical(f"--{key}")
+        if (other := keys.setdefault(name, key)) != key:
+            raise ConfigError(f"{path}: {other} and {key} are the same option; keep one of them")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
