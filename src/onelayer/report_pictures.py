@@ -1,6 +1,7 @@
 """Pictures and drawings within a page, each with words that say what is to be seen. `onelayer.report` places them."""
 
 import base64
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,8 +72,8 @@ def _png(pixels: np.ndarray, alt: str, caption: str = "") -> Picture:
     return Picture(source, pixels.shape[1], pixels.shape[0], alt, caption)
 
 
-def _svg(figure: Figure, alt: str) -> Markup:
-    """A figure as an element of the page, in the page's colours and letters."""
+def _svg(figure: Figure, alt: str) -> str:
+    """Return a figure as an element of the page, all of it escaped, in the page's colours and letters."""
     buffer = io.StringIO()
     # References within a drawing are made of this salt: those of two drawings on a page must differ.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
@@ -88,14 +88,14 @@ def _svg(figure: Figure, alt: str) -> Markup:
         text = text.replace(colour, f"var(--{name})")
     width, height = figure.get_size_inches()
     opening = (
-        f'<svg class="chart" role="img" aria-label="{Markup.escape(alt)}" '
+        f'<svg class="chart" role="img" aria-label="{html.escape(alt)}" '
         f'viewBox="0 0 {72 * width:.2f} {72 * height:.2f}" width="{96 * width:.0f}" height="{96 * height:.0f}">'
     )
     body = text[text.index(">") + 1 :].replace("xlink:href", "href")
-    return Markup(opening + re.sub(r"\n\s*", "\n", body).strip())  # noqa: S704, the figure's own, and escaped
+    return opening + re.sub(r"\n\s*", "\n", body).strip()
 
 
-def curves(name: str, histories: Sequence[History]) -> list[Markup]:
+def curves(name: str, histories: Sequence[History]) -> list[str]:
     """Loss and cost of the first seed, with those of the others faintly."""
     first, others = histories[0], histories[1:]
     if not first:
