@@ -3,7 +3,9 @@
 import contextlib
 import importlib.util
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -729,3 +731,50 @@ def test_pictures_and_pages_of_others_are_not_replaced(run_cli, trained, tmp_pat
     for _ in range(2):
         assert run_cli("explain", trained, "a.png")[0] == 0
         assert run_cli("report", trained)[0] == 0
+
+
+DRAWING = """
+import sys
+from onelayer.__main__ import main
+for words in sys.argv[1:]:
+    sys.argv = ["onelayer", *words.split()]
+    main()
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+def test_pictures_do_not_depend_on_how_others_draw(run_cli, tiny_cifar, tmp_path):
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "image.png")
+    commands = (f"train --data {tiny_cifar} --epochs 1 --out run --quiet", "explain run image.png", "report run")
+
+    def pictures() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (*tmp_path.glob("run/*.png"), tmp_path / "explanation.png")}
+
+    for command in commands[:2]:
+        assert run_cli(*command.split())[0] == 0
+    expected = pictures()
+    assert len(expected) == 7
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "explanation.png").unlink()
+    (tmp_path / "matplotlibrc").write_text(
+        "backend: nonsense\ntext.usetex: True\nsavefig.bbox: tight\naxes.grid: True\n"
+        "figure.constrained_layout.use: True\nfont.size: 40\n"
+    )
+    variables = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_not_installed"}
+    command = [sys.executable, "-c", DRAWING, *commands]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert pictures() == expected
+
+
+def test_the_library_leaves_the_users_backend_alone(tmp_path):
+    code = (
+        "import os, sys, matplotlib\n"
+        "from types import SimpleNamespace\n"
+        "import onelayer.cli, onelayer.figures\n"
+        "record = SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)\n"
+        "onelayer.figures.loss_curve([record], 'title').savefig(sys.argv[1])\n"
+        "assert matplotlib.get_backend() == os.environ['MPLBACKEND'] == 'svg'\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "loss.png")]
+    subprocess.run(command, check=True, env=os.environ | {"MPLBACKEND": "svg"})

@@ -1,5 +1,6 @@
 """Where a command starts and ends: signals, errors and exit codes. Little is imported before it can be interrupted."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -18,6 +19,7 @@ def main() -> None:
     """Run a command: the entry point."""
     global _stopped_by
     _stopped_by = 0
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's own, which its shells inherit, may not even be installed here
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and the like ignore it
             signal.signal(signal.SIGINT, _stop)

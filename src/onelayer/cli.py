@@ -364,6 +364,7 @@ def explain(
     from onelayer.data.images import read_image
     from onelayer.explanation import explain
     from onelayer.figures import explanation
+    from onelayer.page import ignore_styles
     from onelayer.run import PNG_MARK, Run, png, write_over
     from onelayer.screen import Screen
 
@@ -379,6 +380,7 @@ def explain(
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
+    ignore_styles()
     figure = explanation(row.reshape(model.image_shape), explained, names, printable(title, 300))
     write_over(out, png(figure), PNG_MARK)
     if note:
@@ -515,8 +517,10 @@ def _draw(
 ) -> None:
     from onelayer.evaluation import evaluate
     from onelayer.figures import figures_of_run
+    from onelayer.page import ignore_styles
     from onelayer.run import FIGURES
 
+    ignore_styles()
     title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     with screen.working("drawing") as progress:
         test = splits.test if report_test else None

@@ -242,10 +242,12 @@ def study(
         Print errors only.
     """
     from onelayer.data import load_splits
+    from onelayer.page import ignore_styles
     from onelayer.run import free_directory
     from onelayer.screen import Screen
     from onelayer.study import run_study
 
+    ignore_styles()
     screen = Screen(quiet)
     path = out or free_directory(Path("studies"), name)
 
@@ -308,9 +310,11 @@ def report(
 
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
+    from onelayer.page import ignore_styles
     from onelayer.report import REPORT_MARK, read_subject, render
     from onelayer.run import write_over
 
+    ignore_styles()
     subject = read_subject(paths)
     with screen.working("drawing") as progress:
         page = render(subject, lambda plan: plan.load_splits(data), progress).encode()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -17,7 +18,18 @@ from matplotlib.textpath import text_to_path
 INK, QUIET, RULE = "#222222", "#666666", "#d4d4d4"
 WIDTH, MARGIN, GAP, DPI = 8.0, 0.15, 0.08, 150  # inches, and dots in one
 TITLE, LABEL, SMALL, TINY = 11, 9, 8, 5  # points
+FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")  # the user's, as for names in Chinese
 LINE = 1.3 / 72  # inches of a line of text, per point of its size
+
+
+def ignore_styles() -> None:
+    """Let this process draw by matplotlib's own settings, with the user's fonts: for the commands.
+
+    A matplotlibrc, which may lie in the working directory, is meant for other pictures, and can ask for LaTeX.
+    """
+    fonts = {name: value for name, value in mpl.rcParams.items() if name in FONTS}
+    mpl.rcdefaults()
+    mpl.rcParams.update(fonts)
 
 
 def mosaic(
