@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_wine
 
 from onelayer.errors import DataError
+from onelayer.run import Run
 
 TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]
 
@@ -657,13 +659,61 @@ def test_file_names_are_taken_as_they_are(run_cli, trained, tmp_path):
     assert_one_line(run_cli("resume", "x" * 300), "File name too long")
 
 
-def test_output_that_cannot_be_written_is_one_line(tiny_cifar, tmp_path):
+def test_a_command_that_only_answers_fails_where_its_answer_is_lost(tiny_cifar, tmp_path):
     command = [sys.executable, "-m", "onelayer", "data", str(tiny_cifar)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+    reason = "standard output: No space left on device; what this command had to say is lost"
+    assert done.stderr == f"onelayer: {reason}\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full", "> /dev/full 2>&1", "| true"])
+def test_what_cannot_be_said_stops_no_run(tiny_cifar, tmp_path, streams):
+    words = ["train", "--data", str(tiny_cifar), "--out", "run", *TINY]
+    command = f"{shlex.join([sys.executable, '-m', 'onelayer', *words])} {streams}"
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == (streams == "> /dev/full")
+    run = Run.open(tmp_path / "run")
+    assert set(run.read_scores()) == {"train", "validation", "test"}
+    assert len(run.read_model().class_names) == 10, "no file got what was meant for the screen"
+
+
+def test_a_closed_stream_does_not_leave_its_number_to_a_file(tmp_path):
+    code = (
+        "from onelayer.__main__ import _open_streams\n"
+        "_open_streams()\n"
+        "first, second = open('file', 'w'), open('number', 'w')\n"
+        "print(first.fileno(), file=second)\n"
+    )
+    command = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
+    assert int((tmp_path / "number").read_text()) > 2
+
+
+def test_words_that_the_output_cannot_hold_are_spelt_out(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (40, 12)).astype(np.uint8)
+    np.savez(tmp_path / "rows.npz", X=rows, y=np.array(["Käse", "鳥"])[np.arange(40) % 2])
+    np.save(tmp_path / "\u00e9.npy", rows[:1])
+
+    def said(*words: str, encoding: str) -> str:
+        variables = os.environ | {"PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-m", "onelayer", *words]
+        done = subprocess.run(command, capture_output=True, env=variables, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode(encoding)
+
+    said("train", "--data", "rows.npz", "--out", "run", *TINY, encoding="ascii")
+    table = said("evaluate", "run", encoding="latin-1")
+    assert "±" in table
+    assert "Käse" in table
+    assert "\\u9ce5" in table
+    assert "\\xb1" in said("evaluate", "run", encoding="ascii")
+    plain, spelt = (said("predict", "run", "é.npy", "--json", encoding=name) for name in ("utf-8", "ascii"))
+    assert "鳥" in plain
+    assert json.loads(spelt) == json.loads(plain)
 
 
 def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_cifar, tmp_path, monkeypatch):

@@ -3,9 +3,60 @@
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TextIO, cast
 
 _stopped_by = 0  # the number of the signal that came
+# Commands that leave nothing else than their output, so that they fail where it is lost.
+ANSWERING = ("check", "compare", "data", "diagnose", "evaluate", "predict")
+
+
+class _Output:
+    """A stream whose errors stop no command: what a run leaves is worth more than what is said of it.
+
+    Attributes
+    ----------
+    lost : OSError or None
+        Why some of the output could not be written, such as a full disk; a reader that went away lost nothing.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+        if hasattr(stream, "reconfigure"):  # such as ± in ASCII
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[..., object], *values: str) -> None:
+        try:
+            action(*values)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.lost = error
+            # What the stream still holds, and whatever comes, goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _open_streams() -> None:
+    """Open what was closed (``>&-``): a file that is opened later would take its number, and get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _stop(number: int, _: object) -> NoReturn:
@@ -20,6 +71,9 @@ def main() -> None:
     global _stopped_by
     _stopped_by = 0
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own, which its shells inherit, may not even be installed here
+    _open_streams()
+    said = _Output(sys.stdout)
+    sys.stdout, sys.stderr = cast(TextIO, said), cast(TextIO, _Output(sys.stderr))
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and the like ignore it
             signal.signal(signal.SIGINT, _stop)
@@ -34,11 +88,9 @@ def main() -> None:
             sys.stdout.flush()
         except (OnelayerError, CycloptsError) as error:
             _exit(str(error), 2)
-        except BrokenPipeError:  # the reader of our output has gone
-            sys.stderr.close()
-            sys.exit(128 + signal.SIGPIPE)
-        except OSError as error:
-            _exit(f"{error.strerror or error}; is there room for the output?", 2)
+        if said.lost:
+            reason = f"standard output: {said.lost.strerror}; what this command had to say is lost"
+            _exit(reason, 2 if sys.argv[1] in ANSWERING else 0)
     except KeyboardInterrupt as stop:
         _exit(str(stop) or "stopped", 128 + (_stopped_by or signal.SIGINT))
     except Exception as error:

@@ -333,7 +333,12 @@ def predict(
             words = table[0][1:]
             screen.table(str(path), "probability", rows=[words[k : k + 2] for k in range(0, 2 * top, 2)])
     if as_json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))  # as it is: rich would wrap and colour it
+        text = json.dumps(answers, indent=2, ensure_ascii=False)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(answers, indent=2)
+        print(text)  # as it is: rich would wrap and colour it
     if problems:
         more = f" (and {counted(len(problems) - 1, 'file')} more)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
