@@ -167,7 +167,7 @@ def test_a_toml_file_may_begin_with_a_byte_order_mark(run_cli, tiny_cifar, tmp_p
         (["--data", "cifar11"], "cifar11: no such file or folder, .* did you mean cifar10"),
         (["--data", "digits", "--protocol", "batch"], "digits has no data_batch_1.*; use the protocol stratified"),
         (["--data", "digits", "--test-size", "2000"], "test size 2000 leaves nothing of 1797 rows"),
-        (["--data", "digits", "--out", "file"], "cannot make the run directory file: File exists"),
+        (["--data", "digits", "--out", "file"], "cannot make the directory file: File exists"),
     ],
 )
 def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
@@ -828,3 +828,72 @@ def test_the_library_leaves_the_users_backend_alone(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "loss.png")]
     subprocess.run(command, check=True, env=os.environ | {"MPLBACKEND": "svg"})
+
+
+def test_only_what_the_command_wrote_is_replaced(run_cli, tiny_cifar, trained, tmp_path):
+    """Neither the word onelayer nor a file of another command makes a file replaceable."""
+    pytest.importorskip("onnx")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "a.png")
+    assert run_cli("figures", trained, "--data", tiny_cifar)[0] == 0
+    marks = 'producer onelayer <meta name="generator" content="onelayer"> Software\0onelayer explain\n'
+    start = '"""Classify rows with what onelayer learned: by hand.\n"""\n'
+    for name in ("train.sh", "page.html", "picture.png", "own.py", "own.npz"):
+        (tmp_path / name).write_text(f"<!-- {marks} -->" if name == "page.html" else start + marks)
+    explained = ["explain", "run", "a.png", "-o", "e.png"]
+    for words in (["export", "run", "m.onnx"], ["export", "run", "edited.py"], explained):
+        assert run_cli(*words)[0] == 0
+    (tmp_path / "edited.py").write_text((tmp_path / "edited.py").read_text().replace("softmax", "my own softmax"))
+    np.savez(tmp_path / "arrays.npz", weights=np.eye(2), bias=np.ones(2), class_names=np.ones(2))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words in (
+        ["export", "run", "train.sh", "--format", "onnx"],
+        ["export", "run", "e.png", "--format", "onnx"],
+        ["export", "run", "own.py"],
+        ["export", "run", "edited.py"],
+        ["export", "run", "arrays.py"],
+        ["explain", "run", "a.png", "-o", "picture.png"],
+        ["explain", "run", "a.png", "-o", "run/templates.png"],
+        ["report", "run", "-o", "page.html"],
+        ["report", "run", "-o", "m.onnx"],
+        ["report", "run", "-o", "e.png"],
+    ):
+        assert_one_line(run_cli(*words), r"is there and was not written by this command; choose another name, or move")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for words in (["export", "run", "m.onnx"], explained):
+        assert run_cli(*words)[0] == 0, "its own are"
+
+
+def test_a_directory_that_another_process_made_meanwhile_is_not_shared(run_cli, tiny_cifar, tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def slow(path: Path, *options: object, **named: object) -> None:
+        if path.name == "cifar-10-1" and not path.exists():
+            mkdir(path)  # by another process, after this one has looked
+        mkdir(path, *options, **named)
+
+    monkeypatch.setattr(Path, "mkdir", slow)
+    assert run_cli("train", "--data", tiny_cifar, "--quiet", *TINY) == (0, "", "")
+    assert not list((tmp_path / "runs" / "cifar-10-1").iterdir())
+    assert (tmp_path / "runs" / "cifar-10-2" / "summary.json").exists()
+
+
+def test_where_another_process_works_there_is_no_second(run_cli, trained, tiny_cifar, tmp_path):
+    data = ["--data", tiny_cifar, "--quiet"]
+    commands = {
+        "run": [["resume", "run", "--epochs", "5"], ["train", "--out", "run", "--overwrite", *data]],
+        "new": [["train", "--out", "new", *data], ["sweep", "--out", "new", "--epochs", "1", *data]],
+        "study": [["study", "coursework", "--out", "study", *data]],
+    }
+    holder = {"host": "elsewhere", "pid": 7, "process": "x", "since": "2026-01-02 03:04:05", "token": "y"}
+    for name, words in commands.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / ".onelayer-running").write_text(json.dumps(holder))
+        before = {path: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for command in words:
+            said = f"^onelayer: {name}: process 7 on elsewhere works there since 2026-01-02 03:04:05; "
+            advice = rf"wait until it has ended, or if it has, delete {name}/\.onelayer-running\n"
+            assert_one_line(run_cli(*command), said + advice)
+        assert {path: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
+    (tmp_path / "run" / ".onelayer-running").unlink()
+    assert run_cli("resume", "run", "--epochs", "4", "--no-figures", "--quiet") == (0, "", "")
+    assert not (tmp_path / "run" / ".onelayer-running").exists()

@@ -207,7 +207,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path, overwrite):
 def test_paths_that_cannot_hold_a_run(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunError, match=r"cannot make the run directory .*; choose another --out"):
+        with pytest.raises(RunError, match=r"cannot make the directory .*; choose another --out"):
             Run.create(path)
     with pytest.raises(RunError, match="no such run directory"):
         Run.open(tmp_path / "missing")

@@ -171,7 +171,7 @@ def test_other_data_than_cifar(tmp_path):
 def test_overwriting_removes_all_that_was_there_at_once(brief, tiny_cifar, tmp_path):
     path = tmp_path / "study"
     run_study(path, "bonus", SEEDS, loader(tiny_cifar))
-    (path / "report.html").write_text("old")
+    (path / "report.html").write_text('<!DOCTYPE html><head><meta name="generator" content="onelayer">')
 
     def stop(done, total):
         raise KeyboardInterrupt
@@ -237,3 +237,16 @@ def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, t
     assert "coursework" in (out / "report.html").read_text()
     refused = run_cli("study", "coursework", "--seeds", "2", "--data", tiny_cifar)
     assert_one_line(refused, "seeds 2 is too few to tell an effect from noise; ask for 3 or more")
+
+
+@pytest.mark.parametrize("name", ["study.json", "report.html"])
+def test_overwriting_spares_what_no_study_wrote(brief, tiny_cifar, tmp_path, name):
+    path = tmp_path / "study"
+    path.mkdir()
+    if name == "report.html":
+        run_study(path, "coursework", SEEDS, loader(tiny_cifar))
+    (path / name).write_text('{"mine": 1}')
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(RunError, match=r"is not of a study of onelayer|was not written by this command"):
+        run_study(path, "sigmoid", SEEDS, loader(tiny_cifar), overwrite=True)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

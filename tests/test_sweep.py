@@ -385,3 +385,24 @@ def test_settings_that_do_not_fit_the_data_leave_no_directory(run_cli, tmp_path,
         code, _, err = run_cli(command, "--flip", "--epochs", "1")
         assert (code, err) == (2, "onelayer: flip needs images, and the rows of toy are none; leave it out\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_spares_what_no_sweep_wrote(tmp_path):
+    sweep = finished(tmp_path / "sweep", configs=CONFIGS[:1])
+    other = replace(sweep.plan, seeds=(42,))
+    note = sweep.run(0, 43).path / "notes.txt"
+    note.write_text("mine")
+    with pytest.raises(RunError, match=r"holds 'notes.txt', which no run wrote; move it away or choose another --out"):
+        Sweep.create(sweep.path, other, overwrite=True)
+    assert note.read_text() == "mine"
+    assert sweep.read(0, 42).status == "complete"
+    note.unlink()
+    assert Sweep.create(sweep.path, other, overwrite=True).read(0, 42).status == "missing"
+
+
+@pytest.mark.parametrize("content", ['{"method": "bayes"}', "[1]", "not JSON", '{"format": "onelayer-study"}'])
+def test_another_programs_sweep_json_is_not_overwritten(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(RunError, match=r"sweep.json is not of a sweep of onelayer; choose another --out"):
+        Sweep.create(tmp_path, plan_of(toy_splits(), CONFIGS[:1]), overwrite=True)
+    assert (tmp_path / "sweep.json").read_text() == content

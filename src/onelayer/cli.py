@@ -123,8 +123,9 @@ def train(
         TOML file that sets these options by the same names; the command line wins.
     """
     from onelayer.backends import native
+    from onelayer.claim import claimed
     from onelayer.data import load_splits
-    from onelayer.run import Plan, Run, free_directory, start
+    from onelayer.run import Plan, Run, start
     from onelayer.screen import Screen
     from onelayer.training import choose_backend
 
@@ -133,14 +134,15 @@ def train(
         splits = load_splits(data, split_config, source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
     choose_backend(splits.dataset, config)  # refuses what does not fit before anything is made
-    run = Run.create(out or free_directory(Path("runs"), splits.dataset.name.lower()), overwrite=overwrite)
-    screen.data(splits)
-    if config.backend == "auto" and native.kernel is None:
-        screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
-    with _resumable(run):
-        with screen.training(0, config.epochs) as on_epoch:
-            result = start(run, plan, splits, on_epoch)
-        _finish(screen, run, plan, splits, result, no_figures)
+    with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
+        run = Run.create(path, overwrite=overwrite)
+        screen.data(splits)
+        if config.backend == "auto" and native.kernel is None:
+            screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
+        with _resumable(run):
+            with screen.training(0, config.epochs) as on_epoch:
+                result = start(run, plan, splits, on_epoch)
+            _finish(screen, run, plan, splits, result, no_figures)
 
 
 @app.command
@@ -169,22 +171,24 @@ def resume(
         Print errors only.
     """
     from onelayer import run as runs
+    from onelayer.claim import claimed
     from onelayer.screen import Screen
 
     screen = Screen(quiet)
     run = runs.Run.open(run_directory)
-    plan, state = run.read_checkpoint()
-    with screen.working("reading") as progress:
-        splits = plan.load_splits(data, progress)
-    screen.data(splits)
-    target = plan.config.epochs if epochs is None else epochs
-    what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
-    screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
-    with _resumable(run):
-        with screen.training(state.epoch, target) as on_epoch:
-            result = runs.resume(run, splits, epochs, on_epoch)
-        plan, _ = run.read_checkpoint()
-        _finish(screen, run, plan, splits, result, no_figures)
+    with claimed(run.path):
+        plan, state = run.read_checkpoint()
+        with screen.working("reading") as progress:
+            splits = plan.load_splits(data, progress)
+        screen.data(splits)
+        target = plan.config.epochs if epochs is None else epochs
+        what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
+        screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
+        with _resumable(run):
+            with screen.training(state.epoch, target) as on_epoch:
+                result = runs.resume(run, splits, epochs, on_epoch)
+            plan, _ = run.read_checkpoint()
+            _finish(screen, run, plan, splits, result, no_figures)
 
 
 @app.command
@@ -370,7 +374,7 @@ def explain(
     from onelayer.explanation import explain
     from onelayer.figures import explanation
     from onelayer.page import ignore_styles
-    from onelayer.run import PNG_MARK, Run, png, write_over
+    from onelayer.run import EXPLAINED, Run, is_explanation, png, write_over
     from onelayer.screen import Screen
 
     if out.suffix.lower() != ".png":
@@ -387,7 +391,7 @@ def explain(
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
     ignore_styles()
     figure = explanation(row.reshape(model.image_shape), explained, names, printable(title, 300))
-    write_over(out, png(figure), PNG_MARK)
+    write_over(out, png(figure, EXPLAINED), is_explanation)
     if note:
         screen.say(f"note: {note}")
     screen.explanation(explained, names)

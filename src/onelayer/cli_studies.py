@@ -90,9 +90,9 @@ def sweep(
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
     from onelayer import sweep as sweeps
+    from onelayer.claim import claimed
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
-    from onelayer.run import free_directory
     from onelayer.screen import Screen
     from onelayer.training import choose_backend
 
@@ -112,9 +112,6 @@ def sweep(
     plan = sweeps.SweepPlan(configs, numbers, apart, dataset.source, dataset.fingerprint, source_config)
     for config in configs:
         choose_backend(dataset, config)  # refuses what does not fit before anything is made
-    path = out or free_directory(Path("sweeps"), dataset.name.lower())
-    made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
-    screen.data(splits)
 
     def train(
         sweep: "Sweep", splits: "Splits", *, settings: list[int] | None = None, report_test: bool = True
@@ -136,20 +133,23 @@ def sweep(
             model, read_test = directory.read_model(), "test" in run.scores
             _draw(screen, directory, of_run, state.history, model, splits, report_test=read_test)
 
-    try:
-        results, refitted = train(made, splits, report_test=report_test == "all"), None
-        best = sweeps.choose(results)
-        if best and split_config.refit:
-            again, together = sweeps.refit(made, best.setting), split(dataset, replace(apart, refit=True))
-            refitted = train(again, together)[0]
+    with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
+        made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
+        screen.data(splits)
+        try:
+            results, refitted = train(made, splits, report_test=report_test == "all"), None
+            best = sweeps.choose(results)
+            if best and split_config.refit:
+                again, together = sweeps.refit(made, best.setting), split(dataset, replace(apart, refit=True))
+                refitted = train(again, together)[0]
+                if figures:
+                    draw(again, together)
+            elif best:
+                results = train(made, splits, settings=[best.setting])
             if figures:
-                draw(again, together)
-        elif best:
-            results = train(made, splits, settings=[best.setting])
-        if figures:
-            draw(made, splits)
-    except KeyboardInterrupt as stop:
-        raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
+                draw(made, splits)
+        except KeyboardInterrupt as stop:
+            raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
     screen.sweep(plan, results, refitted)
     screen.files(made.path)
     everything = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
@@ -241,15 +241,14 @@ def study(
     quiet
         Print errors only.
     """
+    from onelayer.claim import claimed
     from onelayer.data import load_splits
     from onelayer.page import ignore_styles
-    from onelayer.run import free_directory
     from onelayer.screen import Screen
     from onelayer.study import run_study
 
     ignore_styles()
     screen = Screen(quiet)
-    path = out or free_directory(Path("studies"), name)
 
     def load(split_config: SplitConfig) -> "Splits":
         with screen.working("reading") as progress:
@@ -257,24 +256,25 @@ def study(
         screen.data(splits)
         return splits
 
-    try:
-        with screen.sweeping() as on_progress:
-            findings = run_study(
-                path,
-                name,
-                range(seed, seed + seeds),
-                load,
-                workers=workers,
-                overwrite=overwrite,
-                on_progress=on_progress,
-            )
-    except KeyboardInterrupt as stop:
-        raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
-    for finding in findings:
-        screen.finding(finding)
-    screen.say("")
-    screen.files(path)
-    _write_report(screen, [path], path / "report.html", data)
+    with claimed(out, Path("studies") / name) as path:
+        try:
+            with screen.sweeping() as on_progress:
+                findings = run_study(
+                    path,
+                    name,
+                    range(seed, seed + seeds),
+                    load,
+                    workers=workers,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                )
+        except KeyboardInterrupt as stop:
+            raise type(stop)(_go_on(path, given=out is not None, overwrite=overwrite)) from None
+        for finding in findings:
+            screen.finding(finding)
+        screen.say("")
+        screen.files(path)
+        _write_report(screen, [path], path / "report.html", data)
 
 
 def _go_on(path: Path, *, given: bool, overwrite: bool) -> str:
@@ -298,7 +298,7 @@ def report(
     paths
         A run directory or several, or one sweep or study directory.
     out
-        The file to write; a report that is there is replaced.
+        The file to write; a report that is there is replaced, another file is not.
     data
         Where the runs' data are now, if they were moved.
     """
@@ -311,14 +311,15 @@ def report(
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
     from onelayer.page import ignore_styles
-    from onelayer.report import REPORT_MARK, read_subject, render
-    from onelayer.run import write_over
+    from onelayer.report import read_subject, render
+    from onelayer.run import is_report, require_own, write_over
 
     ignore_styles()
+    require_own(out, is_report)  # before the work
     subject = read_subject(paths)
     with screen.working("drawing") as progress:
         page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
-    write_over(out, page, REPORT_MARK)
+    write_over(out, page, is_report)
     for problem in subject.problems:
         screen.say(f"left out: {problem}")
     screen.say(f"{out}: {len(page) / 1e6:.1f} MB")

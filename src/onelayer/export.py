@@ -7,8 +7,10 @@ pixels three times less exact and those of features 10,000 standard deviations f
 subtracts m first.
 """
 
+import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +20,12 @@ import numpy as np
 
 from onelayer.errors import ConfigError, DataError
 from onelayer.model import Model
-from onelayer.run import write_file, write_over
+from onelayer.run import require_own, write_file, write_over
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-PRODUCER = "onelayer"  # near the beginning of the file
+PRODUCER = "onelayer"
 OPSET, IR_VERSION = 13, 7  # since onnxruntime 1.6, of 2020; the first with Softmax as everybody means it
 
 SCRIPT = '''"""Classify rows with what onelayer learned: {formula}.
@@ -54,7 +56,8 @@ if __name__ == "__main__":
     for p in probabilities(np.load(sys.argv[1])):
         print(class_names[p.argmax()], f"{{100 * p.max():.2f}} %")
 '''
-SCRIPT_START = SCRIPT[: SCRIPT.index("{")]  # of every script, by which one is known
+SEAL = "# onelayer export "  # begins the last line of a script, which ends in the SHA-256 of those above it
+MARK = b"onelayer export"  # the comment of the .npz archive
 RETURNED = {
     "softmax": """\
     E = np.exp(S - S.max(axis=1, keepdims=True))
@@ -146,6 +149,8 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
     content = io.BytesIO()
     np.savez(content, **arrays)
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = MARK
     if model.image_shape is None:
         rows = "features as they were trained on"
     else:
@@ -154,6 +159,7 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     loss = model.layer.loss.name
     formula = f"{loss} of a matrix product"
     script = SCRIPT.format(formula=formula, d=len(folded.weights), rows=rows, returned=RETURNED[loss])
+    script += f"\n\n{SEAL}{hashlib.sha256(script.encode()).hexdigest()}\n"
     return script, content.getvalue()
 
 
@@ -189,8 +195,18 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
 
 
 def _write_onnx(model: Model, path: Path) -> list[Path]:
-    write_over(path, to_onnx(model), PRODUCER.encode())
+    write_over(path, to_onnx(model), _is_onnx)
     return [path]
+
+
+def _is_onnx(content: bytes) -> bool:
+    from onnx import load_model_from_string
+
+    try:
+        found = load_model_from_string(content)
+    except Exception:  # of the package that onnx decodes with
+        return False
+    return (found.producer_name, found.graph.name) == (PRODUCER, "onelayer")
 
 
 def _write_numpy(model: Model, path: Path) -> list[Path]:
@@ -198,11 +214,24 @@ def _write_numpy(model: Model, path: Path) -> list[Path]:
         raise ConfigError(f"{path}: a Python script is written, and a .npz beside it; let its name end in .py")
     script, content = to_numpy(model)
     numbers = path.with_suffix(".npz")
-    if numbers.exists() and not path.exists():
-        raise ConfigError(f"{numbers} is there and is of no export; choose another name, or move it away")
-    write_over(path, script.encode(), SCRIPT_START.encode())
+    require_own(numbers, _is_archive)
+    write_over(path, script.encode(), _is_script)
     write_file(numbers, content)
     return [path, numbers]
+
+
+def _is_script(content: bytes) -> bool:
+    """Whether this is a script as it was written: one that was changed by hand is somebody's work."""
+    script, _, digest = content.rpartition(f"\n\n{SEAL}".encode())
+    return digest == f"{hashlib.sha256(script).hexdigest()}\n".encode()
+
+
+def _is_archive(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.comment == MARK
+    except zipfile.BadZipFile:
+        return False
 
 
 def _write_sklearn(model: Model, path: Path) -> list[Path]:

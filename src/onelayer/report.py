@@ -33,7 +33,6 @@ from onelayer.words import counted, percent
 SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
 COMMAND_WIDTH = 88  # characters in a line
-REPORT_MARK = b'<meta name="generator" content="onelayer">'  # as the template has it
 MOST_VERDICTS = 24  # settings that are compared with the best
 
 

@@ -23,19 +23,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from onelayer.claim import CLAIM, claimed
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.model import Model, pack, require_layer_shapes, unpack
+from onelayer.model import MAX_FILE_BYTES, Model, pack, require_layer_shapes, unpack
 from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, choose_backend, train
 
 if TYPE_CHECKING:
@@ -46,9 +48,12 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
 FIGURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
-PNG_MARK = b"onelayer"  # in the pictures' metadata
-MARK_WITHIN = 2000  # bytes of a file's beginning
-TEMPORARY = re.compile(r"\.onelayer-[0-9a-f]{16}")  # half-written files of a process that was killed
+FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in FIGURES))
+# What wrote a picture or a page, as its metadata say; a report has said so since before there were other pages.
+DRAWN, EXPLAINED, GENERATOR = "onelayer", "onelayer explain", "onelayer"
+MARK_WITHIN = 2000  # bytes of the beginning of a page
+HALF_WRITTEN = re.compile(r"\.onelayer-[0-9a-f]{16}")  # by a process that was killed
+TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{16}})?")
 
 
 @dataclass(frozen=True)
@@ -108,21 +113,26 @@ class Run:
             If it exists and holds a run and `overwrite` is false, or holds anything else, or cannot be made.
         """
         run = cls(Path(path))
+        with claimed(run.path):
+            run._prepare(overwrite)
+        return run
+
+    def _prepare(self, overwrite: bool) -> None:
+        """Remove the run that is to be replaced, and refuse what is not one."""
+        path = self.path
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            present = [file for file in run.path.iterdir() if not TEMPORARY.fullmatch(file.name)]
-            if present and not run._is_run():
+            present = [file for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
+            if present and not self._is_run():
                 raise RunError(f"{path} holds {present[0].name!r} and is no run of onelayer; choose another --out")
             if present and not overwrite:
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
-            run._remove_temporary()
+            self._remove_temporary()
             # The mark of a run goes last, so that an interruption leaves a directory that can be overwritten again.
-            figures = (run.path / f"{name}.png" for name in FIGURES)
-            for file in (run.summary_path, run.model_path, run.history_path, *figures, run.checkpoint_path):
+            figures = (path / f"{name}.png" for name in FIGURES)
+            for file in (self.summary_path, self.model_path, self.history_path, *figures, self.checkpoint_path):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --out") from None
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -315,7 +325,7 @@ class Run:
     def _remove_temporary(self) -> None:
         with suppress(OSError):
             for file in self.path.iterdir():
-                if TEMPORARY.fullmatch(file.name):
+                if HALF_WRITTEN.fullmatch(file.name):
                     file.unlink(missing_ok=True)
 
 
@@ -327,14 +337,23 @@ def start(
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
-    """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed."""
+    """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed.
+
+    Raises
+    ------
+    RunError
+        If the directory holds a run by now, or another process works there.
+    """
     # What auto stands for is recorded: resumed with another backend, the run would not end with the same bits.
     backend = choose_backend(splits.dataset, plan.config).name
     plan = replace(plan, config=replace(plan.config, backend=backend))
     d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
     state = TrainingState.initial(d, K, plan.config)
-    run.write_checkpoint(plan, state)
-    return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
+    with claimed(run.path):
+        if run.checkpoint_path.exists():
+            raise RunError(f"{run.path} holds a run by now; choose another directory")
+        run.write_checkpoint(plan, state)
+        return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
 
 
 def resume(
@@ -361,15 +380,18 @@ def resume(
     ------
     ConfigError
         If fewer epochs are asked for than are done.
+    RunError
+        If another process works on the run.
     """
-    plan, state = run.read_checkpoint()
-    if epochs is not None and epochs < state.epoch:
-        raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
-    run._remove_temporary()
-    if epochs is not None and epochs != plan.config.epochs:
-        plan = replace(plan, config=replace(plan.config, epochs=epochs))
-        run.write_checkpoint(plan, state)
-    return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
+    with claimed(run.path):
+        plan, state = run.read_checkpoint()
+        if epochs is not None and epochs < state.epoch:
+            raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
+        run._remove_temporary()
+        if epochs is not None and epochs != plan.config.epochs:
+            plan = replace(plan, config=replace(plan.config, epochs=epochs))
+            run.write_checkpoint(plan, state)
+        return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
 
 
 def _go_on(
@@ -438,24 +460,58 @@ def write_file(path: Path, content: bytes) -> None:
         raise RunError(f"cannot write {path}: {error.strerror}; {remedy}") from None
 
 
-def write_over(path: Path, content: bytes, mark: bytes) -> None:
-    """As `write_file`, but a file that is there is only replaced if this wrote it: if `mark` is near its beginning.
+def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
+    """Refuse a file that is there unless its content says that this very command wrote it.
 
     Raises
     ------
     RunError
-        If it was written by something else, or cannot be written.
+        If it was written by something else, or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            ours = mark in file.read(MARK_WITHIN)
+        if path.stat().st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
+            return
     except FileNotFoundError:
-        ours = True
+        return
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; choose another place") from None
-    if not ours:
-        raise RunError(f"{path} is there and was not written by this command; choose another name, or move it away")
+    raise RunError(f"{path} is there and was not written by this command; choose another name, or move it away")
+
+
+def write_over(path: Path, content: bytes, is_own: Callable[[bytes], bool]) -> None:
+    """As `write_file`, but a file that is there is only replaced if it passes `require_own`."""
+    require_own(path, is_own)
     write_file(path, content)
+
+
+def is_explanation(content: bytes) -> bool:
+    """Whether this is a picture of explain: a PNG of which a chunk of text says so."""
+    place, signature = 8, b"\x89PNG\r\n\x1a\n"
+    while content.startswith(signature) and place + 8 <= len(content):
+        size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if kind == b"tEXt" and content[place + 8 : place + 8 + size] == f"Software\0{EXPLAINED}".encode():
+            return True
+        place += size + 12
+    return False
+
+
+class _Head(HTMLParser):
+    """Finds what the head of a page says about what made it."""
+
+    within = generator = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("head", "body"):
+            self.within = tag
+        elif tag == "meta" and self.within == "head" and dict(attrs).get("name") == "generator":
+            self.generator = dict(attrs).get("content") or ""
+
+
+def is_report(content: bytes) -> bool:
+    """Whether this is a report: a page that says so in its head."""
+    head = _Head()
+    head.feed(content[:MARK_WITHIN].decode("utf-8", "replace"))
+    return content.startswith(b"<!DOCTYPE html>") and head.generator == GENERATOR
 
 
 T = TypeVar("T")
@@ -490,16 +546,25 @@ def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
         raise RunError(f"{file}: damaged, or written by a newer onelayer ({error!s:.80})") from None
 
 
+def is_marked(file: Path, kind: str) -> bool:
+    """Whether this file marks a directory as a sweep or a study of ours, even if another version's or damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == f"onelayer-{kind}"
+
+
 def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
     """Write what `read_mark` reads."""
     content = {"format": f"onelayer-{kind}", "version": 1} | content
     write_file(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def png(figure: "Figure") -> bytes:
-    """A picture as a file, which says what made it."""
+def png(figure: "Figure", software: str = DRAWN) -> bytes:
+    """Return a picture as a file, which says what made it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": PNG_MARK.decode()})
+    figure.savefig(buffer, format="png", metadata={"Software": software})
     return buffer.getvalue()
 
 
@@ -511,14 +576,6 @@ def write_figure(path: Path, figure: "Figure") -> None:
 def resume_command(path: Path) -> str:
     """What to type to go on with a run."""
     return f"onelayer resume {shlex.quote(str(path))}"
-
-
-def free_directory(parent: Path, name: str) -> Path:
-    """The first of ``<name>-1``, ``<name>-2``, ... in `parent` that does not exist."""
-    number = 1
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return parent / f"{name}-{number}"
 
 
 def _record(row: np.ndarray) -> EpochRecord:

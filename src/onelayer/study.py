@@ -29,7 +29,7 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.figures import probability_histogram
-from onelayer.run import TEMPORARY, Run, read_mark, write_figure, write_mark
+from onelayer.run import TEMPORARY, Run, is_marked, is_report, read_mark, require_own, write_figure, write_mark
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.words import mean_and_sd
 
@@ -286,6 +286,9 @@ def _create(path: Path, name: str, seeds: Sequence[int], overwrite: bool) -> Non
         raise RunError(f"cannot make the study directory {path}: {error.strerror}; choose another --out") from None
     if present and not file.exists():
         raise RunError(f"{path} holds {present[0]!r} and is no study of onelayer; choose another --out")
+    if present and not is_marked(file, "study"):
+        raise RunError(f"{file} is not of a study of onelayer; choose another --out")
+    require_own(path / "report.html", is_report)  # now, and not when it is to be written
     if present and not overwrite:
         there = read_study(path)
         if (there["name"], there["seeds"]) != (name, list(seeds)):

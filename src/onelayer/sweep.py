@@ -32,10 +32,11 @@ import numpy as np
 
 from onelayer import run as runs
 from onelayer.blas import one_blas_thread
+from onelayer.claim import claimed
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
-from onelayer.run import TEMPORARY, Plan, Run, read_mark, write_file, write_mark
+from onelayer.run import TEMPORARY, Plan, Run, is_marked, read_mark, write_file, write_mark
 from onelayer.training import Score, TrainingState, count_cores
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
@@ -231,26 +232,34 @@ class Sweep:
             If it holds another sweep and `overwrite` is false, or holds anything else, or cannot be made.
         """
         sweep = cls(Path(path), plan)
+        with claimed(sweep.path):
+            if not sweep._is_made(overwrite):
+                settings = [{name: getattr(config, name) for name in SWEPT} for config in plan.configs]
+                content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
+                content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
+                content |= {"source_config": asdict(plan.source_config)}
+                write_mark(sweep._json_path, "sweep", content)
+        return sweep
+
+    def _is_made(self, overwrite: bool) -> bool:
+        """Whether the directory holds this very sweep; one that is to be replaced is removed."""
+        path = self.path
         try:
-            sweep.path.mkdir(parents=True, exist_ok=True)
-            present = [file.name for file in sweep.path.iterdir() if not TEMPORARY.fullmatch(file.name)]
-            if present and not sweep._json_path.exists():
+            present = [file.name for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
+            if present and not self._json_path.exists():
                 raise RunError(f"{path} holds {present[0]!r} and is no sweep of onelayer; choose another --out")
+            if present and not is_marked(self._json_path, "sweep"):
+                raise RunError(f"{self._json_path} is not of a sweep of onelayer; choose another --out")
             if present and not overwrite:
-                there = cls.open(path)
-                if there.plan != plan:
-                    reason = there.plan.difference(plan)
+                there = Sweep.open(path)
+                if there.plan != self.plan:
+                    reason = there.plan.difference(self.plan)
                     raise RunError(f"{path} is another sweep: {reason}; choose another --out or pass --overwrite")
-                return sweep
-            sweep._remove_runs()
+                return True
+            self._remove_runs()
         except OSError as error:
             raise RunError(f"cannot make the sweep directory {path}: {error.strerror}; choose another --out") from None
-        settings = [{name: getattr(config, name) for name in SWEPT} for config in plan.configs]
-        content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds, "split": asdict(plan.split_config)}
-        content |= {"source": plan.source, "fingerprint": plan.fingerprint}
-        content |= {"source_config": asdict(plan.source_config)}
-        write_mark(sweep._json_path, "sweep", content)
-        return sweep
+        return False
 
     @classmethod
     def open(cls, path: str | Path) -> "Sweep":
@@ -333,12 +342,25 @@ class Sweep:
                 folder.rmdir()
 
     def _remove_runs(self) -> None:
-        """Remove what a sweep leaves, and nothing else; the mark of a sweep stays."""
-        for folder in (self.path, self.path / "refit"):
+        """Remove what a sweep leaves; the mark of a sweep stays.
+
+        Raises
+        ------
+        RunError
+            If a run directory holds what no run wrote. Nothing is removed then.
+        """
+        folders = (self.path, self.path / "refit")
+        found = [path for folder in folders for path in (folder / "runs").glob("*") if RUN_NAME.fullmatch(path.name)]
+        made = [path for path in found if path.is_dir() and not path.is_symlink()]
+        for path in made:
+            for file in path.iterdir():
+                if file.name not in (*runs.FILES, DIVERGED) and not TEMPORARY.fullmatch(file.name):
+                    what = f"{path} holds {file.name!r}, which no run wrote"
+                    raise RunError(f"{what}; move it away or choose another --out")
+        for path in made:
+            shutil.rmtree(path)
+        for folder in folders:
             (folder / "sweep.csv").unlink(missing_ok=True)
-            for path in (folder / "runs").glob("*"):
-                if RUN_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
         (self.path / "refit" / "sweep.json").unlink(missing_ok=True)
 
 

@@ -1,0 +1,161 @@
+"""A directory that one process at a time works in.
+
+Who comes first makes the file `.onelayer-running` in it, which either succeeds or fails as a whole, on network file
+systems too. The file says which process made it. A process that was killed leaves it behind: on the same machine it
+is seen that the process has ended, and its claim passes on; of another machine nothing can be told, and the message
+says which file to delete.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from onelayer.errors import RunError
+
+CLAIM = ".onelayer-running"
+_held: set[Path] = set()  # by this process
+_lock = threading.Lock()
+
+
+@contextmanager
+def claimed(path: Path | None, default: Path = Path()) -> Iterator[Path]:
+    """Make a directory, unless it is there, and work in it alone; what this process has claimed already, it may again.
+
+    Parameters
+    ----------
+    path : Path or None
+    default : Path
+        Where `path` is None, the first of ``<default>-1``, ``<default>-2``, ... that is made here and now is it.
+
+    Raises
+    ------
+    RunError
+        If another process is at work there, or the directory cannot be made.
+    """
+    path, made = _make(path, default)
+    place = path.resolve()
+    with _lock:
+        nested = place in _held
+        _held.add(place)
+    if nested:
+        yield path
+        return
+    content = b""
+    try:
+        content = _acquire(path / CLAIM)
+        yield path
+    except BaseException:
+        _release(path / CLAIM, content)
+        if made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
+    else:
+        _release(path / CLAIM, content)
+    finally:
+        with _lock:
+            _held.remove(place)
+
+
+def _release(claim: Path, content: bytes) -> None:
+    with suppress(OSError):
+        if content and claim.read_bytes() == content:
+            claim.unlink()
+
+
+def _make(path: Path | None, default: Path) -> tuple[Path, bool]:
+    """Make the directory; return it, and whether it was not there."""
+    try:
+        if path:
+            made = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+            return path, made
+        default.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = default.with_name(f"{default.name}-{number}")
+            try:
+                path.mkdir()
+                return path, True
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise RunError(
+            f"cannot make the directory {path or default.parent}: {error.strerror}; choose another --out"
+        ) from None
+
+
+def _acquire(claim: Path) -> bytes:
+    """Make the file of a claim, or take it over from a process that has ended; return what it holds."""
+    me = {"host": platform.node(), "pid": os.getpid(), "process": _process(os.getpid())}
+    me |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
+    content = json.dumps(me).encode()
+    while True:
+        try:
+            with claim.open("xb") as file:
+                file.write(content)
+            return content
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise RunError(f"cannot write {claim}: {error.strerror}; choose another place") from None
+        theirs, holder = _read(claim)
+        if holder is None:
+            continue  # it has just been released
+        here = holder.get("host") == me["host"]
+        if holder and not (here and _process(holder.get("pid")) != holder.get("process")):
+            raise RunError(
+                f"{claim.parent}: process {holder.get('pid')} on {holder.get('host')} works there since "
+                f"{holder.get('since')}; wait until it has ended, or if it has, delete {claim}"
+            )
+        # Of those that find the same claim left behind, one may replace it: who makes the file named after it.
+        right = claim.with_name(f"{CLAIM}-{hashlib.sha256(theirs).hexdigest()[:16]}")
+        _acquire(right)
+        try:
+            if _read(claim)[0] == theirs:
+                right.rename(claim)
+                return claim.read_bytes()
+        finally:
+            right.unlink(missing_ok=True)
+
+
+def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
+    """What a claim holds: None where there is none any more, nothing where who made it was killed at that moment."""
+    content = b""
+    for _ in range(50):
+        try:
+            content = claim.read_bytes()
+            holder = json.loads(content)
+            return content, holder if isinstance(holder, dict) else {}
+        except FileNotFoundError:
+            return b"", None
+        except (OSError, ValueError):
+            time.sleep(0.02)  # it is being written
+    return content, {}
+
+
+def _process(pid: object) -> str | None:
+    """Return what tells a process from all others of this machine, or None if it has ended."""
+    if not isinstance(pid, int):
+        return None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"  # its start, in ticks since then
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    with suppress(OSError):
+        command = ["ps", "-o", "lstart=", "-p", str(pid)]
+        found = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C", "TZ": "UTC"})  # noqa: S603
+        return found.stdout.strip() or None
+    return "unknown"
