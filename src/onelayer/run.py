@@ -11,6 +11,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -37,7 +38,7 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.model import MAX_FILE_BYTES, Model, pack, require_layer_shapes, unpack
+from onelayer.model import CHECKSUM, MAX_FILE_BYTES, Model, pack, require_layer_shapes, stated_checksum, unpack
 from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, choose_backend, train
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class Run:
             "seed": plan.config.seed,
             "backend": result.backend,
         }
-        write_file(self.summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+        write_json(self.summary_path, summary)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary of a complete run.
@@ -255,14 +256,11 @@ class Run:
             If the run is not complete, or the file is damaged.
         """
         try:
-            summary = json.loads(self.summary_path.read_bytes())
+            return read_json(self.summary_path)
         except FileNotFoundError:
             raise self._incomplete() from None
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.summary_path}: damaged ({error})") from None
-        if not isinstance(summary, dict):
-            raise RunError(f"{self.summary_path}: damaged (not a table of names and values)")
-        return summary
 
     def read_scores(self) -> dict[str, Score]:
         """The scores of a complete run: of train and validation, and of test where that was read.
@@ -534,7 +532,7 @@ def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
         If there is no such file, or it is damaged.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         if (content["format"], content["version"]) != (f"onelayer-{kind}", 1):
             raise ValueError("of another format")
         return parse(content)
@@ -558,7 +556,34 @@ def is_marked(file: Path, kind: str) -> bool:
 def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
     """Write what `read_mark` reads."""
     content = {"format": f"onelayer-{kind}", "version": 1} | content
-    write_file(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(file, content)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a table with its checksum, which does not depend on spaces, line breaks and the order of the names."""
+    write_file(file, (json.dumps(content | {CHECKSUM: _checksum(content)}, indent=2) + "\n").encode())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote, without the checksum; a file that has none is taken as it is.
+
+    Raises
+    ------
+    OSError, ValueError, RecursionError
+        If it cannot be read or is damaged.
+    """
+    content = json.loads(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("not a table of names and values")
+    checksum = stated_checksum(content)
+    content.pop(CHECKSUM, None)
+    if checksum and checksum != _checksum(content):
+        raise ValueError("its checksum is wrong; if you edited it, delete its line checksum")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def png(figure: "Figure", software: str = DRAWN) -> bytes:
