@@ -176,6 +176,19 @@ def test_templates_form_until_they_are_the_models(toy):
     assert "it ended with the same bits" in toy[0]
 
 
+@pytest.mark.parametrize("name", ["weights", "bias"])
+def test_a_run_that_ended_with_other_bits_is_not_said_to_have_the_same(tmp_path, name):
+    splits = toy_run(tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    model = run.read_model()
+    array = getattr(model.layer, name)
+    array.flat[0] = np.nextafter(array.flat[0], np.float32(9))  # as another machine's sums may
+    run.model_path.write_bytes(model.to_bytes())
+    text = page_of(run.path, splits)
+    assert "it ended with the same bits" not in text
+    assert "here it ended with slightly other weights than the run kept, which was made elsewhere" in text
+
+
 def test_hostile_names_are_words(tmp_path):
     splits = toy_run(tmp_path / "run")
     dataset = replace(splits.dataset, class_names=HOSTILE, name=HOSTILE[0])

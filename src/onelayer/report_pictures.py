@@ -169,10 +169,10 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
             weights[state.epoch] = state.layer.weights
 
     try:
-        trained = train(splits, config, on_epoch=capture, report_test=False).model.layer.weights
+        trained = train(splits, config, on_epoch=capture, report_test=False).model.layer
     except ConfigError as error:
         return {"reason": f"Training could not be repeated for these pictures: {error}."}
-    same = np.array_equal(trained, model.layer.weights)
+    same = all(getattr(trained, name).tobytes() == getattr(model.layer, name).tobytes() for name in ("weights", "bias"))
     columns = [
         templates(W[:, :K], model.class_names, shape, f" after {counted(epoch, 'epoch')}")
         for epoch, W in weights.items()
