@@ -82,15 +82,20 @@ def test_of_processes_that_start_together_one_works_in_a_directory(tmp_path, lef
     assert not list(path.glob(".onelayer-*"))
 
 
-@pytest.mark.parametrize("ended", ["pid of another process", "killed while it wrote", "damaged"])
+@pytest.mark.parametrize("ended", ["pid of another process", "killed while it wrote", "damaged", "interrupted"])
 def test_a_claim_of_a_process_that_has_ended_passes_on(tmp_path, monkeypatch, ended):
     monkeypatch.setattr(claim.time, "sleep", lambda seconds: None)
     with claimed(tmp_path / "another"):
         this = json.loads((tmp_path / "another" / CLAIM).read_text())["process"]
     (tmp_path / "another").rmdir()
     mine = {"host": platform.node(), "pid": os.getpid(), "process": "started before the last boot", "since": "then"}
-    content = {"pid of another process": json.dumps(mine), "killed while it wrote": "", "damaged": "[1]"}[ended]
-    (tmp_path / CLAIM).write_text(content)
+    contents = {
+        "pid of another process": json.dumps(mine | {"pid": os.getppid()}),
+        "killed while it wrote": "",
+        "damaged": "[1]",
+        "interrupted": json.dumps(mine | {"process": this}),
+    }
+    (tmp_path / CLAIM).write_text(contents[ended])
     with claimed(tmp_path):
         assert json.loads((tmp_path / CLAIM).read_text())["process"] == this
     assert not list(tmp_path.iterdir())
@@ -100,6 +105,22 @@ def test_a_claim_made_anew_by_another_process_is_left_to_it(tmp_path):
     with claimed(tmp_path):
         (tmp_path / CLAIM).write_text("{}")  # somebody deleted ours, and another process came
     assert (tmp_path / CLAIM).read_text() == "{}"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file system here is always full")
+def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *options: object, **named: object) -> object:
+        if mode != "xb":
+            return opened(path, mode, *options, **named)
+        opened(path, mode).close()
+        return opened(Path("/dev/full"), "wb")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(RunError, match="No space left on device; choose another place"), claimed(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_stays_of_a_directory_in_which_nothing_was_made(tmp_path):

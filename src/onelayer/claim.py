@@ -101,20 +101,19 @@ def _acquire(claim: Path) -> bytes:
     content = json.dumps(me).encode()
     while True:
         try:
-            with claim.open("xb") as file:
-                file.write(content)
-            return content
-        except FileExistsError:
-            pass
+            if _created(claim, content):
+                return content
         except OSError as error:
             raise RunError(f"cannot write {claim}: {error.strerror}; choose another place") from None
         theirs, holder = _read(claim)
         if holder is None:
             continue  # it has just been released
-        here = holder.get("host") == me["host"]
-        if holder and not (here and _process(holder.get("pid")) != holder.get("process")):
+        here, pid = holder.get("host") == me["host"], holder.get("pid")
+        # One of this process, which does not hold it, was left behind where it was interrupted.
+        ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
+        if holder and not ended:
             raise RunError(
-                f"{claim.parent}: process {holder.get('pid')} on {holder.get('host')} works there since "
+                f"{claim.parent}: process {pid} on {holder.get('host')} works there since "
                 f"{holder.get('since')}; wait until it has ended, or if it has, delete {claim}"
             )
         # Of those that find the same claim left behind, one may replace it: who makes the file named after it.
@@ -128,6 +127,21 @@ def _acquire(claim: Path) -> bytes:
             right.unlink(missing_ok=True)
 
 
+def _created(claim: Path, content: bytes) -> bool:
+    """Make a file with this content, or return that it is there."""
+    try:
+        file = claim.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # a full disk
+        claim.unlink()
+        raise
+    return True
+
+
 def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
     """What a claim holds: None where there is none any more, nothing where who made it was killed at that moment."""
     content = b""
@@ -138,6 +152,8 @@ def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
             return content, holder if isinstance(holder, dict) else {}
         except FileNotFoundError:
             return b"", None
+        except PermissionError:
+            return b"", {"host": "?", "pid": "?", "since": "?"}  # another user's
         except (OSError, ValueError):
             time.sleep(0.02)  # it is being written
     return content, {}
