@@ -90,7 +90,7 @@ def main() -> None:
             _exit(str(error), 2)
         if said.lost:
             reason = f"standard output: {said.lost.strerror}; what this command had to say is lost"
-            _exit(reason, 2 if sys.argv[1] in ANSWERING else 0)
+            _exit(reason, 2 if set(sys.argv[1:2]) & set(ANSWERING) else 0)
     except KeyboardInterrupt as stop:
         _exit(str(stop) or "stopped", 128 + (_stopped_by or signal.SIGINT))
     except Exception as error:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import secrets
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -170,6 +169,8 @@ def _process(pid: object) -> str | None:
     except (OSError, IndexError):
         if Path("/proc/self/stat").exists():
             return None
+    import subprocess  # where there is no /proc
+
     with suppress(OSError):
         command = ["ps", "-o", "lstart=", "-p", str(pid)]
         found = subprocess.run(command, capture_output=True, text=True, env={"LC_ALL": "C", "TZ": "UTC"})  # noqa: S603

@@ -80,6 +80,10 @@ def _canonical(option: str) -> str:
     return ALIASES.get(option, option)
 
 
+def _takes(command: str, option: str) -> bool:
+    return command in app and any(option in argument.names for argument in app[command].assemble_argument_collection())
+
+
 app = App(
     name="onelayer",
     help="Train, check and show one-layer image classifiers.",
@@ -542,17 +546,15 @@ def _draw(
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
     import_module("onelayer.cli_studies")  # adds its commands to the app
-    taken: set[str] = set()  # other words stay as they were typed, for the message that there is no such option
-    if arguments and arguments[0] in app and not arguments[0].startswith("-"):
-        taken = {name for option in app[arguments[0]].assemble_argument_collection() for name in option.names}
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names
             tokens += arguments[place:]
             break
-        typed, equals, value = argument.partition("=")
-        name = _canonical(typed)
-        tokens.append((name if name in taken else typed) + equals + value)
+        name, equals, value = argument.partition("=")
+        if name != _canonical(name) and _takes(arguments[0], _canonical(name)):
+            name = _canonical(name)  # another stays as it was typed, for the message that there is no such option
+        tokens.append(name + equals + value)
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:

@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -493,21 +492,20 @@ def is_explanation(content: bytes) -> bool:
     return False
 
 
-class _Head(HTMLParser):
-    """Finds what the head of a page says about what made it."""
-
-    within = generator = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("head", "body"):
-            self.within = tag
-        elif tag == "meta" and self.within == "head" and dict(attrs).get("name") == "generator":
-            self.generator = dict(attrs).get("content") or ""
-
-
 def is_report(content: bytes) -> bool:
-    """Whether this is a report: a page that says so in its head."""
-    head = _Head()
+    """Whether this is a report: a page of which the head says so."""
+    from html.parser import HTMLParser
+
+    class Head(HTMLParser):
+        within = generator = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag in ("head", "body"):
+                self.within = tag
+            elif tag == "meta" and self.within == "head" and dict(attrs).get("name") == "generator":
+                self.generator = dict(attrs).get("content") or ""
+
+    head = Head()
     head.feed(content[:MARK_WITHIN].decode("utf-8", "replace"))
     return content.startswith(b"<!DOCTYPE html>") and head.generator == GENERATOR
 
