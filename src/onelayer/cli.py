@@ -81,7 +81,10 @@ def _canonical(option: str) -> str:
 
 
 def _takes(command: str, option: str) -> bool:
-    return command in app and any(option in argument.names for argument in app[command].assemble_argument_collection())
+    """Whether a command has an option, under this name."""
+    if command.startswith("-") or command not in app:
+        return False
+    return any(option in argument.names for argument in app[command].assemble_argument_collection())
 
 
 app = App(
