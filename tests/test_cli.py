@@ -38,7 +38,8 @@ def test_train_says_what_it_does(run_cli, tiny_cifar, tmp_path):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "CIFAR-10, protocol batch: 60 train, 60 validation, 60 test rows of 3,072 numbers"
-    assert lines[1].startswith("note: not the official CIFAR-10")
+    assert lines[1] == "10 classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+    assert lines[2].startswith("note: not the official CIFAR-10")
     epochs = [line for line in lines if line.startswith("epoch")]
     assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
     assert re.fullmatch(r"epoch 3/3  train \d\.\d{4} nats, [\d.]+ %  validation \d\.\d{4} nats, [\d.]+ %", epochs[-1])
@@ -310,7 +311,9 @@ def vectors(run_cli, tmp_path):
     settings = ["--learning-rate", "0.05", "--epochs", "20", "--l2", "0.01", "--no-figures"]
     code, out, err = run_cli("train", "--data", "wine.npz", "--out", "wine", *settings)
     assert (code, err) == (0, "")
-    assert out.startswith("wine, protocol stratified: 106 train, 36 validation, 36 test rows of 13 numbers\nepoch")
+    assert out.startswith(
+        "wine, protocol stratified: 106 train, 36 validation, 36 test rows of 13 numbers\n3 classes: "
+    )
     return tmp_path / "wine", wine.data.astype(np.float32)
 
 

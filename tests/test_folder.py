@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -166,6 +167,8 @@ def test_the_suffixes_are_those_of_pillow():
         (["train", "validation", "test"], {"train": 4, "validation": 4, "test": 4}),
         (["test", "val", "train"], {"train": 4, "validation": 4, "test": 4}),
         (["Train", "Valid"], {"train": 4, "validation": 4}),
+        (["training", "testing"], {"train": 4, "test": 4}),
+        (["Testing", "TRAINING", "dev"], {"train": 4, "validation": 4, "test": 4}),
         (["train"], {"train": 4}),
         (["train", "test", "masks"], {"train": 4, "test": 4}),
         (["train", "truck"], {}),  # a class of vehicles
@@ -177,6 +180,8 @@ def test_divisions(tmp_path, folders, parts):
         for name in ("a", "b"):
             for number in range(2):
                 write(tmp_path / part / name / f"{number}.png")
+        if not parts:
+            write(tmp_path / part / "c.png")  # images of its own, which make it a class
     dataset = load(tmp_path)
     assert {part: rows.stop - rows.start for part, rows in dataset.parts.items()} == parts
     assert list(dataset.parts) == list(parts)  # in this order
@@ -186,6 +191,51 @@ def test_divisions(tmp_path, folders, parts):
         np.testing.assert_array_equal(dataset.labels[rows], [0, 0, 1, 1])
         np.testing.assert_array_equal(dataset.rows[rows][2], pixels(tmp_path / place / "b" / "0.png"))
     assert dataset.notes == (("left out, as they are beside test: masks",) if "masks" in folders else ())
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (
+            ["fold1/a", "fold1/b", "fold2/a", "fold2/b"],
+            ": fold1, fold2 are not classes: each holds folders of the same names (a, b) and no images of its own; "
+            "pass one of them, as {}/fold1, or call them train, validation and test; "
+            "if they are classes, put their images right into them",
+        ),
+        (["seg_test/a", "seg_test/b", "seg_train/a", "seg_train/b", "seg_train/c"], ": seg_test, seg_train are not "),
+        (["train/a", "train/b", "eval/a", "eval/b"], ": eval, train are not classes: each holds folders of the same"),
+        (["train/x/a", "train/x/b", "train/y/a", "train/y/b", "test/x/a"], "/train: x, y are not classes: each holds"),
+        (["set/train/a", "set/train/b", "set/test/a"], ": holds one folder of images only, set, which is not a class "),
+        (["set/a", "set/b"], ": holds one folder of images only, set, which is not a class but holds folders itself "
+         "(a, b); pass {}/set"),
+    ],
+)  # fmt: skip
+def test_a_folder_one_level_too_high_is_refused(tmp_path, layout, words):
+    for place in layout:
+        write(tmp_path / place / "x" / "1.png")
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path) + words.format(tmp_path))}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ["cat/images/1.png", "dog/images/1.png"],  # as Tiny ImageNet is laid out
+        ["cat/2019/1.png", "cat/2020/1.png", "dog/2020/1.png", "dog/2021/1.png"],
+        ["cat/2019/1.png", "cat/2020/1.png", "dog/2019/1.png", "dog/2020/1.png", "dog/1.png"],
+    ],
+)
+def test_classes_may_hold_folders(tmp_path, layout):
+    for place in layout:
+        write(tmp_path / place)
+    assert load(tmp_path).class_names == ("cat", "dog")
+
+
+def test_train_says_which_classes_it_found(cifar_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.run(["train", "--data", str(cifar_folder[0]), "--epochs", "1", "--no-figures"])
+    names = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+    assert capsys.readouterr()[0].splitlines()[1] == f"10 classes: {names}"
 
 
 def test_a_class_that_testing_does_not_meet_keeps_the_others_numbers(tmp_path):

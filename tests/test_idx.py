@@ -95,6 +95,8 @@ def test_validation_and_one_part(parts, tmp_path):
         "test": 30,
     }
     assert list(read_idx(write_set(tmp_path / "b", {"test": parts["t10k"]})).parts) == ["test"]
+    other_names = {"training": parts["train"], "dev": more["val"], "testing": parts["t10k"]}
+    assert read_idx(write_set(tmp_path / "c", other_names)).fingerprint == found.fingerprint
 
 
 def test_packed_and_unpacked_side_by_side(parts, tmp_path):

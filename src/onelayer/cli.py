@@ -143,7 +143,7 @@ def train(
     choose_backend(splits.dataset, config)  # refuses what does not fit before anything is made
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
-        screen.data(splits)
+        screen.data(splits, classes=True)
         if config.backend == "auto" and native.kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
         with _resumable(run):

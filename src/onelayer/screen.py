@@ -20,7 +20,7 @@ from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training import TrainingResult, TrainingState
-from onelayer.words import counted, mean_and_sd, percent
+from onelayer.words import counted, listed, mean_and_sd, percent
 
 if TYPE_CHECKING:
     from onelayer.comparison import Comparison
@@ -60,11 +60,13 @@ class Screen:
             table.add_row(*row)
         self._console.print(table, markup=False, soft_wrap=False)
 
-    def data(self, splits: Splits) -> None:
-        """Say what is trained on, and whatever a person should know about it."""
+    def data(self, splits: Splits, classes: bool = False) -> None:
+        """Say what is trained on, on request with its classes, and whatever a person should know about it."""
         dataset = splits.dataset
         sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
         self.say(f"{dataset.name}, protocol {splits.protocol}: {sizes} rows of {dataset.rows.shape[1]:,} numbers")
+        if classes:
+            self.say(f"{len(dataset.class_names):,} classes: {listed(dataset.class_names)}")
         self.notes(dataset)
         for pair, count in splits.duplicates.items():
             if count:

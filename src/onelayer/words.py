@@ -1,6 +1,7 @@
 """Numbers and names as people read them."""
 
 import math
+from collections.abc import Iterable
 
 
 def counted(count: int, noun: str) -> str:
@@ -29,3 +30,13 @@ def printable(text: str, length: int = 100) -> str:
     """A text of strangers, fit to be printed."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def listed(names: Iterable[str], length: int = 80) -> str:
+    """Names of strangers in a line: as many as have room in so many characters, but at least one."""
+    shown = ""
+    for name in map(printable, names):
+        if shown and len(shown) + len(name) > length:
+            return f"{shown}, ..."
+        shown += f", {name}" if shown else name
+    return shown

@@ -17,7 +17,7 @@ from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
 from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
-from onelayer.words import counted, is_name, printable
+from onelayer.words import counted, is_name, listed, printable
 
 _OFTEN = 10_000  # files after which a person wants to see that something goes on
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
@@ -41,7 +41,8 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     Parameters
     ----------
     path : Path
-        Of ``CLASS/.../IMAGE``, or of ``train/CLASS/.../IMAGE`` with the like in validation (val, valid) and test.
+        Of ``CLASS/.../IMAGE``, or of ``train/CLASS/.../IMAGE`` with the like in validation and test, or in folders of
+        other usual names for these (PARTS).
     config : SourceConfig
         The size that images are brought to is by default the most common of those that they have when both sides are
         scaled down to at most 64 pixels.
@@ -56,8 +57,8 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     Raises
     ------
     DataError
-        If the layout is another, a class has no images, there are fewer than two classes, a link leads in a circle, or
-        more than 1 % of the images cannot be read and this is not allowed.
+        If the layout is another, as where the classes lie a level deeper, a class has no images, there are fewer than
+        two classes, a link leads in a circle, or more than 1 % of the images cannot be read and this is not allowed.
     """
     progress = progress or (lambda done, total: None)
     scan = _Scan(path, progress)
@@ -183,17 +184,50 @@ def _groups(scan: _Scan) -> list[_Group]:
     ]
     classes = {group.class_name for group in groups if group.trains}
     if len(classes) == 1:
-        raise DataError(f"{scan.root}: has images of one class only, {classes.pop()}; a classifier needs two")
+        _refuse_one_class(scan, next(group.folder for group in groups if group.trains), classes.pop())
     for group in groups:
         if group.class_name not in classes:
             raise DataError(f"{scan.path(group.folder)}: is no class of train; add it there, or remove the folder")
     for group in groups:
         group.files = scan.images(group.folder)
+    _require_classes(scan, [group for group in groups if group.trains])
     _require_images(scan, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(_SUFFIXES))})")
     if sum(scan.other.values()) > MAX_LOST * scan.count:
         suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(MOST_NAMED))
         scan.notes.append(f"{counted(scan.other.total(), 'file')} left out whose suffix is no image's: {suffixes}")
     return groups
+
+
+def _refuse_one_class(scan: _Scan, folder: str, name: str) -> None:
+    inner, beside = scan.folders(folder)
+    if len(inner) > 1 and not beside:
+        raise DataError(
+            f"{scan.root}: holds one folder of images only, {name}, which is not a class but holds folders itself "
+            f"({listed(inner)}); pass {scan.path(folder)}"
+        )
+    raise DataError(f"{scan.root}: has images of one class only, {name}; a classifier needs two")
+
+
+def _require_classes(scan: _Scan, groups: list[_Group]) -> None:
+    """Refuse "classes" that hold the same folders and no images of their own: the classes are a level below.
+
+    One folder in each is not that; some sets keep the images of every class in a folder called images.
+    """
+    inner: list[set[str]] = []
+    for group in groups:
+        start = len(group.folder) + 1
+        if not all("/" in file[start:] for file in group.files):  # in most sets the first file decides
+            return
+        inner.append({file[start:].partition("/")[0] for file in group.files})
+    most = max(inner, key=len)
+    if all(len(names) > 1 and names <= most for names in inner):
+        above = scan.path(groups[0].folder.rpartition("/")[0])
+        raise DataError(
+            f"{above}: {listed([group.class_name for group in groups])} are not classes: each holds folders of the "
+            f"same names ({listed(sorted(most))}) and no images of its own; pass one of them, as "
+            f"{scan.path(groups[0].folder)}, or call them train, validation and test; "
+            "if they are classes, put their images right into them"
+        )
 
 
 def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: str) -> None:
