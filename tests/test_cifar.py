@@ -63,7 +63,7 @@ def test_the_official_files(cifar, real_batches):
 def test_other_forms_of_the_official_contents_are_official(cifar, real_batches, write_form, tmp_path, form):
     parts = ("data_batch_3", "test_batch")
     batches = {part: real_batches[part] for part in parts}
-    dataset = read_cifar(write_form(batches, form, tmp_path))
+    dataset = read_cifar(write_form(batches, form, tmp_path), parts)
     assert_holds(dataset, batches)
     assert dataset.official
     assert dataset.fingerprint == read_cifar(cifar, parts).fingerprint
@@ -74,9 +74,16 @@ def test_the_official_files_in_an_archive(cifar, real_batches, write_tar, tmp_pa
     folder.mkdir()
     for name in ("test_batch", "batches.meta", "data_batch_5"):
         (folder / name).symlink_to(cifar / name)
-    dataset = read_cifar(write_tar(folder, tmp_path / ARCHIVES["python"]))
-    assert_holds(dataset, {part: real_batches[part] for part in ("data_batch_5", "test_batch")})
+    parts = ("data_batch_5", "test_batch")
+    archive = write_tar(folder, tmp_path / ARCHIVES["python"])
+    dataset = read_cifar(archive, parts)
+    assert_holds(dataset, {part: real_batches[part] for part in parts})
     assert dataset.official
+    whole = read_cifar(archive)
+    assert whole.fingerprint == dataset.fingerprint
+    assert not whole.official, "four batches are missing"
+    words = "not the whole CIFAR-10: it lacks data_batch_1, data_batch_2, data_batch_3, data_batch_4"
+    assert whole.notes == (words,)
 
 
 def test_memory_is_the_rows_and_few_files(cifar):
@@ -180,7 +187,9 @@ def test_a_part_that_is_not_there(tiny_cifar, write_tar, tmp_path, packed):
     source = write_tar(tiny_cifar, tmp_path / "a.tar.gz") if packed else tiny_cifar
     with pytest.raises(MissingPartError, match=r": lacks data_batch_2$"):
         read_cifar(source, ("data_batch_1", "data_batch_2"))
-    assert len(read_cifar(source).parts) == 5
+    dataset = read_cifar(source)
+    assert len(dataset.parts) == 5
+    assert dataset.notes[-1] == "not the whole CIFAR-10: it lacks data_batch_2"
 
 
 def test_an_archive_of_other_things(tmp_path, write_tar):
@@ -272,6 +281,9 @@ def test_the_hundred_that_are_official(parts_100, write_form_100, tmp_path):
         assert (found.official, found.notes) == (True, ())
         prints.add(found.fingerprint)
     assert len(prints) == 1
+    (folders["binary"] / "test.bin").unlink()
+    found = read_cifar(folders["binary"], sets=(CIFAR10, ours))
+    assert (found.official, found.notes) == (False, ("not the whole CIFAR-100: it lacks test",))
     other = NAMES_100 | {"fine": ("Apple", *FINE[1:])}
     found = read_cifar(write_form_100(parts_100, other, "python", tmp_path / "other"), sets=(CIFAR10, ours))
     assert not found.official
@@ -321,7 +333,7 @@ def test_a_flipped_pixel_is_noted(cifar, tmp_path):
     content = bytearray((cifar / "test_batch").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "test_batch").write_bytes(content)
-    dataset = read_cifar(tmp_path)
+    dataset = read_cifar(tmp_path, ("test_batch",))
     assert not dataset.official
     (note,) = dataset.notes
     assert note.startswith("not the official CIFAR-10: test_batch differs from the published file (MD5 ")

@@ -166,6 +166,16 @@ def test_official_files_are_known_whatever_their_folder(published, parts):
     assert read_idx(packed).official
 
 
+def test_a_part_alone_is_not_the_official_set(published, parts, tmp_path):
+    _, plain, _ = published
+    for file in plain.glob("t10k-*"):
+        file.unlink()
+    found = read_idx(plain)
+    assert (found.official, found.notes) == (False, ("not the whole Fashion-MNIST: it lacks the test part",))
+    own = read_idx(write_set(tmp_path / "own", {"train": images_and_labels(seed=4)}))
+    assert (own.official, own.notes) == (None, ())
+
+
 def test_a_file_that_is_not_the_official_one(published, parts):
     _, plain, _ = published
     file = plain / "t10k-images-idx3-ubyte"

@@ -259,8 +259,20 @@ def test_splits_of_a_subset(tiny_cifar, write_tar, tmp_path, packed):
     splits = load_splits(source, SplitConfig(validation_size=10))
     assert splits.protocol == "full"
     assert [len(split) for split in splits] == [50, 10, 60]
+    missing = "data_batch_2, data_batch_3, data_batch_4, data_batch_5"
+    assert splits.dataset.notes[-1] == f"not the whole CIFAR-10: it lacks {missing}"
     with pytest.raises(ConfigError, match="CIFAR-10 has no data_batch_2; use the protocol stratified"):
         load_splits(source, SplitConfig(protocol="batch"))
+
+
+def test_the_batches_suffice_for_their_protocol_and_no_other(cifar, tmp_path):
+    for name in ("data_batch_1", "data_batch_2", "test_batch", "batches.meta"):
+        (tmp_path / name).symlink_to(cifar / name)
+    dataset = load_splits(tmp_path, SplitConfig()).dataset
+    assert (dataset.official, dataset.notes) == (True, ())
+    dataset = load_splits(tmp_path, SplitConfig(protocol="full")).dataset
+    words = "not the whole CIFAR-10: it lacks data_batch_3, data_batch_4, data_batch_5"
+    assert (dataset.official, dataset.notes) == (False, (words,))
 
 
 def test_digits_have_no_batches():

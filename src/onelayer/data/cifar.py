@@ -223,6 +223,8 @@ class _Found:
         notes = [self.notes[part] for part in self.cifar.parts if part in self.notes]
         if self.class_names != self.cifar.classes[self.kind]:
             notes.append(f"not the official {self.cifar.name}: the classes are {', '.join(self.class_names)}")
+        if missing:
+            notes.append(f"not the whole {self.cifar.name}: it lacks {', '.join(missing)}")
         self.rows.resize((self.used, _PIXELS), refcheck=False)
         return Dataset(
             rows=self.rows,

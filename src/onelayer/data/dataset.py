@@ -30,7 +30,8 @@ class Dataset:
     parts : mapping of str to slice
         The source's own division of the rows, in the source's order; empty where it has none.
     official : bool or None
-        Whether every part read is, to the last bit, the published one; None where nothing is published to compare with.
+        Whether all parts, or all that were asked for, are there and are, to the last bit, the published ones; None
+        where nothing is published to compare with.
     notes : tuple of str
         What a person should be told about the source.
     source : str

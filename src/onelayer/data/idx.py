@@ -108,6 +108,9 @@ def read_idx(path: Path, progress: Progress | None = None, expected: IdxSet | No
     if expected and published and published is not expected:
         raise DataError(f"{path}: holds {published.name}, not {expected.name}; to use it as it is, pass its path")
     official, notes = _compared(files, published)
+    if published and (missing := [part for part in ("train", "test") if part not in parts]):
+        official = False
+        notes.append(f"not the whole {published.name}: it lacks the {missing[0]} part")
     if prefix.lower().startswith("emnist"):
         shape = _permute(rows, shape, (1, 0))
         notes.append("EMNIST's images are stored with rows and columns exchanged; they were turned upright")
