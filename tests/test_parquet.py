@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -199,9 +200,9 @@ def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path / "train.parquet", pictures(6))
     write(tmp_path / "trainer.parquet", pictures(6))
     assert load(tmp_path).notes == ("left out, as they are of neither train, validation nor test: trainer.parquet",)
-    for columns in ({"label": [0, 1], "labels": [1, 0]}, {"label": ["a", "b"]}):
+    for columns in ({"label": [0, 1], "labels": [1, 0]}, {"label": ["a", "b"]}, {"labels": [0, 1]}):
         write(tmp_path / "test.parquet", pictures(2), columns)
-        if columns["label"][0] == "a":
+        if len(columns) == 1:
             with pytest.raises(DataError, match=r"/test.parquet: has other columns, or classes, than train.parquet$"):
                 load(tmp_path)
         else:
@@ -213,6 +214,90 @@ def test_hidden_files_are_left_out(tmp_path):
     (tmp_path / "data" / "._a.parquet").write_bytes(b"what a Mac leaves")
     (tmp_path / "._a.parquet").write_bytes(b"what a Mac leaves")
     assert len(load(tmp_path).rows) == 6
+
+
+def numbered(folder, stem, count, numbers):
+    for number in numbers:
+        write(folder / f"{stem}-{number:05}-of-{count:05}.parquet", pictures(6, seed=number))
+    return folder
+
+
+def test_files_that_others_count_are_missing(tmp_path):
+    numbered(tmp_path / "two" / "data", "train", 3, [0, 2])
+    with pytest.raises(DataError, match=r"^/.*/two: lacks train-00001-of-00003, which train-00000-of-0000"):
+        load(tmp_path / "two")
+    numbered(tmp_path / "two" / "data", "train", 3, [1])
+    assert len(load(tmp_path / "two").rows) == 18
+    numbered(tmp_path / "two" / "data", "test", 1000, [7])
+    with pytest.raises(
+        DataError, match=r"lacks test-00000-of-01000, test-00001-of-01000.*, \.\.\., which test-"
+    ):
+        load(tmp_path / "two")
+    numbered(tmp_path / "hashed", "train", 1, [0])
+    (tmp_path / "hashed" / "train-00000-of-00001.parquet").rename(
+        tmp_path / "hashed" / "train-00000-of-00001-a09b74b3ef9c3b56.parquet"
+    )
+    assert len(load(tmp_path / "hashed").rows) == 6
+    numbered(tmp_path / "hashed", "train", 1, [0])
+    with pytest.raises(
+        DataError, match=r"/hashed: holds more files train-\.\.\. than the 1 that train-00000-of-00001-?"
+    ):
+        load(tmp_path / "hashed")
+    numbered(tmp_path / "from one", "part", 2, [1, 2])
+    assert len(load(tmp_path / "from one").rows) == 12
+
+
+def test_one_of_several_files_is_noted(tmp_path):
+    path = numbered(tmp_path, "train", 3, [1]) / "train-00001-of-00003.parquet"
+    assert load(path).notes == ("train-00001-of-00003.parquet is one of 3 files; to read all, pass their folder",)
+
+
+@pytest.mark.parametrize("level", ["", "default", "other"])
+def test_the_hub_s_converted_layout(tmp_path, level):
+    images = {"train": pictures(8), "test": pictures(4, seed=1)}
+    for part, of_part in images.items():
+        write(tmp_path / level / part / "0000.parquet", of_part[: len(of_part) // 2])
+        write(tmp_path / level / part / "0001.parquet", of_part[len(of_part) // 2 :])
+    dataset = load(tmp_path)
+    assert dataset.parts == {"train": slice(0, 8), "test": slice(8, 12)}
+    np.testing.assert_array_equal(dataset.rows, np.concatenate([rows_of(of_part) for of_part in images.values()]))
+    assert dataset.notes == ()
+    (tmp_path / level / "test" / "0001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"/test/0001\.parquet: is damaged"):
+        load(tmp_path)
+
+
+def test_a_piece_of_a_part_is_noted(tmp_path):
+    write(tmp_path / "default" / "partial-train" / "0000.parquet", pictures(8))
+    dataset = load(tmp_path)
+    assert list(dataset.parts) == ["train"]
+    assert dataset.notes == ("partial-train is, as its name says, a piece of the part only",)
+
+
+def test_a_folder_with_the_name_of_a_file_is_looked_into(tmp_path):
+    write(tmp_path / "train.parquet" / "part-0.snappy.parquet", pictures(5))
+    write(tmp_path / "train.parquet" / "part-1.snappy.parquet", pictures(5, seed=1))
+    write(tmp_path / "test.parquet" / "test.parquet", pictures(4, seed=2))
+    (tmp_path / "empty.parquet").mkdir()
+    dataset = load(tmp_path)
+    assert dataset.parts == {"train": slice(0, 10), "test": slice(10, 14)}
+    assert dataset.notes == ()
+    assert len(load(tmp_path / "train.parquet").rows) == 10
+
+
+@pytest.mark.parametrize(
+    "columns", [{"label": np.full(4, -1)}, {"label": pa.array([None] * 4, pa.int64())}, {"label": pa.nulls(4)}, {}]
+)
+def test_a_part_without_labels_is_left_out(tmp_path, columns):
+    features = {"label": ["a", "b", "c"]}
+    write(tmp_path / "train.parquet", pictures(6), {"label": [0, 1, 2, 0, 1, 2]}, features)
+    write(tmp_path / "test.parquet", pictures(4, seed=1), columns, features)
+    dataset = load(tmp_path)
+    assert (len(dataset.rows), dict(dataset.parts)) == (6, {"train": slice(0, 6)})
+    assert dataset.notes == ("left out, as its rows have no labels: test",)
+    write(tmp_path / "test.parquet", pictures(4, seed=1), {"label": [-1, -1, -1, 2]}, features)
+    with pytest.raises(DataError, match=r"/test\.parquet: row 0 has the label -1; labels are 0 to 2$"):
+        load(tmp_path)
 
 
 def test_several_sets_in_a_folder(tmp_path):
@@ -288,9 +373,9 @@ def test_no_parquet_file(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and so on")
     with pytest.raises(DataError, match=r"/a\.parquet: is damaged or no parquet file \("):
         load(tmp_path / "a.parquet")
-    (tmp_path / "b" / "a.parquet").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"/a\.parquet: is not a file$"):
-        load(tmp_path / "b")
+    os.mkfifo(tmp_path / "b.parquet")  # to open it would wait for ever
+    with pytest.raises(DataError, match=r"/b\.parquet: is not a file$"):
+        load(tmp_path / "b.parquet")
     write(tmp_path / "c.parquet", [], {"label": np.zeros(0, int)})
     with pytest.raises(DataError, match=r"/c\.parquet: holds no images$"):
         load(tmp_path / "c.parquet")

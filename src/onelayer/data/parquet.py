@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.image_rows import image_rows
 from onelayer.data.images import Encoded
 from onelayer.errors import ConfigError, DataError
-from onelayer.words import is_name, printable
+from onelayer.words import is_name, listed, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,13 +35,19 @@ _FREE_ROWS = 1000  # may claim less
 _BATCH_ROWS, _BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
 _LOOK = 1000  # files of a folder, to see of what kind they are
+_PARTIAL = "partial-"  # how the hub calls a part of which it converted a piece
+_NUMBERED = re.compile(r"(?P<name>.*)-(?P<number>[0-9]{1,6})-of-(?P<count>[0-9]{1,6})(?![0-9]).*")
 
 
 def find_parquet(path: Path) -> Path | None:
-    """The path, if it is a parquet file, or a folder with such or with one folder that has them."""
+    """The path, if it is a parquet file, or a folder with such, or with one folder that has them.
+
+    A folder can stand for a file: one with its suffix, as other programs write many files as one, and one with the name
+    of a part, as the hub converts sets.
+    """
     if not path.is_dir():
         return path if path.suffix == ".parquet" else None
-    return path if any(_folders(path)) else None
+    return path if _folders(path) else None
 
 
 def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = None) -> Dataset:
@@ -51,7 +57,8 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     ----------
     path : Path
         A file; or a folder with files whose names start with their part (train, validation or val, test), or with
-        files of no part, or with one folder that has such. Others beside those of parts are left out.
+        files of no part, or with one folder that has such. Others beside those of parts are left out, and so are parts
+        for validation and testing without labels.
     config : SourceConfig
         Sizes and images that cannot be read are treated as in a folder of images. `coarse` takes the column
         coarse_label.
@@ -66,13 +73,18 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     Raises
     ------
     DataError
-        If pyarrow is not installed, a column is missing or ambiguous, or something is damaged.
+        If pyarrow is not installed, a column is missing or ambiguous, something is damaged, or files are missing of
+        which others say by their names that they are there.
     ConfigError
         If there are no coarse labels.
     """
     parts, notes = _parts(path)
+    columns = _columns(next(iter(parts.values()))[0], config.coarse)
+    for part in list(parts)[1:]:
+        if not any(_has_labels(file, columns.label) for file in parts[part]):
+            del parts[part]
+            notes.append(f"left out, as its rows have no labels: {part}")
     files = [file for of_part in parts.values() for file in of_part]
-    columns = _columns(files[0], config.coarse)
     for file in files[1:]:
         if _columns(file, config.coarse) != columns:
             raise DataError(f"{file}: has other columns, or classes, than {files[0].name}")
@@ -106,39 +118,90 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
 # which files there are
 
 
-def _folders(path: Path) -> dict[Path, list[Path]]:
-    """The parquet files of a folder, or where it has none of its own, those of each folder in it."""
+def _folders(path: Path) -> list[Path]:
+    """The folder, if it has parquet files, else those in it that have."""
+    if _has(path):
+        return [path]
     with os.scandir(path) as entries:
         inner = sorted(path / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    return {folder: sorted(folder.glob(_SHOWN)) for folder in ([path] if _has(path) else filter(_has, inner))}
+    return [folder for folder in inner if _has(folder)]
 
 
 def _has(folder: Path) -> bool:
-    """Whether a folder has parquet files, by its first files: it may hold a million images."""
-    with os.scandir(folder) as entries:
-        return any(fnmatchcase(entry.name, _SHOWN) for entry in islice(entries, _LOOK))
+    """Whether a folder has parquet files, by its first entries: it may hold a million images.
+
+    One that cannot be looked into has none: it is for those to say so who read it.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(_holds(entry) for entry in islice(entries, _LOOK))
+    return False
+
+
+def _holds(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a parquet file, or a folder that stands for one."""
+    named = fnmatchcase(entry.name, _SHOWN)
+    if not named and entry.name.lower().removeprefix(_PARTIAL) not in PARTS:
+        return False
+    if not entry.is_dir():
+        return named
+    with os.scandir(entry.path) as inner:
+        return any(fnmatchcase(file.name, _SHOWN) and file.is_file() for file in islice(inner, _LOOK))
 
 
 def _parts(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each part, in the order of parts and names, and notes; the part is "" where there is no division."""
     if not path.is_dir():
-        return {"": [path]}, []
+        match = _NUMBERED.fullmatch(path.name)
+        count = int(match["count"]) if match else 1
+        return {"": [path]}, [f"{path.name} is one of {count} files; to read all, pass their folder"] * (count > 1)
     folders = _folders(path)
+    if not folders:
+        raise DataError(f"{path}: holds no parquet files")
     if len(folders) > 1:
         names = printable(", ".join(folder.name for folder in folders))
         raise DataError(f"{path}: holds several sets of parquet files; pass the path of one: {names}")
+    with os.scandir(folders[0]) as entries:
+        found = sorted(folders[0] / entry.name for entry in entries if _holds(entry))
+    if any(fnmatchcase(place.name, _SHOWN) for place in found):
+        found = [place for place in found if fnmatchcase(place.name, _SHOWN)]
     parts: dict[str, list[Path]] = {}
-    others = []
-    for file in next(iter(folders.values())):
-        if match := _PART.match(file.name):
-            parts.setdefault(PARTS[match[1].lower()], []).append(file)
+    others: list[tuple[Path, list[Path]]] = []
+    notes = []
+    for place in found:
+        files = sorted(file for file in place.glob(_SHOWN) if file.is_file()) if place.is_dir() else [place]
+        whole = place.name.lower().removeprefix(_PARTIAL)
+        if match := _PART.match(whole):
+            parts.setdefault(PARTS[match[1].lower()], []).extend(files)
+            if whole != place.name.lower():
+                notes.append(f"{place.name} is, as its name says, a piece of the part only")
         else:
-            others.append(file)
-    if not parts:
-        return {"": others}, []
-    names = printable(", ".join(file.name for file in others))
-    notes = [f"left out, as they are of neither train, validation nor test: {names}"] if others else []
-    return {part: parts[part] for part in PARTS.values() if part in parts}, notes
+            others.append((place, files))
+    if parts and others:
+        names = printable(", ".join(place.name for place, _ in others))
+        notes.append(f"left out, as they are of neither train, validation nor test: {names}")
+    parts = {part: parts[part] for part in dict.fromkeys(PARTS.values()) if part in parts}
+    parts = parts or {"": [file for _, files in others for file in files]}
+    _require_whole(path, [file for files in parts.values() for file in files])
+    return parts, notes
+
+
+def _require_whole(path: Path, files: list[Path]) -> None:
+    """Refuse files that say by their names how many they are, where they are fewer or more."""
+    found: dict[tuple[Path, str], list[re.Match[str]]] = {}
+    for file in files:
+        if match := _NUMBERED.fullmatch(file.name):
+            found.setdefault((file.parent, match["name"]), []).append(match)
+    for (_, name), matches in found.items():
+        first = matches[0]
+        numbers = {int(match["number"]) for match in matches}
+        count = int(first["count"])
+        start = 0 if 0 in numbers else int(count in numbers)
+        if missing := sorted(set(range(start, start + count)) - numbers):
+            width = len(first["number"])
+            lacking = listed((f"{name}-{number:0{width}}-of-{first['count']}" for number in missing), 200)
+            raise DataError(f"{path}: lacks {lacking}, which {first.string} counts; fetch them, or rename the others")
+        if len(matches) > count:
+            raise DataError(f"{path}: holds more files {name}-... than the {count} that {first.string} counts")
 
 
 # their columns
@@ -256,6 +319,23 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is damaged or no parquet file ({printable(str(error).partition(chr(10))[0], 200)})")
 
 
+def _has_labels(path: Path, label: str) -> bool:
+    """Whether a file has a label in any row: tests are often published with -1, or nothing, instead."""
+    with _opened(path) as file:
+        import pyarrow.compute as pc
+        import pyarrow.types as of
+
+        if label not in file.schema_arrow.names:
+            return not {*_LABELS, _COARSE}.isdisjoint(file.schema_arrow.names)  # a label of another name
+        for batch in file.iter_batches(_BATCH_ROWS * 64, columns=[label]):
+            column = batch.column(0)
+            if of.is_signed_integer(column.type):
+                column = pc.if_else(pc.equal(column, -1), None, column)
+            if column.null_count < len(column):
+                return True
+    return False
+
+
 def _labels(path: Path, columns: _Columns) -> np.ndarray:
     """The labels (n,) of a file, int64 or texts."""
     found: list[np.ndarray] = []
@@ -306,6 +386,8 @@ class StoredImages:
     def __init__(self, counts: dict[Path, int], column: str) -> None:
         self.counts = counts
         self.column = column
+        alike = len({file.name for file in counts}) < len(counts)  # train/0000.parquet and test/0000.parquet
+        self.names = {file: "/".join(file.parts[-1 - alike :]) for file in counts}
         self.batches = {file: _batch_sizes(file, column) for file in counts}
 
     def __len__(self) -> int:
@@ -325,7 +407,7 @@ class StoredImages:
                         if row + len(column) > self.counts[path]:
                             raise DataError(f"{path}: is damaged: holds more images than labels")
                         for content in column.to_pylist():
-                            yield Encoded(f"{path.name}, row {row}", content or b"")
+                            yield Encoded(f"{self.names[path]}, row {row}", content or b"")
                             row += 1
             if row < self.counts[path]:
                 raise DataError(f"{path}: is damaged: holds {row:,} images for {self.counts[path]:,} labels")
