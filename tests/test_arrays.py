@@ -149,6 +149,22 @@ def test_a_file_alone_is_one_set_whatever_else_its_folder_holds():
     assert dict(dataset.parts) == {}
 
 
+def test_folders_with_the_names_of_files_are_looked_into():
+    save("folder", X=X, y=Y)
+    for name in ("X.npy", "y.npy"):
+        content = (Path("set") / name).read_bytes()
+        (Path("set") / name).unlink()
+        (Path("set") / name).mkdir()
+        (Path("set") / name / name).write_bytes(content)
+    (Path("set") / "X_test.npy").mkdir()  # is empty
+    np.testing.assert_array_equal(load("set").rows, X)
+    Path("set.npz").mkdir()
+    np.savez("set.npz/set.npz", X=X, y=Y)
+    np.testing.assert_array_equal(load("set.npz").rows, X)
+    np.save("set/X.npy/y.npy", Y)
+    np.testing.assert_array_equal(load("set/X.npy").labels, Y)
+
+
 @pytest.mark.parametrize(
     ("labels", "names"),
     [

@@ -166,6 +166,29 @@ def test_finds_the_folder_or_archive_within_a_folder(tiny_batches, write_form, w
     assert find_cifar(tmp_path) == archive
 
 
+@pytest.mark.parametrize("form", ARCHIVES)
+def test_folders_with_the_names_of_files_are_looked_into(tiny_batches, write_form, write_tar, tmp_path, form):
+    folder = write_form(tiny_batches, form, tmp_path)
+    expected = read_cifar(folder).fingerprint
+    archive = write_tar(folder, tmp_path / "inner.tar.gz")
+    for file in list(folder.iterdir()):
+        content = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        (file / file.name).write_bytes(content)
+    assert find_cifar(tmp_path) == folder
+    assert read_cifar(folder).fingerprint == expected
+    for place in (tmp_path / "packed" / ARCHIVES[form], tmp_path / "any.tar.gz"):
+        place.mkdir(parents=True)
+        (place / place.name).write_bytes(archive.read_bytes())
+        assert find_cifar(place) == place / place.name
+    assert find_cifar(tmp_path / "packed").parent.name == ARCHIVES[form]
+    (emptied,) = folder.glob("test_batch*")
+    (emptied / emptied.name).unlink()
+    with pytest.raises(MissingPartError, match=r"lacks test_batch$"):
+        read_cifar(folder, ["test_batch"])
+
+
 def test_finds_nothing(tmp_path):
     assert find_cifar(tmp_path) is None
     with pytest.raises(DataError, match=r"/none: no such file or folder$"):

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import os
 import struct
 import tracemalloc
 
@@ -106,6 +107,30 @@ def test_packed_and_unpacked_side_by_side(parts, tmp_path):
     assert_holds(read_idx(tmp_path), parts)
     found = read_idx(tmp_path / "train-images-idx3-ubyte.gz")
     assert_holds(found, parts)
+
+
+@pytest.mark.parametrize("beside", ["none", "labels", "all"])
+def test_folders_with_the_names_of_files_are_looked_into(parts, tmp_path, beside):
+    """As MNIST is often handed on; what lies beside the folders comes first."""
+    kinds = {"none": [], "labels": ["labels"], "all": ["images", "labels"]}[beside]
+    write_set(tmp_path / "flat", parts, dot=".")
+    for file in (tmp_path / "flat").iterdir():
+        folder = tmp_path / "mnist" / file.name.replace(".", "-")
+        folder.mkdir(parents=True)
+        if any(kind in file.name for kind in kinds):
+            (folder / file.name.replace(".", "-")).write_bytes(b"not looked at")
+            (tmp_path / "mnist" / file.name).write_bytes(file.read_bytes())
+        else:
+            (folder / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "mnist" / "train-images.idx3-ubyte.gz").mkdir()  # is empty
+    dataset = read_idx(find_idx(tmp_path / "mnist"))
+    assert_holds(dataset, parts)
+    assert dataset.name == "MNIST"
+    inner = tmp_path / "mnist" / "train-images-idx3-ubyte"
+    assert read_idx(find_idx(inner)).fingerprint == dataset.fingerprint
+    if beside != "all":
+        assert read_idx(find_idx(inner / "train-images.idx3-ubyte")).fingerprint == dataset.fingerprint
+    assert find_idx_set(tmp_path, MNIST) == tmp_path / "mnist"
 
 
 def test_hidden_files_are_left_out(parts, tmp_path):
@@ -346,7 +371,10 @@ def test_files_that_are_not_there(parts, tmp_path):
     with pytest.raises(DataError, match=words):
         read_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").mkdir()
-    with pytest.raises(DataError, match=r"/t10k-labels-idx1-ubyte: is not a file$"):
+    with pytest.raises(DataError, match=words):
+        read_idx(tmp_path)
+    os.mkfifo(tmp_path / "t10k-labels.idx1-ubyte")  # to open it would wait for ever
+    with pytest.raises(DataError, match=r"/t10k-labels\.idx1-ubyte: is not a file$"):
         read_idx(tmp_path)
 
 

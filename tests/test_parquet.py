@@ -229,9 +229,7 @@ def test_files_that_others_count_are_missing(tmp_path):
     numbered(tmp_path / "two" / "data", "train", 3, [1])
     assert len(load(tmp_path / "two").rows) == 18
     numbered(tmp_path / "two" / "data", "test", 1000, [7])
-    with pytest.raises(
-        DataError, match=r"lacks test-00000-of-01000, test-00001-of-01000.*, \.\.\., which test-"
-    ):
+    with pytest.raises(DataError, match=r"lacks test-00000-of-01000, test-00001-of-01000.*, \.\.\., which test-"):
         load(tmp_path / "two")
     numbered(tmp_path / "hashed", "train", 1, [0])
     (tmp_path / "hashed" / "train-00000-of-00001.parquet").rename(

@@ -17,6 +17,15 @@ _MAX_HEADER_BYTES = 2**20  # of one member: tar allows headers that claim gigaby
 FREE_BYTES, MAX_RATIO = 16 * 2**20, 20  # images hardly compress; zeros do so a thousandfold
 
 
+def file_at(path: Path) -> Path:
+    """The path, or, where a folder has the place and the name of a file, the file of this name in it.
+
+    Some programs unpack a file into a folder that is called as the file.
+    """
+    inner = path / path.name
+    return inner if inner.is_file() else path
+
+
 def read_members(path: Path, wanted: Collection[str], progress: Progress | None = None) -> Generator[tuple[str, bytes]]:
     """Read the wanted files that are there.
 
@@ -53,7 +62,8 @@ def read_members(path: Path, wanted: Collection[str], progress: Progress | None 
 
 
 def _folder(path: Path, wanted: Collection[str], progress: Progress) -> Iterator[tuple[str, bytes]]:
-    present = [path / name for name in wanted if (path / name).exists()]
+    places = [file_at(path / name) for name in wanted]
+    present = [place for place in places if place.exists() and not place.is_dir()]
     sizes = [file.stat().st_size for file in present]
     done = 0
     for file, size in zip(present, sizes, strict=True):

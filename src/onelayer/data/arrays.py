@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onelayer.data.archive import Progress
+from onelayer.data.archive import Progress, file_at
 from onelayer.data.cache import cache_directory, cached_rows, state_of
 from onelayer.data.dataset import PARTS, Dataset, refuse_number
 from onelayer.data.npy import Npz, StoredArray, open_npy
@@ -55,8 +55,9 @@ def find_arrays(path: Path) -> Path | None:
     Returns
     -------
     Path or None
-        The path itself, if it is one of these by its name.
+        The path itself, if it is one of these by its name; where a folder is called as a file, the file in it.
     """
+    path = file_at(path)
     if not path.is_dir():
         return path if path.suffix.lower() in (".npy", ".npz") else None
     with os.scandir(path) as entries:
@@ -92,7 +93,8 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
             name = path.stem
         else:
             folder = path if path.is_dir() else path.parent
-            files = {file.stem: file for file in sorted(folder.iterdir()) if _is_npy(file.name)}
+            found = map(file_at, sorted(file for file in folder.iterdir() if _is_npy(file.name)))
+            files = {file.stem: file for file in found if not file.is_dir()}
             places, others = _places(path, list(files)) if path.is_dir() else (_places_beside(path, list(files)), [])
             opened = {place: open_npy(files[name]) for place, name in places.items()}
             name = folder.resolve().name

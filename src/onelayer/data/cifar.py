@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onelayer.data.archive import Progress, read_members
+from onelayer.data.archive import Progress, file_at, read_members
 from onelayer.data.cifar_sets import SETS, Cifar
 from onelayer.data.dataset import Dataset
 from onelayer.data.matlab import read_matlab
@@ -64,15 +64,16 @@ def find_cifar(path: Path, sets: Sequence[Cifar] = SETS) -> Path | None:
     Path or None
         The folder of batches, or the archive, which may hold anything.
     """
-    if path.name.endswith(_ARCHIVE_SUFFIXES) and not path.is_dir():
-        return path
+    archive = file_at(path)
+    if archive.name.endswith(_ARCHIVE_SUFFIXES) and not archive.is_dir():
+        return archive
     for cifar in sets:
         for folder in (path, *(path / name for name in cifar.folders)):
             if _form(folder, cifar) is not None:
                 return folder
         for name in cifar.archives:
-            if (path / name).is_file():
-                return path / name
+            if (archive := file_at(path / name)).is_file():
+                return archive
     return None
 
 
@@ -159,7 +160,9 @@ def read_cifar(
 
 def _form(folder: Path, cifar: Cifar) -> str | None:
     """The version that a folder holds."""
-    return next((form for form in _FORMS if any((folder / f"{part}{form}").is_file() for part in cifar.parts)), None)
+    return next(
+        (form for form in _FORMS if any(file_at(folder / f"{part}{form}").is_file() for part in cifar.parts)), None
+    )
 
 
 def _names(cifar: Cifar, form: str, parts: Collection[str] | None, coarse: bool) -> dict[str, str]:

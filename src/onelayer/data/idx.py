@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from onelayer.words import is_name, printable
 _PARTS = {**PARTS, "t10k": "test"}
 # Hidden files are none: a Mac leaves some of these names, with a dot before, on the disks of others.
 _IMAGES = re.compile(rf"(?P<set>(?!\.).*?)(?P<part>{'|'.join(_PARTS)})-images[-.]idx[34]-ubyte(\.gz)?")
+_KNOWN = re.compile(rf"(?!\.).*?({'|'.join(_PARTS)})-(images[-.]idx[34]|labels[-.]idx1)-ubyte(\.gz)?")
 _INNER = ("raw", "gzip")  # where torchvision, and EMNIST's archive, put the files
 _UNSIGNED_BYTES = 8  # the type of the numbers, as the format numbers it
 _BLOCK_BYTES = 2**20
@@ -39,6 +40,7 @@ def find_idx(path: Path) -> Path | None:
     ----------
     path : Path
         A file of images that is named as MNIST's are, or a folder with such files or with a folder raw that has them.
+        A folder that is named as a file can hold it.
 
     Returns
     -------
@@ -47,7 +49,8 @@ def find_idx(path: Path) -> Path | None:
     """
     if not path.is_dir():
         return path if _IMAGES.fullmatch(path.name) else None
-    return next((folder for folder in (path, *(path / name for name in _INNER)) if _images(folder)), None)
+    path = _home(path)
+    return next((folder for folder in (path, *(path / name for name in _INNER)) if _images(_files(folder))), None)
 
 
 def find_idx_set(path: Path, idx_set: IdxSet) -> Path | None:
@@ -86,7 +89,7 @@ def read_idx(path: Path, progress: Progress | None = None, expected: IdxSet | No
         If a file is missing or damaged, promises more than it holds, or is of another published set than expected.
     """
     prefix, pairs = _pairs(path)
-    folder = path if path.is_dir() else path.parent
+    folder = _home(path)
     with ExitStack() as stack:
         images = {part: _Idx(pair.images, part, stack) for part, pair in pairs.items()}
         labels = {part: _Idx(pair.labels, part, stack) for part, pair in pairs.items()}
@@ -138,18 +141,41 @@ class _Pair(NamedTuple):
     labels: Path
 
 
-def _images(folder: Path) -> list[re.Match[str]]:
-    """The files of images in a folder, by their names."""
+def _home(path: Path) -> Path:
+    """The folder of the set of which this is a file, or a folder with the name of one, or the folder itself."""
+    folder = path if path.is_dir() else path.parent
+    return folder.parent if _KNOWN.fullmatch(folder.name) else folder
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of a set in a folder by their names, sorted; also those in a folder that is named as one of them."""
+    found: dict[str, Path] = {}
+    inner = []
     if not folder.is_dir():
-        return []
-    return [match for file in sorted(folder.iterdir()) if (match := _IMAGES.fullmatch(file.name))]
+        return found
+    for place in folder.iterdir():
+        if _KNOWN.fullmatch(place.name):
+            if place.is_dir():
+                inner += [file for file in place.iterdir() if _KNOWN.fullmatch(file.name) and not file.is_dir()]
+            else:
+                found[place.name] = place
+    for file in sorted(inner):
+        if not any(name in found for name in _spellings(file.name)):
+            found[file.name] = file
+    return dict(sorted(found.items()))
+
+
+def _spellings(name: str) -> tuple[str, str]:
+    """The names of a file with a hyphen, and with a dot, before idx."""
+    return re.sub(r"\.(?=idx)", "-", name), re.sub(r"-(?=idx)", ".", name)
 
 
 def _pairs(path: Path) -> tuple[str, dict[str, _Pair]]:
     """What the names of a set's files start with, and its parts in their order."""
-    folder = path if path.is_dir() else path.parent
-    images = _images(folder)
-    if path is not folder:
+    folder = _home(path)
+    files = _files(folder) if path.is_dir() else dict(sorted({**_files(folder), path.name: path}.items()))
+    images = _images(files)
+    if not path.is_dir():
         prefix = next(match["set"] for match in images if match.string == path.name)
         images = [match for match in images if match["set"] == prefix]
     prefixes = {match["set"]: match.string for match in images}
@@ -163,21 +189,26 @@ def _pairs(path: Path) -> tuple[str, dict[str, _Pair]]:
         if other["part"] != match["part"]:
             raise DataError(f"{folder}: {other.string} and {match.string} are both the {part} part; keep one")
         chosen[part] = match  # the packed one comes last: it is the file that is published
-    if path is not folder:
+    if not path.is_dir():
         match = next(match for match in images if match.string == path.name)
         chosen[_PARTS[match["part"]]] = match
-    pairs = {part: _Pair(folder / match.string, _labels(folder, match)) for part, match in chosen.items()}
+    pairs = {part: _Pair(files[match.string], _labels(files, match)) for part, match in chosen.items()}
     return images[0]["set"], {part: pairs[part] for part in _PARTS.values() if part in pairs}
 
 
-def _labels(folder: Path, images: re.Match[str]) -> Path:
+def _images(files: Iterable[str]) -> list[re.Match[str]]:
+    """The files of images, by their names."""
+    return [match for name in files if (match := _IMAGES.fullmatch(name))]
+
+
+def _labels(files: dict[str, Path], images: re.Match[str]) -> Path:
     """The file of labels that belongs to a file of images."""
     names = [f"{images['set']}{images['part']}-labels{dot}idx1-ubyte" for dot in "-."]
     for name in names:
-        for file in (folder / f"{name}.gz", folder / name):
-            if file.exists():
-                return file
-    raise DataError(f"{folder / images.string}: has no labels beside it; put {names[0]} or {names[0]}.gz there")
+        for file in (f"{name}.gz", name):
+            if file in files:
+                return files[file]
+    raise DataError(f"{files[images.string]}: has no labels beside it; put {names[0]} or {names[0]}.gz there")
 
 
 # their contents
