@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import numpy as np
 import pytest
@@ -62,13 +63,31 @@ def test_nothing_stays_of_what_was_interrupted(elsewhere):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_full_disk_is_found_before_anything_is_made(elsewhere, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "make it writable"),
+        (errno.EACCES, "make it writable"),
+    ],
+)
+def test_many_rows_need_a_cache_and_that_is_found_before_they_are_made(elsewhere, monkeypatch, number, advice):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(DataError, match=r"^cannot write to the cache .*rows: No space left on device; free some space"):
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 11)
+    words = (
+        f"cannot write to the cache {elsewhere}: {os.strerror(number)}; {advice}, or move the cache (XDG_CACHE_HOME)"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(words)}$"):
         cache.cached_rows("0a", (4, 3), fail)
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 12)
+    rows, facts = cache.cached_rows("0a", (4, 3), fill)
+    np.testing.assert_array_equal(rows, np.arange(9).reshape(3, 3))
+    assert facts == {"names": ["a", "b"]}
     assert list(elsewhere.iterdir()) == []
 
 

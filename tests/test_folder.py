@@ -103,6 +103,19 @@ def test_the_second_start_opens_no_file(cifar_folder, no_decoding):
     assert load(root).fingerprint == expected.fingerprint
 
 
+def test_a_small_folder_needs_no_cache(pets, tmp_path, monkeypatch):
+    expected = load(pets)
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "cache"  # where nobody, not even the superuser, can make a folder
+    monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: place)
+    monkeypatch.setattr(image_rows, "cache_directory", lambda: place)
+    dataset = load(pets)
+    assert dataset.fingerprint == expected.fingerprint
+    assert dataset.notes == (f"the cache {place} cannot be written: every start decodes the images anew",)
+    assert isinstance(expected.rows, np.memmap)
+    assert expected.notes == ()
+
+
 def test_what_changed_is_read_again(pets, monkeypatch):
     before = load(pets)
     path = pets / "cat" / "1.png"

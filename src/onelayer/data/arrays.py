@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from onelayer.data.archive import Progress, file_at
-from onelayer.data.cache import cache_directory, cached_rows, state_of
+from onelayer.data.cache import MEMORY_BYTES, cache_directory, cached_rows, state_of
 from onelayer.data.dataset import PARTS, Dataset, refuse_number
 from onelayer.data.npy import Npz, StoredArray, open_npy
 from onelayer.data.scan import first_not_finite
 from onelayer.errors import DataError
 from onelayer.words import is_name, printable
 
-MEMORY_BYTES = 256 * 2**20  # of rows that are copied into memory; more go to the cache
 MOST_CLASSES = 10_000  # a confusion matrix of more takes a gigabyte
 
 _ROLES = {

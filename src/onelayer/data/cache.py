@@ -4,6 +4,7 @@ An entry is two files, ``<key>.rows`` with the numbers of the rows one after the
 shape and whatever else is known of them, written last: an entry without it is not there.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from onelayer.errors import DataError
+
+MEMORY_BYTES = 256 * 2**20  # of rows that may be in memory instead of the cache
 
 _ZEROS = bytes(2**20)
 
@@ -58,14 +61,14 @@ def cached_rows(
     Returns
     -------
     rows : ndarray (m, d)
-        A read-only memory map.
+        A read-only memory map; in memory, and not kept, where they are few and the cache cannot be written.
     facts : dict
         What `fill` returned with them.
 
     Raises
     ------
     DataError
-        If the cache cannot be written.
+        If the cache cannot be written, and the rows take more than 256 MiB.
     """
     dtype = np.dtype(dtype)
     if (found := find_rows(key, dtype)) is not None:
@@ -73,27 +76,33 @@ def cached_rows(
     path, facts_path = _paths(key)
     folder = path.parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
+    size = shape[0] * shape[1] * dtype.itemsize
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                _allocate(file.fileno(), shape[0] * shape[1] * dtype.itemsize)
-            made = np.memmap(temporary, dtype, "r+", shape=shape)
-            n, facts = fill(made)
-            made.flush()
-            del made
-            os.truncate(temporary, n * shape[1] * dtype.itemsize)
-            temporary.replace(path)
-            temporary.write_text(json.dumps({"shape": [n, shape[1]], "facts": facts}), encoding="utf-8")
-            temporary.replace(facts_path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                _allocate(file.fileno(), size)
+        except OSError:
+            if size > MEMORY_BYTES:
+                raise
+            rows = np.empty(shape, dtype)
+            n, facts = fill(rows)
+            return rows[:n], dict(facts)
+        made = np.memmap(temporary, dtype, "r+", shape=shape)
+        n, facts = fill(made)
+        made.flush()
+        del made
+        os.truncate(temporary, n * shape[1] * dtype.itemsize)
+        temporary.replace(path)
+        temporary.write_text(json.dumps({"shape": [n, shape[1]], "facts": facts}), encoding="utf-8")
+        temporary.replace(facts_path)
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(
-            f"cannot write to the cache {folder}: {reason}; free some space, or move the cache (XDG_CACHE_HOME)"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = f"{error.strerror or error}; {'free some space' if full else 'make it writable'}"
+        raise DataError(f"cannot write to the cache {folder}: {reason}, or move the cache (XDG_CACHE_HOME)") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     found = find_rows(key, dtype)
     if found is None:
         raise DataError(f"{path}: is not what was written a moment ago; try again")

@@ -14,7 +14,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
-from onelayer.data.cache import cached_rows, find_rows, forget_rows
+from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows
 from onelayer.data.images import Encoded, F, Header, Images, PassingError, decode_image, each_image, read_header
 from onelayer.errors import DataError
 from onelayer.words import counted, printable
@@ -34,7 +34,7 @@ class ImageRows(NamedTuple):
     Parameters
     ----------
     rows : ndarray (m, d), uint8
-        A read-only memory map; the images that can be read, in their order.
+        As `cached_rows` returns them; the images that can be read, in their order.
     image_shape : (c, h, w)
         Of one channel where all images are stored as greys, else of three.
     kept : ndarray (n,), bool
@@ -98,7 +98,10 @@ def image_rows(
     kept = np.ones(len(images), bool)
     kept[facts["unreadable"]] = False
     c, h, w = facts["image_shape"]
-    return ImageRows(rows, (c, h, w), kept, (*_lost(path, len(images), facts, config), *_squeezed(facts)))
+    notes = (*_lost(path, len(images), facts, config), *_squeezed(facts))
+    if not isinstance(rows, np.memmap):
+        notes = (*notes, f"the cache {cache_directory()} cannot be written: every start decodes the images anew")
+    return ImageRows(rows, (c, h, w), kept, notes)
 
 
 def _choose_shape(
