@@ -205,10 +205,8 @@ def _places_beside(path: Path, names: list[str]) -> Places:
 
 def _count_rows(rows: StoredArray, labels: StoredArray) -> int:
     if len(labels.shape) != 1 and labels.shape[1:] != (1,):
-        raise DataError(
-            f"{labels.name}: labels have the shape {labels.shape}; expected one a row: "
-            "of one-hot rows, save y.argmax(axis=1)"
-        )
+        advice = ": save y.argmax(axis=1)" if _is_one_hot(labels) else ""
+        raise DataError(f"{labels.name}: labels have the shape {labels.shape}; expected one for each row{advice}")
     if labels.dtype.kind not in "iuUS":
         raise DataError(
             f"{labels.name}: labels are {printable(str(labels.dtype))}; expected integers or strings, "
@@ -218,6 +216,14 @@ def _count_rows(rows: StoredArray, labels: StoredArray) -> int:
         count = f"{rows.shape[0]:,} rows" if rows.shape else "no rows"
         raise DataError(f"{rows.name} has {count}, but {labels.name} {labels.shape[0]:,} labels")
     return rows.shape[0]
+
+
+def _is_one_hot(labels: StoredArray) -> bool:
+    """Whether every row of labels (n, K) is zeros and exactly one 1."""
+    if len(labels.shape) != 2 or labels.dtype.kind not in "biuf":
+        return False
+    blocks = (block.astype(float) for block in labels.blocks())
+    return all(bool(((block == 0) | (block == 1)).all() and (block.sum(axis=1) == 1).all()) for block in blocks)
 
 
 def _read_labels(stored: Mapping[str, StoredArray], names: StoredArray | None) -> tuple[np.ndarray, tuple[str, ...]]:
