@@ -329,6 +329,15 @@ def test_unknown_names(form):
         load(save(form, arr_0=X, arr_1=Y))
 
 
+def test_a_folder_of_files_of_unknown_names():
+    save("folder", vectors=X, answers=Y)
+    with pytest.raises(DataError, match=rf"^set: holds answers, vectors, of which none is known by its name; {NAMES}"):
+        load("set")
+    save("folder", y=Y)
+    with pytest.raises(DataError, match=r"^set: y has no rows beside it"):
+        load("set")
+
+
 def test_a_file_whose_labels_are_missing_or_which_is_labels():
     save("folder", X=X, y=Y, X_test=X, other=X)
     for name, words in (

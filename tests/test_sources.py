@@ -59,6 +59,48 @@ def test_a_path_without_data(tmp_path):
             load(path)
 
 
+@pytest.mark.parametrize(
+    "inner", ["datasets/cifar-10-batches-py", "cifar10", "x/cifar10", "x/y/cifar-10-python.tar.gz"]
+)
+def test_a_folder_one_or_two_levels_above_cifar(inner, tiny_cifar, write_tar, tmp_path, monkeypatch):
+    place = tmp_path / "cache" / inner
+    place.parent.mkdir(parents=True)
+    if inner.endswith("gz"):
+        write_tar(tiny_cifar, place)
+    else:
+        tiny_cifar.rename(place)
+    (tmp_path / "cache" / "other" / "deep").mkdir(parents=True)
+    assert find(tmp_path / "cache") == Source("cifar below", place, given=True)
+    assert len(load(tmp_path / "cache").rows) == 360
+    assert load_splits(tmp_path / "cache", SplitConfig()).protocol == "batch"
+    monkeypatch.setenv("ONELAYER_DATA", str(tmp_path / "cache"))
+    assert find("cifar10") == Source("cifar10", place)
+
+
+def test_several_sets_below_a_folder(tiny_cifar, write_tar, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        write_tar(tiny_cifar, tmp_path / "cache" / name / "cifar-10-python.tar.gz")
+    words = r"/cache: holds several sets; pass the path of one: a/cifar-10-python.tar.gz, b/cifar-10-python.tar.gz$"
+    with pytest.raises(DataError, match=words):
+        load(tmp_path / "cache")
+
+
+def test_what_is_called_train_is_no_cifar_below(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train").write_text("cat/1.png")
+    assert find(tmp_path).name == "folder"
+
+
+def test_a_folder_of_files_that_are_sets(tmp_path):
+    for name in ("wine.npz", "iris.npz", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}: is a folder; pass the path of a file in it: iris.npz, wine.npz$"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["cifar10", "auto"])
 def test_the_environment_says_where(name, tiny_cifar, monkeypatch):
     monkeypatch.setenv("ONELAYER_DATA", str(tiny_cifar.parent))

@@ -64,6 +64,14 @@ def find_arrays(path: Path) -> Path | None:
     return path if named else None
 
 
+def find_unnamed(path: Path) -> Path | None:
+    """The path, if it is a folder with .npy files, whatever they are called."""
+    if not path.is_dir():
+        return None
+    with os.scandir(path) as entries:
+        return path if any(_is_npy(entry.name) for entry in entries) else None
+
+
 def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     """Read arrays as a data set.
 

@@ -1,11 +1,13 @@
 """CIFAR-10 and CIFAR-100 as published: the Python, the binary and the MATLAB version, in a folder or an archive."""
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +19,14 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.matlab import read_matlab
 from onelayer.data.unpickle import read_pickle
 from onelayer.errors import ConfigError, DataError
-from onelayer.words import is_name
+from onelayer.words import is_name, listed
 
 IMAGE_SHAPE = (3, 32, 32)
 _PIXELS = 3072
 _FORMS = ("", ".bin", ".mat")  # how the names of the Python, the binary and the MATLAB version's files end
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 _MAX_META_BYTES = 2**16
+_MOST_FOLDERS, _MOST_ENTRIES = 50, 1000  # looked into on the way down; of a folder of images there may be more
 _START_ROWS = 10_000  # of a part; CIFAR-100's training part has more
 
 
@@ -77,12 +80,50 @@ def find_cifar(path: Path, sets: Sequence[Cifar] = SETS) -> Path | None:
     return None
 
 
+def find_cifar_below(path: Path, sets: Sequence[Cifar] = SETS) -> Path | None:
+    """Find what `find_cifar` does one or two levels further down, as in a folder of many things or a cache.
+
+    Raises
+    ------
+    DataError
+        If it is there more than once.
+    """
+    level = [path]
+    for _ in range(2):
+        level = [inner for folder in level for inner in _folders(folder)][:_MOST_FOLDERS]
+        found = list(dict.fromkeys(place for folder in level if (place := _find_telling(folder, sets))))
+        if len(found) > 1:
+            places = listed((str(place.relative_to(path)) for place in found), 300)
+            raise DataError(f"{path}: holds several sets; pass the path of one: {places}")
+        if found:
+            return found[0]
+    return None
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder; none where it cannot be looked into, which is for those to say who read it."""
+    inner = []
+    with suppress(OSError), os.scandir(path) as entries:
+        inner = [entry.name for entry in islice(entries, _MOST_ENTRIES) if entry.is_dir() and entry.name[0] != "."]
+    return [path / name for name in sorted(inner)]
+
+
+def _find_telling(folder: Path, sets: Sequence[Cifar]) -> Path | None:
+    """As `find_cifar`, but a folder of any name may hold anything called train or test."""
+    for cifar in sets:
+        telling = folder.name in cifar.folders or all("batch" in part for part in cifar.parts)
+        places = (folder / name for name in cifar.archives)
+        if found := find_cifar(folder, (cifar,)) if telling else next(filter(Path.is_file, map(file_at, places)), None):
+            return found
+    return None
+
+
 def require_cifar(path: Path, sets: Sequence[Cifar] = SETS) -> Path:
-    """As `find_cifar`, and a DataError where there is none."""
+    """As `find_cifar` and `find_cifar_below`, and a DataError where there is none."""
     try:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        if found := find_cifar(path, sets):
+        if found := find_cifar(path, sets) or find_cifar_below(path, sets):
             return found
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

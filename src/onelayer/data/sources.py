@@ -11,9 +11,9 @@ import numpy as np
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.archive import Progress
-from onelayer.data.arrays import find_arrays, read_arrays
+from onelayer.data.arrays import find_arrays, find_unnamed, read_arrays
 from onelayer.data.cache import cache_directory
-from onelayer.data.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
+from onelayer.data.cifar import MissingPartError, find_cifar, find_cifar_below, read_cifar, require_cifar
 from onelayer.data.cifar_sets import CIFAR10, CIFAR100, Cifar
 from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
 from onelayer.data.download import Download, fetch
@@ -22,6 +22,7 @@ from onelayer.data.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.data.parquet import find_parquet, read_parquet
 from onelayer.errors import ConfigError, DataError, DownloadError
+from onelayer.words import listed
 
 VARIABLE = "ONELAYER_DATA"
 
@@ -44,19 +45,24 @@ class Format(NamedTuple):
     coarse: bool = False
 
 
+_CIFAR = Format(
+    find_cifar,
+    lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse),
+    coarse=True,
+)
+_ARRAYS = Format(find_arrays, lambda path, _, __, progress: read_arrays(path, progress))
+
 # In the order in which a path is asked; the first that finds something reads it.
 FORMATS: dict[str, Format] = {
-    "cifar": Format(
-        find_cifar,
-        lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse),
-        coarse=True,
-    ),
+    "cifar": _CIFAR,
     "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
-    "arrays": Format(find_arrays, lambda path, _, __, progress: read_arrays(path, progress)),
+    "arrays": _ARRAYS,
     "parquet": Format(
         find_parquet, lambda path, config, _, progress: read_parquet(path, config, progress), coarse=True
     ),
+    "cifar below": _CIFAR._replace(find=find_cifar_below),
     "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
+    "unnamed arrays": _ARRAYS._replace(find=find_unnamed),  # to be told which names are known
 }
 
 
@@ -81,7 +87,11 @@ class Known(NamedTuple):
 def _cifar(cifar: Cifar, md5: str, size: int) -> Known:
     archive = cifar.archives[0]
     form = Format(
-        lambda path: find_cifar(path, (cifar,)) if path.is_dir() or path.name in cifar.archives else None,
+        lambda path: (
+            find_cifar(path, (cifar,)) or find_cifar_below(path, (cifar,))
+            if path.is_dir() or path.name in cifar.archives
+            else None
+        ),
         lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse, sets=(cifar,)),
         coarse=len(cifar.classes) > 1,
     )
@@ -163,6 +173,9 @@ def find(source: str | Path) -> Source:
         for name, form in FORMATS.items():
             if found := form.find(path):
                 return Source(name, found, given=True)
+        files = sorted(file for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
+        if inside := [file.name for file in files if any(form.find(file) for form in FORMATS.values())]:
+            raise DataError(f"{path}: is a folder; pass the path of a file in it: {listed(inside)}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     raise DataError(
