@@ -412,6 +412,19 @@ def test_rows_held_out_are_a_fraction_of_each_class_and_depend_on_the_seed_alone
     assert 0.2 < np.mean(out[held_out(X, y, seed=1)]) < 0.3, "another seed holds out other rows"
 
 
+@pytest.mark.parametrize(
+    ("n", "fraction", "expected"),
+    [(20, 0.25, 5), (19, 0.25, 4), (3, 0.25, 1), (2, 0.9, 1), (8, 0.999, 7), (100, 0.01, 1), (1000, 0.5, 500)],
+)
+def test_how_many_rows_of_a_class_are_held_out(n, fraction, expected):
+    """As many as the fraction holds whole, at least one, and never all."""
+    X = np.arange(3 * n, dtype=np.float32)[:, None]
+    y = np.repeat([0, 1, 2], n)
+    assert np.bincount(y[held_out(X, y, fraction=fraction)]).tolist() == [expected] * 3
+    w = np.full(3 * n, 2.5)
+    assert np.bincount(y[held_out(X, y, w, fraction=fraction)]).tolist() == [expected] * 3
+
+
 def test_equal_rows_are_held_out_together():
     X, y = toy("float32", n=60)
     counts = np.random.default_rng(0).integers(1, 5, 60)
