@@ -517,6 +517,13 @@ def test_check_agrees(run_cli):
         assert max(errors) <= (1e-6 if "central differences" in row else 1e-14)
 
 
+def test_check_takes_a_set_without_its_first_batch_as_train_does(run_cli, tiny_cifar):
+    (tiny_cifar / "data_batch_1").unlink()
+    code, out, err = run_cli("check", "--data", tiny_cifar)
+    assert (code, err) == (0, "")
+    assert "all gradients agree" in out
+
+
 def test_check_fails_when_a_gradient_is_wrong(run_cli, monkeypatch):
     from onelayer.layer import SoftmaxLayer
 

@@ -215,14 +215,14 @@ def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: 
     seed
         Of the weights.
     """
-    from onelayer.data import load
+    from onelayer.data.sources import load_preferred
     from onelayer.gradcheck import check_gradients, sample_rows
     from onelayer.losses import LOSSES
     from onelayer.screen import Screen
 
     screen = Screen()
     with screen.working("reading") as progress:
-        dataset = load(data, parts=("data_batch_1",), progress=progress)
+        dataset = load_preferred(data, ("data_batch_1",), progress=progress)
     screen.notes(dataset)
     X, y = sample_rows(dataset, samples, features, classes)
     screen.say(f"{dataset.name}: n = {samples} rows, d = {features} features, K = {classes} classes, float64")

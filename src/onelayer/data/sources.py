@@ -238,6 +238,20 @@ def load(
     return replace(dataset, source=str(path.resolve()) if found.given else name)
 
 
+def load_preferred(
+    source: str | Path,
+    parts: Collection[str] | None,
+    config: SourceConfig = SourceConfig(),
+    *,
+    progress: Progress | None = None,
+) -> Dataset:
+    """As `load`, but whatever is there where one of the parts is not."""
+    try:
+        return load(source, config, parts=parts, progress=progress)
+    except MissingPartError:
+        return load(source, config, progress=progress)
+
+
 def load_splits(
     source: str | Path,
     split_config: SplitConfig,
@@ -267,10 +281,7 @@ def load_splits(
         If the protocol does not fit it.
     """
     parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
-    try:
-        dataset = load(source, config, parts=parts, progress=progress)
-    except MissingPartError:  # a subset: what it has decides
-        dataset = load(source, config, progress=progress)
+    dataset = load_preferred(source, parts, config, progress=progress)
     splits = split(dataset, split_config, progress)
     dataset.scan(progress)  # whoever loads by name or path wants the fingerprint, or the duplicates, next
     return splits
