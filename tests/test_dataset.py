@@ -182,6 +182,18 @@ def test_duplicates_are_counted_as_naively():
     assert all(0 < count < 18 for count in naive.values())
 
 
+def test_a_refit_does_not_count_its_own_rows_as_duplicates():
+    rows = np.arange(90, dtype=np.float32)[:, None]
+    splits = split(make(90, d=1, rows=rows), SplitConfig(refit=True))
+    assert splits.duplicates == {"validation in train": 0, "test in train": 0, "test in validation": 0}
+    a, b = splits.validation.indices[:2]
+    (c,) = np.setdiff1d(splits.train.indices, splits.validation.indices)[:1]
+    rows[splits.test.indices[0]] = rows[c] = rows[a]
+    rows[b] = rows[splits.test.indices[1]]
+    splits = split(make(90, d=1, rows=rows), SplitConfig(refit=True))
+    assert splits.duplicates == {"validation in train": 1, "test in train": 2, "test in validation": 2}
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("digits", [1, 3, 1000])
 def test_equal_rows_by_hashes_that_collide(digits, dtype):

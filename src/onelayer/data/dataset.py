@@ -207,10 +207,13 @@ class Splits:
 
     @cached_property
     def duplicates(self) -> dict[str, int]:
-        """How many rows of a later split equal, bit for bit, one of an earlier: ``{"test in train": 3, ...}``."""
+        """How many rows of a later split equal, bit for bit, another of an earlier: ``{"test in train": 3, ...}``."""
         first = first_equals(self.dataset.rows, self.dataset.scan().hashes)
-        pairs = ((self.validation, self.train), (self.test, self.train), (self.test, self.validation))
-        return {f"{a.name} in {b.name}": int(np.isin(first[a.indices], first[b.indices]).sum()) for a, b in pairs}
+        counts = {}
+        for a, b in ((self.validation, self.train), (self.test, self.train), (self.test, self.validation)):
+            others = b.indices[~np.isin(b.indices, a.indices)]  # a refit trains on the validation rows themselves
+            counts[f"{a.name} in {b.name}"] = int(np.isin(first[a.indices], first[others]).sum())
+        return counts
 
 
 # What folders and files call the parts of a set, in small letters, and what these are called here, in their order.
