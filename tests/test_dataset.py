@@ -135,6 +135,37 @@ def test_drawn_splits_keep_the_proportions():
         assert np.abs(share).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("members", "size", "expected"),
+    [
+        ((47, 33, 20), 10, [5, 3, 2]),  # exactly 4.7, 3.3 and 2.0
+        ((26, 35, 39), 10, [3, 3, 4]),  # 2.6, 3.5 and 3.9
+        ((61, 25, 14), 10, [6, 3, 1]),  # 6.1, 2.5 and 1.4
+        ((50, 30, 15, 5), 0.1, [5, 3, 2, 0]),  # 5, 3, 1.5 and 0.5: of equal remainders the first class's
+        ((30, 1), 3, [3, 0]),  # 2.90 and 0.10
+        ((34, 1, 1, 1, 1, 1, 1), 0.2, [8, 0, 0, 0, 0, 0, 0]),  # 6.8 and 0.2
+        ((1, 99), 0.9, [0, 90]),  # 0.9 and 89.1, but the one row is to train
+        ((2, 8), 0.9, [2, 7]),  # 1.8 and 7.2: one of the classes has to be drawn whole
+        ((1, 1, 2), 3, [1, 1, 1]),
+        ((1, 1, 1), 2, [1, 1, 0]),
+    ],
+)
+def test_the_largest_remainders_round_up_and_no_class_is_drawn_whole(members, size, expected):
+    n, K = sum(members), len(members)
+    parts = {"train": slice(0, n), "validation": slice(n, n + 1)}
+    dataset = make(n + 1, K, labels=np.repeat([*range(K), 0], [*members, 1]), parts=parts)
+    test = split(dataset, SplitConfig(test_size=size)).test
+    assert np.bincount(test.labels, minlength=K).tolist() == expected
+
+
+def test_a_class_of_one_row_is_trained_on():
+    dataset = make(51, K=11, labels=np.repeat(np.arange(11), [41, *[1] * 10]))
+    for seed in range(5):
+        splits = split(dataset, SplitConfig(split_seed=seed))
+        assert set(splits.train.labels.tolist()) == set(range(11))
+        assert (len(splits.test), len(splits.validation)) == (10, 10)
+
+
 def test_a_seed_repeats_its_splits_and_another_gives_others():
     dataset = make()
     first, again, other = (split(dataset, SplitConfig(split_seed=seed)) for seed in (1, 1, 2))

@@ -306,7 +306,10 @@ def _places(dataset: Dataset, parts: list[str]) -> np.ndarray:
 def _draw(
     dataset: Dataset, places: np.ndarray, size: float, what: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn."""
+    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn.
+
+    Each class keeps a row in the rest, as far as the drawn rows can be taken from others.
+    """
     count = max(1, round(size * len(places))) if size < 1 else int(size)
     if count >= len(places):
         raise ConfigError(f"{what} size {count} leaves nothing of {len(places)} rows to train on; ask for fewer")
@@ -314,7 +317,10 @@ def _draw(
     present, members = np.unique(labels, return_counts=True)
     exact = count * members / len(places)
     quota = np.floor(exact).astype(int)
-    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1  # the largest remainders round up
+    while left := count - quota.sum():  # the largest remainders round up, but no class is drawn whole where others do
+        order = np.argsort(quota - exact, kind="stable")
+        spared = order[quota[order] + 1 < members[order]]
+        quota[spared[:left] if len(spared) else order[quota[order] < members[order]][:left]] += 1
     drawn = np.zeros(len(places), bool)
     for label, share in zip(present, quota, strict=True):
         drawn[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
