@@ -347,6 +347,28 @@ def test_greys(tmp_path):
     np.testing.assert_array_equal(*np.split(dataset.rows[0], 3)[:2])
 
 
+DARK = (
+    "16 bits become 8 by a division by 257, which leaves the values 0 to {} of 255; where white is not 65,535, as of "
+    "cameras with 10 or 12 bits, scale the values up to it first"
+)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize(("white", "brightest"), [(1023, 4), (4095, 16), (32767, 127), (32768, None), (65535, None)])
+def test_images_of_16_bits_that_use_few_of_them_are_noted(tmp_path, no_decoding, suffix, white, brightest):
+    """The set decides, not the image: a dark one among others is as it should be."""
+    for number in range(6):
+        pixels = np.full((3, 4), white if number == 3 else white // 4, np.uint16)
+        path = tmp_path / "ab"[number % 2] / f"{number}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    write(tmp_path / "a" / "eight bits.png", mode="L")
+    expected = () if brightest is None else (f"6 images of 16 bits: {DARK.format(brightest)}",)
+    assert load(tmp_path).notes == expected
+    no_decoding()
+    assert load(tmp_path).notes == expected
+
+
 @pytest.fixture
 def photographs(tmp_path) -> Path:
     """Upright pictures of 40 x 30, upper half blue and lower half green, stored in every way, and one that is cut off.
@@ -602,10 +624,10 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
     begun = []
     begun_at_stop = []
 
-    def slowly(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, None]:
+    def slowly(path: Path, image_shape: tuple[int, int, int]) -> images.Decoded:
         begun.append(path)
         time.sleep(0.005)
-        return np.zeros(3072, np.uint8), None
+        return images.Decoded(np.zeros(3072, np.uint8))
 
     def stop(done: int, total: int | None) -> None:
         if begun:

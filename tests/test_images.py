@@ -1,6 +1,7 @@
 """Image files of every kind as rows of pixels."""
 
 import io
+import re
 import struct
 import threading
 import time
@@ -83,6 +84,41 @@ def test_transparency_lies_over_white(tmp_path, mode):
 def test_half_transparent(tmp_path):
     path = save(Image.new("RGBA", (32, 32), (255, 0, 0, 128)), tmp_path / "a.png")
     np.testing.assert_allclose(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [255, 127, 127], atol=1)
+
+
+def png_of_16_bits(pixels):
+    """A PNG of uint16 colours (h, w, c), which Pillow reads but does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    h, w, c = pixels.shape
+    header = struct.pack(">IIBBBBB", w, h, 16, {3: 2, 2: 4, 4: 6}[c], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey and alpha", "colour", "colour and alpha", "ppm"])
+@pytest.mark.parametrize(("white", "steps"), [(1023, "0 to [34]"), (65535, None)])
+def test_16_bits_of_which_few_are_used_are_noted(tmp_path, kind, white, steps):
+    pixels = np.full((32, 32, 3), white, np.uint16)
+    path = tmp_path / "a.png"
+    if kind == "grey":
+        save(Image.fromarray(pixels[..., 0]), path)
+    elif kind == "ppm":
+        path.write_bytes(b"P6\n32 32\n65535\n" + pixels.astype(">u2").tobytes())
+    else:
+        bands = {"grey and alpha": 2, "colour": 3, "colour and alpha": 4}[kind]
+        pixels = np.full((32, 32, bands), white, np.uint16)
+        pixels[..., -1] = 65535 if "alpha" in kind else white
+        path.write_bytes(png_of_16_bits(pixels))
+    row, note = read_image(path, COLOUR)
+    assert set(row.tolist()) <= {round(white / 257), white >> 8}
+    if steps:
+        assert re.match(f"{path}: 16 bits become 8 by a division by 257, which leaves the values {steps} of 255;", note)
+    else:
+        assert note is None
 
 
 def test_palette_and_cmyk(tmp_path):

@@ -15,7 +15,18 @@ import numpy as np
 from onelayer.config import SourceConfig
 from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows
-from onelayer.data.images import Encoded, F, Header, Images, PassingError, decode_image, each_image, read_header
+from onelayer.data.images import (
+    Decoded,
+    Encoded,
+    F,
+    Header,
+    Images,
+    PassingError,
+    dark_note,
+    decode_image,
+    each_image,
+    read_header,
+)
 from onelayer.errors import DataError
 from onelayer.words import counted, printable
 
@@ -98,7 +109,7 @@ def image_rows(
     kept = np.ones(len(images), bool)
     kept[facts["unreadable"]] = False
     c, h, w = facts["image_shape"]
-    notes = (*_lost(path, len(images), facts, config), *_squeezed(facts))
+    notes = (*_lost(path, len(images), facts, config), *_squeezed(facts), *_dark(facts))
     if not isinstance(rows, np.memmap):
         notes = (*notes, f"the cache {cache_directory()} cannot be written: every start decodes the images anew")
     return ImageRows(rows, (c, h, w), kept, notes)
@@ -170,11 +181,11 @@ def _fill(
     unreadable: list[int] = []
     reasons: list[str] = []
     squeezed, first_squeezed = 0, ""
+    deep, brightest = 0, 0
     used, passing = 0, False
 
-    def decode(image: F) -> tuple[np.ndarray, str]:
-        row, note = decode_image(source(image), image_shape)
-        return row, str(image) if note else ""
+    def decode(image: F) -> tuple[Decoded, str]:
+        return decode_image(source(image), image_shape), str(image)
 
     block = max(1, min(block, _BLOCK_BYTES // rows.shape[1]))
     with closing(each_image(decode, images, progress, block)) as results:
@@ -185,10 +196,15 @@ def _fill(
                 if len(reasons) < MOST_NAMED:
                     reasons.append(_relative(path, result))
             else:
-                rows[used], distorted = result
+                decoded, name = result
+                rows[used] = decoded.row
                 used += 1
-                squeezed += bool(distorted)
-                first_squeezed = first_squeezed or printable(distorted)
+                if decoded.distorted:
+                    squeezed += 1
+                    first_squeezed = first_squeezed or printable(name)
+                if decoded.brightest is not None:
+                    deep += 1
+                    brightest = max(brightest, decoded.brightest)
     if not used:
         raise _none_readable(path, len(images), reasons[0])
     return used, {
@@ -197,6 +213,7 @@ def _fill(
         "reasons": reasons,
         "passing": passing,
         "squeezed": [squeezed, first_squeezed],
+        "of 16 bits": [deep, brightest],
     }
 
 
@@ -221,6 +238,12 @@ def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
     _, h, w = facts["image_shape"]
     if count:
         yield f"{counted(count, 'image')} of other proportions squeezed to {w} x {h}, such as {first}"
+
+
+def _dark(facts: dict[str, Any]) -> Iterator[str]:
+    count, brightest = facts.get("of 16 bits", (0, 0))  # which older rows in the cache do not tell
+    if count and (dark := dark_note(brightest)):
+        yield f"{counted(count, 'image')} of 16 bits: {dark}"
 
 
 def _relative(path: Path, error: DataError) -> str:

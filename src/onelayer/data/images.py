@@ -82,6 +82,24 @@ class Header(NamedTuple):
     grey: bool
 
 
+class Decoded(NamedTuple):
+    """An image as a row.
+
+    Parameters
+    ----------
+    row : ndarray (c * h * w,), uint8
+        Channels first.
+    distorted : str or None
+        How, where it was.
+    brightest : int or None
+        Of an image of 16 bits, the largest of its values once they have 8.
+    """
+
+    row: np.ndarray
+    distorted: str | None = None
+    brightest: int | None = None
+
+
 def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, str | None]:
     """Read an image and bring it to a shape.
 
@@ -97,7 +115,7 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
     row : ndarray (c * h * w,), uint8
         Channels first.
     note : str or None
-        What a person should be told: the image was distorted.
+        What a person should be told: the image was distorted, or lost most of its 16 bits.
 
     Raises
     ------
@@ -105,7 +123,17 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
         If the file is missing, no image, damaged, or larger than 100 megapixels.
     """
     with _pillow_ready():
-        return decode_image(path, image_shape)
+        row, distorted, brightest = decode_image(path, image_shape)
+    dark = dark_note(brightest)
+    return row, "; ".join(filter(None, [distorted, dark and f"{path}: {dark}"])) or None
+
+
+def dark_note(brightest: int | None) -> str | None:
+    """What to tell of images of 16 bits with this brightest value of 8 bits; None where they use half of the range."""
+    if brightest is None or brightest > 127:
+        return None
+    what = f"16 bits become 8 by a division by 257, which leaves the values 0 to {brightest} of 255"
+    return f"{what}; where white is not 65,535, as of cameras with 10 or 12 bits, scale the values up to it first"
 
 
 def each_image(
@@ -174,29 +202,32 @@ def read_header(source: Path | Encoded) -> Header:
         return Header((w, h), image.mode in ("1", "L", "LA") or image.mode.startswith("I"))
 
 
-def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, str | None]:
-    """As `read_image`, within `each_image`."""
+def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> Decoded:
+    """As `read_image`, within `each_image`, but what a person should be told is left to who has all images."""
     from PIL import Image, ImageOps
 
     c, h, w = image_shape
     if c not in (1, 3):
         raise DataError(f"{source}: an image has 1 or 3 channels, but the model takes {c}")
     with _opened(source) as image, _room(image.width * image.height):
+        deep = _has_16_bits(image)
         image.load()
         if image.info:  # where Pillow keeps whatever tells the orientation; of many images there is nothing in it
             ImageOps.exif_transpose(image, in_place=True)
-        upright = _on_white(_eight_bits(image, source))
+        eight_bits = _eight_bits(image, source)
+        brightest = _brightest(eight_bits) if deep else None
+        upright = _on_white(eight_bits)
         mode = "L" if c == 1 else "RGB"
         if upright.mode != mode:
             upright = upright.convert(mode)
-        note = None
+        distorted = None
         distortion = (upright.width * h) / (upright.height * w)
         if max(distortion, 1 / distortion) > _DISTORTION:
-            note = f"{source}: {upright.width} x {upright.height} was squeezed to {w} x {h}, which distorts it"
+            distorted = f"{source}: {upright.width} x {upright.height} was squeezed to {w} x {h}, which distorts it"
         if upright.size != (w, h):
             upright = upright.resize((w, h), Image.Resampling.LANCZOS)
         pixels = np.asarray(upright).reshape(h, w, c)
-        return pixels.transpose(2, 0, 1).reshape(-1), note
+        return Decoded(pixels.transpose(2, 0, 1).reshape(-1), distorted, brightest)
 
 
 @contextmanager
@@ -287,6 +318,23 @@ def _eight_bits(image: "Image.Image", source: Path | Encoded) -> "Image.Image":
     greys += 128  # rounds
     greys //= 257
     return Image.fromarray(greys.astype(np.uint8))
+
+
+def _has_16_bits(image: "Image.Image") -> bool:
+    """Whether a file that is yet to be decoded has 16 bits for each channel; of colours, Pillow keeps 8 of them.
+
+    Of PPM, Pillow itself scales values with another maximum than 65,535 up to it.
+    """
+    how = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return image.mode.startswith("I") or any(
+        ";16" in args or ("65535" in args and image.format == "PPM") for args in how
+    )
+
+
+def _brightest(image: "Image.Image") -> int:
+    """The largest value of greys or colours, whatever their transparency."""
+    values = np.asarray(image)  # (h, w) or (h, w, c)
+    return int(values[..., : -1 if image.mode.endswith("A") else None].max() if values.ndim == 3 else values.max())
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
