@@ -47,6 +47,20 @@ def test_folder(tmp_path):
     assert calls == [(3, 3)]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_that_ends_between_two_members_is_cut_off(tmp_path, tar_of, mode):
+    whole = tar_of((member("x/a"), b"one"), (member("x/b"), b"two"), mode="w")
+    path = tmp_path / "a.tar"
+    for end in (1024, 2048):
+        path.write_bytes(whole[:end] if mode == "w" else gzip.compress(whole[:end]))
+        with pytest.raises(
+            DataError, match=r"a\.tar: is cut off: the end mark of a tar archive is missing; fetch it ag"
+        ):
+            read(path)
+    path.write_bytes(whole)
+    assert read(path) == {"a": b"one", "b": b"two"}
+
+
 def test_long_names_are_honest(archive):
     assert read(archive((member("long" * 100 + "/a"), b"one"))) == {"a": b"one"}
 

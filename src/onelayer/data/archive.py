@@ -95,6 +95,8 @@ def _archive(path: Path, wanted: Collection[str], progress: Progress) -> Iterato
         stream.limit = None
         while stream.read(2**16):  # to the end, where gzip keeps its checksum
             pass
+        if stream.tail.strip(b"\0"):
+            raise DataError(f"{path}: is cut off: the end mark of a tar archive is missing; fetch it again")
         progress(total, total)
 
 
@@ -141,11 +143,13 @@ class _Guarded:
         raw.seek(0)
         self.source = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if magic == b"\x1f\x8b" else raw
         self.done = 0
+        self.tail = b""  # the last block of all that was read
         self.limit: int | None = _MAX_HEADER_BYTES  # up to which the next header may reach; tarfile reads ahead
 
     def read(self, size: int) -> bytes:
         content = self.source.read(size)
         self.done += len(content)
+        self.tail = (self.tail + content[-tarfile.BLOCKSIZE :])[-tarfile.BLOCKSIZE :]
         if self.done > FREE_BYTES + MAX_RATIO * self.raw.tell():
             raise DataError(f"{self.path}: decompresses to more than {MAX_RATIO} times its size; refused as a bomb")
         if self.limit is not None and self.done > self.limit:
