@@ -45,6 +45,24 @@ def test_a_damaged_entry_is_made_again(elsewhere, content):
     assert rows.shape == (3, 3)
 
 
+def test_a_flipped_bit_of_what_is_known_of_rows_is_found(elsewhere):
+    cache.cached_rows("0a", (4, 3), fill)
+    path = elsewhere / "0a.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            found = cache.find_rows("0a")
+            assert found is None or found[1] == {"names": ["a", "b"]}
+
+
+def test_an_older_entry_without_a_checksum_is_found(elsewhere):
+    cache.cached_rows("0a", (4, 3), fill)
+    (elsewhere / "0a.json").write_bytes(b'{"shape": [3, 3], "facts": {"names": ["a", "b"]}}')
+    rows, facts = cache.cached_rows("0a", (4, 3), fail)
+    assert (rows.shape, facts) == ((3, 3), {"names": ["a", "b"]})
+
+
 @pytest.mark.parametrize("size", [8, 12])
 def test_rows_of_another_size_are_made_again(elsewhere, size):
     cache.cached_rows("0a", (4, 3), fill)

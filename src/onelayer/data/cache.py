@@ -1,10 +1,11 @@
 """The user's cache: what was downloaded, and rows that took long to read, as memory maps.
 
 An entry is two files, ``<key>.rows`` with the numbers of the rows one after the other and ``<key>.json`` with their
-shape and whatever else is known of them, written last: an entry without it is not there.
+shape and whatever else is known of them, and a checksum of these, written last: an entry without it is not there.
 """
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -94,7 +95,8 @@ def cached_rows(
         del made
         os.truncate(temporary, n * shape[1] * dtype.itemsize)
         temporary.replace(path)
-        temporary.write_text(json.dumps({"shape": [n, shape[1]], "facts": facts}), encoding="utf-8")
+        content = {"shape": [n, shape[1]], "facts": facts}
+        temporary.write_text(json.dumps({"sha256": _checksum(content), **content}), encoding="utf-8")
         temporary.replace(facts_path)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -115,11 +117,14 @@ def find_rows(key: str, dtype: DTypeLike = np.uint8) -> tuple[np.ndarray, dict[s
     size = np.dtype(dtype).itemsize
     try:
         content = json.loads(facts_path.read_bytes())
+        checksum = content.pop("sha256", None)  # older entries have none
+        if checksum is not None and checksum != _checksum(content):
+            return None
         n, d = content["shape"]
         if path.stat().st_size != n * d * size:
             return None
         return np.memmap(path, dtype, "r", shape=(n, d)), dict(content["facts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -128,6 +133,10 @@ def forget_rows(key: str) -> None:
     for path in reversed(_paths(key)):
         with suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _paths(key: str) -> tuple[Path, Path]:
