@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from onelayer.config import SplitConfig
@@ -120,6 +120,56 @@ def test_given_draws_what_is_lacking_from_train(lacking, size):
     assert sum(map(len, found.values())) == len(set.union(*found.values()))
     if lacking != "both":
         assert len(found[lacking]) == {None: 12, 7: 7, 0.1: 6}[size]
+
+
+LAYOUTS = [
+    [],
+    ["train"],
+    ["train", "test"],
+    ["test", "validation", "train"],
+    ["train", "validation"],
+    ["validation", "test"],
+    ["data_batch_1", "data_batch_2", "data_batch_3", "test_batch"],
+    ["data_batch_2", "test_batch"],
+]
+
+
+@settings(deadline=None, max_examples=300, derandomize=True, database=None)
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    sizes=st.lists(st.integers(1, 30), min_size=4, max_size=4),
+    K=st.integers(1, 8),
+    protocol=st.sampled_from([None, "batch", "given", "full", "stratified"]),
+    held_out=st.tuples(*2 * [st.none() | st.integers(1, 30) | st.floats(0.01, 0.99)]),
+    seed=st.integers(0, 99),
+    refit=st.booleans(),
+)
+def test_any_split_is_a_partition(layout, sizes, K, protocol, held_out, seed, refit):
+    stops = np.cumsum(sizes).tolist()
+    parts = {name: slice(stop - size, stop) for name, size, stop in zip(layout, sizes, stops, strict=False)}
+    n = stops[len(layout) - 1] if layout else sum(sizes)
+    dataset = make(n, K, parts=parts, seed=seed)
+    try:
+        config = SplitConfig(
+            protocol=protocol, validation_size=held_out[0], test_size=held_out[1], split_seed=seed, refit=refit
+        )
+        train, validation, test = split(dataset, config)
+    except ConfigError:
+        event("refused")
+        return
+    of_train = np.setdiff1d(train.indices, validation.indices) if refit else train.indices
+    assert len(train) == len(of_train) + refit * len(validation)
+    together = np.concatenate([of_train, validation.indices, test.indices])
+    assert len(set(together.tolist())) == len(together), "no row is in two of them"
+    used = layout
+    if protocol == "batch" or (protocol is None and {"data_batch_1", "data_batch_2", "test_batch"} <= set(layout)):
+        used = ["data_batch_1", "data_batch_2", "test_batch"]
+    expected = set().union(*(range(n)[parts[name]] for name in used)) if layout else set(range(n))
+    assert set(together.tolist()) == expected, "and none is left out"
+    assert min(len(of_train), len(validation), len(test)) > 0
+    if len(layout) > 1 and protocol != "stratified":
+        tested = next((name for name in layout if name.startswith("test")), None)
+        assert tested is None or set(test.indices.tolist()) == set(range(n)[parts[tested]]), "test rows stay test rows"
 
 
 def test_few_rows_give_a_fifth_for_validation_and_many_a_thousand():
