@@ -210,6 +210,12 @@ def test_what_is_not_read_is_named():
     assert note == "not read: feature_names, rows (by name neither rows nor labels)"
 
 
+def test_one_of_several_files_is_noted():
+    Path(save("plain", data=X, target=Y)).rename("set-00000-of-00002.npz")
+    words = "set-00000-of-00002.npz is by its name one of 2 files; the others are not read"
+    assert load("set-00000-of-00002.npz").notes == (words,)
+
+
 # Copies in the cache
 
 

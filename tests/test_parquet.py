@@ -247,7 +247,8 @@ def test_files_that_others_count_are_missing(tmp_path):
 
 def test_one_of_several_files_is_noted(tmp_path):
     path = numbered(tmp_path, "train", 3, [1]) / "train-00001-of-00003.parquet"
-    assert load(path).notes == ("train-00001-of-00003.parquet is one of 3 files; to read all, pass their folder",)
+    words = "train-00001-of-00003.parquet is by its name one of 3 files; the others are not read"
+    assert load(path).notes == (words,)
 
 
 @pytest.mark.parametrize("level", ["", "default", "other"])

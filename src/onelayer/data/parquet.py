@@ -36,7 +36,7 @@ _BATCH_ROWS, _BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
 _LOOK = 1000  # files of a folder, to see of what kind they are
 _PARTIAL = "partial-"  # how the hub calls a part of which it converted a piece
-_NUMBERED = re.compile(r"(?P<name>.*)-(?P<number>[0-9]{1,6})-of-(?P<count>[0-9]{1,6})(?![0-9]).*")
+NUMBERED = re.compile(r"(?P<name>.*)-(?P<number>[0-9]{1,6})-of-(?P<count>[0-9]{1,6})(?![0-9]).*")
 
 
 def find_parquet(path: Path) -> Path | None:
@@ -151,9 +151,7 @@ def _holds(entry: os.DirEntry[str]) -> bool:
 def _parts(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each part, in the order of parts and names, and notes; the part is "" where there is no division."""
     if not path.is_dir():
-        match = _NUMBERED.fullmatch(path.name)
-        count = int(match["count"]) if match else 1
-        return {"": [path]}, [f"{path.name} is one of {count} files; to read all, pass their folder"] * (count > 1)
+        return {"": [path]}, []
     folders = _folders(path)
     if not folders:
         raise DataError(f"{path}: holds no parquet files")
@@ -189,7 +187,7 @@ def _require_whole(path: Path, files: list[Path]) -> None:
     """Refuse files that say by their names how many they are, where they are fewer or more."""
     found: dict[tuple[Path, str], list[re.Match[str]]] = {}
     for file in files:
-        if match := _NUMBERED.fullmatch(file.name):
+        if match := NUMBERED.fullmatch(file.name):
             found.setdefault((file.parent, match["name"]), []).append(match)
     for (_, name), matches in found.items():
         first = matches[0]

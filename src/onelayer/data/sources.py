@@ -20,7 +20,7 @@ from onelayer.data.download import Download, fetch
 from onelayer.data.folder import find_folder, read_folder
 from onelayer.data.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
-from onelayer.data.parquet import find_parquet, read_parquet
+from onelayer.data.parquet import NUMBERED, find_parquet, read_parquet
 from onelayer.errors import ConfigError, DataError, DownloadError
 from onelayer.words import listed
 
@@ -235,6 +235,9 @@ def load(
             return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
         path = cache_directory() / KNOWN[name].kept
     dataset = form.read(path, config, parts, progress)
+    if (match := NUMBERED.fullmatch(path.name)) and int(match["count"]) > 1 and not path.is_dir():
+        alone = f"{path.name} is by its name one of {int(match['count'])} files; the others are not read"
+        dataset = replace(dataset, notes=(alone, *dataset.notes))
     return replace(dataset, source=str(path.resolve()) if found.given else name)
 
 
