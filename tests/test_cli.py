@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_wine
 
+from onelayer import Model
 from onelayer.errors import DataError
 from onelayer.run import Run
 
@@ -914,3 +915,32 @@ def test_where_another_process_works_there_is_no_second(run_cli, trained, tiny_c
     (tmp_path / "run" / ".onelayer-running").unlink()
     assert run_cli("resume", "run", "--epochs", "4", "--no-figures", "--quiet") == (0, "", "")
     assert not (tmp_path / "run" / ".onelayer-running").exists()
+
+
+def test_every_way_out_names_the_same_class(run_cli, tiny_cifar, tmp_path):
+    """Sigmoids of such steps round to 1, several in a row; the logits still tell the classes apart."""
+    settings = ["--loss", "sigmoid", "--learning-rate", "50", "--epochs", "5", "--no-figures", "--quiet"]
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", *settings)[0] == 0
+    rows = np.random.default_rng(0).integers(0, 256, (300, 3072), dtype=np.uint8)
+    np.save("noise.npy", rows)
+    tensors, names = load_file("run/model.safetensors"), Model.load("run/model.safetensors").class_names
+    W = tensors["weights"].astype(float) / tensors["scale"][:, None]
+    S = rows @ W + (tensors["bias"] - tensors["mean"] @ W)
+    expected = [names[k] for k in S.argmax(axis=1)]
+    assert sum((1 / (1 + np.exp(-s)) == 1).sum() > 1 for s in S) > 20
+    answers = json.loads(run_cli("predict", "run", "noise.npy", "--json", "--top", "10")[1])
+    found = [list(answer["probabilities"]) for answer in answers]
+    assert found == [[names[k] for k in np.argsort(-s, kind="stable")] for s in S]
+    for row in (S.max(axis=1).argmax(), S.max(axis=1).argmin()):
+        Image.fromarray(rows[row].reshape(3, 32, 32).transpose(1, 2, 0)).save("noise.png")
+        assert run_cli("explain", "run", "noise.png")[1].splitlines()[1].split()[0] == expected[row]
+    assert run_cli("export", "run", "model.py")[0] == 0
+    script = subprocess.run([sys.executable, "-I", "model.py", "noise.npy"], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in script.stdout.splitlines()] == expected
+    runtime = pytest.importorskip("onnxruntime")
+    assert run_cli("export", "run", "model.onnx")[0] == 0
+    session = runtime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    probabilities, label, logits = session.run(None, {"images": rows.reshape(-1, 3, 32, 32)})
+    assert [names[k] for k in label] == expected
+    assert logits == pytest.approx(S, rel=1e-4, abs=1e-3)
+    assert [names[k] for k in probabilities.argmax(axis=1)] != expected  # so there is something to tell apart

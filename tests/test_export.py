@@ -19,6 +19,14 @@ from onelayer.model import Model
 ROUNDING = 3e-6  # what float32 leaves of a probability
 
 
+def with_logits(bias):
+    """A model of sigmoids with these logits for any row, above 17 of them with the same probability in float32."""
+    model = model_of("sigmoid")
+    model.layer.weights[...] = 0
+    model.layer.bias[...] = bias
+    return model
+
+
 def formula(model, rows):
     """Probabilities as docs/run-directory.md says, in float64."""
     W, b = model.layer.weights.astype(float), model.layer.bias.astype(float)
@@ -68,15 +76,18 @@ class TestOnnx:
         made = self.onnx.load_from_string(to_onnx(model_of()))
         self.onnx.checker.check_model(made, full_check=True)
         session = self.runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-        (given,), (answer,) = session.get_inputs(), session.get_outputs()
+        (given,), (answer, label, logits) = session.get_inputs(), session.get_outputs()
         assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, 4, 5])
         assert (answer.name, answer.type, answer.shape) == ("probabilities", "tensor(float)", ["batch", 6])
+        assert (label.name, label.type, label.shape) == ("label", "tensor(int64)", ["batch"])
+        assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["batch", 6])
         metadata = session.get_modelmeta().custom_metadata_map
         assert tuple(json.loads(metadata["class_names"])) == MODEL_NAMES
         assert json.loads(metadata["image_shape"]) == [3, 4, 5]
         assert metadata["loss"] == "softmax"
         assert (made.producer_name, made.ir_version, made.opset_import[0].version) == ("onelayer", 7, 13)
-        assert session.run(None, {"images": np.zeros((0, 3, 4, 5), np.uint8)})[0].shape == (0, 6)
+        nothing = session.run(None, {"images": np.zeros((0, 3, 4, 5), np.uint8)})
+        assert [found.shape for found in nothing] == [(0, 6), (0,), (0, 6)]
         vectors = self.runtime.InferenceSession(to_onnx(model_of(shape=None)), providers=["CPUExecutionProvider"])
         (given,) = vectors.get_inputs()
         assert (given.name, given.type, given.shape) == ("features", "tensor(float)", ["batch", 60])
@@ -85,6 +96,23 @@ class TestOnnx:
         (tmp_path / "model").write_bytes(model_of().to_bytes())
         assert to_onnx(Model.load(tmp_path / "model")) == to_onnx(model_of())
         assert to_onnx(model_of(seed=1)) != to_onnx(model_of())
+
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_label_and_logits(self, loss):
+        model = model_of(loss)
+        rows, S = rows_for(model), model.logits(rows_for(model))
+        session = self.runtime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+        label, logits = session.run(["label", "logits"], {"images": rows.reshape(-1, *SHAPE)})
+        assert logits == pytest.approx(S, abs=1e-4)
+        assert label.tolist() == [max(range(6), key=lambda k: s[k]) for s in S]
+        assert len(set(label.tolist())) > 2
+
+    @pytest.mark.parametrize(("bias", "expected"), [([18, 30, 17, 40, 25, 40], 3), ([7, -1, 7, 7, 0, 0], 0)])
+    def test_the_label_goes_by_logits_and_of_equal_ones_to_the_first(self, bias, expected):
+        model = with_logits(bias)
+        session = self.runtime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+        images = rows_for(model, 2).reshape(-1, *SHAPE)
+        assert session.run(["label"], {"images": images})[0].tolist() == [expected, expected]
 
     def test_the_whole_test_set_of_cifar(self, cifar):
         splits = load_splits(str(cifar), SplitConfig())
@@ -131,6 +159,14 @@ class TestNumpy:
         assert [line.rsplit(" ", 2)[0] for line in said] == [MODEL_NAMES[k] for k in best]
         assert float(said[0].split()[-2]) == pytest.approx(100 * found[0].max(), abs=0.006)
 
+    @pytest.mark.parametrize(("bias", "name"), [([40, 50, 0, 60, 50, 60], "9"), ([7, -1, 7, 7, 0, 0], "horse")])
+    def test_the_class_goes_by_logits_and_of_equal_ones_to_the_first(self, bias, name, tmp_path):
+        model = with_logits(bias)
+        write(model, tmp_path / "predict.py")
+        found, said = self.answers(tmp_path, rows_for(model, 2))
+        assert [line.rsplit(" ", 2)[0] for line in said] == [name, name]
+        assert float(said[0].split()[-2]) == pytest.approx(100 * found[0].max(), abs=0.006)
+
     @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
     def test_enormous_logits(self, loss, tmp_path):
         model = model_of(loss)
@@ -158,7 +194,7 @@ class TestNumpy:
                 "import numpy as np",
             }
             code = script.replace(f'"""{ast.get_docstring(tree, clean=False)}"""', "")
-            assert len([line for line in code.splitlines() if line]) <= 15
+            assert len([line for line in code.splitlines() if line]) <= 19
             assert max(map(len, script.splitlines())) <= 100
             assert sorted(np.load(io.BytesIO(numbers)).files) == ["bias", "class_names", "weights"]
         assert to_numpy(model_of()) == to_numpy(model_of())

@@ -307,6 +307,7 @@ def predict(
     """
     import numpy as np
 
+    from onelayer.layer import ranked
     from onelayer.run import Run
     from onelayer.screen import Screen
 
@@ -326,8 +327,9 @@ def predict(
             continue
         table: list[list[str]] = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            for probabilities in model.probabilities(rows[start : start + ROWS_AT_ONCE]):
-                best = np.argsort(-probabilities, kind="stable")[:top]
+            S = model.logits(rows[start : start + ROWS_AT_ONCE])
+            for logits, probabilities in zip(S, np.asarray(model.layer.loss.probabilities(S)), strict=True):
+                best = ranked(logits)[:top]
                 classes = {model.class_names[k]: float(probabilities[k]) for k in best}
                 place = {"row": len(table)} if _is_array(path) else {}
                 answers.append({"image": str(path), **place, "note": note, "probabilities": classes})

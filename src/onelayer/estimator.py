@@ -19,7 +19,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.errors import ConfigError
-from onelayer.layer import SoftmaxLayer
+from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS, Moments, Standardizer
@@ -286,9 +286,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             ``X @ coef_.T + intercept_`` but for rounding.
         """
-        check_is_fitted(self, "model_")
-        S = self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))  # (n, K)
-        return _merged(S, self.model_)
+        return _merged(self._logits(X), self.model_)
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row.
@@ -301,8 +299,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         -------
         y : ndarray of shape (n_samples,)
         """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        labels = likeliest(self._logits(X))
+        return self.classes_[labels]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, in the order of `classes_`.
@@ -340,6 +338,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         columns = {name: np.array([getattr(r, name) for r in self._state.history]) for name in HISTORY_COLUMNS}
         empty = {"test_accuracy"} | {name for name in columns if "validation" in name and np.isnan(columns[name]).all()}
         return {name: column for name, column in columns.items() if name not in empty}
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """Logits (n, K)."""
+        check_is_fitted(self, "model_")
+        return self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))
 
     def _log_odds(self, X: Any) -> np.ndarray:
         """Logarithms (n, K) of what the probabilities are in proportion to."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from onelayer.data.dataset import Split
 from onelayer.errors import DataError
+from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS
 
@@ -121,4 +122,4 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     S = np.concatenate([exact.logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
-    return Evaluation(float(losses.sum() / len(split)), split.labels, S.argmax(axis=1), probabilities)
+    return Evaluation(float(losses.sum() / len(split)), split.labels, likeliest(S), probabilities)

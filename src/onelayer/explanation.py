@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onelayer.layer import ranked
 from onelayer.model import Model
 
 
@@ -41,9 +42,9 @@ def explain(model: Model, row: np.ndarray, top: int = 3) -> Explanation:
     DataError
         If the row does not have d numbers.
     """
-    S = model.logits(row[np.newaxis])  # (1, K), which tell apart what as probabilities is rounded to 1
+    S = model.logits(row[np.newaxis])  # (1, K)
     probabilities = np.asarray(model.layer.loss.probabilities(S))[0]  # (K,)
-    classes = np.argsort(-S[0], kind="stable")[:top]
+    classes = ranked(S[0])[:top]
     exact = model.in_float64()
     x = exact.standardizer.transform(row[np.newaxis])[0]  # (d,)
     contributions = exact.layer.weights[:, classes].T * x  # (t, d)

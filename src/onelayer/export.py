@@ -45,16 +45,22 @@ with np.load(Path(__file__).with_suffix(".npz")) as model:
     weights, bias, class_names = model["weights"], model["bias"], model["class_names"]
 
 
+def logits(rows):
+    return rows.reshape(len(rows), -1) @ weights + bias
+
+
 def probabilities(rows):
-    S = rows.reshape(len(rows), -1) @ weights + bias
+    S = logits(rows)
 {returned}
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    for p in probabilities(np.load(sys.argv[1])):
-        print(class_names[p.argmax()], f"{{100 * p.max():.2f}} %")
+    rows = np.load(sys.argv[1])
+    for s, p in zip(logits(rows), probabilities(rows)):
+        k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
+        print(class_names[k], f"{{100 * p[k]:.2f}} %")
 '''
 SEAL = "# onelayer export "  # begins the last line of a script, which ends in the SHA-256 of those above it
 MARK = b"onelayer export"  # the comment of the .npz archive
@@ -95,9 +101,11 @@ def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
 
 
 def to_onnx(model: Model) -> bytes:
-    """An ONNX model in float32: images (batch, c, h, w), uint8, or features (batch, d), float32, to probabilities.
+    """Return an ONNX model in float32, for images (batch, c, h, w), uint8, or features (batch, d), float32.
 
-    Its metadata hold ``class_names`` and ``image_shape``, as JSON, and ``loss``. The same model gives the same bytes.
+    Its outputs are ``probabilities`` (batch, K); ``label`` (batch,), int64, the place of the class among the names, by
+    the rule of `onelayer.layer.likeliest`; and ``logits`` (batch, K). Its metadata hold ``class_names`` and
+    ``image_shape``, as JSON, and ``loss``. The same model gives the same bytes.
 
     Raises
     ------
@@ -127,9 +135,14 @@ def to_onnx(model: Model) -> bytes:
     nodes.append(helper.make_node("Gemm", ["centred", "weights", "bias"], ["logits"]))
     activation = {"softmax": "Softmax", "sigmoid": "Sigmoid"}[model.layer.loss.name]
     nodes.append(helper.make_node(activation, ["logits"], ["probabilities"]))
-    answer = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", K])
+    nodes.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0, select_last_index=0))
+    answers = [
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", K]),
+        helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", K]),
+    ]
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "onelayer", [given], [answer], constants)
+    graph = helper.make_graph(nodes, "onelayer", [given], answers, constants)
     made = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],

@@ -22,7 +22,7 @@ import numpy as np
 
 from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
-from onelayer.layer import SoftmaxLayer
+from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES, Array
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
@@ -230,7 +230,7 @@ def _weights(X: Array, y: Array, K: int, seed: int) -> list[tuple[str, Array, Ar
     W, b = rng.standard_normal((X.shape[1], K)) / length, rng.standard_normal(K)
     S = X @ W + b  # (n, K)
     scale = 1e4 / np.abs(S).max()
-    if (S.argmax(axis=1) == y).all():
+    if (likeliest(S) == y).all():
         scale = -scale  # a row that is right with such certainty has no gradient; now all are wrong
     return [("ordinary", W, b), ("large", scale * W, scale * b)]
 

@@ -100,3 +100,16 @@ class SoftmaxLayer:
         if l2:
             dW = dW + 2 * l2 * self.weights
         return dW, xp.sum(G, axis=0)
+
+
+def likeliest(S: Array) -> Array:
+    """Return the class of each row (n,) of logits S (n, K): the largest logit, and of equal ones the first.
+
+    This is the one rule for the class of a row. Probabilities cannot tell it: those of two large logits can both be 1.
+    """
+    return array_namespace(S).argmax(S, axis=1)
+
+
+def ranked(s: np.ndarray) -> np.ndarray:
+    """Return the classes (K,) of a row of logits s (K,), the likeliest first, in the order that `likeliest` goes by."""
+    return np.argsort(-s, kind="stable")

@@ -10,7 +10,7 @@ from array_api_compat import to_device
 
 from onelayer.backends import Totals
 from onelayer.data.dataset import Split
-from onelayer.layer import SoftmaxLayer
+from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
@@ -92,7 +92,7 @@ class ArrayBackend:
             S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
             y = self._array(split.labels[block])
             losses = self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)
-            hits = self._xp.astype(self._xp.argmax(S, axis=1) == y, self._xp.float64)
+            hits = self._xp.astype(likeliest(S) == y, self._xp.float64)
             weights = split.row_weights(block)
             if weights is not None:
                 w = self._array(weights)
