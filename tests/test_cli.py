@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_wine
 
 from onelayer import Model
+from onelayer.data.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.run import Run
 
@@ -915,6 +916,11 @@ def test_where_another_process_works_there_is_no_second(run_cli, trained, tiny_c
     (tmp_path / "run" / ".onelayer-running").unlink()
     assert run_cli("resume", "run", "--epochs", "4", "--no-figures", "--quiet") == (0, "", "")
     assert not (tmp_path / "run" / ".onelayer-running").exists()
+
+
+def test_the_help_of_predict_names_the_formats_that_are_read(run_cli):
+    words = re.search(r"required\].*?IMAGE(.*?) files", run_cli("predict", "--help")[1], re.DOTALL)[1]
+    assert [name.upper() for name in re.findall(r"[A-Z][A-Za-z]+", words)] == list(FORMATS)
 
 
 def test_every_way_out_names_the_same_class(run_cli, tiny_cifar, tmp_path):

@@ -299,7 +299,7 @@ def predict(
     run_directory
         The run directory.
     images
-        Image files of any format that Pillow reads, resized to the model's shape; or .npy files of rows.
+        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM files, resized to the model's shape; or .npy files of rows.
     top
         How many classes to show for each image or row.
     as_json
