@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -314,6 +315,7 @@ def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict |
         ({}, {"image_shape": "[3, 4, 6]"}, r"weights for 60 features are no pictures of \[3, 4, 6\]"),
         ({}, {"image_shape": "[3, 4, 5, 1]"}, "are no pictures of"),
         ({}, {"image_shape": "[Infinity, 1, 1]"}, "are no pictures of"),
+        ({}, {"image_shape": "0"}, "are no pictures of"),
         ({}, {"loss": "hinge"}, "the metadata is damaged"),
     ],
 )
@@ -323,6 +325,32 @@ def test_a_tampered_model_is_refused(tmp_path, tensors, metadata, words):
     with pytest.raises(ModelFileError, match=words) as caught:
         Model.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_names": ("a", "b", "c", "c")}, "the class names are not 4 different words; rename them"),
+        ({"class_names": ("a", "b", "c", "d\te")}, "the class names are not 4 different words"),
+        ({"class_names": ("a", "b", "c")}, "the class names are not 4 different words"),
+        ({"image_shape": (3, 4, 6)}, r"weights for 60 features are no pictures of \[3, 4, 6\]"),
+        ({"standardizer": Standardizer(np.zeros(60), np.zeros(60))}, "mean and scale do not fit"),
+        ({"standardizer": Standardizer(np.full(60, np.nan), np.ones(60))}, "mean holds a number that is not finite"),
+        ({"standardizer": Standardizer(np.zeros(60, int), np.ones(60))}, "mean is int64, expected float32 or float64"),
+    ],
+)
+def test_what_load_refuses_is_not_written(changes, words):
+    model = replace(train(toy_splits(), replace(CONFIG, epochs=0)).model, **changes)
+    with pytest.raises(ModelFileError, match=f"this model cannot be saved: {words}"):
+        model.to_bytes()
+
+
+def test_names_that_cannot_be_saved_are_refused_before_training(tmp_path):
+    dataset = replace(toy_dataset(), class_names=("a", "b", "c", "c"))
+    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", dataset.fingerprint)
+    with pytest.raises(ModelFileError, match="toy: the class names are not 4 different words; rename them"):
+        runs.start(run, plan, split(dataset, SplitConfig()))
+    assert not list(run.path.iterdir())
 
 
 @pytest.mark.parametrize(

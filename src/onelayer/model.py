@@ -72,13 +72,22 @@ class Model:
         return replace(self, layer=SoftmaxLayer(weights, bias, self.layer.loss))
 
     def to_bytes(self) -> bytes:
-        """The model as a safetensors file."""
+        """The model as a safetensors file.
+
+        Raises
+        ------
+        ModelFileError
+            If `load` would refuse it: a name is there twice or cannot be printed, or the pieces do not fit each other.
+        """
         tensors = {
             "weights": self.layer.weights,
             "bias": self.layer.bias,
             "mean": self.standardizer.mean,
             "scale": self.standardizer.scale,
         }
+        where = "this model cannot be saved"
+        require_numbers(where, tensors)
+        self._require_whole(where)
         metadata = {
             "loss": self.layer.loss.name,
             "class_names": json.dumps(self.class_names),
@@ -101,19 +110,24 @@ class Model:
             layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
-        d, K = require_layer_shapes(path, layer)
-        mean, scale = tensors["mean"], tensors["scale"]
+        names = tuple(names) if isinstance(names, list) else ()
+        shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
+        model = cls(layer, Standardizer(tensors["mean"], tensors["scale"]), names, shape)
+        model._require_whole(path)
+        return model
+
+    def _require_whole(self, where: str | Path) -> None:
+        """Refuse, with a ModelFileError, pieces that do not fit each other."""
+        d, K = require_layer_shapes(where, self.layer)
+        mean, scale = self.standardizer.mean, self.standardizer.scale
         if mean.shape != (d,) or scale.shape != (d,) or not (scale > 0).all():
-            raise ModelFileError(f"{path}: mean and scale do not fit weights for {d} features; train the model again")
-        # Names are printed: they hold no control characters.
-        good = isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names)
-        if not good or not len(set(names)) == len(names) == K:
-            raise ModelFileError(f"{path}: the class names are not {K} different words; train the model again")
+            raise ModelFileError(f"{where}: mean and scale do not fit weights for {d} features; train the model again")
+        require_names(where, self.class_names, K)
+        shape = self.image_shape
         if shape is not None:
-            sizes = shape if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape) else []
+            sizes = shape if all(type(size) is int and size > 0 for size in shape) else ()
             if len(sizes) != 3 or math.prod(sizes) != d:
-                raise ModelFileError(f"{path}: weights for {d} features are no pictures of {shape!r:.80}")
-        return cls(layer, Standardizer(mean, scale), tuple(names), shape and tuple(shape))
+                raise ModelFileError(f"{where}: weights for {d} features are no pictures of {list(shape)!r:.80}")
 
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind: str) -> bytes:
@@ -174,11 +188,7 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
         raise ModelFileError(f"{path}: damaged: its checksum is not that of its content; train the model again")
     if set(tensors) != set(names):
         raise ModelFileError(f"{path}: holds {sorted(tensors)}, expected {sorted(names)}")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (np.float32, np.float64):
-            raise ModelFileError(f"{path}: {name} is {tensor.dtype}, expected float32 or float64")
-        if name != "history" and not np.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} holds a number that is not finite; train the model again")
+    require_numbers(path, tensors)
     return tensors, metadata
 
 
@@ -214,3 +224,19 @@ def require_layer_shapes(path: str | Path, layer: SoftmaxLayer) -> tuple[int, in
     if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[1:] or bias.dtype != weights.dtype:
         raise ModelFileError(f"{path}: weights {weights.shape} and bias {bias.shape} do not fit each other")
     return weights.shape
+
+
+def require_numbers(where: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays other than finite float32 and float64; a history may have holes."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64):
+            raise ModelFileError(f"{where}: {name} is {tensor.dtype}, expected float32 or float64")
+        if name != "history" and not np.isfinite(tensor).all():
+            raise ModelFileError(f"{where}: {name} holds a number that is not finite; train the model again")
+
+
+def require_names(where: str | Path, names: tuple[str, ...], K: int) -> None:
+    """Refuse names of classes that are not K different words; they are printed, so they hold no control characters."""
+    good = all(isinstance(name, str) and name.isprintable() for name in names)
+    if not good or not len(set(names)) == len(names) == K:
+        raise ModelFileError(f"{where}: the class names are not {K} different words; rename them and train again")

@@ -37,7 +37,16 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.model import CHECKSUM, MAX_FILE_BYTES, Model, pack, require_layer_shapes, stated_checksum, unpack
+from onelayer.model import (
+    CHECKSUM,
+    MAX_FILE_BYTES,
+    Model,
+    pack,
+    require_layer_shapes,
+    require_names,
+    stated_checksum,
+    unpack,
+)
 from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, choose_backend, train
 
 if TYPE_CHECKING:
@@ -345,6 +354,7 @@ def start(
     backend = choose_backend(splits.dataset, plan.config).name
     plan = replace(plan, config=replace(plan.config, backend=backend))
     d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
+    require_names(splits.dataset.name, splits.dataset.class_names, K)  # now, and not when the model is written
     state = TrainingState.initial(d, K, plan.config)
     with claimed(run.path):
         if run.checkpoint_path.exists():
