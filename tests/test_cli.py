@@ -950,3 +950,29 @@ def test_every_way_out_names_the_same_class(run_cli, tiny_cifar, tmp_path):
     assert [names[k] for k in label] == expected
     assert logits == pytest.approx(S, rel=1e-4, abs=1e-3)
     assert [names[k] for k in probabilities.argmax(axis=1)] != expected  # so there is something to tell apart
+
+
+def test_rows_in_another_unit_are_refused_or_noted(run_cli, trained, tiny_batches, tmp_path):
+    rows, labels = tiny_batches["test_batch"]
+    scaled = (rows / 255).astype(np.float32)
+    np.save("scaled.npy", scaled)
+    np.save("pixels.npy", rows.astype(np.float32))
+    assert_one_line(
+        run_cli("predict", trained, "scaled.npy"), "scaled.npy: the rows lie in 0 to 1, the pixels trained on"
+    )
+    assert run_cli("predict", trained, "pixels.npy")[2] == ""
+    answers = json.loads(run_cli("predict", trained, "scaled.npy", "pixels.npy", "--json")[1])
+    assert "multiply the rows by 255" in answers[0]["error"]
+    assert [answer["note"] for answer in answers[1:]] == [None] * 60
+
+    np.savez("scaled.npz", X=scaled, y=labels)
+    code, out, err = run_cli("train", "--data", "scaled.npz", "--out", "of scaled", *TINY)
+    assert (code, err) == (0, "")
+    assert "far outside" not in out
+    np.save("rows.npy", rows)
+    found = run_cli("predict", "of scaled", "rows.npy")[1].splitlines()
+    assert (
+        found[0] == "note: rows.npy: the rows lie far outside those trained on; prepare them as the training rows were"
+    )
+    assert len(found) == 62
+    assert "far outside" not in run_cli("predict", "of scaled", "scaled.npy")[1]

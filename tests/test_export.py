@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onelayer import SplitConfig, TrainConfig, load_splits, train
 from onelayer.errors import ConfigError, DataError, OnelayerError
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
 from onelayer.model import Model
+from onelayer.units import FAR_OFF, SCALED_DOWN
 
 ROUNDING = 3e-6  # what float32 leaves of a probability
 
@@ -91,6 +93,15 @@ class TestOnnx:
         vectors = self.runtime.InferenceSession(to_onnx(model_of(shape=None)), providers=["CPUExecutionProvider"])
         (given,) = vectors.get_inputs()
         assert (given.name, given.type, given.shape) == ("features", "tensor(float)", ["batch", 60])
+
+    def test_images_that_are_not_pixels(self):
+        model = replace(model_of(mean=0.5, scale=0.2), pixels=None)
+        assert not model.pixels
+        rows = np.random.default_rng(0).random((20, 60), dtype=np.float32)
+        session = self.runtime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["batch", 3, 4, 5])
+        assert self.run(to_onnx(model), rows, 20) == pytest.approx(model.probabilities(rows), abs=ROUNDING)
 
     def test_the_same_model_gives_the_same_bytes(self, tmp_path):
         (tmp_path / "model").write_bytes(model_of().to_bytes())
@@ -176,6 +187,30 @@ class TestNumpy:
         assert np.isfinite(found).all()
         assert found.max() == 1
 
+    def test_rows_in_another_unit(self, tmp_path):
+        """A line on standard error, the same for a script's user and for who imports it; and the answers."""
+        pixels, features = model_of(), model_of(shape=None, mean=0.5, scale=0.2)
+        cases = (
+            (pixels, rows_for(pixels), None),
+            (pixels, rows_for(pixels) / 255, SCALED_DOWN),
+            (pixels, rows_for(pixels)[:1] / np.float32(255), SCALED_DOWN),
+            (features, rows_for(features), None),
+            (features, rows_for(pixels), FAR_OFF),
+        )
+        for model, rows, words in cases:
+            write(model, tmp_path / "predict.py")
+            np.save(tmp_path / "rows.npy", rows)
+            python = [sys.executable, "-I"]
+            program = "import runpy; runpy.run_path('predict.py')['probabilities'](np.load('rows.npy'))"
+            for command in (["predict.py", "rows.npy"], ["-c", f"import numpy as np; {program}"]):
+                done = subprocess.run([*python, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+                assert len(done.stdout.splitlines()) == (len(rows) if len(command) == 2 and "-c" not in command else 0)
+                if words is None:
+                    assert done.stderr == ""
+                else:
+                    assert f"UserWarning: {words}\n" in done.stderr
+                    assert len(done.stderr.splitlines()) <= 2
+
     def test_features_far_from_zero(self):
         model = model_of(shape=None, mean=1e4, scale=1.0)
         rows = rows_for(model)
@@ -190,13 +225,14 @@ class TestNumpy:
             imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
             assert {ast.unparse(node) for node in imports} == {
                 "import sys",
+                "import warnings",
                 "from pathlib import Path",
                 "import numpy as np",
             }
             code = script.replace(f'"""{ast.get_docstring(tree, clean=False)}"""', "")
-            assert len([line for line in code.splitlines() if line]) <= 19
+            assert len([line for line in code.splitlines() if line]) <= 45
             assert max(map(len, script.splitlines())) <= 100
-            assert sorted(np.load(io.BytesIO(numbers)).files) == ["bias", "class_names", "weights"]
+            assert sorted(np.load(io.BytesIO(numbers)).files) == ["bias", "class_names", "mean", "scale", "weights"]
         assert to_numpy(model_of()) == to_numpy(model_of())
 
     def test_without_rows_it_says_how_it_is_used(self, tmp_path):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onelayer.data import load as load
     from onelayer.data import load_splits as load_splits
     from onelayer.errors import OnelayerError as OnelayerError
+    from onelayer.errors import OnelayerWarning as OnelayerWarning
     from onelayer.estimator import SoftmaxClassifier as SoftmaxClassifier
     from onelayer.evaluation import evaluate as evaluate
     from onelayer.explanation import explain as explain
@@ -35,6 +36,7 @@ _ROOMS = {
     "load": "data",
     "load_splits": "data",
     "OnelayerError": "errors",
+    "OnelayerWarning": "errors",
     "SoftmaxClassifier": "estimator",
     "evaluate": "evaluation",
     "explain": "explanation",

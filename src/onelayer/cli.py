@@ -5,17 +5,18 @@ import json
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token, UnusedCliTokensError
 
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerWarning, UnitWarning
 from onelayer.words import counted, percent, printable
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
@@ -276,8 +277,9 @@ def evaluate(
             else:
                 splits = load_splits(data, plan.split_config, source_config, progress=progress)
             rows = splits.dataset.everything if split == "all" else getattr(splits, split)
-    evaluation = evaluate(model, rows)
     screen.notes(rows.dataset)
+    with _noted(screen):
+        evaluation = evaluate(model, rows)
     if rows.dataset.class_names != model.class_names:
         screen.say(f"note: the classes of {rows.dataset.name} have other names than the model's; their order counts")
     screen.evaluation(f"{rows.dataset.name}, {split}", evaluation, model.class_names)
@@ -327,7 +329,7 @@ def predict(
             continue
         table: list[list[str]] = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            S = model.logits(rows[start : start + ROWS_AT_ONCE])
+            S = model.unchecked_logits(rows[start : start + ROWS_AT_ONCE])
             for logits, probabilities in zip(S, np.asarray(model.layer.loss.probabilities(S)), strict=True):
                 best = ranked(logits)[:top]
                 classes = {model.class_names[k]: float(probabilities[k]) for k in best}
@@ -395,7 +397,8 @@ def explain(
     if model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images")
     row, note = read_image(image, model.image_shape)
-    explained = explain(model, row, top)
+    with _noted(screen):
+        explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
     ignore_styles()
@@ -493,11 +496,38 @@ def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple
     from onelayer.data.images import read_image
 
     if _is_array(path):
-        return read_rows(path, len(model.layer.weights), model.image_shape), None
-    if model.image_shape is None:
+        rows, note = read_rows(path, len(model.layer.weights), model.image_shape), None
+    elif model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; pass a .npy file of rows")
-    row, note = read_image(path, model.image_shape)
-    return row[None], note
+    else:
+        row, note = read_image(path, model.image_shape)
+        rows = row[None]
+    doubt = model.doubt(rows)
+    if isinstance(doubt, UnitWarning):
+        raise DataError(f"{path}: {doubt}")
+    notes = [*filter(None, [note]), *([f"{path}: {doubt}"] if doubt else [])]
+    return rows, "; ".join(notes) or None
+
+
+@contextmanager
+def _noted(screen: "Screen") -> Iterator[None]:
+    """Print onelayer's warnings as notes, and let rows in the wrong unit be an error."""
+    show = warnings.showwarning
+
+    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, OnelayerWarning):
+            screen.say(f"note: {message}")
+        else:
+            show(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OnelayerWarning)
+        warnings.simplefilter("error", UnitWarning)
+        warnings.showwarning = note
+        try:
+            yield
+        except UnitWarning as warning:
+            raise DataError(str(warning)) from None
 
 
 @contextmanager

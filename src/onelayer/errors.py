@@ -1,4 +1,4 @@
-"""The errors that a user can mend. Each message says what is wrong, where, and what to do, in one line.
+"""The errors that a user can mend, and warnings. Each message says what is wrong, where, and what to do, in one line.
 
 Those that `onelayer.SoftmaxClassifier` raises are ValueErrors too, as scikit-learn's own are in such cases.
 """
@@ -44,3 +44,11 @@ class DivergedError(OnelayerError, ValueError):
     def __init__(self, message: str, epoch: int) -> None:
         super().__init__(message)
         self.epoch = epoch
+
+
+class OnelayerWarning(UserWarning):
+    """Something was done that may not be what was meant."""
+
+
+class UnitWarning(OnelayerWarning):
+    """Rows are in another unit than those that the model was trained on."""

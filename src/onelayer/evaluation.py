@@ -9,6 +9,7 @@ from onelayer.errors import DataError
 from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS
+from onelayer.units import places_to_look_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +119,9 @@ def evaluate(model: Model, split: Split) -> Evaluation:
             f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers in {len(dataset.class_names)} classes; "
             f"the model is for {d} numbers and {K} classes"
         )
+    model.warn_of(split.rows(places_to_look_at(len(split))), dataset.name, stacklevel=3)
     exact = model.in_float64()  # here, and not for each block anew
-    S = np.concatenate([exact.logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
+    S = np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
     return Evaluation(float(losses.sum() / len(split)), split.labels, likeliest(S), probabilities)

@@ -42,7 +42,8 @@ def explain(model: Model, row: np.ndarray, top: int = 3) -> Explanation:
     DataError
         If the row does not have d numbers.
     """
-    S = model.logits(row[np.newaxis])  # (1, K)
+    S = model.unchecked_logits(row[np.newaxis])  # (1, K)
+    model.warn_of(row[np.newaxis], stacklevel=3)
     probabilities = np.asarray(model.layer.loss.probabilities(S))[0]  # (K,)
     classes = ranked(S[0])[:top]
     exact = model.in_float64()

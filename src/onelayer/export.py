@@ -8,6 +8,7 @@ subtracts m first.
 """
 
 import hashlib
+import inspect
 import io
 import json
 import zipfile
@@ -21,6 +22,7 @@ import numpy as np
 from onelayer.errors import ConfigError, DataError
 from onelayer.model import Model
 from onelayer.run import require_own, write_file, write_over
+from onelayer.units import FAR_OFF, SCALED_DOWN, far_off, scaled_down
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -37,28 +39,38 @@ They are taken as they are: the standardisation is in the weights and the bias.
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 with np.load(Path(__file__).with_suffix(".npz")) as model:
     weights, bias, class_names = model["weights"], model["bias"], model["class_names"]
+    mean, scale = model["mean"], model["scale"]  # of the training rows
+DOUBT = "{doubt}"
 
 
+{check}
 def logits(rows):
-    return rows.reshape(len(rows), -1) @ weights + bias
+    R = rows.reshape(len(rows), -1)
+    if {doubtful}(R[:: len(R) // 32 + 1], mean, scale):
+        warnings.warn(DOUBT)
+    return R @ weights + bias
+
+
+def of_logits(S):
+{returned}
 
 
 def probabilities(rows):
-    S = logits(rows)
-{returned}
+    return of_logits(logits(rows))
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    rows = np.load(sys.argv[1])
-    for s, p in zip(logits(rows), probabilities(rows)):
+    S = logits(np.load(sys.argv[1]))
+    for s, p in zip(S, of_logits(S)):
         k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
         print(class_names[k], f"{{100 * p[k]:.2f}} %")
 '''
@@ -101,7 +113,9 @@ def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
 
 
 def to_onnx(model: Model) -> bytes:
-    """Return an ONNX model in float32, for images (batch, c, h, w), uint8, or features (batch, d), float32.
+    """Return an ONNX model in float32, for images (batch, c, h, w) or features (batch, d).
+
+    Images are uint8 if the model is one of pixels, else float32, as features are.
 
     Its outputs are ``probabilities`` (batch, K); ``label`` (batch,), int64, the place of the class among the names, by
     the rule of `onelayer.layer.likeliest`; and ``logits`` (batch, K). Its metadata hold ``class_names`` and
@@ -126,7 +140,8 @@ def to_onnx(model: Model) -> bytes:
         given = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", d])
         nodes = [helper.make_node("Sub", ["features", "mean"], ["centred"])]
     else:
-        given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *model.image_shape])
+        kind = TensorProto.UINT8 if model.pixels else TensorProto.FLOAT
+        given = helper.make_tensor_value_info("images", kind, ["batch", *model.image_shape])
         nodes = [
             helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["pixels"], ["rows"]),
@@ -160,18 +175,26 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     exact = model.in_float64()
     folded = exact.standardizer.fold(exact.layer)
     arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
+    arrays |= {"mean": exact.standardizer.mean, "scale": exact.standardizer.scale}
     content = io.BytesIO()
     np.savez(content, **arrays)
     with zipfile.ZipFile(content, "a") as archive:
         archive.comment = MARK
-    if model.image_shape is None:
-        rows = "features as they were trained on"
-    else:
+    rows = "pixels 0 to 255" if model.pixels else "features as they were trained on"
+    if model.image_shape is not None:
         c, h, w = model.image_shape
-        rows = f"pixels 0 to 255 of images, flattened from ({c}, {h}, {w})"
+        rows += f" of images, flattened from ({c}, {h}, {w})"
+    check, doubt = (scaled_down, SCALED_DOWN) if model.pixels else (far_off, FAR_OFF)
     loss = model.layer.loss.name
-    formula = f"{loss} of a matrix product"
-    script = SCRIPT.format(formula=formula, d=len(folded.weights), rows=rows, returned=RETURNED[loss])
+    script = SCRIPT.format(
+        formula=f"{loss} of a matrix product",
+        d=len(folded.weights),
+        rows=rows,
+        check=inspect.getsource(check) + "\n",
+        doubtful=check.__name__,
+        doubt=doubt,
+        returned=RETURNED[loss],
+    )
     script += f"\n\n{SEAL}{hashlib.sha256(script.encode()).hexdigest()}\n"
     return script, content.getvalue()
 

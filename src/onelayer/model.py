@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.errors import DataError, ModelFileError
+from onelayer.errors import DataError, ModelFileError, OnelayerWarning, UnitWarning
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.units import FAR_OFF, SCALED_DOWN, far_off, places_to_look_at, scaled_down
 
 FORMAT_VERSION = 1
 CHECKSUM, UNKNOWN = "checksum", "0" * 64
@@ -33,23 +35,51 @@ class Model:
         Mean and scale (d,), float64.
     class_names : tuple of K str
     image_shape : (c, h, w) or None
+    pixels : bool
+        Whether the training rows were pixels from 0 to 255. None, as in older files, takes images whose means say so.
     """
 
     layer: SoftmaxLayer
     standardizer: Standardizer
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int] | None
+    pixels: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels is None:
+            mean = self.standardizer.mean
+            like_pixels = self.image_shape is not None and mean.size and mean.min() >= 0 and 1 < mean.max() <= 255
+            object.__setattr__(self, "pixels", bool(like_pixels))
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """Logits S (n, K) of raw rows (n, d), in float64, standardised a few at a time.
 
-        Training in float32 scatters its logits by some 1e-6 of their size; an answer need not.
+        Training in float32 scatters its logits by some 1e-6 of their size; an answer need not. Rows that look as if
+        they were in another unit than the training rows give an `OnelayerWarning`.
 
         Raises
         ------
         DataError
             If rows do not have d numbers each.
         """
+        S = self.unchecked_logits(rows)
+        self.warn_of(rows, stacklevel=3)
+        return S
+
+    def warn_of(self, rows: np.ndarray, name: str = "", stacklevel: int = 2) -> None:
+        """Warn if `doubt` has something to say, where `name` has these rows."""
+        if doubt := self.doubt(rows):
+            warnings.warn(type(doubt)(f"{name}: {doubt}" if name else str(doubt)), stacklevel=stacklevel)
+
+    def doubt(self, rows: np.ndarray) -> OnelayerWarning | None:
+        """Return a reason to doubt that rows (n, d) are in the unit of the training rows; it looks at a few of them."""
+        some = np.asarray(rows)[places_to_look_at(len(rows))]
+        if self.pixels and scaled_down(some, self.standardizer.mean, self.standardizer.scale):
+            return UnitWarning(SCALED_DOWN)
+        return OnelayerWarning(FAR_OFF) if far_off(some, self.standardizer.mean, self.standardizer.scale) else None
+
+    def unchecked_logits(self, rows: np.ndarray) -> np.ndarray:
+        """As `logits`, of rows that were looked at before."""
         d, K = self.layer.weights.shape
         if rows.ndim != 2 or rows.shape[1] != d:
             raise DataError(f"rows have the shape {rows.shape}; this model needs (n, {d})")
@@ -64,7 +94,9 @@ class Model:
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
-        return np.asarray(self.layer.loss.probabilities(self.logits(rows)))
+        P = np.asarray(self.layer.loss.probabilities(self.unchecked_logits(rows)))
+        self.warn_of(rows, stacklevel=3)
+        return P
 
     def in_float64(self) -> "Model":
         """The same numbers in float64, with which `logits` calculates."""
@@ -92,6 +124,7 @@ class Model:
             "loss": self.layer.loss.name,
             "class_names": json.dumps(self.class_names),
             "image_shape": json.dumps(self.image_shape),
+            "pixels": json.dumps(self.pixels),
         }
         return pack(tensors, metadata, kind="model")
 
@@ -107,12 +140,13 @@ class Model:
         tensors, metadata = unpack(path, kind="model", names=("weights", "bias", "mean", "scale"))
         try:
             names, shape = json.loads(metadata["class_names"]), json.loads(metadata["image_shape"])
+            pixels = {"true": True, "false": False, "": None}[metadata.get("pixels", "")]
             layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
         names = tuple(names) if isinstance(names, list) else ()
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
-        model = cls(layer, Standardizer(tensors["mean"], tensors["scale"]), names, shape)
+        model = cls(layer, Standardizer(tensors["mean"], tensors["scale"]), names, shape, pixels)
         model._require_whole(path)
         return model
 

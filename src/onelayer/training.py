@@ -24,6 +24,7 @@ from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.standardizer import Standardizer
+from onelayer.units import are_pixels, places_to_look_at
 from onelayer.words import percent
 
 
@@ -304,7 +305,8 @@ def train(
             stopping.set()  # Ctrl-C does not wait for what the other thread is evaluating
     if state.history and "test" in scores:
         state = _with_last_test_accuracy(state, scores["test"].accuracy)
-    model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape)
+    pixels = are_pixels(splits.train.rows(places_to_look_at(len(splits.train))))
+    model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape, pixels)
     return TrainingResult(model, state, scores, backend.name)
 
 
