@@ -1,12 +1,15 @@
 """Loss, accuracy, confusion and mistakes against counting by hand and against scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import toy_dataset, toy_splits
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from onelayer.config import TrainConfig
-from onelayer.errors import DataError
+from onelayer.data.dataset import Dataset, Split
+from onelayer.errors import DataError, OnelayerWarning
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.training import train
 
@@ -90,5 +93,50 @@ def test_answers_that_are_right_as_often_as_they_claim_are_calibrated():
 
 def test_a_model_for_other_rows_or_classes_is_refused():
     model = train(toy_splits(), TrainConfig(epochs=0)).model
-    with pytest.raises(DataError, match=r"toy has rows of 60 numbers in 3 classes; the model is for 60 numbers and 4"):
-        evaluate(model, toy_dataset(K=3).everything)
+    narrow = Dataset(np.zeros((2, 59)), np.array([0, 1]), ("class 0", "class 1"), None, "narrow")
+    with pytest.raises(DataError, match=r"narrow has rows of 59 numbers; the model is for 60 numbers"):
+        evaluate(model, narrow.everything)
+    words = "toy has rows of classes that the model does not know: class 4, class 5; it knows class 0, class 1, class 2"
+    with pytest.raises(DataError, match=words):
+        evaluate(model, toy_dataset(K=6).everything)
+
+
+def test_classes_are_matched_by_name(recwarn):
+    splits = toy_splits(K=6)
+    model = train(splits, TrainConfig(epochs=3, dtype="float64", learning_rate=0.01)).model
+    expected = evaluate(model, splits.test)
+    assert 0.3 < expected.accuracy < 1
+    order = np.array([4, 2, 0, 5, 3, 1])
+    names = (*(f"class {k}" for k in order), "a class without rows")
+    other = replace(splits.dataset, labels=np.argsort(order)[splits.dataset.labels], class_names=names)
+    found = evaluate(model, replace(splits.test, dataset=other))
+    assert found.loss == expected.loss
+    np.testing.assert_array_equal(found.labels, splits.test.labels)
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+
+    few = splits.test.indices[np.isin(splits.test.labels, [2, 4])]
+    labels = (splits.dataset.labels == 2).astype(np.int64)
+    two = replace(splits.dataset, labels=labels, class_names=("class 4", "class 2"))
+    found = evaluate(model, Split("test", two, few))
+    assert found.class_accuracies[[2, 4]] == pytest.approx(expected.class_accuracies[[2, 4]])
+    assert np.isnan(found.class_accuracies[[0, 1, 3, 5]]).all()
+    assert not recwarn
+
+
+def test_classes_that_are_numbers():
+    splits = toy_splits(K=6)
+    model = train(splits, TrainConfig(epochs=3)).model
+    expected = evaluate(model, splits.test)
+    numbered = replace(splits.dataset, class_names=tuple("012345"))
+    words = "^the classes of toy are numbers, taken for the places of the model's classes: 0 is class 0, 1 is class 1, "
+    with pytest.warns(OnelayerWarning, match=words) as caught:
+        found = evaluate(model, replace(splits.test, dataset=numbered))
+    assert found.loss == expected.loss
+    assert [w.filename for w in caught] == [__file__]
+    beyond = replace(numbered, class_names=tuple("123456"))  # 6 is none: they may be counted from 1
+    with pytest.raises(DataError, match="classes that the model does not know: 1, 2, 3, 4, 5, 6; it knows class 0"):
+        evaluate(model, replace(splits.test, dataset=beyond))
+    with pytest.raises(DataError, match=r"does not know: class 0, class 1, .*; it knows 0, 1, 2"):
+        evaluate(replace(model, class_names=tuple("012345")), splits.test)
+    other = replace(model, class_names=tuple("543210"))
+    assert evaluate(other, replace(splits.test, dataset=numbered)).labels.tolist() == (5 - splits.test.labels).tolist()

@@ -8,7 +8,6 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
@@ -23,7 +22,7 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
     from cyclopts.argument import Argument, ArgumentCollection
 
-    from onelayer.data.dataset import Split, Splits
+    from onelayer.data.dataset import Splits
     from onelayer.model import Model
     from onelayer.run import Plan, Run
     from onelayer.screen import Screen
@@ -242,7 +241,7 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    split: Literal["train", "validation", "test", "all"] = "test",
+    split: Literal["train", "validation", "test", "all"] | None = None,
 ) -> None:
     """Print loss, accuracy with its standard error, and accuracy by class.
 
@@ -251,11 +250,10 @@ def evaluate(
     run_directory
         The run directory.
     data
-        Another source to evaluate on, or where the run's own data are now.
+        Another source to evaluate on, whose classes are matched by name; or where the run's own data are now.
     split
-        Which rows; all are those of every split.
+        Which rows; all are those of every split. By default test, or all of another source that has no test part.
     """
-    from onelayer.data import load, load_splits
     from onelayer.evaluation import evaluate
     from onelayer.run import Run
     from onelayer.screen import Screen
@@ -265,24 +263,13 @@ def evaluate(
     plan, _ = run.read_checkpoint()
     model = run.read_model()
     with screen.working("reading") as progress:
-        rows: Split
-        source_config = plan.source_config
-        if model.image_shape is not None:  # images of another folder are brought to the model's size
-            source_config = replace(source_config, image_size="{2}x{1}".format(*model.image_shape))
-        if data is not None and split == "all":
-            rows = load(data, source_config, progress=progress).everything
-        else:
-            if data is None:
-                splits = plan.load_splits(None, progress)
-            else:
-                splits = load_splits(data, plan.split_config, source_config, progress=progress)
-            rows = splits.dataset.everything if split == "all" else getattr(splits, split)
+        rows, note = plan.rows_to_evaluate(data, split, model.image_shape, progress)
     screen.notes(rows.dataset)
+    if note:
+        screen.say(f"note: {note}")
     with _noted(screen):
         evaluation = evaluate(model, rows)
-    if rows.dataset.class_names != model.class_names:
-        screen.say(f"note: the classes of {rows.dataset.name} have other names than the model's; their order counts")
-    screen.evaluation(f"{rows.dataset.name}, {split}", evaluation, model.class_names)
+    screen.evaluation(f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
 
 
 @app.command

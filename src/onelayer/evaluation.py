@@ -1,11 +1,13 @@
 """What a model gets right and wrong on a split. Everything is counted as sums and divided once."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onelayer.data.dataset import Split
-from onelayer.errors import DataError
+from onelayer.errors import DataError, OnelayerWarning
 from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS
@@ -105,7 +107,7 @@ class Evaluation:
 
 
 def evaluate(model: Model, split: Split) -> Evaluation:
-    """Evaluate a model on a split.
+    """Evaluate a model on a split, whose classes are matched with the model's by name.
 
     Raises
     ------
@@ -113,15 +115,37 @@ def evaluate(model: Model, split: Split) -> Evaluation:
         If the split's rows or classes are not the model's.
     """
     dataset = split.dataset
-    d, K = model.layer.weights.shape
-    if (dataset.rows.shape[1], len(dataset.class_names)) != (d, K):
-        raise DataError(
-            f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers in {len(dataset.class_names)} classes; "
-            f"the model is for {d} numbers and {K} classes"
-        )
+    d = len(model.layer.weights)
+    if dataset.rows.shape[1] != d:
+        raise DataError(f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers; the model is for {d} numbers")
+    labels = _matched_labels(model, split)
     model.warn_of(split.rows(places_to_look_at(len(split))), dataset.name, stacklevel=3)
     exact = model.in_float64()  # here, and not for each block anew
     S = np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
-    losses = model.layer.loss.of_rows(S, split.labels).astype(np.float64)
+    losses = model.layer.loss.of_rows(S, labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
-    return Evaluation(float(losses.sum() / len(split)), split.labels, likeliest(S), probabilities)
+    return Evaluation(float(losses.sum() / len(split)), labels, likeliest(S), probabilities)
+
+
+def _matched_labels(model: Model, split: Split) -> np.ndarray:
+    """Labels (n,) of a split in the model's numbering of the classes, which are matched by name."""
+    dataset, known = split.dataset, model.class_names
+    if dataset.class_names == known:
+        return split.labels
+    places = np.array([known.index(name) if name in known else -1 for name in dataset.class_names])
+    unknown = [dataset.class_names[k] for k in np.unique(split.labels) if places[k] < 0]
+    if unknown and set(dataset.class_names) <= set(map(str, range(len(known)))) and not any(map(str.isdecimal, known)):
+        places = np.array([int(name) for name in dataset.class_names])
+        meanings = _some([f"{name} is {known[int(name)]}" for name in dataset.class_names])
+        what = f"the classes of {dataset.name} are numbers, taken for the places of the model's classes: {meanings}"
+        warnings.warn(OnelayerWarning(what), stacklevel=3)
+    elif unknown:
+        raise DataError(
+            f"{dataset.name} has rows of classes that the model does not know: {_some(unknown)}; it knows "
+            f"{_some(known)}; rename these classes, or leave their rows out"
+        )
+    return places[split.labels]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)

@@ -32,8 +32,9 @@ import numpy as np
 
 from onelayer.claim import CLAIM, claimed
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.data import load_splits
-from onelayer.data.dataset import Splits
+from onelayer.data import load, load_splits, split
+from onelayer.data.dataset import BATCH_PROTOCOL, Split, Splits, require_finite
+from onelayer.data.sources import load_for
 from onelayer.errors import ConfigError, DataError, ModelFileError, OnelayerError, RunError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -104,6 +105,66 @@ class Plan:
                 f"{splits.dataset.fingerprint[:12]}, the run's with {self.fingerprint[:12]}; pass the right --data"
             )
         return splits
+
+    def rows_to_evaluate(
+        self,
+        source: str | None,
+        part: str | None,
+        image_shape: tuple[int, int, int] | None,
+        progress: Callable[..., None] | None = None,
+    ) -> tuple[Split, str | None]:
+        """Read the rows that a model is to be evaluated on, and what to say of them.
+
+        Parameters
+        ----------
+        source : str or None
+            None is where the run's data were. The run's own data elsewhere are divided as the run did. Other data have
+            their own parts.
+        part : str or None
+            train, validation, test or all; None is test, or all rows of other data without test rows.
+        image_shape : (c, h, w) or None
+            The model's, to which images of a folder are brought.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be read, or have no such part.
+        """
+        if source is None:
+            return _named(self.load_splits(None, progress), part or "test"), None
+        # evaluate has no options for how a source is read: what cannot be read is left out, and a note says so.
+        config = replace(self.source_config, allow_unreadable=True)
+        if image_shape is not None:
+            config = replace(config, image_size="{2}x{1}".format(*image_shape))
+        try:
+            dataset = load_for(source, self.split_config, config, progress=progress)
+        except ConfigError:
+            if not config.coarse:
+                raise
+            config = replace(config, coarse=False)  # the source has classes of one kind only
+            dataset = load_for(source, self.split_config, config, progress=progress)
+        require_finite(dataset, progress)
+        if dataset.fingerprint == self.fingerprint:
+            return _named(split(dataset, self.split_config, progress), part or "test"), None
+        if set(BATCH_PROTOCOL.values()) <= set(dataset.parts):  # CIFAR-10, of which a protocol may read half
+            dataset = load(source, config, progress=progress)
+        parts = {name: [p for p in dataset.parts if p.startswith(name)] for name in ("test", "validation")}
+        parts["train"] = [p for p in dataset.parts if p not in parts["test"] + parts["validation"]]
+        note = f"{dataset.name} is not the data of this run; "
+        if part == "all" or not (part or parts["test"]):
+            more = "" if part else "it has no test part, so "
+            return dataset.everything, f"{note}{more}all its rows are evaluated"
+        part = part or "test"
+        if not parts[part]:
+            raise DataError(f"{dataset.name} has no {part} part of its own; leave --split out, or pass --split all")
+        return dataset.only(part, parts[part]), f"{note}its {part} part is evaluated"
+
+
+def _named(splits: Splits, part: str) -> Split:
+    if part == "all":
+        return splits.dataset.everything
+    chosen: Split = getattr(splits, part)
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A data set as it was read, and its division into training, validation and test rows, which copies nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -108,8 +108,12 @@ class Dataset:
     @cached_property
     def everything(self) -> "Split":
         """All rows, as a split, part by part in the source's order."""
+        return self.only("all", self.parts) if self.parts else Split("all", self, np.arange(len(self.rows)))
+
+    def only(self, name: str, parts: Iterable[str]) -> "Split":
+        """The rows of some of the source's parts, as a split of this name."""
         n = np.arange(len(self.rows))
-        return Split("all", self, np.concatenate([n[part] for part in self.parts.values() or (slice(None),)]))
+        return Split(name, self, np.concatenate([n[self.parts[part]] for part in parts]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,12 +277,7 @@ def split(dataset: Dataset, config: SplitConfig, progress: Callable[[int, int | 
         else:
             places["validation"] = _places(dataset, ["validation"])
         places["train"] = rest
-    if not_finite := dataset.scan(progress).not_finite:
-        row, column = not_finite
-        for part, where in dataset.parts.items():  # whose rows people count anew, as they lie in arrays of their own
-            if row in (members := range(len(dataset.rows))[where]):
-                refuse_number(dataset.rows[where], (members.index(row), column), f"{dataset.name}, {part}")
-        refuse_number(dataset.rows, not_finite, dataset.name)
+    require_finite(dataset, progress)
     if config.refit:
         places["train"] = np.concatenate([places["train"], places["validation"]])
         protocol += ", refitted on train and validation"
@@ -325,6 +324,16 @@ def _draw(
     for label, share in zip(present, quota, strict=True):
         drawn[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
     return places[~drawn], places[drawn]
+
+
+def require_finite(dataset: Dataset, progress: Callable[[int, int | None], None] | None = None) -> None:
+    """Raise a DataError if a feature is not a finite number."""
+    if not_finite := dataset.scan(progress).not_finite:
+        row, column = not_finite
+        for part, where in dataset.parts.items():  # whose rows people count anew, as they lie in arrays of their own
+            if row in (members := range(len(dataset.rows))[where]):
+                refuse_number(dataset.rows[where], (members.index(row), column), f"{dataset.name}, {part}")
+        refuse_number(dataset.rows, not_finite, dataset.name)
 
 
 def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str) -> None:

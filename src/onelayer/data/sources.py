@@ -283,11 +283,18 @@ def load_splits(
     ConfigError
         If the protocol does not fit it.
     """
-    parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
-    dataset = load_preferred(source, parts, config, progress=progress)
+    dataset = load_for(source, split_config, config, progress=progress)
     splits = split(dataset, split_config, progress)
     dataset.scan(progress)  # whoever loads by name or path wants the fingerprint, or the duplicates, next
     return splits
+
+
+def load_for(
+    source: str | Path, split_config: SplitConfig, config: SourceConfig, *, progress: Progress | None = None
+) -> Dataset:
+    """Load what a protocol needs of a data set, as `load_splits` does before it divides it."""
+    parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
+    return load_preferred(source, parts, config, progress=progress)
 
 
 def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
