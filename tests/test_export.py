@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
-from helpers import MODEL_NAMES, SHAPE, model_of, rows_for
+from helpers import MODEL_NAMES, SHAPE, model_of, rows_for, toy_splits
+from hypothesis import strategies as st
 
 from onelayer import SplitConfig, TrainConfig, load_splits, train
 from onelayer.errors import ConfigError, DataError, OnelayerError
@@ -124,6 +126,40 @@ class TestOnnx:
         session = self.runtime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
         images = rows_for(model, 2).reshape(-1, *SHAPE)
         assert session.run(["label"], {"images": images})[0].tolist() == [expected, expected]
+
+    @hypothesis.settings(max_examples=12, deadline=None)
+    @hypothesis.given(
+        st.permutations(range(5)),
+        st.sampled_from(["softmax", "sigmoid"]),
+        st.sampled_from([SHAPE, None]),
+        st.sampled_from(["auto", "numpy"]),
+        st.integers(0, 1000),
+    )
+    def test_permuted_classes_give_permuted_answers(self, order, loss, shape, backend, seed):
+        """From training to what another program makes of the file; the initial weights are 0, alike for all classes."""
+        splits = toy_splits(n=120, K=5, image_shape=shape, seed=seed)
+        dataset, order = splits.dataset, np.array(order)
+        config = TrainConfig(epochs=3, learning_rate=0.05, batch_size=20, init_std=0, loss=loss, backend=backend)
+        names = tuple(dataset.class_names[k] for k in order)
+        permuted = replace(dataset, labels=np.argsort(order)[dataset.labels], class_names=names)
+        parts = {part.name: replace(part, dataset=permuted) for part in splits}
+        rows = splits.test.rows(slice(None)).astype(np.uint8 if shape else np.float32)
+        answers = []
+        for some in (splits, replace(splits, **parts)):
+            content = to_onnx(train(some, config).model)
+            session = self.runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            (given,) = session.get_inputs()
+            found = session.run(None, {given.name: rows.reshape(-1, *given.shape[1:])})
+            answers.append([*found, json.loads(session.get_modelmeta().custom_metadata_map["class_names"])])
+        (P, label, S, _), (permuted_P, permuted_label, permuted_S, permuted_names) = answers
+        assert tuple(permuted_names) == names
+        assert np.ptp(P, axis=0).min() > 0.02
+        assert permuted_P == pytest.approx(P[:, order], abs=ROUNDING)
+        assert permuted_S == pytest.approx(S[:, order], abs=3e-5)
+        top = np.sort(S, axis=1)
+        clear = top[:, -1] - top[:, -2] > 1e-4
+        assert order[permuted_label[clear]].tolist() == label[clear].tolist()
+        assert len(set(label[clear].tolist())) > 1
 
     def test_the_whole_test_set_of_cifar(self, cifar):
         splits = load_splits(str(cifar), SplitConfig())
