@@ -294,9 +294,6 @@ def predict(
     as_json
         Print JSON instead of tables.
     """
-    import numpy as np
-
-    from onelayer.layer import ranked
     from onelayer.run import Run
     from onelayer.screen import Screen
 
@@ -315,14 +312,10 @@ def predict(
             answers.append({"image": str(path), "error": str(error)})
             continue
         table: list[list[str]] = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            S = model.unchecked_logits(rows[start : start + ROWS_AT_ONCE])
-            for logits, probabilities in zip(S, np.asarray(model.layer.loss.probabilities(S)), strict=True):
-                best = ranked(logits)[:top]
-                classes = {model.class_names[k]: float(probabilities[k]) for k in best}
-                place = {"row": len(table)} if _is_array(path) else {}
-                answers.append({"image": str(path), **place, "note": note, "probabilities": classes})
-                table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
+        for classes in _ranked_classes(model, rows, top):
+            place = {"row": len(table)} if _is_array(path) else {}
+            answers.append({"image": str(path), **place, "note": note, "probabilities": classes})
+            table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
         if as_json:
             continue
         if len(answers) > len(rows):
@@ -494,6 +487,16 @@ def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple
         raise DataError(f"{path}: {doubt}")
     notes = [*filter(None, [note]), *([f"{path}: {doubt}"] if doubt else [])]
     return rows, "; ".join(notes) or None
+
+
+def _ranked_classes(model: "Model", rows: "np.ndarray", top: int) -> Iterator[dict[str, float]]:
+    """The names and probabilities of the classes of each row, the likeliest first."""
+    from onelayer.layer import ranked
+
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        S = model.unchecked_logits(rows[start : start + ROWS_AT_ONCE])
+        for logits, probabilities in zip(S, model.layer.loss.probabilities(S), strict=True):
+            yield {model.class_names[k]: float(probabilities[k]) for k in ranked(logits)[:top]}
 
 
 @contextmanager
