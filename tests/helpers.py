@@ -54,6 +54,7 @@ def plain_training(splits: Splits, config: TrainConfig) -> tuple[np.ndarray, np.
     K = len(splits.dataset.class_names)
     rng = np.random.default_rng(config.seed)
     W = (rng.standard_normal((K, d)) * config.init_std).T
+    W[R.min(0) == R.max(0)] = 0  # what no row moves
     b = np.zeros(K)
     Y = np.eye(K)[y]
     eta = config.learning_rate

@@ -211,7 +211,7 @@ def test_the_automatic_step_is_sure_but_not_short():
             assert (np.diff(clf.history_["train_cost"]) < 0).all()
             if standardize:
                 assert clf.learning_rate_ == pytest.approx(rate, rel=1e-12)
-    raw = 1.5 / (((X**2).sum(axis=1).mean() + 1) / 12 + 2 * 0.1)
+    raw = 1.5 / (((np.delete(X, 7, axis=1) ** 2).sum(axis=1).mean() + 1) / 12 + 2 * 0.1)
     assert clf.learning_rate_ == pytest.approx(raw, rel=1e-12)
 
 
@@ -326,7 +326,7 @@ def test_partial_fit_standardises_by_all_rows_seen_and_changes_no_answer_by_it()
     X[:100, 3], X[100:, 3] = 5, np.random.default_rng(1).normal(300, 70, 200)  # constant at first
     clf = SoftmaxClassifier(random_state=0, learning_rate=1e-300)  # no step that could be seen
     clf.partial_fit(X[:100], y[:100], [0, 1, 2, 3], weights[:100])
-    before, initial = clf.decision_function(X[:100]), clf.model_.layer.weights
+    before = clf.decision_function(X[:100])
     for rows in (slice(100, 140), slice(140, 300)):
         clf.partial_fit(X[rows], y[rows], sample_weight=weights[rows])
     mean = np.average(X, axis=0, weights=weights)
@@ -335,7 +335,7 @@ def test_partial_fit_standardises_by_all_rows_seen_and_changes_no_answer_by_it()
     assert clf.model_.standardizer.scale == pytest.approx(np.where(deviation > 0, deviation, 1), rel=1e-12)
     assert np.abs(clf.model_.standardizer.mean - np.average(X[:100], axis=0, weights=weights[:100])).max() > 1
     assert clf.decision_function(X[:100]) == pytest.approx(before, rel=1e-9, abs=1e-12)
-    assert np.abs(clf.model_.layer.weights[3] / initial[3]).max() < 2, "an arbitrary weight was scaled up"
+    assert np.abs(clf.model_.layer.weights[3]).max() < 1e-290, "an arbitrary weight was scaled up"
 
 
 def test_partial_fit_learns_as_fit_does():

@@ -475,7 +475,8 @@ def models(draw) -> Model:
     mean = draw(arrays(np.float64, (d,), elements=NUMBERS["float64"]))
     scale = draw(arrays(np.float64, (d,), elements=st.floats(1e-300, 1e300)))
     names = draw(st.lists(WORDS, min_size=K, max_size=K, unique=True))
-    return Model(layer, Standardizer(mean, scale), tuple(names), shape)
+    constant = (scale == 1) & ~layer.weights.any(axis=1)
+    return Model(layer, Standardizer(mean, scale, constant), tuple(names), shape)
 
 
 @settings(max_examples=100, deadline=None)

@@ -80,6 +80,28 @@ def test_a_row_of_weight_two_is_a_row_twice(n, size, seed):
     assert weighted.scale[0] == 1
 
 
+@pytest.mark.parametrize("size", [1, 7, 90])
+def test_rows_of_weight_zero_are_not_looked_at(size):
+    rng = np.random.default_rng(0)
+    rows, w = rng.normal(50, 2, (90, 3)), rng.uniform(0.1, 9, 90)
+    rows[:, 0] = 0.1
+    w[[*range(20), 33, 50, 89]] = 0
+    rows[w == 0] = rng.normal(0, 1e9, (23, 3))
+    found = Standardizer.fit(blocks(rows, size), blocks(w, size))
+    kept = Standardizer.fit(blocks(rows[w > 0], size), blocks(w[w > 0], size))
+    assert found.mean == pytest.approx(kept.mean, rel=1e-14)
+    assert found.scale == pytest.approx(kept.scale, rel=1e-12)
+    assert found.constant.tolist() == kept.constant.tolist() == [True, False, False]
+    assert (found.mean[0], found.scale[0]) == (0.1, 1)
+
+
+@pytest.mark.parametrize("weights", [None, [np.zeros(3)]])
+def test_without_rows_there_is_no_mean(weights):
+    for rows in ([], [np.zeros((0, 2))]) if weights is None else ([np.ones((3, 2))],):
+        with pytest.raises(FeatureError, match="no rows of a weight above 0 to standardise by; pass at least one"):
+            Standardizer.fit(rows, weights)
+
+
 def test_moments_of_some_rows_and_of_others_are_those_of_all():
     rng = np.random.default_rng(0)
     rows, w = rng.normal(50, 2, (90, 3)), rng.uniform(0.1, 9, 90)

@@ -267,8 +267,7 @@ def evaluate(
     screen.notes(rows.dataset)
     if note:
         screen.say(f"note: {note}")
-    with _noted(screen):
-        evaluation = evaluate(model, rows)
+    evaluation = evaluate(model, rows)
     screen.evaluation(f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
 
 
@@ -377,8 +376,7 @@ def explain(
     if model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images")
     row, note = read_image(image, model.image_shape)
-    with _noted(screen):
-        explained = explain(model, row, top)
+    explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
     ignore_styles()
@@ -500,27 +498,6 @@ def _ranked_classes(model: "Model", rows: "np.ndarray", top: int) -> Iterator[di
 
 
 @contextmanager
-def _noted(screen: "Screen") -> Iterator[None]:
-    """Print onelayer's warnings as notes, and let rows in the wrong unit be an error."""
-    show = warnings.showwarning
-
-    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, OnelayerWarning):
-            screen.say(f"note: {message}")
-        else:
-            show(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", OnelayerWarning)
-        warnings.simplefilter("error", UnitWarning)
-        warnings.showwarning = note
-        try:
-            yield
-        except UnitWarning as warning:
-            raise DataError(str(warning)) from None
-
-
-@contextmanager
 def _resumable(run: "Run") -> Iterator[None]:
     """Say how to go on after what stops a run."""
     from onelayer.run import resume_command
@@ -568,6 +545,27 @@ def _draw(
             progress(number, len(FIGURES))
 
 
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show our own warnings as notes, on standard error, but let rows in the wrong unit be an error."""
+    as_python_does = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, OnelayerWarning):
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            as_python_does(message, category, *where, **options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OnelayerWarning)
+        warnings.simplefilter("error", UnitWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        except UnitWarning as warning:
+            raise DataError(str(warning)) from None
+
+
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
     import_module("onelayer.cli_studies")  # adds its commands to the app
@@ -581,7 +579,8 @@ def run(arguments: list[str]) -> None:
             name = _canonical(name)  # another stays as it was typed, for the message that there is no such option
         tokens.append(name + equals + value)
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with _warnings_as_notes():
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:
         unused = error.unused_tokens or [""]
         raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None

@@ -52,3 +52,7 @@ class OnelayerWarning(UserWarning):
 
 class UnitWarning(OnelayerWarning):
     """Rows are in another unit than those that the model was trained on."""
+
+
+class OldModelWarning(OnelayerWarning):
+    """A model file is of an onelayer that left random weights on features that were constant in training."""

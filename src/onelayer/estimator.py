@@ -148,6 +148,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     A row of `sample_weight` 2 counts as two rows would, in the loss, the standardisation and the history, and a row of
     weight 0 as none; that only their ratios count keeps the length of the steps. Batches are cut by the number of rows.
 
+    A column that is constant in all rows seen so far has the coefficient 0, so that no answer depends on what no row
+    taught. That holds without `standardize` too: the intercept does what such a column could, as at the optimum of
+    :class:`~sklearn.linear_model.LogisticRegression`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -385,16 +389,18 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state))
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
         standardizer = moments.standardizer  # refuses what cannot be calculated with
-        if not self.standardize:
-            standardizer = Standardizer(np.zeros(d), np.ones(d))
+        if self.flip and splits.dataset.image_shape is not None:
+            standardizer = standardizer.mirrored(splits.dataset.image_shape)
+        constant = standardizer.constant
+        if goes_on and constant is not None and self.model_.standardizer.constant is not None:
+            constant = constant & self.model_.standardizer.constant  # what moved earlier rows was learnt from them
+        mean, scale = (standardizer.mean, standardizer.scale) if self.standardize else (np.zeros(d), np.ones(d))
+        standardizer = Standardizer(mean, scale, constant)
         if self.learning_rate == "auto":
             config = replace(config, learning_rate=_sure_step(moments, standardizer, config, K))
         start = None
         if goes_on:
-            # What was constant has had no say yet: its weights are taken to be of the new units all along.
-            old = self.model_.standardizer
-            old = Standardizer(old.mean, np.where(self._moments.variance == 0, standardizer.scale, old.scale))
-            layer = old.reexpress(self._state.layer, standardizer)
+            layer = self.model_.standardizer.reexpress(self._state.layer, standardizer)
             weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
             start = replace(self._state, layer=SoftmaxLayer(weights, bias, LOSSES[config.loss]))
             config = replace(config, epochs=start.epoch + config.epochs)
@@ -533,7 +539,8 @@ def _sure_step(moments: Moments, standardizer: Standardizer, config: TrainConfig
     Steps below 2/c go down where no curvature of the cost is above c. That of the loss is at most the mean of
     |x|^2 + 1 over the rows, times the largest eigenvalue of diag(p) - p p^T, 1/2, or p (1 - p) / K of sigmoids.
     """
-    squares = (moments.variance + (moments.mean - standardizer.mean) ** 2) / standardizer.scale**2  # (d,)
+    scale = standardizer.for_training.scale
+    squares = (moments.variance + (moments.mean - standardizer.mean) ** 2) / scale**2  # (d,)
     steepest = (1 + squares.sum()) * (1 / 2 if config.loss == "softmax" else 1 / (4 * K))
     return float(1.5 / (steepest + 2 * config.l2))
 

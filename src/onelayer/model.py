@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.errors import DataError, ModelFileError, OnelayerWarning, UnitWarning
+from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning, UnitWarning
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
@@ -126,11 +126,18 @@ class Model:
             "image_shape": json.dumps(self.image_shape),
             "pixels": json.dumps(self.pixels),
         }
+        if self.standardizer.constant is not None:  # in older files, these features may have random weights
+            metadata["constant_weights"] = "0"
         return pack(tensors, metadata, kind="model")
 
     @classmethod
     def load(cls, path: str | Path) -> "Model":
         """Read a model file.
+
+        Warns
+        -----
+        OldModelWarning
+            If its features of scale 1 may have been constant in training, and yet have weights.
 
         Raises
         ------
@@ -148,7 +155,8 @@ class Model:
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
         model = cls(layer, Standardizer(tensors["mean"], tensors["scale"]), names, shape, pixels)
         model._require_whole(path)
-        return model
+        constant = _constant_features(path, model, known="constant_weights" in metadata)
+        return replace(model, standardizer=replace(model.standardizer, constant=constant))
 
     def _require_whole(self, where: str | Path) -> None:
         """Refuse, with a ModelFileError, pieces that do not fit each other."""
@@ -250,6 +258,23 @@ def _sha256(*parts: bytes | memoryview) -> str:
 def _stated(checksum: str) -> bytes:
     """A checksum with its name, as the header of a file has them."""
     return f'"{CHECKSUM}":"{checksum}"'.encode()
+
+
+def _constant_features(path: str | Path, model: Model, *, known: bool) -> np.ndarray | None:
+    """Which features (d,) were constant in training; None where an older file, not `known` for it, cannot tell."""
+    ones, weighted = model.standardizer.scale == 1, model.layer.weights.any(axis=1)
+    if known:
+        constant: np.ndarray = ones & ~weighted
+        return constant
+    standardised = model.standardizer.mean.any() or not ones.all()
+    if standardised and (count := np.count_nonzero(ones & weighted)):
+        warnings.warn(
+            f"{path}: does not say which features were constant in training, as older files do not, so perhaps the "
+            f"{count:,} of scale 1 have random weights; resume the run or train it again to clear them",
+            OldModelWarning,
+            stacklevel=3,
+        )
+    return None
 
 
 def require_layer_shapes(path: str | Path, layer: SoftmaxLayer) -> tuple[int, int]:

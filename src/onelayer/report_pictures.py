@@ -162,7 +162,7 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     K = min(len(model.class_names), MOST_CLASSES)
     chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
     initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
-    weights = {0: initial.layer.weights}
+    weights = {0: model.standardizer.clear(initial.layer).weights}
 
     def capture(state: TrainingState) -> None:
         if state.epoch in chosen:

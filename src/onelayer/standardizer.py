@@ -10,9 +10,13 @@ and the gradients of the folded layer, dJ/dV = R^T G and dJ/dc = column sums of 
 
 Folding saves two passes over every batch. It is used for pixels, whose 0..255 lose nothing by it; features may lie far
 from zero, where the terms that cancel would be larger than the result, and are standardised themselves.
+
+A feature that is constant in the training rows teaches nothing. Its scale is 1 and its weights are exactly 0, so that a
+model does not answer by what no training row moved. While a layer is trained the scale is infinite instead: the feature
+is 0 in every row, V and dJ/dW are 0 too, and rounding cannot give it a weight.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
 
@@ -56,18 +60,25 @@ class Moments:
     def of(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Moments":
         """Moments of the rows in `blocks`, arrays (k, d), in one pass.
 
-        Their `weights`, arrays (k,), must not be 0; None is 1 for all. Of pixels without weights the sums are whole
-        numbers, taken exactly.
+        Their `weights` are arrays (k,); None is 1 for all. Rows of weight 0 are left out. Of pixels without weights the
+        sums are whole numbers, taken exactly.
+
+        Raises
+        ------
+        FeatureError
+            If there are no rows, or all have weight 0.
         """
-        blocks = iter(blocks)
-        first = next(blocks)
-        blocks = chain([first], blocks)
-        if weights is None and _are_pixels(first):
-            return cls._of_pixels(blocks)
-        origin = first[0].astype(np.float64)
+        counted = _counted(blocks, weights)
+        first = next(counted, None)
+        if first is None:
+            raise FeatureError("there are no rows of a weight above 0 to standardise by; pass at least one")
+        counted = chain([first], counted)
+        if weights is None and _are_pixels(first[0]):
+            return cls._of_pixels(block for block, _ in counted)
+        origin = first[0][0].astype(np.float64)
         moments = cls(0.0, origin, np.zeros_like(origin), np.zeros_like(origin))
         with np.errstate(over="ignore", invalid="ignore"):  # `standardizer` refuses what is not finite
-            for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
+            for block, w in counted:
                 moments = moments.merge(cls._of_block(block, w, origin))
         return moments
 
@@ -128,7 +139,7 @@ class Moments:
             column = finite.argmin()
             raise FeatureError(f"the squares of column {column} are too large to be added up; give it another unit")
         scale = np.sqrt(self.variance)
-        return Standardizer(self.mean, np.where(scale == 0, 1.0, scale))
+        return Standardizer(self.mean, np.where(scale == 0, 1.0, scale), scale == 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,12 +152,15 @@ class Standardizer:
         m, in the units of the raw rows.
     scale : array (d,)
         s, the standard deviation (divided by n, not n - 1); 1 for a constant feature.
+    constant : ndarray (d,), bool, or None
+        Which features are constant in the training rows; None where that is not known.
 
-    The floating-point type of both is the type of the rows that `transform` returns.
+    The floating-point type of mean and scale is the type of the rows that `transform` returns.
     """
 
     mean: Array
     scale: Array
+    constant: np.ndarray | None = None
 
     @classmethod
     def fit(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Standardizer":
@@ -155,7 +169,38 @@ class Standardizer:
 
     def to(self, convert: Callable[[Array], Array]) -> "Standardizer":
         """The same numbers in another type or another array library."""
-        return Standardizer(convert(self.mean), convert(self.scale))
+        return Standardizer(convert(self.mean), convert(self.scale), self.constant)
+
+    def mirrored(self, image_shape: tuple[int, int, int]) -> "Standardizer":
+        """The standardiser of images (c, h, w) that are mirrored, left to right, half of the time.
+
+        A pixel that is constant takes mean and scale of its mirror pixel where that one varies. Where both are constant
+        at different values, they vary about the middle of the two.
+        """
+        if self.constant is None or not self.constant.any():
+            return self
+        mirror = np.arange(len(self.constant)).reshape(image_shape)[:, :, ::-1].ravel()
+        alone = self.constant & ~self.constant[mirror]
+        mean, scale = (np.where(alone, of_rows[mirror], of_rows) for of_rows in (self.mean, self.scale))
+        half = (self.mean - self.mean[mirror]) / 2
+        differ = self.constant & self.constant[mirror] & (half != 0)
+        mean, scale = np.where(differ, self.mean - half, mean), np.where(differ, abs(half), scale)
+        return Standardizer(mean, scale, self.constant & ~alone & ~differ)
+
+    def clear(self, layer: SoftmaxLayer) -> SoftmaxLayer:
+        """The layer with weights of 0 for the constant features."""
+        if self.constant is None or not layer.weights[self.constant].any():
+            return layer
+        templates = layer.weights.T.copy()  # (K, d); every class in one piece
+        templates[:, self.constant] = 0
+        return SoftmaxLayer(templates.T, layer.bias, layer.loss)
+
+    @property
+    def for_training(self) -> "Standardizer":
+        """The standardiser by which constant features are 0, whatever a row holds, and so are their gradients."""
+        if self.constant is None or not self.constant.any():
+            return self
+        return Standardizer(self.mean, np.where(self.constant, np.inf, self.scale), self.constant)
 
     def reexpress(self, layer: SoftmaxLayer, new: "Standardizer") -> SoftmaxLayer:
         """What gives rows standardised by `new` the logits that `layer` gives rows standardised by this; in float64."""
@@ -188,6 +233,17 @@ class Standardizer:
         if not _are_pixels(R):
             return dV
         return ((dV.T - dc[:, None] * self.mean) / self.scale).T  # (d, K); every class in one piece
+
+
+def _counted(
+    blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Blocks of at least one row, with the rows' weights, without the rows of weight 0."""
+    for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
+        if w is not None and not w.all():
+            block, w = block[w != 0], w[w != 0]
+        if len(block):
+            yield block, w
 
 
 def _are_pixels(R: Array) -> bool:

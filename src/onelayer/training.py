@@ -194,7 +194,8 @@ def train(
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     standardizer : Standardizer, optional
-        By default that of the training rows.
+        By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
+        features are 0 throughout; where it does not know them, they are those of the training rows.
     on_epoch : callable, optional
         Called with the state after each epoch; training ends there if it returns true.
     report_test : bool
@@ -219,9 +220,10 @@ def train(
     chosen = choose_backend(dataset, config)
     if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
-    standardizer = standardizer or splits.standardizer
+    standardizer = _standardizer(splits, config, standardizer)
+    state = replace(state, layer=standardizer.clear(state.layer))
     batch_size = min(config.batch_size, max(1, len(splits.train)))  # which fits the machine's numbers
-    backend: Backend = chosen(state.layer, standardizer, l2=config.l2, batch_size=batch_size)
+    backend: Backend = chosen(state.layer, standardizer.for_training, l2=config.l2, batch_size=batch_size)
     overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
     rng.bit_generator.state = state.rng_state
@@ -308,6 +310,15 @@ def train(
     pixels = are_pixels(splits.train.rows(places_to_look_at(len(splits.train))))
     model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape, pixels)
     return TrainingResult(model, state, scores, backend.name)
+
+
+def _standardizer(splits: Splits, config: TrainConfig, given: Standardizer | None) -> Standardizer:
+    if given is not None and given.constant is not None:
+        return given
+    of_rows = splits.standardizer
+    if config.flip and splits.dataset.image_shape is not None:
+        of_rows = of_rows.mirrored(splits.dataset.image_shape)
+    return of_rows if given is None else replace(given, constant=of_rows.constant)
 
 
 def _with_last_test_accuracy(state: TrainingState, accuracy: float | None) -> TrainingState:

@@ -15,7 +15,7 @@ struct Rows {
     const int64_t *labels;  // (n,)
     const float *weights;   // (n,), factors on the rows' losses in training, or null: 1
     const double *mean;     // (d,)
-    const double *scale;    // (d,)
+    const double *scale;    // (d,), infinite where a feature is constant: rows become 0 there, and gradients too
     int64_t d;
 };
 

@@ -186,7 +186,7 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::hand
     }
     for (int64_t j = 0; j < r.d; ++j) {
         if (!std::isfinite(r.mean[j])) refuse("mean", "is not finite");
-        if (!(r.scale[j] > 0) || !std::isfinite(r.scale[j])) refuse("scale", "is not positive");
+        if (!(r.scale[j] > 0)) refuse("scale", "is not positive");  // infinite where a feature is constant
     }
     return r;
 }
