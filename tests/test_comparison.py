@@ -349,3 +349,60 @@ def test_only_directories_named_by_a_seed_are_runs_of_a_setting(tmp_path):
     made_run(tmp_path / "runs" / "002-seed-1-copy", splits)
     (tmp_path / "runs" / "002-seed-1.png").write_bytes(b"")
     assert [run.path for run in find_runs(tmp_path / "runs" / "002")] == [run.path]
+
+
+# Rows with weights
+
+
+def test_weighted_rows_count_by_their_weights():
+    right_a, right_b = random_answers(0, pairs=3)
+    w = np.random.default_rng(1).choice([0, 0.5, 1, 4], 400)
+    found = compare_answers(right_a, right_b, w)
+    counts = (2 * w).astype(int)
+    repeated = compare_answers(right_a.repeat(counts, axis=1), right_b.repeat(counts, axis=1))
+    for accuracy in ("accuracy_a", "accuracy_b", "difference"):
+        assert getattr(found, accuracy) == pytest.approx(getattr(repeated, accuracy), rel=1e-12)
+    assert abs(found.difference - compare_answers(right_a, right_b).difference) > 0.002
+    assert found.seed_p_value == pytest.approx(repeated.seed_p_value, rel=1e-9)
+    assert found.seed_interval == pytest.approx(repeated.seed_interval, rel=1e-9)
+    assert found.rows == np.count_nonzero(w)
+    assert found.both + found.only_a + found.only_b + found.neither == pytest.approx(3 * found.rows)
+
+
+def test_the_intervals_of_weighted_rows_are_those_of_the_ratio():
+    (right_a,), (right_b,) = random_answers(0, n=3000)
+    w = np.random.default_rng(1).choice([0.2, 1, 5], 3000)
+    found = compare_answers(right_a, right_b, w)
+    d = right_b.astype(float) - right_a
+    ratio = (w @ d) / w.sum()
+    error = np.sqrt((w**2) @ (d - ratio) ** 2) / w.sum()  # the delta method's
+    assert found.row_interval == pytest.approx((ratio - 1.96 * error, ratio + 1.96 * error), abs=0.1 * error)
+    plain = compare_answers(right_a, right_b).row_interval
+    assert found.row_interval[1] - found.row_interval[0] > 1.2 * (plain[1] - plain[0])
+    z = (w @ d) / np.sqrt((w**2) @ d**2)
+    assert found.row_p_value == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25, abs=3e-4)
+    assert 0.001 < found.row_p_value < 0.5
+
+
+def test_equal_weights_are_none_and_rows_of_weight_zero_are_not_there():
+    right_a, right_b = random_answers(0, pairs=2)
+    w = np.where(np.arange(400) < 300, 7.0, 0)
+    assert compare_answers(right_a, right_b, w) == compare_answers(right_a[:, :300], right_b[:, :300])
+
+
+@pytest.mark.parametrize("weights", [np.ones(3), np.zeros(400)])
+def test_weights_that_do_not_fit_are_refused(weights):
+    with pytest.raises(DataError, match="for 400 rows; expected one each, not all 0"):
+        compare_answers(*random_answers(0), weights)
+
+
+def test_runs_on_weighted_rows(tmp_path):
+    weights = np.random.default_rng(0).choice([0, 0.3, 3], 300)
+    dataset = toy_dataset()
+    labels = np.where(np.random.default_rng(3).random(300) < 0.3, 0, dataset.labels)
+    splits = split(replace(dataset, labels=labels, row_weights=weights / weights.mean()), SplitConfig())
+    a, b = made_run(tmp_path / "a", splits), made_run(tmp_path / "b", splits, replace(CONFIG, learning_rate=1e-5))
+    found = compare_runs([a], [b], "test", splits)
+    assert found.accuracy_a == pytest.approx(a.read_scores()["test"].accuracy, rel=1e-6)
+    assert found.accuracy_b == pytest.approx(b.read_scores()["test"].accuracy, rel=1e-6)
+    assert found.accuracy_a > found.accuracy_b

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import toy_dataset, toy_splits
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from onelayer.config import TrainConfig
-from onelayer.data.dataset import Dataset, Split
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.dataset import split as divide
 from onelayer.errors import DataError, OnelayerWarning
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.training import train
@@ -140,3 +142,80 @@ def test_classes_that_are_numbers():
         evaluate(replace(model, class_names=tuple("012345")), splits.test)
     other = replace(model, class_names=tuple("543210"))
     assert evaluate(other, replace(splits.test, dataset=numbered)).labels.tolist() == (5 - splits.test.labels).tolist()
+
+
+# Rows with weights
+
+
+def weighted_splits(n: int = 1500) -> Splits:
+    weights = np.random.default_rng(2).choice([0, 0.2, 1, 6.5], n)
+    dataset = toy_dataset(n)
+    labels = np.where(np.random.default_rng(3).random(n) < 0.2, 0, dataset.labels)  # mistakes
+    return divide(replace(dataset, labels=labels, row_weights=weights / weights.mean()), SplitConfig())
+
+
+def test_weighted_rows_are_counted_as_scikit_learn_counts_them():
+    splits = weighted_splits()
+    model = train(splits, TrainConfig(epochs=3, dtype="float64")).model
+    rows = splits.train
+    w, y = rows.row_weights(slice(None)), rows.labels
+    found = evaluate(model, rows)
+    P, predictions = found.probabilities, found.predictions
+    assert 0.3 < found.accuracy < 0.95
+    assert found.accuracy == pytest.approx(accuracy_score(y, predictions, sample_weight=w), rel=1e-12)
+    assert abs(found.accuracy - accuracy_score(y, predictions)) > 0.005
+    assert found.loss == pytest.approx(log_loss(y, P, sample_weight=w), rel=1e-12)
+    counts = confusion_matrix(y, predictions, sample_weight=w)
+    assert found.confusion == pytest.approx(counts, rel=1e-12)
+    assert found.class_accuracies == pytest.approx(counts.diagonal() / counts.sum(1))
+    p, n = found.accuracy, w.sum() ** 2 / (w**2).sum()
+    assert found.standard_error == pytest.approx((p * (1 - p) / n) ** 0.5, rel=1e-12)
+    for k in range(4):  # scikit-learn's curve knows two classes and no weights: each row as often as it weighs
+        often = np.rint(5 * w * splits.dataset.row_weights.size / splits.dataset.row_weights.sum()).astype(int)
+        chosen = predictions == k
+        right, claimed = calibration_curve(
+            (y == k)[chosen].repeat(often[chosen]), P[chosen, k].repeat(often[chosen]), n_bins=10
+        )
+        alone = replace(found, labels=y[chosen], predictions=predictions[chosen], probabilities=P[chosen])
+        reliability = replace(alone, weights=often[chosen].astype(float)).reliability(10)
+        bins = reliability.counts > 0
+        assert reliability.accuracy[bins] == pytest.approx(right, rel=1e-12)
+        assert reliability.confidence[bins] == pytest.approx(claimed, rel=1e-12)
+    assert found.reliability().counts.sum() == pytest.approx(w.sum())
+    wrong = found.worst_mistakes(10**6)
+    assert len(wrong) == np.count_nonzero((predictions != y) & (w > 0)) < np.count_nonzero(predictions != y)
+    assert found.mean(found.confidences) == pytest.approx(np.average(P.max(1), weights=w), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_weighted_evaluation_repeats_the_scores_of_training(backend):
+    splits = weighted_splits()
+    result = train(splits, TrainConfig(epochs=2, backend=backend))
+    for of_split in splits:
+        found = evaluate(result.model, of_split)
+        assert found.accuracy == pytest.approx(result.scores[of_split.name].accuracy, rel=1e-12)
+        assert found.loss == pytest.approx(result.scores[of_split.name].loss, rel=1e-6)
+
+
+def test_weights_of_one_change_nothing_but_types():
+    splits = toy_splits(n=400)
+    model = train(splits, TrainConfig(epochs=1)).model
+    plain = evaluate(model, splits.train)
+    ones = replace(splits.train, dataset=replace(splits.dataset, row_weights=np.ones(400)))
+    weighted = evaluate(model, ones)
+    assert plain.weights is None
+    assert plain.confusion.dtype == plain.reliability().counts.dtype == np.int64
+    assert (weighted.loss, weighted.accuracy) == (plain.loss, plain.accuracy)
+    assert weighted.standard_error == pytest.approx(plain.standard_error, rel=1e-12)
+    np.testing.assert_array_equal(weighted.confusion, plain.confusion)
+    np.testing.assert_array_equal(weighted.class_accuracies, plain.class_accuracies)
+
+
+@pytest.mark.parametrize("weights", [None, np.zeros(300)])
+def test_a_split_without_rows_is_refused(weights):
+    splits = toy_splits()
+    model = train(splits, TrainConfig(epochs=0)).model
+    dataset = splits.dataset if weights is None else replace(splits.dataset, row_weights=weights)
+    empty = Split("test", dataset, np.arange(0 if weights is None else 9))
+    with pytest.raises(DataError, match=r"the split test of toy has no rows to evaluate; choose another"):
+        evaluate(model, empty)

@@ -530,6 +530,24 @@ class TestProbabilities:
             expected[0 if kind else 1, min(int(p * 20), 19)] += 1
         assert heights == expected.ravel().tolist()
 
+    def test_rows_count_by_their_weights(self, evaluation):
+        w = np.random.default_rng(1).integers(0, 4, 3000)
+        weighted = replace(evaluation, weights=w.astype(float))
+        fields = ("labels", "predictions", "probabilities")
+        repeated = replace(evaluation, **{name: getattr(evaluation, name).repeat(w, axis=0) for name in fields})
+        for draw in (
+            lambda e: reliability(e.reliability(10), TITLE),
+            lambda e: probability_histogram(e, TITLE, bins=20),
+            lambda e: confusion(e.confusion, names(5), TITLE),
+        ):
+            ours, theirs, plain = (draw(e) for e in (weighted, repeated, evaluation))
+            heights = [[bar.get_height() for axes in figure.axes for bar in axes.patches] for figure in (ours, theirs)]
+            assert heights[0] == pytest.approx(heights[1], rel=1e-12)
+            words = [[text.get_text() for text in figure.findobj(Text)] for figure in (ours, theirs, plain)]
+            words[0] = [word.removesuffix(".0").replace(".0)", ")") for word in words[0]]  # 12.0 rows
+            assert words[0] == words[1]
+            assert len(heights[0]) > 10 or words[1] != words[2]
+
 
 def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
     others = [[SimpleNamespace(**(vars(record) | {"train_loss": 5.0})) for record in history(5)]]

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset
 from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix
 
+from onelayer.comparison import compare_answers
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
 from onelayer.errors import RunError
@@ -449,3 +451,34 @@ def test_of_cifar_10(run_cli, cifar, tmp_path):
     assert run_cli("train", "--data", cifar, "--epochs", "2", "--out", "run", "--no-figures")[0] == 0
     assert run_cli("report", "run", "-o", "r.html")[0] == 0
     assert 1e6 < (tmp_path / "r.html").stat().st_size < 5e6
+
+
+def test_rows_count_by_their_weights(tmp_path):
+    dataset = toy_dataset()
+    weights = np.random.default_rng(0).choice([0, 0.3, 3], 300)
+    labels = np.where(np.random.default_rng(3).random(300) < 0.3, 0, dataset.labels)
+    dataset = replace(dataset, labels=labels, row_weights=weights / weights.mean())
+    splits = split(dataset, SplitConfig())
+    for name, rate in (("a", 0.003), ("b", 0.0001)):
+        plan = Plan(replace(CONFIG, learning_rate=rate), SplitConfig(), "toy", dataset.fingerprint)
+        start(Run.create(tmp_path / name), plan, splits)
+    best = Run.open(tmp_path / "a")
+    page = Page(page_of(best.path, splits))
+    model, test = best.read_model(), splits.test
+    w, predictions = test.row_weights(slice(None)), model.logits(test.rows(slice(None))).argmax(axis=1)
+    accuracy = 100 * accuracy_score(test.labels, predictions, sample_weight=w)
+    assert abs(accuracy - 100 * accuracy_score(test.labels, predictions)) > 0.5
+    shown = [e["text"] for e in page.all("dd")]
+    assert any(text.startswith(f"{accuracy:.2f} %") for text in shown)
+    counts = confusion_matrix(test.labels, predictions, sample_weight=w)
+    shares = [e["text"] for e in page.all("td") if "--share" in e.get("style", "")]
+    expected = 100 * counts / counts.sum(axis=1, keepdims=True)
+    assert shares == [f"{share:.0f}" if share else "" for share in expected.ravel()]
+    assert sum(e["tag"] == "figcaption" and "true: " in e["text"] for e in page.elements) == np.count_nonzero(
+        (predictions != test.labels) & (w > 0)
+    )
+    both = render(read_subject([tmp_path / "a", tmp_path / "b"]), lambda plan: splits)
+    right = [
+        Run.open(tmp_path / name).read_model().logits(test.rows(slice(None))).argmax(1) == test.labels for name in "ab"
+    ]
+    assert compare_answers(*right, w).verdict(b="it") in Page(both).elements[0]["text"]

@@ -42,10 +42,11 @@ class Comparison:
 
     Parameters
     ----------
-    both, only_a, only_b, neither : int
+    both, only_a, only_b, neither : int, or float where rows have weights
         How many rows are right, summed over the pairs.
     row_p_value : float
-        Of no difference: the exact sign test of the rows that differ, which for one pair is McNemar's.
+        Of no difference: the exact sign test of the rows that differ, which for one pair is McNemar's. Where rows have
+        weights, the same by drawn signs.
     seed_p_value : float, optional
         That of the paired t test over the seeds; NaN where all differ by the same, None for one pair.
     row_interval : (float, float)
@@ -53,13 +54,13 @@ class Comparison:
     seed_interval : (float, float), optional
         95 % t interval over the seeds, for these rows; None for one pair.
     pairs, rows : int
-        Pairs of seeds, and rows that each answers.
+        Pairs of seeds, and rows of a weight above 0 that each answers.
     """
 
-    both: int
-    only_a: int
-    only_b: int
-    neither: int
+    both: float
+    only_a: float
+    only_b: float
+    neither: float
     row_p_value: float
     seed_p_value: float | None
     row_interval: Interval
@@ -132,36 +133,52 @@ class Pairing:
     alone: dict[str, tuple[int, ...]]
 
 
-def compare_answers(right_a: np.ndarray, right_b: np.ndarray, *, rng_seed: int = 0) -> Comparison:
+def compare_answers(
+    right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | None = None, *, rng_seed: int = 0
+) -> Comparison:
     """Compare by which rows are right.
 
     Parameters
     ----------
     right_a, right_b : ndarray (n,) or (seeds, n), bool
         Whether A and B get each row right; of the same rows, and of the same seeds in the same order.
+    weights : ndarray (n,), optional
+        How much each row counts; only the ratios matter.
     rng_seed : int
-        Of the bootstrap.
+        Of the bootstrap and of the drawn signs.
 
     Raises
     ------
     DataError
-        If they are not of the same rows and seeds.
+        If they, or the weights, are not of the same rows and seeds.
     """
     if right_a.shape != right_b.shape or right_a.ndim not in (1, 2) or right_a.size == 0:
         raise DataError(f"answers of shapes {right_a.shape} and {right_b.shape}; expected (n,) or (seeds, n) for both")
     if right_a.dtype != bool or right_b.dtype != bool:
         raise DataError(f"answers are {right_a.dtype} and {right_b.dtype}; expected bool, true where a row is right")
     A, B = np.atleast_2d(right_a), np.atleast_2d(right_b)  # (pairs, n)
-    only_a, only_b, both = (int(np.count_nonzero(chosen)) for chosen in (A & ~B, B & ~A, A & B))
+    if weights is not None:
+        if weights.shape != A.shape[1:] or not weights.any():
+            raise DataError(f"weights of the shape {weights.shape} for {A.shape[1]} rows; expected one each, not all 0")
+        A, B, weights = A[:, weights > 0], B[:, weights > 0], weights[weights > 0]
+        weights = None if (weights == weights[0]).all() else weights / weights.mean()
     pairs, n = A.shape
     differences = B.sum(axis=0) - A.sum(axis=0)  # (n,)
-    row_interval = _row_interval(differences, pairs, rng_seed)
-    # Where both are equally good, each row that one gets right more often than the other is a fair coin's toss.
-    for_a, for_b = (int(np.count_nonzero(sign * differences > 0)) for sign in (-1, 1))
-    row_p_value = float(stats.binomtest(for_b, for_a + for_b).pvalue) if for_a + for_b else 1.0
-    over_seeds = _over_seeds(B.mean(axis=1) - A.mean(axis=1)) if pairs > 1 else (None, None)
+    only_a: float
+    only_b: float
+    both: float
+    if weights is None:
+        only_a, only_b, both = (int(np.count_nonzero(chosen)) for chosen in (A & ~B, B & ~A, A & B))
+        row_interval = _row_interval(differences, pairs, rng_seed)
+        # Where both are equally good, each row that one gets right more often than the other is a fair coin's toss.
+        for_a, for_b = (int(np.count_nonzero(sign * differences > 0)) for sign in (-1, 1))
+        row_p_value = float(stats.binomtest(for_b, for_a + for_b).pvalue) if for_a + for_b else 1.0
+    else:
+        only_a, only_b, both = (float((chosen * weights).sum()) for chosen in (A & ~B, B & ~A, A & B))
+        row_interval, row_p_value = _over_weighted_rows(differences, weights, pairs, rng_seed)
+    means_a, means_b = (np.average(side, axis=1, weights=weights) for side in (A, B))  # (pairs,)
+    seed_p_value, seed_interval = _over_seeds(means_b - means_a) if pairs > 1 else (None, None)
     neither = A.size - both - only_a - only_b
-    seed_p_value, seed_interval = over_seeds
     return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, row_interval, seed_interval, pairs, n)
 
 
@@ -184,8 +201,8 @@ def compare_runs(
         raise ConfigError("these runs were trained on the validation rows too; compare them on test rows")
     rows = splits.test if split == "test" else splits.validation
     evaluations = ([evaluate(run.read_model(), rows) for run in side] for side in (pairing.runs_a, pairing.runs_b))
-    right_a, right_b = (np.array([e.predictions == e.labels for e in side]) for side in evaluations)  # (pairs, n)
-    return compare_answers(right_a, right_b)
+    right_a, right_b = (np.array([evaluation.right for evaluation in side]) for side in evaluations)  # (pairs, n)
+    return compare_answers(right_a, right_b, rows.row_weights(slice(None)))
 
 
 def find_runs(path: Path) -> list[Run]:
@@ -266,6 +283,22 @@ def _row_interval(differences: np.ndarray, pairs: int, rng_seed: int) -> Interva
     means = draws @ values / (n * pairs)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return (-high, -low) if swapped else (low, high)
+
+
+def _over_weighted_rows(
+    differences: np.ndarray, weights: np.ndarray, pairs: int, rng_seed: int
+) -> tuple[Interval, float]:
+    """Percentile bootstrap over the rows, whose differences and weights are (n,), and the p value of drawn signs."""
+    rng, n = np.random.default_rng(rng_seed), len(weights)
+    sums, signs = weights * differences / pairs, (weights * np.sign(differences))[differences != 0]
+    means, tosses = np.empty(RESAMPLES), np.empty(RESAMPLES)
+    for resample in range(RESAMPLES):
+        drawn = rng.integers(n, size=n)
+        means[resample] = sums[drawn].sum() / weights[drawn].sum()
+        tosses[resample] = abs(signs @ (2.0 * rng.integers(2, size=len(signs)) - 1))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    as_far = np.count_nonzero(tosses >= abs(signs.sum()) * (1 - 1e-9))  # sums in another order are rounded otherwise
+    return (low, high), (1 + as_far) / (1 + RESAMPLES)
 
 
 def _over_seeds(differences: np.ndarray) -> tuple[float, Interval]:

@@ -22,7 +22,7 @@ class Reliability:
     ----------
     edges : ndarray (B + 1,)
         Of the bins of confidence, the probability of the predicted class: each begins at its edge, the last ends at 1.
-    counts : ndarray (B,), int64
+    counts : ndarray (B,), int64, or float64 where rows have weights
         Answers in each bin.
     confidence, accuracy : ndarray (B,)
         Their mean confidence, and the fraction of them that is right.
@@ -42,7 +42,7 @@ class Reliability:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model's answers on a split.
+    """A model's answers on a split. Where rows have weights, each counts by its weight.
 
     Parameters
     ----------
@@ -51,28 +51,53 @@ class Evaluation:
     labels, predictions : ndarray (n,), int64
         True and predicted classes.
     probabilities : ndarray (n, K)
+    weights : ndarray (n,), float64, or None
+        How much each row counts; None is 1 for all.
     """
 
     loss: float
     labels: np.ndarray
     predictions: np.ndarray
     probabilities: np.ndarray
+    weights: np.ndarray | None = None
+
+    def mean(self, of_rows: np.ndarray) -> float:
+        """Mean over the rows of numbers (n,)."""
+        # Not a product of BLAS, whose bits would depend on its threads.
+        return float(of_rows.mean() if self.weights is None else (of_rows * self.weights).sum() / self.weights.sum())
+
+    def median(self, of_rows: np.ndarray) -> float:
+        """Median over the rows of numbers (n,)."""
+        if self.weights is None:
+            return float(np.median(of_rows))
+        return float(np.quantile(of_rows, 0.5, weights=self.weights, method="inverted_cdf"))
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each row is right (n,), bool."""
+        found: np.ndarray = self.predictions == self.labels
+        return found
 
     @property
     def accuracy(self) -> float:
         """Fraction of rows that are right."""
-        return float(np.count_nonzero(self.predictions == self.labels) / len(self.labels))
+        return self.mean(self.right)
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the accuracy, sqrt(p (1 - p) / n): how far another draw of as many rows may put it."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.labels)))
+        """Standard error of the accuracy, sqrt(p (1 - p) / n): how far another draw of as many rows may put it.
+
+        With weights w, n is (sum of w)^2 / (sum of w^2): as many equal rows would scatter as much.
+        """
+        w = self.weights
+        n = len(self.labels) if w is None else w.sum() ** 2 / (w * w).sum()
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / n))
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K), int64: rows are true classes, columns predicted ones."""
+        """Counts (K, K), int64 or with weights float64: rows are true classes, columns predicted ones."""
         K = self.probabilities.shape[1]
-        return np.bincount(self.labels * K + self.predictions, minlength=K * K).reshape(K, K)
+        return np.bincount(self.labels * K + self.predictions, self.weights, K * K).reshape(K, K)
 
     @property
     def class_accuracies(self) -> np.ndarray:
@@ -95,14 +120,14 @@ class Evaluation:
         """Confidence against accuracy, in bins of equal width."""
         confidences = self.confidences.astype(np.float64)
         place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
-        counts = np.bincount(place, minlength=bins)
-        sums = (np.bincount(place, weights, bins) for weights in (confidences, self.predictions == self.labels))
+        counts, w = np.bincount(place, self.weights, bins), 1 if self.weights is None else self.weights
+        sums = (np.bincount(place, of_rows * w, bins) for of_rows in (confidences, self.right))
         means = (np.divide(total, counts, out=np.full(bins, np.nan), where=counts > 0) for total in sums)
         return Reliability(np.linspace(0, 1, bins + 1), counts, *means)
 
     def worst_mistakes(self, count: int) -> np.ndarray:
         """Places (at most `count`,) of the wrong rows, the most probable prediction first."""
-        wrong = np.flatnonzero(self.predictions != self.labels)
+        wrong = np.flatnonzero(~self.right if self.weights is None else ~self.right & (self.weights > 0))
         return wrong[np.argsort(-self.confidences[wrong], kind="stable")[:count]]
 
 
@@ -112,9 +137,11 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     Raises
     ------
     DataError
-        If the split's rows or classes are not the model's.
+        If the split has no rows, or its rows or classes are not the model's.
     """
     dataset = split.dataset
+    if split.weight == 0:
+        raise DataError(f"the split {split.name} of {dataset.name} has no rows to evaluate; choose another")
     d = len(model.layer.weights)
     if dataset.rows.shape[1] != d:
         raise DataError(f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers; the model is for {d} numbers")
@@ -124,7 +151,9 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     S = np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
-    return Evaluation(float(losses.sum() / len(split)), labels, likeliest(S), probabilities)
+    weights = split.row_weights(slice(None))
+    loss = float((losses if weights is None else losses * weights).sum() / split.weight)
+    return Evaluation(loss, labels, likeliest(S), probabilities, weights)
 
 
 def _matched_labels(model: Model, split: Split) -> np.ndarray:

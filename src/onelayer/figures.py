@@ -39,6 +39,7 @@ from onelayer.page import (
     place_axes,
     text_length,
 )
+from onelayer.words import row_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -313,7 +314,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Fig
 
     Parameters
     ----------
-    counts : ndarray (K, K), int
+    counts : ndarray (K, K)
         Cell (i, j): rows of true class i that were taken for class j. One without any is empty, one with few says 0;
         a class without rows is grey. Of more than 20 classes the colours are shown without numbers.
     class_names : sequence of K str
@@ -326,7 +327,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Fig
     font = FontProperties(size=size)
     named = range(0, K, -(-K // MOST_NAMED))  # more names than that would run into each other
     names = [fitted(class_names[k], 1.5, size, lines=1) for k in named]
-    counted = [f"{name} ({totals[k, 0]})" for name, k in zip(names, named, strict=True)]
+    counted = [f"{name} ({row_count(totals[k, 0])})" for name, k in zip(names, named, strict=True)]
     longest = max(text_length(name, font) for name in names)
     left = MARGIN + 0.35 + max(text_length(name, font) for name in counted)
     side = min(WIDTH - left - 1, max(0.8 * K, 1.6))
@@ -417,15 +418,14 @@ def reliability(found: Reliability, title: str, width: float = WIDTH) -> Figure:
 
 def probability_histogram(evaluation: Evaluation, title: str, width: float = WIDTH, bins: int = 25) -> Figure:
     """How many rows give their true class which probability; those that are answered rightly apart from the others."""
-    right = evaluation.predictions == evaluation.labels
-    probabilities = evaluation.true_class_probabilities
+    right, probabilities, w = evaluation.right, evaluation.true_class_probabilities, evaluation.weights
     figure, top = new_page(title, 3.4, width)
     axes = place_axes(figure, 0.75, top + 0.3, width - 0.75 - 2 * MARGIN, 2.5)
     edges = np.linspace(0, 1, bins + 1)
     floor = np.zeros(bins)
     for name, colour, chosen in (("right", "train", right), ("wrong", "validation", ~right)):
-        counts = np.histogram(probabilities[chosen], edges)[0]
-        label = f"answered {name}ly: {np.count_nonzero(chosen):,}"
+        counts = np.histogram(probabilities[chosen], edges, weights=None if w is None else w[chosen])[0]
+        label = f"answered {name}ly: {row_count(counts.sum())}"
         bar: dict[str, Any] = {"align": "edge", "color": COLOURS[colour], "linewidth": 0}
         axes.bar(edges[:-1] + 0.05 / bins, counts, 0.9 / bins, bottom=floor, label=label, **bar)
         floor += counts

@@ -28,7 +28,7 @@ from onelayer.run import Plan, Run
 from onelayer.study import FOLDERS, Finding, read_study
 from onelayer.sweep import Sweep, results
 from onelayer.training import Score
-from onelayer.words import counted, percent
+from onelayer.words import counted, percent, row_count
 
 SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
@@ -278,7 +278,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "hash": _hash}
+    environment.filters |= {"percent": percent, "rows": row_count, "hash": _hash}
     parts: dict[str, Any] = {
         "subject": subject,
         "best": best,
@@ -401,10 +401,10 @@ def _verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
     """Each setting against the first, on the rows that all have been scored on: which those are, and in words."""
     shown = group.settings[:MOST_VERDICTS]
     split = "test" if all(setting.split == "test" for setting in shown) else "validation"
+    rows: Split = getattr(splits, split)
     answers = []
     for setting in shown:
-        evaluations = (evaluate(run.read_model(), getattr(splits, split)) for run in setting.runs)
-        right = [evaluation.predictions == evaluation.labels for evaluation in evaluations]
+        right = [evaluate(run.read_model(), rows).right for run in setting.runs]
         answers.append(dict(zip(setting.seeds, right, strict=True)))
     first = answers[0]
     verdicts = ["the best on validation"]
@@ -413,8 +413,8 @@ def _verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
         if not seeds:
             verdicts.append("no seed in common")
             continue
-        pairs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
-        verdicts.append(compare_answers(*pairs).verdict(b="it"))
+        ours, theirs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
+        verdicts.append(compare_answers(ours, theirs, rows.row_weights(slice(None))).verdict(b="it"))
     return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
 
 

@@ -199,7 +199,8 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
         pairs = sorted(sorted(wrong, key=lambda pair: -counts[pair])[:MOST_PAIRS])
     groups: dict[int, list[dict[str, Any]]] = {}
     for i, j in pairs:
-        places = np.flatnonzero((evaluation.labels == i) & (evaluation.predictions == j))
+        chosen = (evaluation.labels == i) & (evaluation.predictions == j)
+        places = np.flatnonzero(chosen if evaluation.weights is None else chosen & (evaluation.weights > 0))
         places = places[np.argsort(-evaluation.confidences[places], kind="stable")]
         truth, answer = model.class_names[i], model.class_names[j]
         words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
@@ -210,8 +211,8 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
             picture = _png(strip, f"{counted(len(shown), 'image')} of {words}")
         group = {"id": f"cell-{i}-{j}", "predicted": j, "answer": answer, "right": i == j, "picture": picture}
         ends = evaluation.confidences[shown[[0, -1]]]
-        groups.setdefault(i, []).append(group | {"count": int(counts[i, j]), "shown": len(shown), "ends": ends})
-    shares = counts / np.maximum(totals, 1)[:, np.newaxis]
+        groups.setdefault(i, []).append(group | {"count": counts[i, j], "shown": len(shown), "ends": ends})
+    shares = counts / np.where(totals > 0, totals, 1)[:, np.newaxis]
     accuracies = [float(share) for share in evaluation.class_accuracies]
     chart = None
     if K > MOST_CLASSES:
@@ -246,28 +247,28 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
     found = evaluation.reliability()
     error = found.expected_calibration_error
     rows = [
-        (low, high, int(count), float(confidence), float(accuracy))
+        (low, high, count, float(confidence), float(accuracy))
         for (low, high), count, confidence, accuracy in zip(
             pairwise(found.edges.tolist()), found.counts, found.confidence, found.accuracy, strict=True
         )
         if count
     ]
-    claimed, right = float(evaluation.confidences.mean()), evaluation.accuracy
-    probabilities = evaluation.true_class_probabilities
+    claimed, right = evaluation.mean(evaluation.confidences), evaluation.accuracy
+    probabilities, median = evaluation.true_class_probabilities, evaluation.median(evaluation.true_class_probabilities)
     diagram = (
         f"Reliability diagram: answers of {percent(claimed)} mean confidence are right in {percent(right)} of cases; "
         f"expected calibration error {percent(error)}. The numbers are in the table below."
     )
     histogram = (
         f"Histogram of the true class's probability over {len(probabilities):,} rows: median "
-        f"{percent(float(np.median(probabilities)))}, below 10 % for {percent(float((probabilities < 0.1).mean()))} "
+        f"{percent(median)}, below 10 % for {percent(evaluation.mean(probabilities < 0.1))} "
         "of the rows"
     )
     return {
         "error": error,
         "claimed": claimed,
         "rows": rows,
-        "median": float(np.median(probabilities)),
+        "median": median,
         "diagram": _svg(figures.reliability(found, "", CHART_WIDTH), diagram),
         "histogram": _svg(figures.probability_histogram(evaluation, "", CHART_WIDTH), histogram),
     }

@@ -20,7 +20,7 @@ from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training import TrainingResult, TrainingState
-from onelayer.words import counted, listed, mean_and_sd, percent
+from onelayer.words import counted, listed, mean_and_sd, percent, row_count
 
 if TYPE_CHECKING:
     from onelayer.comparison import Comparison
@@ -180,10 +180,11 @@ class Screen:
     def evaluation(self, name: str, evaluation: Evaluation, class_names: tuple[str, ...]) -> None:
         """Print loss and accuracy of a split, and the accuracy by class."""
         accuracy = f"{percent(evaluation.accuracy)} ± {100 * evaluation.standard_error:.2f} (standard error)"
-        self.say(f"{name}: {len(evaluation.labels):,} rows, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
+        rows_in_all = f"{len(evaluation.labels):,} rows{'' if evaluation.weights is None else ', counted by weight'}"
+        self.say(f"{name}: {rows_in_all}, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
         counts = evaluation.confusion.sum(axis=1)
         rows = [
-            [class_name, f"{count:,}", percent(accuracy) if count else "-"]
+            [class_name, row_count(count), percent(accuracy) if count else "-"]
             for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
         ]
         self.table("class", "rows", "accuracy", rows=rows)
@@ -200,7 +201,8 @@ class Screen:
 
         c = comparison
         several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""
-        rows = [["A right", f"{c.both:,}", f"{c.only_a:,}"], ["A wrong", f"{c.only_b:,}", f"{c.neither:,}"]]
+        counts = [row_count(rows) for rows in (c.both, c.only_a, c.only_b, c.neither)]
+        rows = [["A right", *counts[:2]], ["A wrong", *counts[2:]]]
         self.table(f"rows{several}", "B right", "B wrong", rows=rows)
         rows_test = "McNemar's exact test" if c.seed_p_value is None else "exact sign test over the rows"
         self.say(f"p value {c.row_p_value:.2g} ({rows_test})")

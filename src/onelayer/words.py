@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 
 
 def counted(count: int, noun: str) -> str:
     """A number of things in words: 1 epoch, 2 epochs."""
     return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def row_count(rows: float) -> str:
+    """How many rows there are: 1,234, or 1,234.5 where they count by weights."""
+    return f"{rows:,}" if isinstance(rows, Integral) else f"{rows:,.1f}"
 
 
 def percent(fraction: float) -> str:
