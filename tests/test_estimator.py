@@ -13,8 +13,10 @@ from helpers import toy_dataset, toy_splits
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from onelayer import OnelayerError, SoftmaxClassifier, SplitConfig, TrainConfig, estimator, train
 from onelayer.cli import run as run_command
 from onelayer.data import load_splits
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.run import Run
 from onelayer.training import kernel
 
@@ -246,7 +249,7 @@ def test_rows_of_weight_zero_change_no_bit(early_stopping, dtype):
     clf = SoftmaxClassifier(random_state=0, epochs=6, early_stopping=early_stopping)
     kept = clone(clf).fit(X[weights > 0], y[weights > 0], weights[weights > 0])
     X[weights == 0] = 255 - X[weights == 0]
-    labels = np.where(weights > 0, y, 99)
+    labels = np.where(weights > 0, y, 3 - y)
     zeroed = clf.fit(X, labels, weights)
     assert zeroed.classes_.tolist() == [0, 1, 2, 3]
     assert zeroed.model_.layer.weights.tobytes() == kept.model_.layer.weights.tobytes()
@@ -277,6 +280,65 @@ def test_class_weights_multiply_those_of_the_rows():
     totals = np.bincount(y, w)
     assert relative(coefficients(w, "balanced"), coefficients(w / totals[y], None)) < 1e-12
     assert relative(coefficients(None, "balanced"), coefficients(1 / np.bincount(y)[y], None)) < 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e307, 1e150, 1e-150, 1e-310])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3e306, 1: 1e306, 2: 1e306, 3: 1e306}])
+def test_weights_of_any_size(scale, class_weight):
+    X, y = toy()
+    w = np.random.default_rng(0).integers(1, 9, 300) / 8
+    clf = SoftmaxClassifier(random_state=0, epochs=3, class_weight=class_weight)
+    expected = clone(clf).set_params(class_weight={0: 3.0} if isinstance(class_weight, dict) else class_weight)
+    assert relative(clf.fit(X, y, w * scale).coef_, expected.fit(X, y, w).coef_) < 1e-10
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_a_class_whose_rows_weigh_nothing_stays_a_class(loss, dtype):
+    X, y = toy(dtype)
+    w = np.where(y == 1, 0, np.random.default_rng(0).uniform(0.5, 2, 300))
+    clf = SoftmaxClassifier(random_state=0, loss=loss, learning_rate=0.05).fit(X, y, w)
+    assert clf.classes_.tolist() == [0, 1, 2, 3]
+    P = clf.predict_proba(X)
+    assert P.shape == (300, 4)
+    assert np.isfinite(clf.predict_log_proba(X)).all()
+    bias = clf.model_.layer.bias
+    assert np.isfinite(clf.coef_).all()
+    assert bias.argmin() == 1
+    longer = clone(clf).set_params(epochs=400).fit(X, y, w)
+    assert longer.model_.layer.bias[1] < bias[1] < bias[[0, 2, 3]].min() - 0.2
+    assert longer.predict_proba(X)[y != 1, 1].max() < 0.1
+    kept = y != 1
+    assert (clf.predict(X[kept]) == y[kept]).mean() > 0.9
+    by_class = SoftmaxClassifier(random_state=0, loss=loss, learning_rate=0.05, class_weight={1: 0})
+    assert relative(by_class.fit(X, y, np.where(y == 1, 7, w)).coef_, clf.coef_) < 1e-12
+    # The same in partial_fit and in train.
+    again = clone(clf).set_params(epochs=1).partial_fit(X, y, range(4), w)
+    once = clone(clf).set_params(epochs=1).fit(X, y, w)
+    np.testing.assert_array_equal(again.coef_, once.coef_)
+    dataset = Dataset(X, y, tuple("0123"), None, "toy", row_weights=w / w[kept].mean())
+    parts = {"train": np.flatnonzero(kept), "validation": np.arange(0), "test": np.arange(0)}
+    splits = Splits(**{name: Split(name, dataset, places) for name, places in parts.items()}, protocol="made")
+    arithmetic = "float64" if dtype == "float64" else "float32"
+    result = train(splits, TrainConfig(loss=loss, learning_rate=0.05, seed=0, dtype=arithmetic))
+    np.testing.assert_allclose(result.model.layer.bias, bias, rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_a_soft_vote_beside_logistic_regression_with_a_class_of_weight_zero():
+    X, y = toy()
+    w = np.where(y == 3, 0.0, 1.0)
+    voters = [("ours", SoftmaxClassifier(random_state=0)), ("theirs", LogisticRegression(max_iter=500))]
+    vote = VotingClassifier(voters, voting="soft").fit(X, y, sample_weight=w)
+    assert vote.predict_proba(X).shape == (300, 4)
+    assert (vote.predict(X) == y)[y != 3].mean() > 0.9
+    assert [len(voter.classes_) for voter in vote.estimators_] == [4, 4]
+
+
+def test_of_two_classes_one_may_weigh_nothing():
+    X, y = toy(K=2)
+    clf = SoftmaxClassifier(random_state=0).fit(X, y, (y == 0).astype(float))
+    assert clf.classes_.tolist() == [0, 1]
+    assert (clf.predict(X) == 0).all()
 
 
 def test_a_class_of_weight_zero_is_left_out():
@@ -382,6 +444,32 @@ def test_early_stopping_keeps_the_best_epoch():
     assert clf.model_.layer.weights.tobytes() == shorter.model_.layer.weights.tobytes()
     longer = clone(clf).set_params(epochs=best + 3, n_iter_no_change=500).fit(X, y)
     assert clf.model_.layer.weights.tobytes() == longer.model_.layer.weights.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_a_warm_start_with_early_stopping_gives_back_nothing_worse(dtype):
+    X, y = toy(dtype)
+    y = np.where(np.random.default_rng(0).random(300) < 0.1, 0, y)
+    clf = SoftmaxClassifier(early_stopping=True, warm_start=True, random_state=0, epochs=60).fit(X, y)
+    out = held_out(X, y, fraction=0.1, seed=0)
+
+    def loss():
+        return log_loss(y[out], clf.predict_proba(X[out]))
+
+    best, weights = loss(), clf.model_.layer.weights
+    assert best == pytest.approx(clf.history_["validation_loss"].min(), rel=1e-5)
+    for longer in (300, 10):  # steps that are much too long
+        epochs = clf.n_iter_
+        clf.set_params(learning_rate=longer * clf.learning_rate_, epochs=5).fit(X, y)
+        assert clf.n_iter_ > epochs
+        assert clf.history_["validation_loss"][epochs:].min() > best
+        assert loss() == best
+        np.testing.assert_array_equal(clf.model_.layer.weights, weights)
+    early = SoftmaxClassifier(early_stopping=True, warm_start=True, random_state=0, epochs=2).fit(X, y)
+    before = early.model_.layer.weights
+    early.fit(X, y)
+    assert early.history_["validation_loss"][3] < early.history_["validation_loss"][1]
+    assert relative(early.model_.layer.weights, before) > 1e-3, "what is better is kept"
 
 
 class Caught(Exception):  # noqa: N818, it is not an error

@@ -90,9 +90,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     early_stopping : bool, default=False
         Hold out some rows of each class, end where their loss has not fallen for `n_iter_no_change` epochs, and keep
-        the weights of the best epoch. The loss, since on few rows the accuracy stands still for long. Which rows are
-        held out depends on what they hold and on `random_state`, not on where they stand: equal rows stay together.
-        `partial_fit` takes no notice.
+        the weights of the best epoch. The loss, since on few rows the accuracy stands still for long. With
+        `warm_start`, the weights from before are kept where no epoch is better. Which rows are held out depends on what
+        they hold and on `random_state`, not on where they stand: equal rows stay together. `partial_fit` takes no
+        notice.
 
     validation_fraction : float, default=0.1
         Fraction of each class to hold out, by weight: at least one row, and not all.
@@ -106,7 +107,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted; those whose rows all have weight 0 among them.
 
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features), float64
         Weights for rows of `X` as they are, the standardisation folded in. For two classes, one row: the
@@ -147,6 +148,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     A row of `sample_weight` 2 counts as two rows would, in the loss, the standardisation and the history, and a row of
     weight 0 as none; that only their ratios count keeps the length of the steps. Batches are cut by the number of rows.
+    A class whose rows all have weight 0 is trained as one without rows: its bias starts at 0, as all do, and falls.
 
     A column that is constant in all rows seen so far has the coefficient 0, so that no answer depends on what no row
     taught. That holds without `standardize` too: the intercept does what such a column could, as at the optimum of
@@ -237,7 +239,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """
         goes_on = bool(self.warm_start) and hasattr(self, "model_")
         X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
-        classes = self.classes_ if goes_on else np.unique(y[weights > 0])
+        classes = self.classes_ if goes_on else np.unique(y)
         return self._train(X, y, weights, classes, goes_on=goes_on, epochs=self.epochs, hold_out=self.early_stopping)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -369,7 +371,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise ValueError(f"sample_weight of row {(weights < 0).argmax()} is negative")
         if not weights.any():
             raise ValueError("sample_weight is zero for every row")
-        return X, y, weights
+        return X, y, _within_range(weights)
 
     def _train(
         self,
@@ -404,17 +406,21 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
             start = replace(self._state, layer=SoftmaxLayer(weights, bias, LOSSES[config.loss]))
             config = replace(config, epochs=start.epoch + config.epochs)
-        best: TrainingState | None = None
+        best, best_loss = None, math.inf
+        if start is not None and hold_out:  # what is given back must not be worse than what there was
+            before = replace(config, epochs=start.epoch)
+            there_was = train(splits, before, start=start, standardizer=standardizer, report_test=False)
+            best, best_loss = there_was.state, there_was.scores["validation"].loss
 
         def on_epoch(state: TrainingState) -> bool:
-            nonlocal best
+            nonlocal best, best_loss
             record = state.history[-1]
             if self.verbose:
                 print(record.in_words(config.epochs))
             if not hold_out:
                 return False
-            if best is None or record.validation_loss < best.history[-1].validation_loss:
-                best = state
+            if best is None or record.validation_loss < best_loss:
+                best, best_loss = state, record.validation_loss
             return state.epoch - best.epoch >= self.n_iter_no_change
 
         result = train(splits, config, start=start, standardizer=standardizer, on_epoch=on_epoch, report_test=False)
@@ -457,9 +463,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         seen: Moments | None,
     ) -> tuple[Splits, Moments]:
         """Rows to train on, and to hold out if there is a seed; the moments of the former and those `seen`."""
-        counted = weights > 0
-        labels = np.zeros(len(y), np.int64)
-        labels[counted] = LabelEncoder().fit(classes).transform(y[counted])
+        labels = LabelEncoder().fit(classes).transform(y)
         factors = _class_factors(self.class_weight, classes, labels, weights)
         places = np.flatnonzero(weights * factors[labels])
         held_out = np.zeros(len(places), bool)
@@ -504,7 +508,13 @@ def _class_factors(class_weight: Any, classes: np.ndarray, labels: np.ndarray, w
     factors = compute_class_weight(class_weight, classes=classes, y=classes)
     if not (np.isfinite(factors).all() and (factors >= 0).all() and factors.any()):
         raise ValueError(f"class_weight {class_weight} must hold finite numbers of at least zero, and not zero only")
-    return factors
+    return _within_range(factors)
+
+
+def _within_range(weights: np.ndarray) -> np.ndarray:
+    """Weights whose sums and products fit into floats, by a power of two that changes no digit: only ratios count."""
+    exponent = int(np.frexp(weights.max())[1])
+    return np.ldexp(weights, -exponent) if abs(exponent) > 100 else weights
 
 
 def _held_out(
