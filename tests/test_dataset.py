@@ -380,6 +380,7 @@ def test_rows_of_a_split():
         ({"row_weights": np.ones(120, int)}, r"row weights are int64 of the shape \(120,\); expected float64 \(120,\)"),
         ({"row_weights": np.ones(5)}, r"row weights are float64 of the shape \(5,\); expected"),
         ({"row_weights": np.full(120, -1.0)}, "row weights must be finite numbers of at least 0"),
+        ({"row_weights": np.full(120, 1e307)}, r"row weights .* at most 1e\+30; only .*, so divide all by their mean"),
         ({"row_weights": np.full(120, np.nan)}, "row weights must be finite numbers of at least 0"),
         ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are no pictures of \(1, 2, 2\)"),
     ],

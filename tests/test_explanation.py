@@ -60,3 +60,28 @@ def test_a_row_of_another_length():
     model = model_of()
     with pytest.raises(DataError, match=r"rows have the shape \(1, 59\); this model needs \(n, 60\)"):
         explain(model, rows_for(model)[0, :59])
+
+
+def test_rows_may_be_lists():
+    model = model_of()
+    rows = rows_for(model, 4)
+    found, expected = explain(model, rows[0].tolist()), explain(model, rows[0])
+    assert found.logits == pytest.approx(expected.logits, rel=1e-12)
+    assert model.probabilities(rows.tolist()) == pytest.approx(model.probabilities(rows), rel=1e-12)
+    assert model.logits(rows[:, ::-1][:, ::-1]).tolist() == model.logits(rows).tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([[1.0, 2.0], [3.0]], r"rows differ in length; this model needs \(n, 60\)"),
+        ([["1"] * 60], "rows are <U1; this model needs numbers"),
+        ([[None] * 60], "rows are object; this model needs numbers"),
+        ([1.0] * 60, r"rows have the shape \(60,\); this model needs \(n, 60\)"),
+        (None, "rows are object; this model needs numbers"),
+    ],
+)
+def test_what_is_not_rows_is_refused(rows, words):
+    for answer in (model_of().probabilities, model_of().logits):
+        with pytest.raises(DataError, match=words):
+            answer(rows)

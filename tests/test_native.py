@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from helpers import plain_training, toy_dataset, toy_splits
 from onelayer import load_splits, train
 from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
+from onelayer.cli import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset, Split
+from onelayer.data.dataset import Dataset, Split, split
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -453,3 +455,103 @@ def test_rows_in_another_order_are_not_copied_in_silence():
     assert choose_backend(columns, TrainConfig()) is ArrayBackend
     with pytest.raises(ConfigError, match="needs uint8 or float32 rows in C order"):
         choose_backend(columns, TrainConfig(backend="native"))
+
+
+@needs_kernel
+def test_an_unknown_variant_is_an_error_before_anything_is_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONELAYER_KERNEL", "foo")
+    words = r"^ONELAYER_KERNEL=foo does not run here; this machine has .*baseline; set it to one of these, or unset it$"
+    for backend in ("auto", "native"):
+        with pytest.raises(ConfigError, match=words):
+            train(toy_splits(), TrainConfig(epochs=1, backend=backend))
+    with pytest.raises(ConfigError, match=words):
+        run_command(["train", "--data", "digits", "--out", str(tmp_path / "run"), "--quiet"])
+    assert not (tmp_path / "run").exists()
+    assert train(toy_splits(), TrainConfig(epochs=1, backend="numpy")).backend == "numpy"
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda labels: np.stack([labels, labels], axis=1)[:, 0],
+        lambda labels: labels[::-1].copy()[::-1],
+        lambda labels: np.frombuffer(b"x" + labels.tobytes(), np.uint8)[1:].view(np.int64),
+    ],
+)
+def test_labels_may_lie_anyhow(spoil):
+    dataset = toy_dataset()
+    labels = spoil(np.array(dataset.labels))
+    assert not (labels.flags.c_contiguous and labels.flags.aligned)
+    np.testing.assert_array_equal(labels, dataset.labels)
+    config = TrainConfig(learning_rate=0.05, epochs=2, backend="native")
+    found, expected = (train(split(d, SplitConfig()), config) for d in (replace(dataset, labels=labels), dataset))
+    np.testing.assert_array_equal(found.model.layer.weights, expected.model.layer.weights)
+    assert found.scores == expected.scores
+
+
+@needs_kernel
+def test_places_may_be_of_any_whole_type():
+    splits = toy_splits()
+    short = {part.name: replace(part, indices=part.indices.astype(np.int16)) for part in splits}
+    config = TrainConfig(learning_rate=0.05, epochs=2, backend="native")
+    assert train(replace(splits, **short), config).scores == train(splits, config).scores
+
+
+# What would be wrong in one line of the kernel
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("K", [2, 3, 5, 11, 30])
+def test_of_equal_logits_the_first_class_is_the_answer(variant, K, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    dataset = toy_dataset(K=K, n=90)
+    nothing = np.zeros((60, K), np.float32)
+    standardizer = Standardizer(np.zeros(60), np.ones(60))
+    rows = dataset.everything
+    for tied in range(K):  # all classes from this one on are the largest, and equal
+        bias = np.where(np.arange(K) < tied, -1, 0).astype(np.float32)
+        layer = SoftmaxLayer(np.asfortranarray(nothing), bias, LOSSES["softmax"])
+        for backend in (NativeBackend, ArrayBackend):
+            found = backend(layer, standardizer, l2=0.0, batch_size=10).evaluate(layer, rows, never)
+            assert found.right == np.count_nonzero(dataset.labels == tied), backend
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_far_from_zero_are_standardised_by_the_whole_mean(variant, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    rng = np.random.default_rng(0)
+    rows = (2.0**24 + 2 * rng.integers(0, 8, (200, 6))).astype(np.float32)  # as close as floats lie there
+    labels = (rows[:, 0] > rows[:, 1]).astype(np.int64)
+    splits = split(Dataset(rows, labels, ("no", "yes"), None, "far"), SplitConfig())
+    mean, scale = splits.standardizer.mean, splits.standardizer.scale
+    left_out = np.abs(mean - mean.astype(np.float32).astype(float)) / scale
+    assert left_out.max() > 0.02, "a float holds these means: there would be no second part"
+    config = TrainConfig(learning_rate=0.1, batch_size=20, epochs=3)
+    ours = train(splits, replace(config, backend="native"))
+    exact = train(splits, replace(config, dtype="float64"))
+    assert relative(ours.model.layer.weights, exact.model.layer.weights) < 1e-5
+    np.testing.assert_allclose(ours.model.layer.bias, exact.model.layer.bias, atol=1e-6)
+    for name, score in exact.scores.items():
+        assert ours.scores[name].loss == pytest.approx(score.loss, rel=1e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("K", [1000, 1024, 1100, 3000])
+def test_many_sigmoids_have_a_finite_loss(variant, K, monkeypatch):
+    monkeypatch.setenv("ONELAYER_KERNEL", variant)
+    rng = np.random.default_rng(0)
+    dataset = Dataset(
+        rng.integers(0, 256, (5, 3), np.uint8), np.array([0, 1, 7, K - 1, 5]), tuple(map(str, range(K))), None, "many"
+    )
+    layer = SoftmaxLayer(np.zeros((3, K), np.float32, order="F"), np.zeros(K, np.float32), LOSSES["sigmoid"])
+    backend = NativeBackend(layer, Standardizer(np.full(3, 100.0), np.full(3, 50.0)), l2=0.0, batch_size=5)
+    assert backend.evaluate(layer, dataset.everything, never).loss == pytest.approx(5 * np.log(2), rel=1e-9)
+    spread = SoftmaxLayer(layer.weights, rng.normal(0, 0.3, K).astype(np.float32), LOSSES["sigmoid"])
+    S = np.broadcast_to(spread.bias.astype(float), (5, K))
+    Y = np.eye(K)[dataset.labels]
+    expected = (np.logaddexp(0, S) - Y * S).sum() / K
+    assert backend.evaluate(spread, dataset.everything, never).loss == pytest.approx(expected, rel=1e-6)

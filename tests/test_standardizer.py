@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onelayer.errors import FeatureError
@@ -142,3 +142,37 @@ def test_folding_changes_neither_logits_nor_gradients(dtype, loss):
     assert np.abs(dW).max() > 1e-3
     assert standardizer.unfold_gradient(dV, dc, R) == pytest.approx(dW, rel=1e-10, abs=1e-13)
     assert dc == pytest.approx(db, rel=1e-10, abs=1e-13)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_folding_and_unfolding_are_inverse_whatever_the_rows(data):
+    n, d, K = (data.draw(st.integers(low, high)) for low, high in ((2, 20), (1, 9), (1, 5)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    R = rng.integers(0, 256, (n, d)).astype(data.draw(st.sampled_from(["uint8", "float32"])))
+    constant = rng.random(d) < 0.3
+    R[:, constant] = rng.integers(0, 256, constant.sum())
+    constant = (R.min(axis=0) == R.max(axis=0)).tolist()
+    y = rng.integers(0, K, n)
+    fitted = Standardizer.fit(blocks(R, data.draw(st.integers(1, 20))))
+    assert fitted.constant.tolist() == constant
+    layer = SoftmaxLayer(rng.normal(size=(d, K)), rng.normal(size=K), LOSSES[data.draw(st.sampled_from(list(LOSSES)))])
+    exact = R.astype(np.longdouble)
+    deviation = np.where(constant, np.inf, np.sqrt(((exact - exact.mean(0)) ** 2).mean(0)))
+    X = (exact - exact.mean(0)) / deviation
+    standardizer = fitted.for_training
+    folded, inputs = standardizer.input_layer(layer, R), standardizer.inputs(R)
+    S = (X @ layer.weights + layer.bias).astype(float)
+    np.testing.assert_allclose(folded.logits(inputs), S, rtol=1e-9, atol=1e-9)
+    dV, dc = folded.gradients(inputs, y)
+    dW = standardizer.unfold_gradient(dV, dc, R)
+    G = layer.loss.residual(S, y)
+    np.testing.assert_allclose(dW, (X.T @ G).astype(float), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(dc, G.sum(axis=0), rtol=1e-8, atol=1e-10)
+    assert not dW[constant].any()
+    cleared = fitted.clear(layer)
+    np.testing.assert_allclose(fitted.fold(cleared).logits(R.astype(float)), S, rtol=1e-9, atol=1e-9)
+    other = Standardizer(rng.normal(100, 50, d), rng.uniform(1, 90, d))
+    moved = fitted.reexpress(cleared, other)
+    np.testing.assert_allclose(moved.logits(other.transform(R.astype(float))), S, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(other.reexpress(moved, fitted).weights, cleared.weights, rtol=1e-12)

@@ -9,12 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import plain_training, toy_dataset, toy_splits
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from onelayer.backends.array import ArrayBackend
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits, split
-from onelayer.errors import ConfigError, DivergedError
+from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.evaluation import evaluate
 from onelayer.layer import SoftmaxLayer
 from onelayer.standardizer import Standardizer
 from onelayer.training import TrainingState, train
@@ -388,3 +391,71 @@ def test_advice_where_steps_are_too_long_or_too_short():
     assert said["toy", 0.1] == ""
     assert said["toy", 2e-3].startswith("the validation loss was still falling; try more epochs")
     assert train(split(dataset, SplitConfig()), TrainConfig(epochs=0)).advice == ""
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("weights", [None, np.zeros(300)])
+def test_without_training_rows_there_is_nothing_to_train_on(backend, weights):
+    splits = toy_splits()
+    dataset = replace(splits.dataset, row_weights=weights)
+    indices = splits.train.indices[: None if weights is not None else 0]
+    empty = replace(splits, train=Split("train", dataset, indices))
+    for options in ({}, {"standardizer": splits.standardizer}):
+        with pytest.raises(DataError, match="toy has no rows of a weight above 0 to train on; pass at least one"):
+            train(empty, TrainConfig(epochs=1, backend=backend), **options)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_a_validation_split_of_weight_zero_has_no_scores(backend):
+    splits = toy_splits()
+    weights = np.ones(300)
+    weights[splits.validation.indices] = 0
+    dataset = replace(splits.dataset, row_weights=weights)
+    weighted = {part.name: replace(part, dataset=dataset) for part in splits}
+    result = train(replace(splits, **weighted), TrainConfig(epochs=2, backend=backend))
+    assert set(result.scores) == {"train", "test"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_row_of_weight_two_is_the_row_twice_in_training_and_evaluation(data):
+    n, d, K = (data.draw(st.integers(low, high)) for low, high in ((2, 30), (1, 8), (2, 5)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    counts = rng.integers(0, 4, n)
+    counts[rng.integers(n)] = 2
+    rows, labels = rng.integers(0, 256, (n, d)), rng.integers(0, K, n)
+    rows[:, 0] = data.draw(st.sampled_from([rows[:, 0], np.full(n, 7)]))
+    dataset = Dataset(
+        rows.astype(data.draw(st.sampled_from(["uint8", "float32", "float64"]))),
+        labels,
+        tuple(map(str, range(K))),
+        None,
+        "drawn",
+    )
+    config = TrainConfig(
+        learning_rate=0.1,
+        l2=data.draw(st.sampled_from([0.0, 0.3])),
+        batch_size=1000,
+        epochs=3,
+        loss=data.draw(st.sampled_from(["softmax", "sigmoid"])),
+        dtype="float64",
+    )
+
+    def fit(dataset, places):
+        parts = {name: Split(name, dataset, places) for name in ("train", "validation", "test")}
+        result = train(Splits(**parts, protocol="drawn"), config)
+        return result, evaluate(result.model, parts["test"])
+
+    places = np.arange(n)
+    weighted, counted = fit(replace(dataset, row_weights=counts / counts.mean()), places)
+    repeated, expected = fit(dataset, places.repeat(counts))
+    initial = TrainingState.initial(d, K, config).layer.weights
+    assert np.abs(repeated.model.layer.bias).max() > 1e-4 or np.abs(repeated.model.layer.weights - initial).max() > 1e-4
+    np.testing.assert_allclose(weighted.model.layer.weights, repeated.model.layer.weights, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(weighted.model.layer.bias, repeated.model.layer.bias, rtol=1e-8, atol=1e-10)
+    assert weighted.scores["test"].cost == pytest.approx(repeated.scores["test"].cost, rel=1e-9)
+    assert counted.loss == pytest.approx(expected.loss, rel=1e-9)
+    best = np.sort(repeated.model.logits(dataset.rows))[:, -2:]  # (n, 2)
+    assume((best[:, 1] - best[:, 0] > 1e-9).all())  # of equal logits, rounding chooses
+    assert counted.accuracy == pytest.approx(expected.accuracy, rel=1e-9)
+    assert counted.confusion / counted.confusion.sum() == pytest.approx(expected.confusion / expected.confusion.sum())

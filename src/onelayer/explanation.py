@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from onelayer.layer import ranked
 from onelayer.model import Model
@@ -34,7 +35,7 @@ class Explanation:
     logits: np.ndarray
 
 
-def explain(model: Model, row: np.ndarray, top: int = 3) -> Explanation:
+def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:
     """Take apart the logits of a raw row (d,) for its `top` likeliest classes, or for all if there are no more.
 
     Raises
@@ -42,12 +43,13 @@ def explain(model: Model, row: np.ndarray, top: int = 3) -> Explanation:
     DataError
         If the row does not have d numbers.
     """
-    S = model.unchecked_logits(row[np.newaxis])  # (1, K)
-    model.warn_of(row[np.newaxis], stacklevel=3)
+    R = np.asarray(row)[np.newaxis]  # (1, d)
+    S = model.unchecked_logits(R)  # (1, K)
+    model.warn_of(R, stacklevel=3)
     probabilities = np.asarray(model.layer.loss.probabilities(S))[0]  # (K,)
     classes = ranked(S[0])[:top]
     exact = model.in_float64()
-    x = exact.standardizer.transform(row[np.newaxis])[0]  # (d,)
+    x = exact.standardizer.transform(R)[0]  # (d,)
     contributions = exact.layer.weights[:, classes].T * x  # (t, d)
     bias = exact.layer.bias[classes]
     logits = np.array([math.fsum([*terms, b]) for terms, b in zip(contributions, bias, strict=True)])

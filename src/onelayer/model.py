@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
 from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning, UnitWarning
@@ -51,8 +52,8 @@ class Model:
             like_pixels = self.image_shape is not None and mean.size and mean.min() >= 0 and 1 < mean.max() <= 255
             object.__setattr__(self, "pixels", bool(like_pixels))
 
-    def logits(self, rows: np.ndarray) -> np.ndarray:
-        """Logits S (n, K) of raw rows (n, d), in float64, standardised a few at a time.
+    def logits(self, rows: ArrayLike) -> np.ndarray:
+        """Logits S (n, K) of raw rows (n, d), an array or nested lists, in float64, standardised a few at a time.
 
         Training in float32 scatters its logits by some 1e-6 of their size; an answer need not. Rows that look as if
         they were in another unit than the training rows give an `OnelayerWarning`.
@@ -66,33 +67,40 @@ class Model:
         self.warn_of(rows, stacklevel=3)
         return S
 
-    def warn_of(self, rows: np.ndarray, name: str = "", stacklevel: int = 2) -> None:
+    def warn_of(self, rows: ArrayLike, name: str = "", stacklevel: int = 2) -> None:
         """Warn if `doubt` has something to say, where `name` has these rows."""
         if doubt := self.doubt(rows):
             warnings.warn(type(doubt)(f"{name}: {doubt}" if name else str(doubt)), stacklevel=stacklevel)
 
-    def doubt(self, rows: np.ndarray) -> OnelayerWarning | None:
+    def doubt(self, rows: ArrayLike) -> OnelayerWarning | None:
         """Return a reason to doubt that rows (n, d) are in the unit of the training rows; it looks at a few of them."""
-        some = np.asarray(rows)[places_to_look_at(len(rows))]
+        R = np.asarray(rows)
+        some = R[places_to_look_at(len(R))]
         if self.pixels and scaled_down(some, self.standardizer.mean, self.standardizer.scale):
             return UnitWarning(SCALED_DOWN)
         return OnelayerWarning(FAR_OFF) if far_off(some, self.standardizer.mean, self.standardizer.scale) else None
 
-    def unchecked_logits(self, rows: np.ndarray) -> np.ndarray:
-        """As `logits`, of rows that were looked at before."""
+    def unchecked_logits(self, rows: ArrayLike) -> np.ndarray:
+        """Return `logits` of rows whose unit was looked at before."""
         d, K = self.layer.weights.shape
-        if rows.ndim != 2 or rows.shape[1] != d:
-            raise DataError(f"rows have the shape {rows.shape}; this model needs (n, {d})")
+        try:
+            R = np.asarray(rows)
+        except ValueError:
+            raise DataError(f"rows differ in length; this model needs (n, {d})") from None
+        if R.dtype.kind not in "buif":
+            raise DataError(f"rows are {R.dtype}; this model needs numbers")
+        if R.ndim != 2 or R.shape[1] != d:
+            raise DataError(f"rows have the shape {R.shape}; this model needs (n, {d})")
         exact = self.in_float64()
-        folded = exact.standardizer.input_layer(exact.layer, rows)
-        S = np.empty((len(rows), K))
+        folded = exact.standardizer.input_layer(exact.layer, R)
+        S = np.empty((len(R), K))
         with one_blas_thread():
-            for start in range(0, len(rows), BLOCK_ROWS):
+            for start in range(0, len(R), BLOCK_ROWS):
                 block = slice(start, start + BLOCK_ROWS)
-                S[block] = folded.logits(exact.standardizer.inputs(rows[block]))
+                S[block] = folded.logits(exact.standardizer.inputs(R[block]))
         return S
 
-    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+    def probabilities(self, rows: ArrayLike) -> np.ndarray:
         """Probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
         P = np.asarray(self.layer.loss.probabilities(self.unchecked_logits(rows)))
         self.warn_of(rows, stacklevel=3)

@@ -20,7 +20,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, forward_windows, loaded
-from onelayer.errors import ConfigError, DivergedError
+from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.standardizer import Standardizer
@@ -145,7 +145,8 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     Raises
     ------
     ConfigError
-        If it is to be native and cannot, or images are to be flipped where there are none.
+        If it is to be native and cannot, ONELAYER_KERNEL names no instruction set of this machine, or images are to be
+        flipped where there are none.
     """
     if config.flip and dataset.image_shape is None:
         raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
@@ -161,6 +162,7 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     if obstacle is None:
         if config.backend == "auto" and min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
             return ArrayBackend
+        NativeBackend.require_variant()
         return NativeBackend
     if config.backend == "native":
         raise ConfigError(f"the backend native {obstacle}, or use the backend numpy")
@@ -189,7 +191,7 @@ def train(
     ----------
     splits : Splits
         The test rows are evaluated after the first and the last epoch, if at all, and used for nothing. A split
-        without rows has no scores; what the history would hold of validation is NaN then.
+        without rows, or with weights of 0 only, has no scores; what the history would hold of validation is NaN then.
     config : TrainConfig
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
@@ -207,6 +209,8 @@ def train(
     ------
     ConfigError
         If images are to be flipped where there are none, or the backend asked for cannot do this.
+    DataError
+        If there are no training rows.
     DivergedError
         If a cost is not finite after an epoch.
     InterruptedError
@@ -217,12 +221,14 @@ def train(
     state = start or TrainingState.initial(d, K, config)
     if state.layer.weights.shape != (d, K):
         raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
+    if splits.train.weight == 0:
+        raise DataError(f"{dataset.name} has no rows of a weight above 0 to train on; pass at least one")
     chosen = choose_backend(dataset, config)
     if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
         state = _with_last_test_accuracy(state, None)
     standardizer = _standardizer(splits, config, standardizer)
     state = replace(state, layer=standardizer.clear(state.layer))
-    batch_size = min(config.batch_size, max(1, len(splits.train)))  # which fits the machine's numbers
+    batch_size = min(config.batch_size, len(splits.train))  # which fits the machine's numbers
     backend: Backend = chosen(state.layer, standardizer.for_training, l2=config.l2, batch_size=batch_size)
     overlaps = min(config.threads or count_cores(), count_cores()) > 1
     rng = np.random.default_rng()
@@ -238,7 +244,7 @@ def train(
             of_split = {}
             with_test = report_test and epoch in (1, config.epochs)
             for split in splits if with_test else (splits.train, splits.validation):
-                if len(split) == 0:
+                if split.weight == 0:
                     continue
                 pieces = loaded(split, forward_windows(split)) if config.shuffle_blocks else (split,)
                 totals = [backend.evaluate(layer, piece, lambda: stopping.is_set() or cancelled()) for piece in pieces]

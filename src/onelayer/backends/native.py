@@ -10,6 +10,7 @@ import numpy as np
 from onelayer.backends import Totals
 from onelayer.backends.array import ArrayBackend
 from onelayer.data.dataset import Split
+from onelayer.errors import ConfigError
 from onelayer.layer import SoftmaxLayer
 from onelayer.standardizer import Standardizer
 
@@ -55,6 +56,14 @@ class NativeBackend:
             and rows.dtype.isnative
         )
 
+    @staticmethod
+    def require_variant() -> None:
+        """Raise a ConfigError if ONELAYER_KERNEL asks for an instruction set that this machine does not have."""
+        try:
+            _built().variant()
+        except ValueError as error:
+            raise ConfigError(f"{error}; set it to one of these, or unset it") from None
+
     @property
     def layer(self) -> SoftmaxLayer:
         return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
@@ -76,7 +85,7 @@ class NativeBackend:
             row_weights=None if dataset.row_weights is None else dataset.row_weights.astype(np.float32),
             mean=self._mean,
             scale=self._scale,
-            order=train.indices[order],
+            order=train.indices[order].astype(np.int64, copy=False),
             flipped=flipped,
             width=dataset.image_shape[2] if dataset.image_shape else 0,
             templates=self._templates,
@@ -96,7 +105,7 @@ class NativeBackend:
             labels=split.dataset.labels,
             mean=self._mean,
             scale=self._scale,
-            places=np.ascontiguousarray(split.indices),
+            places=np.ascontiguousarray(split.indices, np.int64),
             templates=layer.weights.T.astype(np.float32, order="C", copy=False),
             bias=layer.bias.astype(np.float32, copy=False),
             loss=layer.loss.name,

@@ -11,6 +11,8 @@ from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import ConfigError, DataError
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
+MOST_WEIGHT = 1e30  # of a row: sums of such weights and losses fit into the floats of every backend
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -66,6 +68,7 @@ class Dataset:
             raise DataError(f"{self.name}: {len(self.rows)} rows but labels of shape {self.labels.shape}")
         if self.labels.dtype != np.int64:
             raise DataError(f"{self.name}: labels are {self.labels.dtype}; expected int64")
+        object.__setattr__(self, "labels", np.require(self.labels, requirements=("C", "A")))  # as the kernel reads them
         K = len(self.class_names)
         if self.labels.min() < 0 or self.labels.max() >= K:
             row = int(np.argmax((self.labels < 0) | (self.labels >= K)))
@@ -77,8 +80,11 @@ class Dataset:
             if w.shape != self.labels.shape or w.dtype != np.float64:
                 what = f"{w.dtype} of the shape {w.shape}"
                 raise DataError(f"{self.name}: row weights are {what}; expected float64 {self.labels.shape}")
-            if not (np.isfinite(w).all() and (w >= 0).all()):
-                raise DataError(f"{self.name}: row weights must be finite numbers of at least 0")
+            if not (np.isfinite(w).all() and (w >= 0).all() and w.max() <= MOST_WEIGHT):
+                raise DataError(
+                    f"{self.name}: row weights must be finite numbers of at least 0 and at most {MOST_WEIGHT:g}; only "
+                    "their ratios count, so divide all by their mean"
+                )
             object.__setattr__(self, "row_weights", np.ascontiguousarray(w))
         # Views that cannot be written to; the caller's arrays stay as they are.
         for name in ("rows", "labels") + ("row_weights",) * (self.row_weights is not None):
