@@ -18,7 +18,7 @@ from onelayer.cli import run as run_command
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
 from onelayer.model import pack, unpack
-from onelayer.run import CHECKPOINT_ARRAYS, Run
+from onelayer.run import CHECKPOINT_ARRAYS, Plan, Run, resume, start
 from onelayer.standardizer import Standardizer
 from onelayer.sweep import Sweep, SweepPlan, run_sweep
 
@@ -224,7 +224,7 @@ def of_an_older_onelayer(run: Run) -> None:
     old = replace(model, layer=replace(model.layer, weights=weights), standardizer=standardizer)
     run.model_path.write_bytes(old.to_bytes())
     tensors, metadata = unpack(run.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
-    metadata = {name: value for name, value in metadata.items() if name not in ("format", "version")}
+    metadata = {name: metadata[name] for name in metadata.keys() - {"format", "version", "constant_weights"}}
     run.checkpoint_path.write_bytes(pack(tensors | {"weights": weights}, metadata, kind="checkpoint"))
 
 
@@ -279,6 +279,28 @@ def test_resuming_an_old_run_clears_the_weights(bordered, tmp_path, epochs):
         model = run.read_model()
     assert not constant_weights(model).any()
     assert not run.read_checkpoint()[1].layer.weights[CONSTANT].any()
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_resuming_an_old_run_with_flips_goes_on_from_the_same_answers(tmp_path, epochs):
+    splits = split(made(), SplitConfig())
+    plan = Plan(TrainConfig(learning_rate=1e-30, epochs=2, flip=True), SplitConfig(), "made", "")
+    run = Run.create(tmp_path / "run")
+    model = start(run, plan, splits).model
+    rows = np.array(made().rows)
+    rows[:, [3, 44]] = np.random.default_rng(0).integers(0, 256, (120, 2))  # their mirrors vary in training
+    expected = model.logits(rows)
+    # Left by an onelayer that gave these two a scale of 1, and wrote no word of it.
+    older = model.standardizer.reexpress(model.layer, splits.standardizer)
+    tensors, metadata = unpack(run.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
+    tensors |= {"weights": older.weights.astype("float32"), "bias": older.bias.astype("float32")}
+    metadata = {name: metadata[name] for name in metadata.keys() - {"format", "version", "constant_weights"}}
+    run.checkpoint_path.write_bytes(pack(tensors, metadata, kind="checkpoint"))
+    for _ in range(2):  # the second time, the file is not old
+        found = resume(run, splits, epochs).model
+        np.testing.assert_allclose(found.logits(rows), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.standardizer.scale, model.standardizer.scale)
+    assert found.standardizer.scale[3] > 20
 
 
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_stopped(bordered, tmp_path):

@@ -254,6 +254,7 @@ class Run:
             "source": plan.source,
             "fingerprint": plan.fingerprint,
             "rng_state": json.dumps(state.rng_state),
+            "constant_weights": "0",  # as in a model file
         }
         write_file(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
 
@@ -386,6 +387,11 @@ class Run:
             return False
         return True
 
+    def _is_older(self) -> bool:
+        """Whether this was left by an onelayer that did not think of features that are constant in training."""
+        _, metadata = unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
+        return "constant_weights" not in metadata
+
     def _incomplete(self) -> RunError:
         return RunError(f"{self.path} is not complete; go on with: {resume_command(self.path)}")
 
@@ -456,10 +462,22 @@ def resume(
         if epochs is not None and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run._remove_temporary()
+        if plan.config.flip and run._is_older():
+            state = replace(state, layer=_mirrored(state.layer, splits))
         if epochs is not None and epochs != plan.config.epochs:
             plan = replace(plan, config=replace(plan.config, epochs=epochs))
             run.write_checkpoint(plan, state)
         return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
+
+
+def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:
+    """The layer in the units of flips: those of a constant pixel were its own, and are its mirror's now."""
+    shape = splits.dataset.image_shape
+    if shape is None:
+        return layer
+    moved = splits.standardizer.reexpress(layer, splits.standardizer.mirrored(shape))
+    weights, bias = (array.astype(layer.weights.dtype) for array in (moved.weights, moved.bias))
+    return replace(moved, weights=weights, bias=bias)
 
 
 def _go_on(
