@@ -17,6 +17,7 @@ from onelayer.data.dataset import Dataset, Splits, split
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
+from onelayer.run import Run, write_json
 from onelayer.standardizer import Standardizer
 from onelayer.training import train
 
@@ -119,6 +120,14 @@ def rows_for(model, n=200):
     if model.image_shape is not None:
         return rng.integers(0, 256, (n, 60), dtype=np.uint8)
     return rng.normal(model.standardizer.mean, model.standardizer.scale, (n, 60)).astype(np.float32)
+
+
+def turn_training_round(run: Run) -> None:
+    """Write down training scores that are the better the worse those of validation are."""
+    summary = run.read_summary()
+    train, validation = (summary["results"][name] for name in ("train", "validation"))
+    train |= {"accuracy": 1 - validation["accuracy"], "loss": 1 / validation["loss"], "cost": 1 / validation["cost"]}
+    write_json(run.summary_path, summary)
 
 
 def assert_one_line(result: tuple[int, str, str], words: str) -> None:

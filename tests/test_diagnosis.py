@@ -1,11 +1,14 @@
 """The doctor: it reads figures as people type them, knows its own table, and names mistakes that were really made."""
 
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import norm
 
 import onelayer
 from onelayer import cli
@@ -137,9 +140,24 @@ def test_no_mistake_leads_those_that_cannot_be_told_from_it():
     assert {"penalty-2", *HARMLESS} <= set(names), "lambda is 0"
 
 
-def test_the_likelihood_is_a_product_of_normal_densities():
-    from scipy.stats import norm
+def test_mistakes_are_tied_up_to_a_tenfold_likelihood():
+    """By the densities themselves, at figures that lie on the way from each mistake to each other."""
+    tied, apart = [], []
+    place, names = ("0.001,0", "test"), list(TABLE["signatures"])
+    means = {name: TABLE["signatures"][name][place[0]][place[1]][0] for name in names}
+    for name, other in itertools.permutations(names, 2):
+        for way in np.linspace(0, 0.5, 11):
+            best, *rest = diagnose({place: means[name] + way * (means[other] - means[name])})
+            for diagnosis in rest:
+                (p,), (q,) = diagnosis.predictions, best.predictions
+                if abs(p.mean - q.mean) <= max(p.spread, q.spread) or not diagnosis.explains or best.name == "none":
+                    continue
+                ratio = norm.pdf(q.given, q.mean, q.spread) / norm.pdf(p.given, p.mean, p.spread)
+                (tied if diagnosis.tied else apart).append(ratio)
+    assert 5 < max(tied) < 10 < min(apart) < 20
 
+
+def test_the_likelihood_is_a_product_of_normal_densities():
     figures = {("0.001,0", "test"): 0.28, ("0.001,1", "train-cost"): 1.9}
     diagnoses = diagnose(figures)
     expected = [sum(norm.logpdf(p.given, p.mean, p.spread) for p in d.predictions) for d in diagnoses]

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, toy_dataset
+from helpers import assert_one_line, toy_dataset, turn_training_round
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
@@ -25,7 +25,7 @@ from onelayer.errors import RunError
 from onelayer.evaluation import evaluate
 from onelayer.report import read_subject, render
 from onelayer.run import Plan, Run, start
-from onelayer.sweep import Sweep, SweepPlan, run_sweep
+from onelayer.sweep import Sweep, SweepPlan, results, run_sweep
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
 RATES = (0.0003, 0.003, 0.001)
@@ -273,12 +273,12 @@ def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):
     assert models[0] == models[1]
 
 
-def toy_sweep(path, seeds=(1, 2)):
+def toy_sweep(path, seeds=(1, 2), report_test=True):
     dataset = toy_dataset()
     splits = split(dataset, SplitConfig())
     configs = tuple(replace(CONFIG, learning_rate=rate) for rate in RATES)
     sweep = Sweep.create(path, SweepPlan(configs, seeds, SplitConfig(), "toy", dataset.fingerprint))
-    run_sweep(sweep, splits, workers=1, report_test=True)
+    run_sweep(sweep, splits, workers=1, report_test=report_test)
     return sweep, splits
 
 
@@ -292,6 +292,36 @@ def test_runs_are_grouped_by_their_settings(tmp_path):
     assert (best.seeds, best.split, other.seeds, other.split) == ((1, 2), "validation", (42,), "test")
     assert best.mean_sd("validation")[0] > other.mean_sd("validation")[0] + 0.2
     assert np.isnan(other.mean_sd("validation")[1])
+
+
+def test_training_rows_rank_no_setting(tmp_path):
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, rate in zip(paths, (0.003, 0.0003, 0.001), strict=True):
+        toy_run(path, replace(CONFIG, learning_rate=rate))
+        turn_training_round(Run.open(path))
+    (group,) = read_subject(paths).groups
+    accuracies = {name: [setting.mean_sd(name)[0] for setting in group.settings] for name in ("train", "validation")}
+    assert accuracies["validation"] == sorted(accuracies["validation"], reverse=True)
+    assert accuracies["train"] == sorted(accuracies["train"]), "training would rank them the other way round"
+    assert len(set(accuracies["train"])) == 3
+
+
+def test_settings_are_compared_on_the_test_rows_where_these_were_read(tmp_path):
+    verdicts = {}
+    for split_name, report_test in (("test", True), ("validation", False)):
+        folder = tmp_path / split_name
+        sweep, splits = toy_sweep(folder, report_test=report_test)
+        page = Page(render(read_subject([folder]), lambda plan: splits))  # noqa: B023, called at once
+        (caption,) = (e["text"] for e in page.all("caption") if "The best on validation is first" in e["text"])
+        assert f"compared with it on the {split_name} rows" in caption
+        right = []
+        for result in results(sweep):
+            models = (sweep.run(result.setting, seed).read_model() for seed in sweep.plan.seeds)
+            answers = [evaluate(model, getattr(splits, split_name)) for model in models]
+            right.append(np.array([found.predictions == found.labels for found in answers]))
+        verdicts[split_name] = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")][1:]
+        assert verdicts[split_name] == [compare_answers(right[0], other).verdict(b="it") for other in right[1:]]
+    assert verdicts["test"] != verdicts["validation"]
 
 
 def test_a_sweep_is_a_table_with_verdicts(tmp_path):

@@ -115,6 +115,27 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
     assert rows["sigmoid", "right"][4] == f"{np.median(right):.3f}"
 
 
+def test_an_effect_is_better_or_worse_as_the_accuracies_are(brief, tiny_cifar, tmp_path, monkeypatch):
+    bad, good = (Setting("batch", TrainConfig(epochs=3, learning_rate=rate)) for rate in (1e-9, 0.01))
+    effects = Effect("to learn", bad, good), Effect("not to learn", good, bad)
+    monkeypatch.setitem(STUDIES, "flips", Study(effects=effects))
+    seeds = range(8)  # with three, no difference would be beyond noise
+    gain, loss = run_study(tmp_path / "study", "flips", seeds, loader(tiny_cifar))
+    of_runs = summaries(tmp_path / "study" / "batch")
+    means = []
+    for place in range(2):
+        accuracies = [of_runs[f"{place:03}-seed-{seed}"]["results"]["test"]["accuracy"] for seed in seeds]
+        means.append(100 * np.mean(accuracies))
+        cell = f"{means[-1]:.2f} ± {100 * np.std(accuracies, ddof=1):.2f} %"
+        assert (gain.rows[place][1], loss.rows[1 - place][1]) == (cell, cell)
+    assert means[1] > means[0] + 40
+    size = f"by {means[1] - means[0]:.1f} points (95 % interval "
+    assert gain.verdict.startswith(f"it is better {size}")
+    assert loss.verdict.startswith(f"it is worse {size}")
+    assert gain.rows[2][1].startswith(f"+{means[1] - means[0]:.1f} points, 95 % interval ")
+    assert loss.rows[2][1].startswith(f"-{means[1] - means[0]:.1f} points, 95 % interval -")
+
+
 def test_one_more_seed_is_inside_the_spread_95_times_of_100():
     rng = np.random.default_rng(0)
     for n in (2, 5, 10):

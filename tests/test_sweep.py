@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, start, toy_splits
+from helpers import assert_one_line, start, toy_splits, turn_training_round
 
 from onelayer import sweep as sweeps
 from onelayer.backends.array import ArrayBackend
@@ -72,6 +72,23 @@ def test_the_best_mean_validation_accuracy_comes_first(tmp_path):
         assert all(math.isnan(value) for value in result.mean_sd("test"))
     one = replace(found[0], runs=found[0].runs[:1])
     assert math.isnan(one.mean_sd("validation")[1])
+
+
+def test_training_rows_choose_nothing(tmp_path):
+    sweep = finished(tmp_path / "sweep")
+    before = [result.setting for result in results(sweep)]
+    for setting in before:
+        for seed in sweep.plan.seeds:
+            turn_training_round(sweep.run(setting, seed))
+    found = results(sweep)
+    means = [result.mean_sd("train")[0] for result in found]
+    assert means == sorted(means), "training would choose the last"
+    assert means[0] < means[-1] - 0.1
+    assert [result.setting for result in found] == before
+    assert choose(found).setting == before[0]
+    sweep.write_csv(found)
+    with sweep.csv_path.open(newline="") as file:
+        assert {int(row["setting"]) for row in csv.DictReader(file) if row["chosen"] == "true"} == {before[0]}
 
 
 def test_test_rows_are_read_for_the_chosen_setting_only(tmp_path, monkeypatch):
