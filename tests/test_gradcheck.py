@@ -7,6 +7,7 @@ import pytest
 
 from onelayer.errors import ConfigError
 from onelayer.gradcheck import ORACLES, Comparison, GradientReport, check_gradients
+from onelayer.losses import LOSSES, BinaryCrossEntropy
 
 NUMPY_ALONE = ["complex step", "central differences"]
 
@@ -29,6 +30,10 @@ def student(loss="softmax", mistake=""):
             E = np.exp(S - shift)
             P = E / E.sum(axis=1, keepdims=True)
             rows = np.log(E.sum(axis=1)) - np.sum((S - shift) * Y, axis=1)
+            if "log(P)" in mistake:
+                rows = -np.log(np.sum(P * Y, axis=1))
+            if "log(P + eps)" in mistake:
+                rows = -np.log(np.sum(P * Y, axis=1) + 1e-9)
         else:
             P = 1 / (1 + np.exp(-S))
             rows = np.mean(np.logaddexp(0, S) - Y * S, axis=1)
@@ -42,7 +47,7 @@ def student(loss="softmax", mistake=""):
         if mistake == "sign of a class":
             G[:, 1] *= -1
         cost = rows.mean() + l2 * np.sum(W**2)
-        dW = X.T @ G + (1 if mistake == "2 dropped" else 2) * l2 * W
+        dW = X.T @ G + (1 if mistake.startswith("2 dropped") else 2) * l2 * W
         db = G.sum(axis=0)
         if mistake == "bias penalised":
             db = db + 2 * l2 * b
@@ -194,6 +199,106 @@ def test_the_message_of_an_overflow():
     assert report.message.endswith(
         ": not a finite number, does an exponential overflow or a logarithm see 0? (softmax, l2 0, large logits)"
     )
+
+
+@pytest.mark.parametrize(
+    ("naive", "oracle"),
+    [("log(P)", "complex step"), ("log(P)", "central differences"), ("log(P + eps)", "central differences")],
+)
+def test_a_cost_that_fails_at_large_logits_does_not_hide_a_wrong_gradient(naive, oracle):
+    for mistake, wrong in ((naive, False), (f"2 dropped, {naive}", True)):
+        function = student(mistake=mistake)
+        report = check_gradients(*example(), n_classes=10, function=function, oracles=[oracle])
+        assert not report.passed
+        *first, last = report.message.split("; ")
+        assert last.endswith(" large logits)")
+        if naive == "log(P)":
+            assert ": not a finite number, does an exponential overflow or a logarithm see 0? (" in last
+        if not wrong:
+            assert first == []
+            continue
+        (found,) = first
+        assert found.startswith("dW[")
+        assert found.endswith(" (softmax, l2 0.1, ordinary logits)")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_large_gradients_are_checked_in_a_sample_and_it_is_said(loss):
+    calls = []
+    report = check_gradients(
+        *example(50, 300), n_classes=10, loss=loss, l2=[0.1], progress=lambda done, total: calls.append((done, total))
+    )
+    assert report.passed, report.message
+    assert calls == [(i, 800) for i in range(1, 801)]
+    words = "complex step and central differences: 200 of 3,010 elements, drawn with seed 42"
+    assert report.sample == words
+    assert report.message.endswith(f"; {words}")
+    for mistake in ("2 dropped", "mean left out", "sign of a class", "last class forgotten", "bias penalised"):
+        settings = {"n_classes": 10, "loss": loss, "l2": [0.1], "oracles": ["central differences"]}
+        report = check_gradients(*example(2, 300), function=student(loss, mistake), **settings)
+        assert not report.passed, mistake
+
+
+def test_a_sample_depends_on_the_seed_alone():
+    seen = []
+    for seed in (1, 1, 2):
+        found = []
+
+        def function(W, b, X, y, l2, found=found):
+            cost, dW, db = student()(W, b, X, y, l2)
+            found.append(np.flatnonzero(W.ravel() - found[0]) if found else W.ravel().copy())
+            return cost, dW, db
+
+        settings = {"n_classes": 10, "l2": [0], "oracles": ["central differences"]}
+        check_gradients(*example(2, 400, 10), function=function, seed=seed, **settings)
+        seen.append({int(place[0]) for place in found[1:] if len(place) == 1})
+    assert len(seen[0]) > 100
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_the_work_at_the_size_of_cifar_is_bounded():
+    class Enough(Exception):  # noqa: N818, it is not an error
+        pass
+
+    def stop(done, total):
+        assert total == 2 * 2 * 2 * 200
+        raise Enough
+
+    with pytest.raises(Enough):
+        check_gradients(*example(500, 3072), n_classes=10, progress=stop)
+    report = check_gradients(*example(3, 3072), n_classes=10, l2=[0.1], oracles=["complex step"])
+    assert report.passed, report.message
+
+
+def test_gradients_of_2000_elements_are_checked_whole():
+    report = check_gradients(*example(1, 199, 10), n_classes=10, l2=[0], oracles=["central differences"])
+    assert report.sample == ""
+    assert "elements" not in report.message
+
+
+class Squares(BinaryCrossEntropy):
+    """A third loss: half the squared distance of the logits from the one-hot labels."""
+
+    name = "squares"
+
+    def probabilities(self, S):
+        return S
+
+    def of_rows(self, S, y):
+        return ((S - np.eye(S.shape[1])[y]) ** 2).sum(axis=1) / 2
+
+    def residual(self, S, y):
+        return (S - np.eye(S.shape[1])[y]) / len(S)
+
+
+def test_a_third_loss_is_compared_with_its_own_oracles_only(monkeypatch):
+    monkeypatch.setitem(LOSSES, "squares", Squares())
+    report = check_gradients(*example(), n_classes=10, loss="squares")
+    assert report.passed, report.message
+    assert {c.oracle for c in report.comparisons} == set(NUMPY_ALONE)
+    assert report.skipped == {"PyTorch": "PyTorch is not compared: it has no counterpart here of the loss squares"}
+    monkeypatch.setattr(Squares, "residual", lambda self, S, y: S - np.eye(S.shape[1])[y])
+    assert not check_gradients(*example(), n_classes=10, loss="squares").passed
 
 
 def test_the_message_of_a_right_gradient_is_its_worst():

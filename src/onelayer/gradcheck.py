@@ -12,6 +12,9 @@ as in the CS231n notes on gradient checks (https://cs231n.github.io/neural-netwo
   estimate derivatives of real functions", SIAM Review 40, 1998). It differentiates the cost of `SoftmaxLayer`.
 - **central differences**: (f(x + h) - f(x - h)) / 2h of the cost that the checked function itself returns. They are
   good to about 1e-8 only, but they tell a wrong gradient from the right gradient of another cost.
+
+The last two evaluate the cost anew for each element. Of large gradients they check a sample, drawn with the seed: some
+elements of dW and some of db.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +40,7 @@ Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array
 _EPS = 0.25
 _EXACT = 1e-14
 _DIFFERENCES = 1e-6
+ALL_ELEMENTS, SAMPLED_ELEMENTS = 2000, 200  # gradients of up to so many elements are checked whole; of others, a sample
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """All comparisons, and the oracles that were skipped, each with the reason."""
+    """What was compared.
+
+    Parameters
+    ----------
+    comparisons : tuple of Comparison
+        One for each parameter, oracle, point and penalty.
+    skipped : dict of str to str
+        The oracles that were skipped, each with the reason.
+    sample : str
+        How many elements were checked where these are not all; else empty.
+    """
 
     comparisons: tuple[Comparison, ...]
     skipped: dict[str, str]
+    sample: str = ""
 
     @property
     def passed(self) -> bool:
@@ -84,11 +99,19 @@ class GradientReport:
 
     @property
     def message(self) -> str:
-        """One line: the first comparison that failed, or else the one that came closest to failing."""
+        """One line: the first comparison that failed, or else the one that came closest to failing.
+
+        A failure at large logits is named beside one at ordinary logits if it is of its own: an overflow does not hide
+        a wrong gradient, nor the other way round.
+        """
         if not self.comparisons:
             return "; ".join(["nothing was compared", *self.skipped.values()])
         failed = [c for c in self.comparisons if not c.passed]
-        return str(failed[0] if failed else max(self.comparisons, key=lambda c: c.error / c.tolerance))
+        ordinary = [c for c in failed if c.point == "ordinary"]
+        known = {(c.l2, c.oracle, c.parameter) for c in ordinary}
+        large = [c for c in failed if c.point == "large" and (c.l2, c.oracle, c.parameter) not in known]
+        shown = [*ordinary[:1], *large[:1]] or [max(self.comparisons, key=lambda c: c.error / c.tolerance)]
+        return "; ".join([*map(str, shown), *filter(None, [self.sample])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +126,7 @@ class _Point:
     W: Array
     b: Array
     function: Function
+    places: Array  # of the elements of `parameters` that oracles check which take one after the other
 
     @property
     def largest_logit(self) -> float:
@@ -132,7 +156,8 @@ def check_gradients(
     """Compare hand-written gradients of the cost with independent oracles.
 
     For each `l2` the comparison is made at two points: where logits are of order 1, and where the largest is 1e4, which
-    a softmax that does not subtract the row's maximum does not survive.
+    a softmax that does not subtract the row's maximum does not survive. Of gradients of more than 2,000 elements, all
+    oracles but PyTorch check 200, drawn at random.
 
     Parameters
     ----------
@@ -152,7 +177,7 @@ def check_gradients(
     oracles : sequence of str, optional
         Names out of `ORACLES`; by default all of them.
     seed : int
-        Of the random weights and biases.
+        Of the random weights and biases, and of the sample of elements.
     progress : callable, optional
         Called as ``progress(done, total)`` after each derivative that takes evaluations of its own.
 
@@ -174,11 +199,18 @@ def check_gradients(
         if name not in known:
             raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
     skipped = {}
-    if "PyTorch" in names and not _has_torch():
+    if "PyTorch" in names and loss not in _TORCH_LOSSES:
+        skipped["PyTorch"] = f"PyTorch is not compared: it has no counterpart here of the loss {loss}"
+    elif "PyTorch" in names and not _has_torch():
         skipped["PyTorch"] = "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
-        names = tuple(name for name in names if name != "PyTorch")
+    names = tuple(name for name in names if name not in skipped)
 
-    done, total = 0, len(l2) * 2 * (X.shape[1] + 1) * K * sum(name != "PyTorch" for name in names)
+    stepping = [name for name in names if name != "PyTorch"]
+    places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
+    sample = ""
+    if stepping and len(places) < elements:
+        sample = f"{' and '.join(stepping)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
+    done, total = 0, len(l2) * 2 * len(places) * len(stepping)
 
     def tick() -> None:
         nonlocal done
@@ -189,12 +221,13 @@ def check_gradients(
     comparisons = []
     for penalty in l2:
         for name, W, b in _weights(X, y, K, seed):
-            point = _Point(name, loss, penalty, X, y.astype(np.int64), W, b, function or _layer_function(loss))
+            checked = function or _layer_function(loss)
+            point = _Point(name, loss, penalty, X, y.astype(np.int64), W, b, checked, places)
             with np.errstate(all="ignore"):  # an overflow is found in the numbers
                 result = _call(point, point.parameters())
                 for oracle in names:
                     comparisons += _compare(point, oracle, result, ORACLES[oracle](point, tick))
-    return GradientReport(tuple(comparisons), skipped)
+    return GradientReport(tuple(comparisons), skipped, sample)
 
 
 def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]:
@@ -235,18 +268,33 @@ def _weights(X: Array, y: Array, K: int, seed: int) -> list[tuple[str, Array, Ar
     return [("ordinary", W, b), ("large", scale * W, scale * b)]
 
 
+def _places(d: int, K: int, seed: int) -> Array:
+    """The elements of W and b, as one vector, that are checked one after the other: all, or a sample of both."""
+    elements = (d + 1) * K
+    if elements <= ALL_ELEMENTS:
+        return np.arange(elements)
+    rng = np.random.default_rng((seed, elements))  # other numbers than those of the weights
+    biases = min(K, SAMPLED_ELEMENTS // 2)
+    of_weights = rng.choice(d * K, min(d * K, SAMPLED_ELEMENTS - biases), replace=False)
+    return np.concatenate([np.sort(of_weights), d * K + np.sort(rng.choice(K, biases, replace=False))])
+
+
 def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]) -> list[Comparison]:
     n, d = point.X.shape
     logit = point.largest_logit
     uncertain = max(1.0, np.abs(point.X).mean(axis=0).max()) / (point.b.size if point.loss == "sigmoid" else 1)
     eps = _EPS * max(uncertain, *(np.abs(g).max() for g in expected[1:]))
     tolerance = _EXACT * max(1.0, np.sqrt(n * d / 30)) * max(1.0, logit / 10)
+    checked = np.full(point.W.size + point.b.size, oracle == "PyTorch")
+    checked[point.places] = True
+    masks = (np.True_, *point.split(checked))
+    floors = (_EPS * logit, eps, eps)
     comparisons = []
-    for parameter, ga, gn, floor in zip(("cost", "dW", "db"), result, expected, (_EPS * logit, eps, eps), strict=True):
+    for parameter, ga, gn, floor, mask in zip(("cost", "dW", "db"), result, expected, floors, masks, strict=True):
         if oracle == "central differences":
             tolerance = _DIFFERENCES
         error = np.abs(ga - gn) / np.maximum(floor, np.abs(ga) + np.abs(gn))
-        error = np.where(np.isfinite(error), error, np.inf)
+        error = np.where(mask, np.where(np.isfinite(error), error, np.inf), -1)
         place = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
         value, expected_value, worst = (float(array[place]) for array in (ga, gn, error))
         case = (point.loss, point.l2, point.name, oracle, parameter, place)
@@ -284,6 +332,15 @@ def _has_torch() -> bool:
     return True
 
 
+# PyTorch's own losses of logits S (n, K) and labels y (n,), by ours; a loss that has none is not compared with it.
+_TORCH_LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "softmax": lambda functional, S, y: functional.cross_entropy(S, y),
+    "sigmoid": lambda functional, S, y: functional.binary_cross_entropy_with_logits(
+        S, functional.one_hot(y, S.shape[1]).double()
+    ),
+}
+
+
 def _autograd(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
     import torch
     from torch.nn import functional
@@ -291,19 +348,15 @@ def _autograd(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Ar
     X, y = torch.tensor(point.X), torch.tensor(point.y)
     W, b = torch.tensor(point.W, requires_grad=True), torch.tensor(point.b, requires_grad=True)
     S = X @ W + b
-    if point.loss == "softmax":
-        loss = functional.cross_entropy(S, y)
-    else:
-        loss = functional.binary_cross_entropy_with_logits(S, functional.one_hot(y, S.shape[1]).double())
-    cost = loss + point.l2 * torch.sum(W**2)
+    cost = _TORCH_LOSSES[point.loss](functional, S, y) + point.l2 * torch.sum(W**2)
     dW, db = torch.autograd.grad(cost, (W, b))
     return cost.detach().numpy(), dW.numpy(), db.numpy()
 
 
 def _complex_step(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
     X, theta, h = point.X.astype(complex), point.parameters().astype(complex), 1e-30
-    gradient = np.empty(theta.size)
-    for i in range(theta.size):
+    gradient = np.zeros(theta.size)
+    for i in point.places:
         theta[i] += 1j * h
         cost = SoftmaxLayer(*point.split(theta), LOSSES[point.loss]).cost(X, point.y, point.l2)
         gradient[i] = cost.imag / h
@@ -316,8 +369,8 @@ def _central_differences(point: _Point, tick: Callable[[], None]) -> tuple[Array
     cost, *_ = _call(point, point.parameters())
     # What rounding makes of it, u max(J, |S|) / h, in balance with what the formula neglects, of order h^2.
     h = np.cbrt(np.finfo(float).eps * max(point.largest_logit, abs(cost) if np.isfinite(cost) else 1.0))
-    gradient = np.empty(point.W.size + point.b.size)
-    for i in range(gradient.size):
+    gradient = np.zeros(point.W.size + point.b.size)
+    for i in point.places:
         above, below = point.parameters(), point.parameters()
         above[i] += h
         below[i] -= h

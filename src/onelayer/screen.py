@@ -127,8 +127,9 @@ class Screen:
         self.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where;")
         self.say("eps is a quarter of the largest gradient, ordinary logits are of order 1, large ones of 1e4")
         self.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
-        for reason in {reason for report in reports for reason in report.skipped.values()}:
-            self.say(f"note: {reason}")
+        for reason in dict.fromkeys(note for report in reports for note in (*report.skipped.values(), report.sample)):
+            if reason:
+                self.say(f"note: {reason}")
         failed = [report.message for report in reports if not report.passed]
         oracles = ", ".join(dict.fromkeys(c.oracle for c in comparisons))
         for message in failed or [f"all gradients agree with {oracles}"]:
