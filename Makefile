@@ -2,6 +2,7 @@
 # make test     lint, types and tests
 # make check    compare the gradients with complex steps and central differences, and with PyTorch where it is installed
 # make benchmark   time onelayer against NumPy, PyTorch, scikit-learn and JAX, as far as they are installed
+# make mutants   plant deliberate faults and see whether the tests notice; see docs/testing.md
 # make wheel    build a wheel in dist/, install it in an empty environment, and train there
 #
 # Each sets up its own virtual environment in .venv first. Pass options on: make train ARGS="--learning-rate 0.01".
@@ -15,7 +16,7 @@ TEST_PACKAGES ?=
 # Other packages are another installation.
 TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(TEST_PACKAGES)))
 
-.PHONY: train check test benchmark wheel clean
+.PHONY: train check test mutants benchmark wheel clean
 
 train: $(VENV)/installed
 	$(VENV)/bin/onelayer train $(ARGS)
@@ -28,6 +29,10 @@ test: $(TESTS_INSTALLED)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2 --dist worksteal $(ARGS)
+
+mutants: $(TESTS_INSTALLED)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check nanobind cmake
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python tools/mutants.py $(ARGS)
 
 benchmark: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/peers.py $(ARGS)
