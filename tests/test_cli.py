@@ -1,6 +1,7 @@
 """The commands as people type them: what they print, where they write, and how they fail."""
 
 import contextlib
+import csv
 import importlib.util
 import json
 import os
@@ -64,6 +65,26 @@ def test_the_tiny_set_is_learnt_in_part(trained):
     ]
     assert len(set(accuracies)) == 3
     assert 0.4 < min(accuracies) < max(accuracies) < 0.9
+
+
+def test_what_was_learned_is_told_split_by_split(run_cli, tiny_cifar, tmp_path):
+    code, out, _ = run_cli("train", "--data", tiny_cifar, "--out", "run", *TINY, "--l2", "0.1")
+    assert code == 0
+    results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
+    for name, score in results.items():
+        assert score["cost"] > score["loss"] + 0.01
+        line = next(line for line in out.splitlines() if line.startswith(f"{name} "))
+        assert line.split() == [
+            name,
+            f"{score['loss']:.4f}",
+            f"{score['cost']:.4f}",
+            f"{100 * score['accuracy']:.2f}",
+            "%",
+        ]
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        first, *_, last = csv.DictReader(file)
+    assert first["test_accuracy"] != last["test_accuracy"]
+    assert f"test accuracy after epoch 1: {100 * float(first['test_accuracy']):.2f} %" in out.splitlines()
 
 
 def test_runs_are_numbered(run_cli, tiny_cifar, tmp_path):

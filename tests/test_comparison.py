@@ -269,6 +269,7 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for setting, seed, l2 in (("a", 1, 0), ("a", 2, 0), ("b", 2, 0.5), ("b", 1, 0.5), ("b", 3, 0.5)):
         options = ["--seed", str(seed), "--l2", str(l2), "--epochs", "2", "--no-figures", "--quiet"]
+        options += ["--learning-rate", "0.1"]
         run_command(["train", "--data", str(tiny_cifar), "--out", f"{setting}/{seed}", *options])
     run_command(["compare", "a", "b"])
     out = capsys.readouterr().out
@@ -286,6 +287,11 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
     ):
         assert re.search(words, out)
     assert re.fullmatch(r"(B is|no difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
+    splits = load_splits(str(tiny_cifar), SplitConfig())
+    sides = ([Run.open(Path(f"{side}/{seed}")) for seed in (1, 2)] for side in "ab")
+    found = compare_runs(*sides, "test", splits)
+    assert 0 < found.row_p_value < 1
+    assert f"p value {found.row_p_value:.2g} (exact sign test over the rows)" in out
 
     summary = json.loads(Path("a/1/summary.json").read_text())
     del summary["results"]["test"], summary["checksum"]  # as in a sweep that chose another

@@ -106,6 +106,37 @@ def pixels(figure, image):
     return np.asarray(canvas.buffer_rgba())[top:bottom, left:right, :3]
 
 
+def test_the_pictures_of_a_run_show_its_own_numbers():
+    splits = split(toy_dataset(), SplitConfig())
+    result = train(splits, TrainConfig(epochs=5, learning_rate=0.003, l2=0.5))
+    model, found = result.model, evaluate(result.model, splits.test)
+    pictures = dict(figures_of_run(result.state.history, model, splits.test, found, "A run"))
+    for what in ("loss", "cost"):
+        (axes,) = pictures[what].axes
+        assert axes.get_ylabel().startswith(what)
+        for line, name in zip(axes.lines, ("train", "validation"), strict=False):
+            assert list(line.get_ydata()) == [getattr(record, f"{name}_{what}") for record in result.state.history]
+    V = model.layer.weights / model.standardizer.scale[:, np.newaxis]  # (d, K)
+    V[7] = np.nan  # constant
+    maps = [np.ma.filled(image.get_array(), np.nan) for image in pictures["templates_signed"].axes[0].images]
+    np.testing.assert_allclose(maps, V.T.reshape(12, 4, 5))  # a picture for each class and channel
+    shares = found.confusion / found.confusion.sum(axis=1, keepdims=True)
+    assert not np.array_equal(shares, shares.T)
+    np.testing.assert_allclose(pictures["confusion"].axes[0].images[0].get_array(), shares)
+    wrong = [row for row in range(len(found.labels)) if found.labels[row] != found.predictions[row]]
+    wrong.sort(key=lambda row: -found.probabilities[row].max())
+    captions = [word for word in drawn(pictures["mistakes"]) if word.startswith("predicted ")]
+    assert captions == [
+        f"predicted class {found.predictions[row]}, {100 * found.probabilities[row].max():.0f} %\n"
+        f"true class {found.labels[row]}"
+        for row in wrong[:12]
+    ]
+    assert len(captions) > 4
+    for image, row in zip(pictures["mistakes"].axes[0].images, wrong, strict=False):
+        source = splits.test.rows(np.array([row])).reshape(3, 4, 5)
+        np.testing.assert_allclose(image.get_array(), source.transpose(1, 2, 0) / 255)
+
+
 class TestCurves:
     @pytest.mark.parametrize(("curve", "what"), [(loss_curve, "loss"), (cost_curve, "cost")])
     @pytest.mark.parametrize("epochs", [1, 2, 40, 1000])
@@ -556,37 +587,6 @@ def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
     (axes,) = figure.axes
     assert axes.get_ylim()[1] > 5
     assert [line.get_alpha() for line in axes.lines if len(line.get_xdata()) == 5] == [0.35, None, 0.35, None]
-
-
-def test_the_pictures_of_a_run_show_its_own_numbers():
-    splits = split(toy_dataset(), SplitConfig())
-    result = train(splits, TrainConfig(epochs=5, learning_rate=0.003, l2=0.5))
-    model, found = result.model, evaluate(result.model, splits.test)
-    pictures = dict(figures_of_run(result.state.history, model, splits.test, found, "A run"))
-    for what in ("loss", "cost"):
-        (axes,) = pictures[what].axes
-        assert axes.get_ylabel().startswith(what)
-        for line, name in zip(axes.lines, ("train", "validation"), strict=False):
-            assert list(line.get_ydata()) == [getattr(record, f"{name}_{what}") for record in result.state.history]
-    V = model.layer.weights / model.standardizer.scale[:, np.newaxis]  # (d, K)
-    V[7] = np.nan  # constant
-    maps = [np.ma.filled(image.get_array(), np.nan) for image in pictures["templates_signed"].axes[0].images]
-    np.testing.assert_allclose(maps, V.T.reshape(12, 4, 5))  # a picture for each class and channel
-    shares = found.confusion / found.confusion.sum(axis=1, keepdims=True)
-    assert not np.array_equal(shares, shares.T)
-    np.testing.assert_allclose(pictures["confusion"].axes[0].images[0].get_array(), shares)
-    wrong = [row for row in range(len(found.labels)) if found.labels[row] != found.predictions[row]]
-    wrong.sort(key=lambda row: -found.probabilities[row].max())
-    captions = [word for word in drawn(pictures["mistakes"]) if word.startswith("predicted ")]
-    assert captions == [
-        f"predicted class {found.predictions[row]}, {100 * found.probabilities[row].max():.0f} %\n"
-        f"true class {found.labels[row]}"
-        for row in wrong[:12]
-    ]
-    assert len(captions) > 4
-    for image, row in zip(pictures["mistakes"].axes[0].images, wrong, strict=False):
-        source = splits.test.rows(np.array([row])).reshape(3, 4, 5)
-        np.testing.assert_allclose(image.get_array(), source.transpose(1, 2, 0) / 255)
 
 
 def test_letters_that_the_font_lacks_are_told_apart_by_numbers():

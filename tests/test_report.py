@@ -146,8 +146,41 @@ def test_confusion_counts_and_its_images_are_those_of_the_test_rows(toy):
         behind = sorted(behind, key=lambda row: -found.probabilities[row, j])[:6]
         images = [splits.test.rows(np.array([row])).reshape(3, 4, 5).transpose(1, 2, 0) for row in behind]
         assert np.array_equal(pixels(strip["src"]), np.concatenate(images, axis=1))
+        truth, answer = model.class_names[i], model.class_names[j]
+        words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
+        assert strip["alt"].split(" of ", 1)[1] == words
     accuracy = f"{100 * found.accuracy:.2f} %"
     assert accuracy in next(e["text"] for e in page.all("dd") if "standard error" in e["text"])
+
+
+def test_calibration_is_that_of_the_test_rows_in_words_too(toy):
+    text, splits, model = toy
+    P = model.probabilities(splits.test.rows(slice(None)))
+    own = P[np.arange(len(P)), splits.test.labels]
+    right = (P.argmax(axis=1) == splits.test.labels).mean()
+    claimed = P.max(axis=1).mean()
+    assert abs(claimed - right) > 0.01
+    said = " ".join(text.split())
+    assert f"the answers claim {100 * claimed:.2f} % on average and {100 * right:.2f} % are right" in said
+    drawings = [e["aria-label"] for e in Page(text).all("svg")]
+    assert any(
+        f"answers of {100 * claimed:.2f} % mean confidence are right in {100 * right:.2f} %" in d for d in drawings
+    )
+    below = f"median {100 * np.median(own):.2f} %, below 10 % for {100 * (own < 0.1).mean():.2f} % of the rows"
+    assert any(below in drawing for drawing in drawings)
+
+
+def test_curves_say_where_they_are_lowest(tmp_path):
+    splits = toy_run(tmp_path / "run", TrainConfig(learning_rate=0.1, l2=0.1, epochs=20, batch_size=20))
+    history = Run.open(tmp_path / "run").read_checkpoint()[1].history
+    drawings = [e["aria-label"] for e in Page(page_of(tmp_path / "run", splits)).all("svg")]
+    for what in ("loss", "cost"):
+        values = [getattr(record, f"validation_{what}") for record in history]
+        lowest = min(range(20), key=values.__getitem__)
+        assert 0 < lowest < 19
+        words = f"validation from {values[0]:.4f} after the first to {values[-1]:.4f} after the last"
+        words += f", lowest {values[lowest]:.4f} after epoch {lowest + 1}"
+        assert any(d.startswith(f"{what.capitalize()} by epoch") and words in d for d in drawings)
 
 
 def test_the_most_confident_mistakes_come_first(toy):
@@ -341,6 +374,8 @@ def test_a_sweep_is_a_table_with_verdicts(tmp_path):
             " ".join(e["text"].split()) for e in page.all("td")
         )
     assert settings[0] == f"learning rate {RATES[int(np.argmax(accuracies))]:g}"
+    best = evaluate(sweep.run(int(np.argmax(accuracies)), sweep.plan.seeds[0]).read_model(), splits.test)
+    assert f"accuracy on test rows</dt><dd>{100 * best.accuracy:.2f} %" in text, "the details are of the best"
     verdicts = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")]
     assert verdicts[0] == "the best on validation"
     assert all("95 % interval" in verdict for verdict in verdicts[1:])

@@ -160,6 +160,11 @@ def test_a_figure_outside_is_named_with_what_it_would_fit():
         "outside, by 210 standard deviations; consistent with no accuracy measured here",
     ]
     assert finding.verdict.startswith("1 of 3 printed figures are inside the spread of seeds; test rows, epoch 40: ")
+    measured["validation", 40] = np.array([45.8, 46.0, 45.9])  # with which 45.59 and 45.8 are consistent, too
+    for printed, nearest in ((45.59, "train rows, epoch 40, 45.50"), (45.8, "validation rows, epoch 40, 45.90")):
+        (row,) = study.judge(Reported(setting, {("test", 40): printed}), trained).rows
+        assert all(study.fits(printed, measured[name, 40]) for name in ("train", "validation"))
+        assert f"; consistent with {nearest} ± 0.10" in row[-1]
     margin = stats.t.ppf(0.975, 2) * 0.1 * np.sqrt(4 / 3)
     assert study.fits(45.5 + 0.99 * margin, measured["train", 40])
     assert not study.fits(45.5 + 1.01 * margin + 0.005, measured["train", 40])
