@@ -546,7 +546,6 @@ def filled(*names):
         pytest.param(
             [filled("a/x.png", "b/x.png"), empty("c")], r"/c: holds no images \(\.apng, .*\); add some", id="c"
         ),
-        pytest.param([filled("a/x.png", "a/y.png")], ": has images of one class only, a; a classifier needs", id="one"),
         pytest.param(
             [filled("x.png")], ": holds images, but no folder for each class; expected {}/CLASS/IM", id="flat"
         ),

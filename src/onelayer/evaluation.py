@@ -1,7 +1,6 @@
 """What a model gets right and wrong on a split. Everything is counted as sums and divided once."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.standardizer import BLOCK_ROWS
 from onelayer.units import places_to_look_at
+from onelayer.words import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +165,12 @@ def _matched_labels(model: Model, split: Split) -> np.ndarray:
     unknown = [dataset.class_names[k] for k in np.unique(split.labels) if places[k] < 0]
     if unknown and set(dataset.class_names) <= set(map(str, range(len(known)))) and not any(map(str.isdecimal, known)):
         places = np.array([int(name) for name in dataset.class_names])
-        meanings = _some([f"{name} is {known[int(name)]}" for name in dataset.class_names])
+        meanings = listed([f"{name} is {known[int(name)]}" for name in dataset.class_names])
         what = f"the classes of {dataset.name} are numbers, taken for the places of the model's classes: {meanings}"
         warnings.warn(OnelayerWarning(what), stacklevel=3)
     elif unknown:
         raise DataError(
-            f"{dataset.name} has rows of classes that the model does not know: {_some(unknown)}; it knows "
-            f"{_some(known)}; rename these classes, or leave their rows out"
+            f"{dataset.name} has rows of classes that the model does not know: {listed(unknown)}; it knows "
+            f"{listed(known)}; rename these classes, or leave their rows out"
         )
     return places[split.labels]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)

@@ -247,10 +247,6 @@ def _read_labels(stored: Mapping[str, StoredArray], names: StoredArray | None) -
         raise DataError(f"{first.name}: has {len(found):,} different labels; more than {MOST_CLASSES:,} are no classes")
     # Train comes first, where there are parts.
     known = np.bincount(labels[: len(of_part[next(iter(of_part))])], minlength=len(found)) > 0
-    if np.count_nonzero(known) < 2:
-        raise DataError(
-            f"{first.name}: all labels are {_word(found[known][0], first)}; at least two classes are needed"
-        )
     if names is None:
         if not known.all():
             word = _word(found[~known][0], first)

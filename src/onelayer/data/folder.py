@@ -57,8 +57,8 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     Raises
     ------
     DataError
-        If the layout is another, as where the classes lie a level deeper, a class has no images, there are fewer than
-        two classes, a link leads in a circle, or more than 1 % of the images cannot be read and this is not allowed.
+        If the layout is another, as where the classes lie a level deeper, a class has no images, a link leads in a
+        circle, or more than 1 % of the images cannot be read and this is not allowed.
     """
     progress = progress or (lambda done, total: None)
     scan = _Scan(path, progress)
@@ -184,7 +184,7 @@ def _groups(scan: _Scan) -> list[_Group]:
     ]
     classes = {group.class_name for group in groups if group.trains}
     if len(classes) == 1:
-        _refuse_one_class(scan, next(group.folder for group in groups if group.trains), classes.pop())
+        _require_no_part(scan, next(group.folder for group in groups if group.trains), classes.pop())
     for group in groups:
         if group.class_name not in classes:
             raise DataError(f"{scan.path(group.folder)}: is no class of train; add it there, or remove the folder")
@@ -198,14 +198,14 @@ def _groups(scan: _Scan) -> list[_Group]:
     return groups
 
 
-def _refuse_one_class(scan: _Scan, folder: str, name: str) -> None:
+def _require_no_part(scan: _Scan, folder: str, name: str) -> None:
+    """Refuse an only class that holds folders itself and no images: the classes are a level below."""
     inner, beside = scan.folders(folder)
     if len(inner) > 1 and not beside:
         raise DataError(
             f"{scan.root}: holds one folder of images only, {name}, which is not a class but holds folders itself "
             f"({listed(inner)}); pass {scan.path(folder)}"
         )
-    raise DataError(f"{scan.root}: has images of one class only, {name}; a classifier needs two")
 
 
 def _require_classes(scan: _Scan, groups: list[_Group]) -> None:

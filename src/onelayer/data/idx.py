@@ -384,8 +384,6 @@ def _classes(
     occurring, numbers = np.unique(values, return_inverse=True)
     mapping = _mapping(mapping_path)
     names = tuple(mapping.get(label, str(label)) for label in occurring.tolist())
-    if len(names) < 2:
-        raise DataError(f"{path}: holds one class only, {names[0]}; a classifier needs two")
     return numbers.astype(np.int64), names
 
 

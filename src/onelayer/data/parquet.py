@@ -100,8 +100,6 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     if not class_names:
         occurring, numbers = np.unique(numbers, return_inverse=True)
         class_names = tuple(map(str, occurring.tolist()))
-    if len(class_names) < 2:
-        raise DataError(f"{path}: has images of one class only, {class_names[0]}; a classifier needs two")
     sizes = [sum(len(labels[files.index(file)]) for file in of_part) for of_part in parts.values()]
     stops = np.concatenate([[0], np.cumsum(result.kept)])[np.cumsum(sizes)].tolist()  # of the rows that were kept
     return Dataset(

@@ -285,6 +285,10 @@ def load_splits(
     """
     dataset = load_for(source, split_config, config, progress=progress)
     splits = split(dataset, split_config, progress)
+    trained = np.unique(splits.train.labels)
+    if len(trained) == 1:
+        only = dataset.class_names[trained[0]]
+        raise DataError(f"{dataset.name}: the training rows are of one class only, {only}; a classifier needs two")
     dataset.scan(progress)  # whoever loads by name or path wants the fingerprint, or the duplicates, next
     return splits
 
