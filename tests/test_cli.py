@@ -929,7 +929,7 @@ def test_where_another_process_works_there_is_no_second(run_cli, trained, tiny_c
         (tmp_path / name / ".onelayer-running").write_text(json.dumps(holder))
         before = {path: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for command in words:
-            said = f"^onelayer: {name}: process 7 on elsewhere works there since 2026-01-02 03:04:05; "
+            said = f"^onelayer: {name}: process 7 on elsewhere has worked there since 2026-01-02 03:04:05; "
             advice = rf"wait until it has ended, or if it has, delete {name}/\.onelayer-running\n"
             assert_one_line(run_cli(*command), said + advice)
         assert {path: path.read_bytes() for path in (tmp_path / name).iterdir()} == before

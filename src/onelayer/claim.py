@@ -112,7 +112,7 @@ def _acquire(claim: Path) -> bytes:
         ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
         if holder and not ended:
             raise RunError(
-                f"{claim.parent}: process {pid} on {holder.get('host')} works there since "
+                f"{claim.parent}: process {pid} on {holder.get('host')} has worked there since "
                 f"{holder.get('since')}; wait until it has ended, or if it has, delete {claim}"
             )
         # Of those that find the same claim left behind, one may replace it: who makes the file named after it.
