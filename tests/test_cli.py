@@ -849,7 +849,10 @@ def test_pictures_do_not_depend_on_how_others_draw(run_cli, tiny_cifar, tmp_path
         "backend: nonsense\ntext.usetex: True\nsavefig.bbox: tight\naxes.grid: True\n"
         "figure.constrained_layout.use: True\nfont.size: 40\n"
     )
-    variables = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_not_installed"}
+    variables = os.environ | {
+        "MPLBACKEND": "module://matplotlib_inline.backend_not_installed",
+        "SOURCE_DATE_EPOCH": "yesterday",
+    }
     command = [sys.executable, "-c", DRAWING, *commands]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -71,6 +71,7 @@ def main() -> None:
     global _stopped_by
     _stopped_by = 0
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own, which its shells inherit, may not even be installed here
+    os.environ.pop("SOURCE_DATE_EPOCH", None)  # a build's, without which NumPy starts even if it is not a number
     _open_streams()
     said = _Output(sys.stdout)
     sys.stdout, sys.stderr = cast(TextIO, said), cast(TextIO, _Output(sys.stderr))
