@@ -33,6 +33,12 @@ COPIED = ("src", "tests", "tools", "docs", "benchmarks", "pyproject.toml", "CMak
 MOST_SURVIVORS = 0.03
 TIMEOUT = 900  # seconds for the tests of a fault: one that makes them endless is noticed
 # A kernel of one instruction set, hardly optimised, is built in a tenth of the time.
+# An editable installation has a finder that comes before every path, and would give the tests the project itself.
+PATHS_FIRST = """\
+import sys
+
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+"""
 QUICK_BUILD = (("if(CMAKE_SYSTEM_PROCESSOR MATCHES", "if(FALSE AND CMAKE_SYSTEM_PROCESSOR MATCHES"), ("-O3", "-O1"))
 
 
@@ -72,16 +78,28 @@ class Copy:
                 shutil.copytree(source, target, ignore=ignored)
             elif source.exists():
                 shutil.copy(source, target)
+        (path / "start").mkdir()
+        (path / "start" / "sitecustomize.py").write_text(PATHS_FIRST)  # Python runs it first of all
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(path / "start"), str(path / "src")]),
+            # Modules are compiled anew: a fault of the same length, planted within a second, would not be seen.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.environment.pop("ONELAYER_DATA", None)
+
+    def require_own_package(self) -> None:
+        """Raise a RuntimeError if the tests would import another onelayer than that of this copy."""
+        command = [sys.executable, "-c", "import onelayer; print(onelayer.__file__)"]
+        done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
+        if not Path(done.stdout.strip()).is_relative_to(self.path.resolve()):
+            raise RuntimeError(f"the tests would import {done.stdout or done.stderr} and not the copy in {self.path}")
 
     def tests_fail(self, tests: Sequence[str]) -> bool:
         """Run test files until the first failure; true if one failed, crashed or did not end."""
-        # Modules are compiled anew: a fault of the same length, planted within a second, would not be seen.
-        environment = os.environ | {"PYTHONPATH": str(self.path / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("ONELAYER_DATA", None)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", "temporary"]
         command += [f"tests/{name}" for name in tests]
         try:
-            done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, timeout=TIMEOUT)
+            done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             return True
         return done.returncode != 0
@@ -162,7 +180,9 @@ def try_all(faults: Sequence[Fault], jobs: int, say: Callable[[str], None]) -> l
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: SimpleQueue[Copy] = SimpleQueue()
         for number in range(jobs):
-            copies.put(Copy(Path(folder) / str(number)))
+            copy = Copy(Path(folder) / str(number))
+            copy.require_own_package()
+            copies.put(copy)
 
         def in_copy(work: Callable[[Copy], bool]) -> bool:
             copy = copies.get()
