@@ -343,3 +343,17 @@ def test_a_standardizer_that_does_not_know_is_told():
     knowing = replace(given, constant=np.arange(45) == 5)
     weights = train(splits, TrainConfig(learning_rate=0.03, epochs=2), standardizer=knowing).model.layer.weights
     assert np.flatnonzero(~weights.any(axis=1)).tolist() == [5]
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e-9, 1e-5])
+def test_a_feature_that_hardly_varied_is_learnt_anew_when_it_does(noise):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 3))
+    y = (X[:, 0] > 0).astype(int)
+    X[:2000, 2] = 0.3 + noise * X[:2000, 2]
+    clf = SoftmaxClassifier(random_state=0).partial_fit(X[:1000], y[:1000], classes=[0, 1])
+    clf.partial_fit(X[1000:2000], y[1000:2000])
+    for _ in range(30):
+        clf.partial_fit(X[2000:], y[2000:])
+    assert clf.score(X[2000:], y[2000:]) > 0.97
+    assert abs(clf.coef_[0, 2]) < 0.1 * clf.coef_[0, 0]

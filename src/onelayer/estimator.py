@@ -26,6 +26,7 @@ from onelayer.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.training import HISTORY_COLUMNS, TrainingState, train
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
+FORGOTTEN = 1000  # times a feature's deviation: what it was before counts as constant then, and taught nothing
 SETTINGS = ("l2", "batch_size", "loss", "flip", "decay_every", "decay_factor", "init_std")  # TrainConfig's, unchanged
 
 
@@ -246,7 +247,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """Train for one epoch on rows, going on from what `fit` or the calls before have left.
 
         The standardisation is that of all rows seen so far. When it changes, the weights are expressed in the new
-        units, so that the answers stay the same.
+        units, so that the answers stay the same; but where a feature's deviation grows more than a thousandfold, it
+        was as good as constant, and its weights begin at 0.
 
         Parameters
         ----------
@@ -402,7 +404,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             config = replace(config, learning_rate=_sure_step(moments, standardizer, config, K))
         start = None
         if goes_on:
-            layer = self.model_.standardizer.reexpress(self._state.layer, standardizer)
+            old = self.model_.standardizer
+            layer = replace(old, constant=standardizer.scale > FORGOTTEN * old.scale).clear(self._state.layer)
+            layer = old.reexpress(layer, standardizer)
             weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
             start = replace(self._state, layer=SoftmaxLayer(weights, bias, LOSSES[config.loss]))
             config = replace(config, epochs=start.epoch + config.epochs)
