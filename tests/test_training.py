@@ -459,3 +459,17 @@ def test_a_row_of_weight_two_is_the_row_twice_in_training_and_evaluation(data):
     assume((best[:, 1] - best[:, 0] > 1e-9).all())  # of equal logits, rounding chooses
     assert counted.accuracy == pytest.approx(expected.accuracy, rel=1e-9)
     assert counted.confusion / counted.confusion.sum() == pytest.approx(expected.confusion / expected.confusion.sum())
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(1.7e9, 5.0), (1e6, 1e-3)])
+def test_features_further_from_zero_than_float32_has_digits_for(offset, deviation):
+    dataset = toy_dataset(dtype="float64")
+    near, far = (
+        split(replace(dataset, rows=rows), SplitConfig())
+        for rows in (dataset.rows, offset + deviation * (dataset.rows - dataset.rows.mean()) / dataset.rows.std())
+    )
+    config = TrainConfig(learning_rate=0.01, epochs=3)
+    expected, found = (train(splits, config) for splits in (near, far))
+    assert found.backend == "numpy"
+    assert relative(found.model.layer.weights, expected.model.layer.weights) < 1e-4
+    assert found.scores["test"].accuracy == expected.scores["test"].accuracy > 0.4

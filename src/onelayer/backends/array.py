@@ -50,6 +50,7 @@ class ArrayBackend:
         self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
         self._bias = self._array(layer.bias.copy())
         self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
+        self._in_float64 = standardizer.to(self._array)
 
     @property
     def layer(self) -> SoftmaxLayer:
@@ -75,7 +76,7 @@ class ArrayBackend:
             weights = train.row_weights(order[batch])
             w = None if weights is None else self._array(weights.astype(self._dtype))
             folded = self._standardizer.input_layer(self._layer, R)
-            dV, db = folded.gradients(self._standardizer.inputs(R), y, row_weights=w)
+            dV, db = folded.gradients(self._inputs(R), y, row_weights=w)
             dW = self._standardizer.unfold_gradient(dV, db, R)
             if self._l2:
                 dW = dW + 2 * self._l2 * self._layer.weights
@@ -89,7 +90,7 @@ class ArrayBackend:
         for block in split.blocks(BLOCK_ROWS):
             if cancelled():
                 raise InterruptedError
-            S = folded.logits(self._standardizer.inputs(self._array(split.rows(block))))  # (k, K)
+            S = folded.logits(self._inputs(self._array(split.rows(block))))  # (k, K)
             y = self._array(split.labels[block])
             losses = self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)
             hits = self._xp.astype(likeliest(S) == y, self._xp.float64)
@@ -100,6 +101,13 @@ class ArrayBackend:
             loss += float(self._xp.sum(losses))
             right += float(self._xp.sum(hits))
         return Totals(loss, right)
+
+    def _inputs(self, R: Array) -> Array:
+        """Return what the input layer multiplies (n, d), for raw rows R (n, d)."""
+        if R.dtype != self._xp.float64:
+            return self._standardizer.inputs(R)
+        # Features may lie further from zero than float32 has digits for: the mean goes first.
+        return self._xp.astype(self._in_float64.transform(R), getattr(self._xp, self._dtype), copy=False)
 
     @property
     def _layer(self) -> SoftmaxLayer:
