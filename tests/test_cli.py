@@ -319,6 +319,7 @@ def test_predict(run_cli, trained, tiny_batches, tmp_path):
         assert [found[name] for name in names] == pytest.approx(P, abs=1e-5)
         assert list(found.values()) == sorted(found.values(), reverse=True)
         assert answer["note"] is None
+        assert answer["class"] == max(answer["probabilities"], key=answer["probabilities"].get)
     assert "distorts" in answers[2]["note"]
     code, out, _ = run_cli("predict", trained, "0.png")
     assert code == 0
@@ -1102,7 +1103,10 @@ def test_evaluate_refuses_what_it_cannot_judge_in_its_own_words(run_cli, trained
         (["other.npz"], "other has rows of classes that the model does not know: lynx, wolf; it knows airplane"),
         (["other.npz", "--split", "validation"], "other has no validation part of its own; leave --split out, or pass"),
         (["other.npz", "--split", "test"], "other has no test part of its own; leave --split out, or pass --split all"),
-        (["scaled.npz"], "scaled: the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply the rows by 255"),
+        (
+            ["scaled.npz"],
+            "scaled, all: the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply",
+        ),
         (["holes.npz"], "holes: row 0, column [0-9]+ is nan; every feature must be a finite number"),
     ):
         assert_one_line(run_cli("evaluate", trained, "--data", *words), message)
@@ -1174,3 +1178,24 @@ def test_a_run_reads_its_superclasses_again(run_cli, write_form_100, tmp_path):
     assert run_cli("resume", "run", "--epochs", "3", "--quiet", "--no-figures") == (0, "", "")
     np.savez("other.npz", X=rows, y=labels)  # a source that has classes of one kind only
     assert "other, all: 100 rows" in run_cli("evaluate", "run", "--data", "other.npz")[1]
+
+
+def test_a_run_whose_checkpoint_is_damaged_can_be_replaced(run_cli, trained, tiny_cifar):
+    checkpoint = trained / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    assert_one_line(run_cli("evaluate", trained), r"checkpoint\.safetensors: damaged .*; restore it, or train again$")
+    assert run_cli("train", "--data", tiny_cifar, "--out", trained, "--overwrite", "--quiet", *TINY) == (0, "", "")
+    assert run_cli("evaluate", trained)[0] == 0
+
+
+def test_test_rows_in_another_unit_are_refused_before_anything_is_made(run_cli, strangers, tmp_path):
+    rows, labels = strangers
+    scaled = (rows / 255).astype(np.float32)
+    np.savez("set.npz", X_train=rows.astype(np.float32), y_train=labels, X_test=scaled, y_test=labels)
+    for command in (["train"], ["sweep", "--learning-rate", "0.1", "0.01"]):
+        said = run_cli(*command, "--data", "set.npz", "--epochs", "1")
+        assert_one_line(
+            said, "^onelayer: set, test: the rows lie in 0 to 1, the pixels trained on in 0 to 255"
+        )
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "sweeps").exists()

@@ -179,7 +179,7 @@ def test_the_ways_in_warn(recwarn):
             way(scaled)
         assert [w.filename for w in caught] == [__file__]
         way(PHOTOS)
-    with pytest.warns(UnitWarning, match=f"^scaled: {SCALED_DOWN}$") as caught:
+    with pytest.warns(UnitWarning, match=f"^scaled, all: {SCALED_DOWN}$") as caught:
         found = evaluate(model, other.everything)
     assert [w.filename for w in caught] == [__file__]
     with warnings.catch_warnings(action="ignore", category=OnelayerWarning):

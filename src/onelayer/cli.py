@@ -134,13 +134,14 @@ def train(
     from onelayer.data import load_splits
     from onelayer.run import Plan, Run, start
     from onelayer.screen import Screen
-    from onelayer.training import choose_backend
+    from onelayer.training import choose_backend, warn_of_units
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
     choose_backend(splits.dataset, config)  # refuses what does not fit before anything is made
+    warn_of_units(splits)
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
         screen.data(splits, classes=True)
@@ -313,7 +314,8 @@ def predict(
         table: list[list[str]] = []
         for classes in _ranked_classes(model, rows, top):
             place = {"row": len(table)} if _is_array(path) else {}
-            answers.append({"image": str(path), **place, "note": note, "probabilities": classes})
+            found = {"class": next(iter(classes)), "probabilities": classes}
+            answers.append({"image": str(path), **place, "note": note, **found})
             table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
         if as_json:
             continue

@@ -94,7 +94,7 @@ def sweep(
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
     from onelayer.screen import Screen
-    from onelayer.training import choose_backend
+    from onelayer.training import choose_backend, warn_of_units
 
     screen = Screen(quiet)
     values = {option.name: getattr(options, option.name) for option in fields(options)}
@@ -112,6 +112,7 @@ def sweep(
     plan = sweeps.SweepPlan(configs, numbers, apart, dataset.source, dataset.fingerprint, source_config)
     for config in configs:
         choose_backend(dataset, config)  # refuses what does not fit before anything is made
+    warn_of_units(splits)
 
     def train(
         sweep: "Sweep", splits: "Splits", *, settings: list[int] | None = None, report_test: bool = True

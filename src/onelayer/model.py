@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
-from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning, UnitWarning
+from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.units import FAR_OFF, SCALED_DOWN, far_off, places_to_look_at, scaled_down
+from onelayer.units import doubt, places_to_look_at
 
 FORMAT_VERSION = 1
+MODEL_ARRAYS = ("weights", "bias", "mean", "scale")
 CHECKSUM, UNKNOWN = "checksum", "0" * 64
 MAX_FILE_BYTES = 2 << 30  # 1,000 classes of 100,000 features in float64, and then some
 
@@ -75,10 +76,8 @@ class Model:
     def doubt(self, rows: ArrayLike) -> OnelayerWarning | None:
         """Return a reason to doubt that rows (n, d) are in the unit of the training rows; it looks at a few of them."""
         R = np.asarray(rows)
-        some = R[places_to_look_at(len(R))]
-        if self.pixels and scaled_down(some, self.standardizer.mean, self.standardizer.scale):
-            return UnitWarning(SCALED_DOWN)
-        return OnelayerWarning(FAR_OFF) if far_off(some, self.standardizer.mean, self.standardizer.scale) else None
+        mean, scale = self.standardizer.mean, self.standardizer.scale
+        return doubt(R[places_to_look_at(len(R))], mean, scale, pixels=bool(self.pixels))
 
     def unchecked_logits(self, rows: ArrayLike) -> np.ndarray:
         """Return `logits` of rows whose unit was looked at before."""
@@ -152,7 +151,7 @@ class Model:
         ModelFileError
             If it is missing, damaged, of a newer format, or its pieces do not fit each other.
         """
-        tensors, metadata = unpack(path, kind="model", names=("weights", "bias", "mean", "scale"))
+        tensors, metadata = unpack(path, kind="model", names=MODEL_ARRAYS)
         try:
             names, shape = json.loads(metadata["class_names"]), json.loads(metadata["image_shape"])
             pixels = {"true": True, "false": False, "": None}[metadata.get("pixels", "")]
@@ -224,7 +223,7 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: damaged or no {kind} file ({error})") from None
+        raise ModelFileError(f"{path}: damaged or no {kind} file ({error}); restore it, or train again") from None
     if metadata.get("format") != f"onelayer-{kind}":
         raise ModelFileError(f"{path}: this is no {kind} of onelayer")
     version = metadata.get("version", "")

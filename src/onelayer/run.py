@@ -41,6 +41,7 @@ from onelayer.losses import LOSSES
 from onelayer.model import (
     CHECKSUM,
     MAX_FILE_BYTES,
+    MODEL_ARRAYS,
     Model,
     pack,
     require_layer_shapes,
@@ -380,12 +381,15 @@ class Run:
         write_file(self.history_path, text.getvalue().encode())
 
     def _is_run(self) -> bool:
-        """Whether the checkpoint is one of onelayer's: other programs give their files the same name."""
-        try:
-            unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
-        except ModelFileError:
-            return False
-        return True
+        """Whether the checkpoint, or the model if that is damaged, is one of onelayer's: others use the same names."""
+        for path, kind, names in (
+            (self.checkpoint_path, "checkpoint", CHECKPOINT_ARRAYS),
+            (self.model_path, "model", MODEL_ARRAYS),
+        ):
+            with suppress(ModelFileError):
+                unpack(path, kind=kind, names=names)
+                return True
+        return False
 
     def _is_older(self) -> bool:
         """Whether this was left by an onelayer that did not think of features that are constant in training."""

@@ -4,6 +4,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,14 +18,14 @@ from onelayer.backends.array import ArrayBackend
 from onelayer.backends.native import NativeBackend, kernel
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, forward_windows, loaded
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.standardizer import Standardizer
-from onelayer.units import are_pixels, places_to_look_at
+from onelayer.units import are_pixels, doubt, places_to_look_at
 from onelayer.words import percent
 
 
@@ -167,6 +168,19 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[NativeBackend]
     if config.backend == "native":
         raise ConfigError(f"the backend native {obstacle}, or use the backend numpy")
     return ArrayBackend
+
+
+def warn_of_units(splits: Splits) -> None:
+    """Warn if validation or test rows look as if they were in another unit than the training rows."""
+    standardizer = splits.standardizer
+    pixels = are_pixels(_some_rows(splits.train))
+    for split in (splits.validation, splits.test):
+        if len(split) and (found := doubt(_some_rows(split), standardizer.mean, standardizer.scale, pixels=pixels)):
+            warnings.warn(type(found)(f"{splits.dataset.name}, {split.name}: {found}"), stacklevel=2)
+
+
+def _some_rows(split: Split) -> np.ndarray:
+    return split.rows(places_to_look_at(len(split)))
 
 
 def count_cores() -> int:
@@ -313,7 +327,7 @@ def train(
             stopping.set()  # Ctrl-C does not wait for what the other thread is evaluating
     if state.history and "test" in scores:
         state = _with_last_test_accuracy(state, scores["test"].accuracy)
-    pixels = are_pixels(splits.train.rows(places_to_look_at(len(splits.train))))
+    pixels = are_pixels(_some_rows(splits.train))
     model = Model(state.layer, standardizer, dataset.class_names, dataset.image_shape, pixels)
     return TrainingResult(model, state, scores, backend.name)
 

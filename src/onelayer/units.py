@@ -18,10 +18,19 @@ Exported scripts hold the source of `scaled_down` and `far_off`, which therefore
 
 import numpy as np
 
+from onelayer.errors import OnelayerWarning, UnitWarning
+
 SCALED_DOWN = "the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply the rows by 255"
 FAR_OFF = "the rows lie far outside those trained on; prepare them as the training rows were"
 LOOKED_AT = 32  # rows
 LEAST_IMAGE = 64  # numbers of an image of 8 x 8
+
+
+def doubt(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray, *, pixels: bool) -> OnelayerWarning | None:
+    """Return a reason to doubt that rows (n, d) are in the unit of those trained on, which were `pixels` or not."""
+    if pixels and scaled_down(rows, mean, scale):
+        return UnitWarning(SCALED_DOWN)
+    return OnelayerWarning(FAR_OFF) if far_off(rows, mean, scale) else None
 
 
 def places_to_look_at(n: int) -> np.ndarray:
