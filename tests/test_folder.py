@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFile
 import onelayer
 from onelayer import cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.data import folder, image_rows, images, load, split
+from onelayer.data import folder, image_rows, images, load, load_splits, split
 from onelayer.data.dataset import Dataset
 from onelayer.errors import DataError
 from onelayer.run import Run
@@ -242,6 +242,14 @@ def test_classes_may_hold_folders(tmp_path, layout):
     for place in layout:
         write(tmp_path / place)
     assert load(tmp_path).class_names == ("cat", "dog")
+
+
+def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
+    for number in range(6):
+        write(tmp_path / "set" / "cat" / f"{number}.png")
+    assert load(tmp_path / "set").class_names == ("cat",)
+    with pytest.raises(DataError, match=r"^set: the training rows are of one class only, cat; a classifier needs two$"):
+        load_splits(tmp_path / "set", SplitConfig())
 
 
 def test_train_says_which_classes_it_found(cifar_folder, tmp_path, monkeypatch, capsys):

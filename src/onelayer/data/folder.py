@@ -184,7 +184,7 @@ def _groups(scan: _Scan) -> list[_Group]:
     ]
     classes = {group.class_name for group in groups if group.trains}
     if len(classes) == 1:
-        _require_no_part(scan, next(group.folder for group in groups if group.trains), classes.pop())
+        _require_no_part(scan, next(group.folder for group in groups if group.trains), min(classes))
     for group in groups:
         if group.class_name not in classes:
             raise DataError(f"{scan.path(group.folder)}: is no class of train; add it there, or remove the folder")
