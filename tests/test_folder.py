@@ -16,7 +16,7 @@ from onelayer import cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import folder, image_rows, images, load, load_splits, split
 from onelayer.data.dataset import Dataset
-from onelayer.errors import DataError
+from onelayer.errors import ConfigError, DataError
 from onelayer.run import Run
 
 RNG = np.random.default_rng(0)
@@ -250,6 +250,24 @@ def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
     assert load(tmp_path / "set").class_names == ("cat",)
     with pytest.raises(DataError, match=r"^set: the training rows are of one class only, cat; a classifier needs two$"):
         load_splits(tmp_path / "set", SplitConfig())
+
+
+@pytest.mark.parametrize("parts", [["test"], ["val"], ["val", "testing"]])
+def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts):
+    """There is a model to evaluate."""
+    assert onelayer.cli.run(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
+    for part in parts:
+        for name in ("cat", "dog"):
+            write(tmp_path / "Other" / part / name / "1.png")
+    dataset = load(tmp_path / "Other")
+    assert dataset.class_names == ("cat", "dog")
+    assert list(dataset.parts) == [folder.PARTS[part] for part in parts]
+    plan, _ = Run.open(tmp_path / "run").read_checkpoint()
+    rows, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, (3, 3, 4))
+    assert len(rows) == 2
+    assert ("its test part is evaluated" in note) is (parts != ["val"])
+    with pytest.raises(ConfigError, match=r"^Other has no .*train.*; use the protocol stratified$"):
+        load_splits(tmp_path / "Other", SplitConfig())
 
 
 def test_train_says_which_classes_it_found(cifar_folder, tmp_path, monkeypatch, capsys):
@@ -559,7 +577,6 @@ def filled(*names):
         ),
         pytest.param([empty("train", "test")], "/train: holds no folders of images; expected {}/train/CLA", id="none"),
         pytest.param([filled("train/x.png", "test/x.png")], "/train: holds images, but no folder for", id="flat parts"),
-        pytest.param([filled("test/a/x.png", "val/a/x.png")], ": has test and val but no train; name", id="no train"),
         pytest.param(
             [filled("train/a/x.png", "train/b/x.png", "val/a/x.png", "valid/a/x.png")],
             ": train and val and valid are more than one folder for a part; keep one of each",

@@ -86,16 +86,16 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
 
 @dataclass
 class _Group:
-    """The images of a class in a part; the part is "" where the folder has no division."""
+    """The images of a class in a part; the part is "" where the folder has no division.
+
+    Those that train say which classes there are. Where nothing trains, as in a folder to evaluate on, all do.
+    """
 
     part: str
     class_name: str
     folder: str
+    trains: bool
     files: list[str] = field(default_factory=list)
-
-    @property
-    def trains(self) -> bool:
-        return self.part in ("train", "")
 
 
 class _Scan:
@@ -178,7 +178,7 @@ def _groups(scan: _Scan) -> list[_Group]:
     """The images of a folder by part and class, in the order of the rows."""
     places = _part_folders(scan)
     groups = [
-        _Group(part, name, f"{place}/{name}".lstrip("/"))
+        _Group(part, name, f"{place}/{name}".lstrip("/"), trains=part in ("train", "") or "train" not in places)
         for part, place in places.items()
         for name in _class_folders(scan, place)
     ]
@@ -252,8 +252,6 @@ def _part_folders(scan: _Scan) -> dict[str, str]:
     # Classes can be called train or test: a division is train and another part, or nothing but parts.
     if not named or (len(named) < len(folders) and not ("train" in places and len(named) > 1)):
         return {"": ""}
-    if "train" not in places:
-        raise DataError(f"{scan.root}: has {' and '.join(named)} but no train; name the images to train on train")
     if len(places) < len(named):
         raise DataError(f"{scan.root}: {' and '.join(named)} are more than one folder for a part; keep one of each")
     if others := [name for name in folders if name not in named]:
