@@ -906,6 +906,15 @@ def test_only_what_the_command_wrote_is_replaced(run_cli, tiny_cifar, trained, t
         assert run_cli(*words)[0] == 0, "its own are"
 
 
+@pytest.mark.parametrize("words", [["export", "run", "pipe.py"], ["report", "run", "-o", "pipe.py"]])
+def test_a_pipe_in_the_way_of_a_file_is_not_read(trained, tmp_path, words):
+    os.mkfifo(tmp_path / "pipe.py")
+    command = [sys.executable, "-m", "onelayer", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("onelayer: pipe.py is there and was not written by this command; choose another name")
+
+
 def test_a_directory_that_another_process_made_meanwhile_is_not_shared(run_cli, tiny_cifar, tmp_path, monkeypatch):
     mkdir = Path.mkdir
 

@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -559,7 +560,11 @@ def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
         If it was written by something else, or cannot be read.
     """
     try:
-        if path.stat().st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
+        status = path.stat()
+        if S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # To read a pipe would wait for ever, and a device may have no end.
+        if S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
             return
     except FileNotFoundError:
         return
