@@ -219,3 +219,14 @@ def test_a_split_without_rows_is_refused(weights):
     empty = Split("test", dataset, np.arange(0 if weights is None else 9))
     with pytest.raises(DataError, match=r"the split test of toy has no rows to evaluate; choose another"):
         evaluate(model, empty)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e25])
+def test_the_unit_of_weights_does_not_count(unit):
+    splits = weighted_splits()
+    model = train(splits, TrainConfig(epochs=1)).model
+    expected = evaluate(model, splits.test)
+    dataset = replace(splits.dataset, row_weights=splits.dataset.row_weights * unit)
+    found = evaluate(model, replace(splits.test, dataset=dataset))
+    for number in ("loss", "accuracy", "standard_error"):
+        assert getattr(found, number) == pytest.approx(getattr(expected, number), rel=1e-12)

@@ -89,7 +89,7 @@ class Evaluation:
 
         With weights w, n is (sum of w)^2 / (sum of w^2): as many equal rows would scatter as much.
         """
-        w = self.weights
+        w = None if self.weights is None else self.weights / self.weights.max()  # squares of tiny ones would be 0
         n = len(self.labels) if w is None else w.sum() ** 2 / (w * w).sum()
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / n))
 
