@@ -40,7 +40,7 @@ Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array
 _EPS = 0.25
 _EXACT = 1e-14
 _DIFFERENCES = 1e-6
-ALL_ELEMENTS, SAMPLED_ELEMENTS = 2000, 200  # gradients of up to so many elements are checked whole; of others, a sample
+ALL_ELEMENTS, SAMPLED_ELEMENTS = 2000, 200  # larger gradients are checked in a sample
 
 
 @dataclass(frozen=True)

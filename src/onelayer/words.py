@@ -39,7 +39,7 @@ def printable(text: str, length: int = 100) -> str:
 
 
 def listed(names: Iterable[str], length: int = 80) -> str:
-    """Names of strangers in a line: as many as have room in so many characters, but at least one."""
+    """Return names of strangers in a line: at least one, and no more than fit into `length` characters."""
     shown = ""
     for name in map(printable, names):
         if shown and len(shown) + len(name) > length:
