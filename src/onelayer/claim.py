@@ -2,8 +2,8 @@
 
 Who comes first makes the file `.onelayer-running` in it, which either succeeds or fails as a whole, on network file
 systems too. The file says which process made it. A process that was killed leaves it behind: on the same machine it
-is seen that the process has ended, and its claim passes on; of another machine nothing can be told, and the message
-says which file to delete.
+is seen that the process has ended, and its claim passes on. For another machine or another container this cannot be
+seen, and the message says which file to delete.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def _make(path: Path | None, default: Path) -> tuple[Path, bool]:
 
 def _acquire(claim: Path) -> bytes:
     """Make the file of a claim, or take it over from a process that has ended; return what it holds."""
-    me = {"host": platform.node(), "pid": os.getpid(), "process": _process(os.getpid())}
+    me = {"host": platform.node(), "pids": _pids(), "pid": os.getpid(), "process": _process(os.getpid())}
     me |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
     content = json.dumps(me).encode()
     while True:
@@ -107,7 +107,8 @@ def _acquire(claim: Path) -> bytes:
         theirs, holder = _read(claim)
         if holder is None:
             continue  # it has just been released
-        here, pid = holder.get("host") == me["host"], holder.get("pid")
+        here = all(holder.get(name, me[name]) == me[name] for name in ("host", "pids"))
+        pid = holder.get("pid")
         # One of this process, which does not hold it, was left behind where it was interrupted.
         ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
         if holder and not ended:
@@ -156,6 +157,14 @@ def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
         except (OSError, ValueError):
             time.sleep(0.02)  # it is being written
     return content, {}
+
+
+def _pids() -> str:
+    """Return what tells the numbers of processes here from those in another container of this machine."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _process(pid: object) -> str | None:
