@@ -1121,6 +1121,17 @@ def test_evaluate_refuses_what_it_cannot_judge_in_its_own_words(run_cli, trained
         assert_one_line(run_cli("evaluate", trained, "--data", *words), message)
 
 
+def test_the_runs_own_rows_as_another_part_are_not_taken_for_test_rows(run_cli, tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (40, 12)).astype(np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "rows.npz", X=rows, y=labels)
+    np.savez(tmp_path / "moved.npz", X_test=rows, y_test=labels)
+    assert run_cli("train", "--data", "rows.npz", "--out", "run", *TINY)[0] == 0
+    said = "moved holds the rows of this run in other parts, so which it tested on is not known; pass the data as they"
+    assert_one_line(run_cli("evaluate", "run", "--data", "moved.npz"), said)
+    assert "moved, all: 40 rows" in run_cli("evaluate", "run", "--data", "moved.npz", "--split", "all")[1]
+
+
 def test_evaluate_brings_images_to_the_models_width_and_height(run_cli, tmp_path):
     """Stripes, lying in one class and standing in the other, which width and height swapped would mix up."""
     rng = np.random.default_rng(0)

@@ -147,7 +147,13 @@ class Plan:
             dataset = load_for(source, self.split_config, config, progress=progress)
         require_finite(dataset, progress)
         if dataset.fingerprint == self.fingerprint:
-            return _named(split(dataset, self.split_config, progress), part or "test"), None
+            if part == "all":
+                return dataset.everything, None
+            try:
+                return _named(split(dataset, self.split_config, progress), part or "test"), None
+            except ConfigError:  # a single part has the fingerprint of rows without parts
+                what = f"{dataset.name} holds the rows of this run in other parts, so which it tested on is not known"
+                raise DataError(f"{what}; pass the data as they were, or --split all") from None
         if set(BATCH_PROTOCOL.values()) <= set(dataset.parts):  # CIFAR-10, of which a protocol may read half
             dataset = load(source, config, progress=progress)
         parts = {name: [p for p in dataset.parts if p.startswith(name)] for name in ("test", "validation")}
