@@ -101,12 +101,12 @@ def test_a_claim_of_a_process_that_has_ended_passes_on(tmp_path, monkeypatch, en
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1], ids=["of this process", "of none"])
 def test_a_claim_of_another_container_with_this_host_name_stands(tmp_path, pid):
     """There, other processes have these numbers."""
     holder = {"host": platform.node(), "pids": "pid:[1]", "pid": pid, "process": "x", "since": "then"}
     (tmp_path / CLAIM).write_text(json.dumps(holder))
-    with pytest.raises(RunError, match="works there since then; wait until it has ended"), claimed(tmp_path):
+    with pytest.raises(RunError, match="has worked there since then; wait until it has ended"), claimed(tmp_path):
         pass
     assert json.loads((tmp_path / CLAIM).read_text()) == holder
 
