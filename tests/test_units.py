@@ -34,6 +34,8 @@ TRAINED_ON = {
     "masks": MASKS,
     "standardised": GAUSS,
     "counts": COUNTS,
+    "counts in bytes": RNG.poisson(0.3, (1000, 100)).astype(np.uint8),
+    "codes in bytes": RNG.integers(0, 5, (1000, 20), np.uint8),
     "one hot": ONE_HOT,
     "rare": RARE,
     "table": TABLE,
@@ -114,6 +116,11 @@ def test_pixels_that_were_divided_by_255_are_noticed(trained_on, dtype):
         assert str(doubt) == SCALED_DOWN
     rows[0, 3] = np.nan
     assert model.doubt(rows) is None
+
+
+def test_means_of_small_counts_are_not_taken_for_pixels():
+    model = model_of(TRAINED_ON["counts in bytes"])
+    assert model.doubt(RNG.uniform(0, 1, (40, 100)).astype(np.float32)) is None
 
 
 def test_soft_masks_are_not_taken_for_pixels():

@@ -53,7 +53,8 @@ def scaled_down(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
     m, s = mean[scale != 1], scale[scale != 1]  # a feature that was constant says nothing
     # Of zeros and ones the mean square is the mean: a model of masks may be given soft ones.
     masks = m.size > 0 and bool((m * m + s * s <= m * (1 + 1e-6)).all())
-    return not masks and bool(rows.min() >= 0 and rows.max() <= 1)
+    large = m.size == 0 or bool((m + 3 * s > 16).any())  # small counts and codes may be bytes, too
+    return large and not masks and bool(rows.min() >= 0 and rows.max() <= 1)
 
 
 def far_off(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
