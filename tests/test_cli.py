@@ -482,7 +482,7 @@ def test_export_for_onnx(run_cli, trained, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert_one_line(
         run_cli("export", trained, "notes.txt", "--format", "onnx"),
-        "notes.txt is there and was not written by this command",
+        "notes.txt is there, and does not say that this command wrote it",
     )
     assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
@@ -813,10 +813,13 @@ def test_predict_answers_for_the_others_where_a_file_cannot_be_read(run_cli, tra
 def test_pictures_and_pages_of_others_are_not_replaced(run_cli, trained, tmp_path):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    assert_one_line(run_cli("explain", trained, "a.png", "-o", "a.png"), "a.png is there and was not written by this")
+    assert_one_line(
+        run_cli("explain", trained, "a.png", "-o", "a.png"),
+        "a.png is there, and does not say that this",
+    )
     assert (tmp_path / "a.png").read_bytes() == before
     (tmp_path / "notes.html").write_text("mine")
-    assert_one_line(run_cli("report", trained, "-o", "notes.html"), "notes.html is there and was not written by this")
+    assert_one_line(run_cli("report", trained, "-o", "notes.html"), "notes.html is there, and does not say that this")
     assert (tmp_path / "notes.html").read_text() == "mine"
     for _ in range(2):
         assert run_cli("explain", trained, "a.png")[0] == 0
@@ -900,7 +903,7 @@ def test_only_what_the_command_wrote_is_replaced(run_cli, tiny_cifar, trained, t
         ["report", "run", "-o", "m.onnx"],
         ["report", "run", "-o", "e.png"],
     ):
-        assert_one_line(run_cli(*words), r"is there and was not written by this command; choose another name, or move")
+        assert_one_line(run_cli(*words), r"is there, and does not say that this command wrote it; choose another name")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for words in (["export", "run", "m.onnx"], explained):
         assert run_cli(*words)[0] == 0, "its own are"
@@ -912,7 +915,7 @@ def test_a_pipe_in_the_way_of_a_file_is_not_read(trained, tmp_path, words):
     command = [sys.executable, "-m", "onelayer", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith("onelayer: pipe.py is there and was not written by this command; choose another name")
+    assert done.stderr.startswith("onelayer: pipe.py is there, and does not say that this command wrote it; choose")
 
 
 def test_a_directory_that_another_process_made_meanwhile_is_not_shared(run_cli, tiny_cifar, tmp_path, monkeypatch):
@@ -1214,8 +1217,6 @@ def test_test_rows_in_another_unit_are_refused_before_anything_is_made(run_cli, 
     np.savez("set.npz", X_train=rows.astype(np.float32), y_train=labels, X_test=scaled, y_test=labels)
     for command in (["train"], ["sweep", "--learning-rate", "0.1", "0.01"]):
         said = run_cli(*command, "--data", "set.npz", "--epochs", "1")
-        assert_one_line(
-            said, "^onelayer: set, test: the rows lie in 0 to 1, the pixels trained on in 0 to 255"
-        )
+        assert_one_line(said, "^onelayer: set, test: the rows lie in 0 to 1, the pixels trained on in 0 to 255")
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "sweeps").exists()

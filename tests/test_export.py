@@ -281,7 +281,7 @@ class TestNumpy:
     @pytest.mark.parametrize("name", ["predict.py", "predict.npz"])
     def test_only_its_own_files_are_replaced(self, name, tmp_path):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(OnelayerError, match=rf"{name} is there and .*; choose another name"):
+        with pytest.raises(OnelayerError, match=rf"{name} is there, and .*; choose another name"):
             write(model_of(), tmp_path / "predict.py")
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
         (tmp_path / name).unlink()

@@ -273,6 +273,6 @@ def test_overwriting_spares_what_no_study_wrote(brief, tiny_cifar, tmp_path, nam
         run_study(path, "coursework", SEEDS, loader(tiny_cifar))
     (path / name).write_text('{"mine": 1}')
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with pytest.raises(RunError, match=r"is not of a study of onelayer|was not written by this command"):
+    with pytest.raises(RunError, match=r"is not of a study of onelayer|does not say that this command wrote it"):
         run_study(path, "sigmoid", SEEDS, loader(tiny_cifar), overwrite=True)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

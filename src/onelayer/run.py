@@ -576,7 +576,9 @@ def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
         return
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; choose another place") from None
-    raise RunError(f"{path} is there and was not written by this command; choose another name, or move it away")
+    raise RunError(
+        f"{path} is there, and does not say that this command wrote it; choose another name, or move it away"
+    )
 
 
 def write_over(path: Path, content: bytes, is_own: Callable[[bytes], bool]) -> None:
