@@ -183,6 +183,7 @@ def test_weighted_rows_are_counted_as_scikit_learn_counts_them():
         assert reliability.confidence[bins] == pytest.approx(claimed, rel=1e-12)
     assert found.reliability().counts.sum() == pytest.approx(w.sum())
     wrong = found.worst_mistakes(10**6)
+    assert (predictions[wrong] != y[wrong]).all()
     assert len(wrong) == np.count_nonzero((predictions != y) & (w > 0)) < np.count_nonzero(predictions != y)
     assert found.mean(found.confidences) == pytest.approx(np.average(P.max(1), weights=w), rel=1e-12)
 

@@ -4,7 +4,7 @@ The faults are in mutants.toml beside this file: a text of a source file, which 
 replaced by, and the test files that should notice. Nothing is written in the project itself. The data of ONELAYER_DATA
 are not used, so that everybody sees the same.
 
-    python tools/mutants.py                  plant all of them (half an hour on two cores)
+    python tools/mutants.py                  plant all of them (an hour or two on two cores)
     python tools/mutants.py sweep "l2 * W"   plant those whose file or text contains one of these words
     python tools/mutants.py --check          only look whether every text is still there exactly once
 
