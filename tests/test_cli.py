@@ -884,7 +884,9 @@ def test_only_what_the_command_wrote_is_replaced(run_cli, tiny_cifar, trained, t
     marks = 'producer onelayer <meta name="generator" content="onelayer"> Software\0onelayer explain\n'
     start = '"""Classify rows with what onelayer learned: by hand.\n"""\n'
     for name in ("train.sh", "page.html", "picture.png", "own.py", "own.npz"):
-        (tmp_path / name).write_text(f"<!-- {marks} -->" if name == "page.html" else start + marks)
+        (tmp_path / name).write_text(
+            f"<!DOCTYPE html>\n<head><!-- {marks} --></head>" if name == "page.html" else start + marks
+        )
     explained = ["explain", "run", "a.png", "-o", "e.png"]
     for words in (["export", "run", "m.onnx"], ["export", "run", "edited.py"], explained):
         assert run_cli(*words)[0] == 0
