@@ -257,7 +257,7 @@ def _write_numpy(model: Model, path: Path) -> list[Path]:
 
 
 def _is_script(content: bytes) -> bool:
-    """Whether this is a script as it was written: one that was changed by hand is somebody's work."""
+    """Return whether this is a script as it was written: one that was changed by hand is somebody's work."""
     script, _, digest = content.rpartition(f"\n\n{SEAL}".encode())
     return digest == f"{hashlib.sha256(script).hexdigest()}\n".encode()
 

@@ -399,7 +399,7 @@ class Run:
         return False
 
     def _is_older(self) -> bool:
-        """Whether this was left by an onelayer that did not think of features that are constant in training."""
+        """Return whether an older onelayer left this, which gave constant features random weights."""
         _, metadata = unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         return "constant_weights" not in metadata
 
@@ -588,7 +588,7 @@ def write_over(path: Path, content: bytes, is_own: Callable[[bytes], bool]) -> N
 
 
 def is_explanation(content: bytes) -> bool:
-    """Whether this is a picture of explain: a PNG of which a chunk of text says so."""
+    """Return whether this is a picture of explain: a PNG with a chunk of text that says so."""
     place, signature = 8, b"\x89PNG\r\n\x1a\n"
     while content.startswith(signature) and place + 8 <= len(content):
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
@@ -599,7 +599,7 @@ def is_explanation(content: bytes) -> bool:
 
 
 def is_report(content: bytes) -> bool:
-    """Whether this is a report: a page of which the head says so."""
+    """Return whether this is a report: a page whose head says so."""
     from html.parser import HTMLParser
 
     class Head(HTMLParser):
@@ -649,7 +649,7 @@ def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
 
 
 def is_marked(file: Path, kind: str) -> bool:
-    """Whether this file marks a directory as a sweep or a study of ours, even if another version's or damaged."""
+    """Return whether this file marks a directory as our sweep or study, even if it is damaged or newer."""
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
