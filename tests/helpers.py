@@ -14,11 +14,11 @@ import pytest
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits, split
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.run import Run, write_json
-from onelayer.standardizer import Standardizer
 from onelayer.training import train
 
 

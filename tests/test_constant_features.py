@@ -17,9 +17,9 @@ from onelayer.backends.native import kernel
 from onelayer.cli import run as run_command
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
+from onelayer.features.standardizer import Standardizer
 from onelayer.model import pack, unpack
 from onelayer.run import CHECKPOINT_ARRAYS, Plan, Run, resume, start
-from onelayer.standardizer import Standardizer
 from onelayer.sweep import Sweep, SweepPlan, run_sweep
 
 CONSTANT = [3, 17, 44]  # of the features of `made`; 17 = (1, 0, 2) and 44 = (2, 0, 4) of an image

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from onelayer import SplitConfig, TrainConfig, load_splits, train
 from onelayer.errors import ConfigError, DataError, OnelayerError
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
+from onelayer.features.units import FAR_OFF, SCALED_DOWN
 from onelayer.model import Model
-from onelayer.units import FAR_OFF, SCALED_DOWN
 
 ROUNDING = 3e-6  # what float32 leaves of a probability
 

@@ -20,9 +20,9 @@ from onelayer.cli import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, split
 from onelayer.errors import ConfigError, DivergedError
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.standardizer import Standardizer
 from onelayer.training import TrainingState, choose_backend
 
 needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")

@@ -29,11 +29,11 @@ from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model, pack
 from onelayer.run import Plan, Run, write_mark
-from onelayer.standardizer import Standardizer
 from onelayer.study import read_study
 from onelayer.sweep import Sweep, SweepPlan
 from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingState, train

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onelayer.errors import FeatureError
+from onelayer.features.standardizer import Moments, Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.standardizer import Moments, Standardizer
 
 
 def blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -18,8 +18,8 @@ from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.evaluation import evaluate
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.standardizer import Standardizer
 from onelayer.training import TrainingState, train
 
 SETTINGS = [

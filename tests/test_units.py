@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from onelayer import Model, OnelayerWarning, SoftmaxClassifier, SplitConfig, TrainConfig, evaluate, explain, train
 from onelayer.data.dataset import Dataset, split
 from onelayer.errors import UnitWarning
+from onelayer.features.standardizer import Standardizer
+from onelayer.features.units import FAR_OFF, SCALED_DOWN
 from onelayer.layer import SoftmaxLayer
-from onelayer.standardizer import Standardizer
-from onelayer.units import FAR_OFF, SCALED_DOWN
 
 RNG = np.random.default_rng(0)
 PHOTOS = np.clip(RNG.normal(RNG.uniform(60, 180, (400, 1)), 50, (400, 192)), 0, 255).astype(np.uint8)

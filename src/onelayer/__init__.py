@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from onelayer.estimator import SoftmaxClassifier as SoftmaxClassifier
     from onelayer.evaluation import evaluate as evaluate
     from onelayer.explanation import explain as explain
+    from onelayer.features.standardizer import Standardizer as Standardizer
     from onelayer.gradcheck import check_gradients as check_gradients
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
     from onelayer.model import Model as Model
-    from onelayer.standardizer import Standardizer as Standardizer
     from onelayer.training import train as train
 
 _ROOMS = {
@@ -43,7 +43,7 @@ _ROOMS = {
     "check_gradients": "gradcheck",
     "SoftmaxLayer": "layer",
     "Model": "model",
-    "Standardizer": "standardizer",
+    "Standardizer": "features.standardizer",
     "train": "training",
 }
 __all__ = sorted(_ROOMS)

@@ -19,10 +19,10 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.errors import ConfigError
+from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.training import HISTORY_COLUMNS, TrainingState, train
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)

@@ -7,10 +7,10 @@ import numpy as np
 
 from onelayer.data.dataset import Split
 from onelayer.errors import DataError, OnelayerWarning
+from onelayer.features.standardizer import BLOCK_ROWS
+from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
 from onelayer.model import Model
-from onelayer.standardizer import BLOCK_ROWS
-from onelayer.units import places_to_look_at
 from onelayer.words import listed
 
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
+from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES, Array
-from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array]]
 

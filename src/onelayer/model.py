@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
 from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning
+from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.features.units import doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.units import doubt, places_to_look_at
 
 FORMAT_VERSION = 1
 MODEL_ARRAYS = ("weights", "bias", "mean", "scale")

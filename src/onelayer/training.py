@@ -22,10 +22,10 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, forward_windows, loaded
 from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.features.standardizer import Standardizer
+from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.standardizer import Standardizer
-from onelayer.units import are_pixels, doubt, places_to_look_at
 from onelayer.words import percent
 
 

@@ -10,9 +10,9 @@ from array_api_compat import to_device
 
 from onelayer.backends import Totals
 from onelayer.data.dataset import Split
+from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
-from onelayer.standardizer import BLOCK_ROWS, Standardizer
 
 
 class ArrayBackend:

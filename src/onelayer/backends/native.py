@@ -11,8 +11,8 @@ from onelayer.backends import Totals
 from onelayer.backends.array import ArrayBackend
 from onelayer.data.dataset import Split
 from onelayer.errors import ConfigError
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.standardizer import Standardizer
 
 kernel: ModuleType | None
 try:

@@ -9,7 +9,7 @@ import numpy as np
 from onelayer.config import SplitConfig
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import ConfigError, DataError
-from onelayer.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 
 MOST_WEIGHT = 1e30  # of a row: sums of such weights and losses fit into the floats of every backend
 

@@ -1,0 +1,1 @@
+"""Features: what is done to raw rows before the layer sees them."""
