@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from onelayer.data.archive import MAX_FILE_BYTES, read_members
+from onelayer.data.untrusted.archive import MAX_FILE_BYTES, read_members
 from onelayer.errors import DataError
 
 GIB = 2**30

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data import arrays, cache, load, load_splits
-from onelayer.data.arrays import find_arrays, read_rows
+from onelayer.data import cache, load, load_splits
+from onelayer.data.formats import arrays
+from onelayer.data.formats.arrays import find_arrays, read_rows
 from onelayer.errors import DataError
 from onelayer.training import train
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from onelayer.data.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
-from onelayer.data.cifar_sets import CIFAR10, CIFAR100
-from onelayer.data.matlab import read_matlab
+from onelayer.data.formats.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
+from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100
+from onelayer.data.untrusted.matlab import read_matlab
 from onelayer.errors import ConfigError, DataError
 
 PARTS, CLASS_NAMES = CIFAR10.parts, CIFAR10.classes["labels"]

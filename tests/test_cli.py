@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_wine
 
 from onelayer import Model
-from onelayer.data.images import FORMATS
+from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.run import Run
 

@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFile
 import onelayer
 from onelayer import cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.data import folder, image_rows, images, load, load_splits, split
+from onelayer.data import load, load_splits, split
 from onelayer.data.dataset import Dataset
+from onelayer.data.formats import folder, image_rows
+from onelayer.data.untrusted import images
 from onelayer.errors import ConfigError, DataError
 from onelayer.run import Run
 

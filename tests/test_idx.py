@@ -10,9 +10,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from onelayer.data import idx
-from onelayer.data.idx import find_idx, find_idx_set, read_idx
-from onelayer.data.idx_sets import FASHION_MNIST, KMNIST, MNIST, PublishedFile
+from onelayer.data.formats import idx
+from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
+from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, PublishedFile
 from onelayer.errors import DataError
 
 

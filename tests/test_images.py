@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from onelayer.data import images
-from onelayer.data.images import read_image
+from onelayer.data.untrusted import images
+from onelayer.data.untrusted.images import read_image
 from onelayer.errors import DataError
 
 RNG = np.random.default_rng(0)

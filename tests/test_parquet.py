@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from onelayer.config import SourceConfig, SplitConfig
-from onelayer.data import image_rows, load, load_splits
-from onelayer.data.parquet import StoredImages, find_parquet
+from onelayer.data import load, load_splits
+from onelayer.data.formats import image_rows
+from onelayer.data.formats.parquet import StoredImages, find_parquet
 from onelayer.errors import ConfigError, DataError
 
 pa = pytest.importorskip("pyarrow")

@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data import load, load_splits
-from onelayer.data.cifar_sets import CIFAR10, CIFAR100
-from onelayer.data.idx import find_idx_set, read_idx
-from onelayer.data.idx_sets import MNIST, PublishedFile
+from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100
+from onelayer.data.formats.idx import find_idx_set, read_idx
+from onelayer.data.formats.idx_sets import MNIST, PublishedFile
 from onelayer.data.sources import KNOWN, Format, Source, find
 from onelayer.errors import ConfigError, DataError, DownloadError
 
@@ -227,7 +227,7 @@ def test_a_set_is_downloaded_once(tiny_mnist, monkeypatch, tmp_path):
                 for name, content in files.items()
             }
             ours = dataclasses.replace(MNIST, url=f"http://127.0.0.1:{http.server_port}", files=published)
-            monkeypatch.setattr("onelayer.data.idx.SETS", (ours,))
+            monkeypatch.setattr("onelayer.data.formats.idx.SETS", (ours,))
             form = Format(
                 lambda path: find_idx_set(path, ours), lambda path, _, __, progress: read_idx(path, progress, ours)
             )
@@ -331,6 +331,6 @@ def test_the_real_set(cifar):
 
 def test_importing_loads_no_heavy_library():
     heavy = "{'scipy', 'sklearn', 'pooch', 'requests', 'platformdirs', 'PIL'}"
-    code = f"import sys, onelayer.data, onelayer.data.images; print({heavy} & set(sys.modules))"
+    code = f"import sys, onelayer.data, onelayer.data.untrusted.images; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

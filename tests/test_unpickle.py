@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onelayer.data.cifar_sets import CIFAR10
-from onelayer.data.unpickle import read_pickle
+from onelayer.data.formats.cifar_sets import CIFAR10
+from onelayer.data.untrusted.unpickle import read_pickle
 from onelayer.errors import DataError
 
 ROWS = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)

@@ -362,7 +362,7 @@ def explain(
     top
         How many classes to show.
     """
-    from onelayer.data.images import read_image
+    from onelayer.data.untrusted.images import read_image
     from onelayer.explanation import explain
     from onelayer.figures import explanation
     from onelayer.page import ignore_styles
@@ -472,8 +472,8 @@ def _is_array(path: Path) -> bool:
 
 def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple[np.ndarray, str | None]":
     """The rows of a .npy file, or an image as the only row (n, d); and what a person should be told."""
-    from onelayer.data.arrays import read_rows
-    from onelayer.data.images import read_image
+    from onelayer.data.formats.arrays import read_rows
+    from onelayer.data.untrusted.images import read_image
 
     if _is_array(path):
         rows, note = read_rows(path, len(model.layer.weights), model.image_shape), None

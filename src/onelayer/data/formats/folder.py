@@ -11,11 +11,11 @@ from stat import S_ISDIR
 import numpy as np
 
 from onelayer.config import SourceConfig
-from onelayer.data.archive import Progress
 from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
-from onelayer.data.image_rows import MAX_LOST, MOST_NAMED, image_rows
-from onelayer.data.images import FORMATS
+from onelayer.data.formats.image_rows import MAX_LOST, MOST_NAMED, image_rows
+from onelayer.data.untrusted.archive import Progress
+from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, listed, printable
 

@@ -17,9 +17,9 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.data.dataset import PARTS, Dataset
-from onelayer.data.idx_sets import SETS, IdxSet
+from onelayer.data.formats.idx_sets import SETS, IdxSet
+from onelayer.data.untrusted.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.errors import DataError
 from onelayer.words import is_name, printable
 

@@ -13,9 +13,9 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 
 from onelayer.config import SourceConfig
-from onelayer.data.archive import Progress
 from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows
-from onelayer.data.images import (
+from onelayer.data.untrusted.archive import Progress
+from onelayer.data.untrusted.images import (
     Decoded,
     Encoded,
     F,

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onelayer.data.archive import Progress, file_at, read_members
-from onelayer.data.cifar_sets import SETS, Cifar
 from onelayer.data.dataset import Dataset
-from onelayer.data.matlab import read_matlab
-from onelayer.data.unpickle import read_pickle
+from onelayer.data.formats.cifar_sets import SETS, Cifar
+from onelayer.data.untrusted.archive import Progress, file_at, read_members
+from onelayer.data.untrusted.matlab import read_matlab
+from onelayer.data.untrusted.unpickle import read_pickle
 from onelayer.errors import ConfigError, DataError
 from onelayer.words import is_name, listed
 

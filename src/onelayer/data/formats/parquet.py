@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onelayer.config import SourceConfig
-from onelayer.data.archive import FREE_BYTES, MAX_RATIO, Progress
 from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
-from onelayer.data.image_rows import image_rows
-from onelayer.data.images import Encoded
+from onelayer.data.formats.image_rows import image_rows
+from onelayer.data.untrusted.archive import FREE_BYTES, MAX_RATIO, Progress
+from onelayer.data.untrusted.images import Encoded
 from onelayer.errors import ConfigError, DataError
 from onelayer.words import is_name, listed, printable
 
