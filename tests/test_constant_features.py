@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
-from onelayer.backends.native import kernel
 from onelayer.cli import run as run_command
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
 from onelayer.features.standardizer import Standardizer
+from onelayer.kernel import kernel
 from onelayer.model import pack, unpack
 from onelayer.run import CHECKPOINT_ARRAYS, Plan, Run, resume, start
 from onelayer.sweep import Sweep, SweepPlan, run_sweep

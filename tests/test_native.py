@@ -15,12 +15,13 @@ from helpers import plain_training, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
 from onelayer.backends.array import ArrayBackend
-from onelayer.backends.native import NativeBackend, kernel
+from onelayer.backends.native import NativeBackend
 from onelayer.cli import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, split
 from onelayer.errors import ConfigError, DivergedError
 from onelayer.features.standardizer import Standardizer
+from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.training import TrainingState, choose_backend
@@ -312,7 +313,7 @@ def test_an_unknown_variant_is_named(monkeypatch):
 
 LONG_EPOCH = """
 import numpy as np
-from onelayer.backends.native import kernel
+from onelayer.kernel import kernel
 n, d, K = 200, 3072, 10
 order = np.zeros(100_000_000, np.int64)
 kernel.run_epoch(np.zeros((n, d), np.uint8), np.zeros(n, np.int64), None, np.zeros(d), np.ones(d), order, None, 0,

@@ -106,7 +106,7 @@ class Copy:
 
     def build(self) -> None:
         """Build the kernel into this copy's package."""
-        package, build = self.path / "src" / "onelayer" / "backends", self.path / "build"
+        package, build = self.path / "src" / "onelayer" / "kernel", self.path / "build"
         if not build.exists():
             for compiled in package.glob("_kernel*"):
                 compiled.unlink()
@@ -160,7 +160,7 @@ def obstacle(fault: Fault) -> str:
     """Say why a fault cannot be tried here; empty if it can."""
     if fault.compiled and not (shutil.which("cmake") and importlib.util.find_spec("nanobind")):
         return "the kernel cannot be built: CMake and nanobind are needed"
-    if fault.needs == "kernel" and not list((ROOT / "src/onelayer/backends").glob("_kernel*")):
+    if fault.needs == "kernel" and not list((ROOT / "src/onelayer/kernel").glob("_kernel*")):
         return "the kernel was not compiled"
     if fault.needs not in ("", "kernel") and not importlib.util.find_spec(fault.needs):
         return f"{fault.needs} is not installed"

@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 
 flags="-O1 -g -std=c++20 -fPIC -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 flags="$flags -ffp-contract=fast -fno-math-errno -fvisibility=hidden -Wno-psabi -DONELAYER_X86"
-source=$root/src/onelayer/backends/kernel
+source=$root/src/onelayer/kernel
 compile() { # name, options
     name=$1; shift
     # shellcheck disable=SC2086
@@ -32,8 +32,8 @@ g++ -O1 -std=c++17 -fPIC -fno-strict-aliasing -w -I"$include" -I"$nanobind/inclu
 g++ $flags -I"$include" -I"$nanobind/include" -c "$source/module.cpp" -o "$work/module.o"
 mkdir "$work/onelayer"
 cp -R "$root/src/onelayer/." "$work/onelayer"
-rm -f "$work"/onelayer/backends/_kernel*
-g++ -shared -fsanitize=address,undefined "$work"/*.o -o "$work/onelayer/backends/_kernel$suffix"
+rm -f "$work"/onelayer/kernel/_kernel*
+g++ -shared -fsanitize=address,undefined "$work"/*.o -o "$work/onelayer/kernel/_kernel$suffix"
 
 # Python does not free everything at its end: leaks are not looked for.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
@@ -45,7 +45,7 @@ import sys
 work, *arguments = sys.argv[1:]
 sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_editable")]
 sys.path.insert(0, work)
-from onelayer.backends.native import kernel
+from onelayer.kernel import kernel
 assert kernel is not None and kernel.__file__.startswith(work), kernel
 import pytest
 sys.exit(pytest.main(arguments))

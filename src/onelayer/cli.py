@@ -129,9 +129,9 @@ def train(
     config_file
         TOML file that sets these options by the same names; the command line wins.
     """
-    from onelayer.backends import native
     from onelayer.claim import claimed
     from onelayer.data import load_splits
+    from onelayer.kernel import kernel
     from onelayer.run import Plan, Run, start
     from onelayer.screen import Screen
     from onelayer.training import choose_backend, warn_of_units
@@ -145,7 +145,7 @@ def train(
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
         screen.data(splits, classes=True)
-        if config.backend == "auto" and native.kernel is None:
+        if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
         with _resumable(run):
             with screen.training(0, config.epochs) as on_epoch:

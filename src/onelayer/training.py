@@ -15,7 +15,7 @@ import numpy as np
 
 from onelayer.backends import Backend
 from onelayer.backends.array import ArrayBackend
-from onelayer.backends.native import NativeBackend, kernel
+from onelayer.backends.native import NativeBackend
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
@@ -24,6 +24,7 @@ from onelayer.data.windows import draw_windows, forward_windows, loaded
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
+from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.words import percent

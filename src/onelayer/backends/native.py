@@ -1,7 +1,6 @@
-"""The fast path on a CPU: `onelayer.backends._kernel`, compiled C++, behind the backend seam."""
+"""The fast path on a CPU: the compiled kernel, behind the backend seam."""
 
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
@@ -12,13 +11,8 @@ from onelayer.backends.array import ArrayBackend
 from onelayer.data.dataset import Split
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
+from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
-
-kernel: ModuleType | None
-try:
-    kernel = import_module("onelayer.backends._kernel")
-except ModuleNotFoundError:  # installed without a compiler
-    kernel = None
 
 
 class NativeBackend:
