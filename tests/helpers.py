@@ -19,7 +19,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.run import Run, write_json
-from onelayer.training import train
+from onelayer.training.sgd import train
 
 
 def toy_dataset(

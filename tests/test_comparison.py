@@ -19,7 +19,7 @@ from onelayer.data.dataset import Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import evaluate
 from onelayer.run import Plan, Run
-from onelayer.training import TrainingState
+from onelayer.training.sgd import TrainingState
 
 CONFIG = TrainConfig(epochs=2, learning_rate=0.01)
 

@@ -13,7 +13,7 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import DataError, OnelayerWarning
 from onelayer.evaluation import Evaluation, evaluate
-from onelayer.training import train
+from onelayer.training.sgd import train
 
 
 def test_evaluation_agrees_with_scikit_learn():

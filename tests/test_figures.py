@@ -32,7 +32,7 @@ from onelayer.figures import (
     templates,
 )
 from onelayer.page import WIDTH
-from onelayer.training import train
+from onelayer.training.sgd import train
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
 LONG = "Cardigan Welsh corgi and other aquarium_fish"

@@ -36,7 +36,7 @@ from onelayer.model import Model, pack
 from onelayer.run import Plan, Run, write_mark
 from onelayer.study import read_study
 from onelayer.sweep import Sweep, SweepPlan
-from onelayer.training import HISTORY_COLUMNS, EpochRecord, TrainingState, train
+from onelayer.training.sgd import HISTORY_COLUMNS, EpochRecord, TrainingState, train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
 

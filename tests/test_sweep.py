@@ -15,13 +15,13 @@ import pytest
 from helpers import assert_one_line, start, toy_splits, turn_training_round
 
 from onelayer import sweep as sweeps
-from onelayer.backends.array import ArrayBackend
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.run import Run
 from onelayer.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
-from onelayer.training import train
+from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.sgd import train
 
 CONFIGS = grid({"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
 DIGITS = ["sweep", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]

@@ -12,7 +12,6 @@ from helpers import plain_training, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onelayer.backends.array import ArrayBackend
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits, split
@@ -20,7 +19,8 @@ from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.evaluation import evaluate
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.training import TrainingState, train
+from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.sgd import TrainingState, train
 
 SETTINGS = [
     {},
@@ -106,7 +106,7 @@ import hashlib
 import numpy as np
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, split
-from onelayer.training import train
+from onelayer.training.sgd import train
 rng = np.random.default_rng(0)
 rows = rng.integers(0, 256, (1000, 3072), dtype=np.uint8)  # OpenBLAS shares out a product of this size
 dataset = Dataset(rows, rng.integers(0, 10, 1000), tuple("abcdefghij"), (3, 32, 32), "noise")

@@ -18,7 +18,7 @@ from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Split, split
 from onelayer.data.scan import memory_map_of
 from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded
-from onelayer.training import train
+from onelayer.training.sgd import train
 
 
 @given(n=st.integers(1, 2000), block=st.integers(0, 50), batch=st.integers(1, 300), seed=st.integers(0, 9))

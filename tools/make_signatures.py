@@ -25,7 +25,7 @@ import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
 from onelayer.data import Dataset, Split, Splits
 from onelayer.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
-from onelayer.training import choose_backend
+from onelayer.training.sgd import choose_backend
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.model import Model
     from onelayer.run import Plan, Run
     from onelayer.screen import Screen
-    from onelayer.training import History, TrainingResult
+    from onelayer.training.sgd import History, TrainingResult
 
 # The words of the course that this project starts from.
 COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
@@ -134,7 +134,7 @@ def train(
     from onelayer.kernel import kernel
     from onelayer.run import Plan, Run, start
     from onelayer.screen import Screen
-    from onelayer.training import choose_backend, warn_of_units
+    from onelayer.training.sgd import choose_backend, warn_of_units
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:

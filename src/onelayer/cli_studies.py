@@ -94,7 +94,7 @@ def sweep(
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
     from onelayer.screen import Screen
-    from onelayer.training import choose_backend, warn_of_units
+    from onelayer.training.sgd import choose_backend, warn_of_units
 
     screen = Screen(quiet)
     values = {option.name: getattr(options, option.name) for option in fields(options)}

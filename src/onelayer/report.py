@@ -27,7 +27,7 @@ from onelayer.losses import LOSSES
 from onelayer.run import Plan, Run
 from onelayer.study import FOLDERS, Finding, read_study
 from onelayer.sweep import Sweep, results
-from onelayer.training import Score
+from onelayer.training.sgd import Score
 from onelayer.words import counted, percent, row_count
 
 SPLITS = ("train", "validation", "test")

@@ -21,7 +21,7 @@ from onelayer.evaluation import Evaluation
 from onelayer.model import Model
 from onelayer.page import INK, QUIET, RULE
 from onelayer.run import Run
-from onelayer.training import History, TrainingState, train
+from onelayer.training.sgd import History, TrainingState, train
 from onelayer.words import counted, percent
 
 CHART_WIDTH = 4.3  # inches: with room for two side by side, and words that can be read on a phone

@@ -50,7 +50,15 @@ from onelayer.model import (
     stated_checksum,
     unpack,
 )
-from onelayer.training import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, choose_backend, train
+from onelayer.training.sgd import (
+    HISTORY_COLUMNS,
+    EpochRecord,
+    Score,
+    TrainingResult,
+    TrainingState,
+    choose_backend,
+    train,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from onelayer.evaluation import Evaluation
 from onelayer.explanation import Explanation
 from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
-from onelayer.training import TrainingResult, TrainingState
+from onelayer.training.sgd import TrainingResult, TrainingState
 from onelayer.words import counted, listed, mean_and_sd, percent, row_count
 
 if TYPE_CHECKING:

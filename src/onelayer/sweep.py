@@ -37,7 +37,7 @@ from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
 from onelayer.run import TEMPORARY, Plan, Run, is_marked, read_mark, write_file, write_mark
-from onelayer.training import Score, TrainingState, count_cores
+from onelayer.training.sgd import Score, TrainingState, count_cores
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
 SWEPT = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))

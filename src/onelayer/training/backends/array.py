@@ -8,11 +8,11 @@ import array_api_compat.numpy
 import numpy as np
 from array_api_compat import to_device
 
-from onelayer.backends import Totals
 from onelayer.data.dataset import Split
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
+from onelayer.training.backends import Totals
 
 
 class ArrayBackend:

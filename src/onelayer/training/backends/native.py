@@ -6,13 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from onelayer.backends import Totals
-from onelayer.backends.array import ArrayBackend
 from onelayer.data.dataset import Split
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
+from onelayer.training.backends import Totals
+from onelayer.training.backends.array import ArrayBackend
 
 
 class NativeBackend:

@@ -13,9 +13,6 @@ from functools import partial
 
 import numpy as np
 
-from onelayer.backends import Backend
-from onelayer.backends.array import ArrayBackend
-from onelayer.backends.native import NativeBackend
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
@@ -27,6 +24,9 @@ from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.training.backends import Backend
+from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.backends.native import NativeBackend
 from onelayer.words import percent
 
 

@@ -1,0 +1,1 @@
+"""Training: from splits and settings to a model with its evidence."""
