@@ -18,7 +18,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.run import Run, write_json
+from onelayer.runs.directory import Run, write_json
 from onelayer.training.sgd import train
 
 

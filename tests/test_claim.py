@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from helpers import toy_splits
 
-from onelayer import claim
-from onelayer.claim import CLAIM, claimed
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import RunError
-from onelayer.run import Plan, Run, start
+from onelayer.runs import claim
+from onelayer.runs.claim import CLAIM, claimed
+from onelayer.runs.directory import Plan, Run, start
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from onelayer.claim import claimed
+from onelayer.runs.claim import claimed
 from onelayer.errors import RunError
 words = [Path(word) for word in sys.argv[1:]]
 print("ready", flush=True)

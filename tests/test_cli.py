@@ -24,7 +24,7 @@ from sklearn.datasets import load_wine
 from onelayer import Model
 from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 
 TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]
 
@@ -757,7 +757,7 @@ def test_words_that_the_output_cannot_hold_are_spelt_out(tmp_path):
 
 
 def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_cifar, tmp_path, monkeypatch):
-    from onelayer import run as runs
+    from onelayer.runs import directory as runs
 
     def stop(*_, **__):
         raise KeyboardInterrupt

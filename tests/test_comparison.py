@@ -10,7 +10,6 @@ import pytest
 from helpers import toy_dataset, toy_splits
 from scipy import stats
 
-from onelayer import run as runs
 from onelayer.cli import run as run_command
 from onelayer.comparison import compare_answers, compare_runs, find_runs, pair
 from onelayer.config import SplitConfig, TrainConfig
@@ -18,7 +17,8 @@ from onelayer.data import load_splits
 from onelayer.data.dataset import Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import evaluate
-from onelayer.run import Plan, Run
+from onelayer.runs import directory as runs
+from onelayer.runs.directory import Plan, Run
 from onelayer.training.sgd import TrainingState
 
 CONFIG = TrainConfig(epochs=2, learning_rate=0.01)

@@ -19,7 +19,7 @@ from onelayer.errors import OldModelWarning
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
 from onelayer.model import pack, unpack
-from onelayer.run import CHECKPOINT_ARRAYS, Plan, Run, resume, start
+from onelayer.runs.directory import CHECKPOINT_ARRAYS, Plan, Run, resume, start
 from onelayer.sweep import Sweep, SweepPlan, run_sweep
 
 CONSTANT = [3, 17, 44]  # of the features of `made`; 17 = (1, 0, 2) and 44 = (2, 0, 4) of an image

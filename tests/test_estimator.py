@@ -26,7 +26,7 @@ from onelayer import OnelayerError, SoftmaxClassifier, SplitConfig, TrainConfig,
 from onelayer.cli import run as run_command
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 from onelayer.training.sgd import kernel
 
 PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"

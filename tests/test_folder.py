@@ -19,7 +19,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.formats import folder, image_rows
 from onelayer.data.untrusted import images
 from onelayer.errors import ConfigError, DataError
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 
 RNG = np.random.default_rng(0)
 

@@ -24,7 +24,7 @@ from onelayer.data.dataset import split
 from onelayer.errors import RunError
 from onelayer.evaluation import evaluate
 from onelayer.report import read_subject, render
-from onelayer.run import Plan, Run, start
+from onelayer.runs.directory import Plan, Run, start
 from onelayer.sweep import Sweep, SweepPlan, results, run_sweep
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always

@@ -25,7 +25,6 @@ from hypothesis.extra.numpy import arrays
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from onelayer import run as runs
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
@@ -33,7 +32,8 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model, pack
-from onelayer.run import Plan, Run, write_mark
+from onelayer.runs import directory as runs
+from onelayer.runs.directory import Plan, Run, write_mark
 from onelayer.study import read_study
 from onelayer.sweep import Sweep, SweepPlan
 from onelayer.training.sgd import HISTORY_COLUMNS, EpochRecord, TrainingState, train
@@ -538,7 +538,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers import toy_splits
-from onelayer import run as runs
+from onelayer.runs import directory as runs
 from onelayer.config import SplitConfig, TrainConfig
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)

@@ -12,7 +12,7 @@ from onelayer import load_splits, study
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, RunError
 from onelayer.evaluation import evaluate
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 from onelayer.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
 
 SEEDS = (1, 2, 3)

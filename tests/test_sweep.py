@@ -18,7 +18,7 @@ from onelayer import sweep as sweeps
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 from onelayer.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.sgd import train

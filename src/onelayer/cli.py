@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
 
     from onelayer.data.dataset import Splits
     from onelayer.model import Model
-    from onelayer.run import Plan, Run
+    from onelayer.runs.directory import Plan, Run
     from onelayer.screen import Screen
     from onelayer.training.sgd import History, TrainingResult
 
@@ -129,10 +129,10 @@ def train(
     config_file
         TOML file that sets these options by the same names; the command line wins.
     """
-    from onelayer.claim import claimed
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
-    from onelayer.run import Plan, Run, start
+    from onelayer.runs.claim import claimed
+    from onelayer.runs.directory import Plan, Run, start
     from onelayer.screen import Screen
     from onelayer.training.sgd import choose_backend, warn_of_units
 
@@ -178,8 +178,8 @@ def resume(
     quiet
         Print errors only.
     """
-    from onelayer import run as runs
-    from onelayer.claim import claimed
+    from onelayer.runs import directory as runs
+    from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
 
     screen = Screen(quiet)
@@ -256,7 +256,7 @@ def evaluate(
         Which rows; all are those of every split. By default test, or all of another source that has no test part.
     """
     from onelayer.evaluation import evaluate
-    from onelayer.run import Run
+    from onelayer.runs.directory import Run
     from onelayer.screen import Screen
 
     screen = Screen()
@@ -294,7 +294,7 @@ def predict(
     as_json
         Print JSON instead of tables.
     """
-    from onelayer.run import Run
+    from onelayer.runs.directory import Run
     from onelayer.screen import Screen
 
     if top < 1:
@@ -366,7 +366,7 @@ def explain(
     from onelayer.explanation import explain
     from onelayer.figures import explanation
     from onelayer.page import ignore_styles
-    from onelayer.run import EXPLAINED, Run, is_explanation, png, write_over
+    from onelayer.runs.directory import EXPLAINED, Run, is_explanation, png, write_over
     from onelayer.screen import Screen
 
     if out.suffix.lower() != ".png":
@@ -410,7 +410,7 @@ def export(
         What to write whatever the name of OUT.
     """
     from onelayer.export import write
-    from onelayer.run import Run
+    from onelayer.runs.directory import Run
     from onelayer.screen import Screen
 
     screen = Screen()
@@ -430,7 +430,7 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
     data
         Where the run's data are now, if they were moved.
     """
-    from onelayer.run import Run
+    from onelayer.runs.directory import Run
     from onelayer.screen import Screen
 
     screen = Screen()
@@ -502,7 +502,7 @@ def _ranked_classes(model: "Model", rows: "np.ndarray", top: int) -> Iterator[di
 @contextmanager
 def _resumable(run: "Run") -> Iterator[None]:
     """Say how to go on after what stops a run."""
-    from onelayer.run import resume_command
+    from onelayer.runs.directory import resume_command
 
     try:
         yield
@@ -535,7 +535,7 @@ def _draw(
     from onelayer.evaluation import evaluate
     from onelayer.figures import figures_of_run
     from onelayer.page import ignore_styles
-    from onelayer.run import FIGURES
+    from onelayer.runs.directory import FIGURES
 
     ignore_styles()
     title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"

@@ -90,9 +90,9 @@ def sweep(
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
     from onelayer import sweep as sweeps
-    from onelayer.claim import claimed
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
+    from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
     from onelayer.training.sgd import choose_backend, warn_of_units
 
@@ -242,9 +242,9 @@ def study(
     quiet
         Print errors only.
     """
-    from onelayer.claim import claimed
     from onelayer.data import load_splits
     from onelayer.page import ignore_styles
+    from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
     from onelayer.study import run_study
 
@@ -313,7 +313,7 @@ def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | No
     """Write a report and say so; whether nothing had to be left out."""
     from onelayer.page import ignore_styles
     from onelayer.report import read_subject, render
-    from onelayer.run import is_report, require_own, write_over
+    from onelayer.runs.directory import is_report, require_own, write_over
 
     ignore_styles()
     require_own(out, is_report)  # before the work

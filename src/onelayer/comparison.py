@@ -28,7 +28,7 @@ from onelayer.data.dataset import Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import evaluate
-from onelayer.run import Plan, Run
+from onelayer.runs.directory import Plan, Run
 
 LEVEL = 0.95
 RESAMPLES = 9999

@@ -24,7 +24,7 @@ from onelayer.errors import OnelayerError, RunError
 from onelayer.evaluation import evaluate
 from onelayer.gradcheck import check_gradients, sample_rows
 from onelayer.losses import LOSSES
-from onelayer.run import Plan, Run
+from onelayer.runs.directory import Plan, Run
 from onelayer.study import FOLDERS, Finding, read_study
 from onelayer.sweep import Sweep, results
 from onelayer.training.sgd import Score

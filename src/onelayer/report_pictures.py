@@ -20,7 +20,7 @@ from onelayer.errors import ConfigError
 from onelayer.evaluation import Evaluation
 from onelayer.model import Model
 from onelayer.page import INK, QUIET, RULE
-from onelayer.run import Run
+from onelayer.runs.directory import Run
 from onelayer.training.sgd import History, TrainingState, train
 from onelayer.words import counted, percent
 

@@ -29,7 +29,16 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.evaluation import Evaluation, evaluate
 from onelayer.figures import probability_histogram
-from onelayer.run import TEMPORARY, Run, is_marked, is_report, read_mark, require_own, write_figure, write_mark
+from onelayer.runs.directory import (
+    TEMPORARY,
+    Run,
+    is_marked,
+    is_report,
+    read_mark,
+    require_own,
+    write_figure,
+    write_mark,
+)
 from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.words import mean_and_sd
 

@@ -30,13 +30,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onelayer import run as runs
 from onelayer.blas import one_blas_thread
-from onelayer.claim import claimed
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
-from onelayer.run import TEMPORARY, Plan, Run, is_marked, read_mark, write_file, write_mark
+from onelayer.runs import directory as runs
+from onelayer.runs.claim import claimed
+from onelayer.runs.directory import TEMPORARY, Plan, Run, is_marked, read_mark, write_file, write_mark
 from onelayer.training.sgd import Score, TrainingState, count_cores
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from onelayer.claim import CLAIM, claimed
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load, load_splits, split
 from onelayer.data.dataset import BATCH_PROTOCOL, Split, Splits, require_finite
@@ -50,6 +49,7 @@ from onelayer.model import (
     stated_checksum,
     unpack,
 )
+from onelayer.runs.claim import CLAIM, claimed
 from onelayer.training.sgd import (
     HISTORY_COLUMNS,
     EpochRecord,
