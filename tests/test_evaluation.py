@@ -8,11 +8,11 @@ from helpers import toy_dataset, toy_splits
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
+from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import DataError, OnelayerWarning
-from onelayer.evaluation import Evaluation, evaluate
 from onelayer.training.sgd import train
 
 

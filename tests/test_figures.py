@@ -14,10 +14,10 @@ from helpers import toy_dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.explanation import Explanation
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
-from onelayer.evaluation import Evaluation, evaluate
-from onelayer.explanation import Explanation
 from onelayer.figures import (
     confusion,
     cost_curve,

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from onelayer.analysis.gradcheck import ORACLES, Comparison, GradientReport, check_gradients
 from onelayer.errors import ConfigError
-from onelayer.gradcheck import ORACLES, Comparison, GradientReport, check_gradients
 from onelayer.losses import LOSSES, BinaryCrossEntropy
 
 NUMPY_ALONE = ["complex step", "central differences"]

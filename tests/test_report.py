@@ -18,11 +18,11 @@ from helpers import assert_one_line, toy_dataset, turn_training_round
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from onelayer.analysis.evaluation import evaluate
 from onelayer.comparison import compare_answers
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
 from onelayer.errors import RunError
-from onelayer.evaluation import evaluate
 from onelayer.report import read_subject, render
 from onelayer.runs.directory import Plan, Run, start
 from onelayer.sweep import Sweep, SweepPlan, results, run_sweep

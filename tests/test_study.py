@@ -9,9 +9,9 @@ from helpers import assert_one_line
 from scipy import stats
 
 from onelayer import load_splits, study
+from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, RunError
-from onelayer.evaluation import evaluate
 from onelayer.runs.directory import Run
 from onelayer.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
 

@@ -12,11 +12,11 @@ from helpers import plain_training, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import ConfigError, DataError, DivergedError
-from onelayer.evaluation import evaluate
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends.array import ArrayBackend

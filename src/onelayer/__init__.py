@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onelayer.analysis.evaluation import evaluate as evaluate
+    from onelayer.analysis.explanation import explain as explain
+    from onelayer.analysis.gradcheck import check_gradients as check_gradients
     from onelayer.config import SourceConfig as SourceConfig
     from onelayer.config import SplitConfig as SplitConfig
     from onelayer.config import TrainConfig as TrainConfig
@@ -18,10 +21,7 @@ if TYPE_CHECKING:
     from onelayer.errors import OnelayerError as OnelayerError
     from onelayer.errors import OnelayerWarning as OnelayerWarning
     from onelayer.estimator import SoftmaxClassifier as SoftmaxClassifier
-    from onelayer.evaluation import evaluate as evaluate
-    from onelayer.explanation import explain as explain
     from onelayer.features.standardizer import Standardizer as Standardizer
-    from onelayer.gradcheck import check_gradients as check_gradients
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
     from onelayer.model import Model as Model
     from onelayer.training.sgd import train as train
@@ -38,9 +38,9 @@ _ROOMS = {
     "OnelayerError": "errors",
     "OnelayerWarning": "errors",
     "SoftmaxClassifier": "estimator",
-    "evaluate": "evaluation",
-    "explain": "explanation",
-    "check_gradients": "gradcheck",
+    "evaluate": "analysis.evaluation",
+    "explain": "analysis.explanation",
+    "check_gradients": "analysis.gradcheck",
     "SoftmaxLayer": "layer",
     "Model": "model",
     "Standardizer": "features.standardizer",

@@ -216,8 +216,8 @@ def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: 
     seed
         Of the weights.
     """
+    from onelayer.analysis.gradcheck import check_gradients, sample_rows
     from onelayer.data.sources import load_preferred
-    from onelayer.gradcheck import check_gradients, sample_rows
     from onelayer.losses import LOSSES
     from onelayer.screen import Screen
 
@@ -255,7 +255,7 @@ def evaluate(
     split
         Which rows; all are those of every split. By default test, or all of another source that has no test part.
     """
-    from onelayer.evaluation import evaluate
+    from onelayer.analysis.evaluation import evaluate
     from onelayer.runs.directory import Run
     from onelayer.screen import Screen
 
@@ -362,8 +362,8 @@ def explain(
     top
         How many classes to show.
     """
+    from onelayer.analysis.explanation import explain
     from onelayer.data.untrusted.images import read_image
-    from onelayer.explanation import explain
     from onelayer.figures import explanation
     from onelayer.page import ignore_styles
     from onelayer.runs.directory import EXPLAINED, Run, is_explanation, png, write_over
@@ -532,7 +532,7 @@ def _draw(
     *,
     report_test: bool = True,
 ) -> None:
-    from onelayer.evaluation import evaluate
+    from onelayer.analysis.evaluation import evaluate
     from onelayer.figures import figures_of_run
     from onelayer.page import ignore_styles
     from onelayer.runs.directory import FIGURES

@@ -23,11 +23,11 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from onelayer.analysis.evaluation import evaluate
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.evaluation import evaluate
 from onelayer.runs.directory import Plan, Run
 
 LEVEL = 0.95

@@ -16,9 +16,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from onelayer.analysis.evaluation import Evaluation, Reliability
+from onelayer.analysis.explanation import Explanation
 from onelayer.data.dataset import Split
-from onelayer.evaluation import Evaluation, Reliability
-from onelayer.explanation import Explanation
 from onelayer.model import Model
 from onelayer.page import (
     GAP,

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from onelayer import figures
+from onelayer.analysis.evaluation import Evaluation
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
-from onelayer.evaluation import Evaluation
 from onelayer.model import Model
 from onelayer.page import INK, QUIET, RULE
 from onelayer.runs.directory import Run

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from onelayer.analysis.evaluation import Evaluation
+from onelayer.analysis.explanation import Explanation
+from onelayer.analysis.gradcheck import GradientReport
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.diagnosis import Diagnosis, is_accuracy
-from onelayer.evaluation import Evaluation
-from onelayer.explanation import Explanation
-from onelayer.gradcheck import GradientReport
 from onelayer.sweep import SettingResult, SweepPlan, choose
 from onelayer.training.sgd import TrainingResult, TrainingState
 from onelayer.words import counted, listed, mean_and_sd, percent, row_count

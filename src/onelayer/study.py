@@ -23,11 +23,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.comparison import compare_answers, in_points
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.evaluation import Evaluation, evaluate
 from onelayer.figures import probability_histogram
 from onelayer.runs.directory import (
     TEMPORARY,
