@@ -18,7 +18,7 @@ from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.analysis.explanation import Explanation
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
-from onelayer.figures import (
+from onelayer.pictures.figures import (
     confusion,
     cost_curve,
     explanation,
@@ -31,7 +31,7 @@ from onelayer.figures import (
     strongest_weights,
     templates,
 )
-from onelayer.page import WIDTH
+from onelayer.pictures.page import WIDTH
 from onelayer.training.sgd import train
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
@@ -522,7 +522,7 @@ def test_pyplot_is_not_imported(tmp_path):
     program = """
 import sys
 from types import SimpleNamespace
-from onelayer.figures import loss_curve
+from onelayer.pictures.figures import loss_curve
 loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)], "t").savefig(sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
 """

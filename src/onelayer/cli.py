@@ -364,8 +364,8 @@ def explain(
     """
     from onelayer.analysis.explanation import explain
     from onelayer.data.untrusted.images import read_image
-    from onelayer.figures import explanation
-    from onelayer.page import ignore_styles
+    from onelayer.pictures.figures import explanation
+    from onelayer.pictures.page import ignore_styles
     from onelayer.runs.directory import EXPLAINED, Run, is_explanation, png, write_over
     from onelayer.screen import Screen
 
@@ -533,8 +533,8 @@ def _draw(
     report_test: bool = True,
 ) -> None:
     from onelayer.analysis.evaluation import evaluate
-    from onelayer.figures import figures_of_run
-    from onelayer.page import ignore_styles
+    from onelayer.pictures.figures import figures_of_run
+    from onelayer.pictures.page import ignore_styles
     from onelayer.runs.directory import FIGURES
 
     ignore_styles()

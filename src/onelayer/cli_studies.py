@@ -243,7 +243,7 @@ def study(
         Print errors only.
     """
     from onelayer.data import load_splits
-    from onelayer.page import ignore_styles
+    from onelayer.pictures.page import ignore_styles
     from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
     from onelayer.study import run_study
@@ -311,7 +311,7 @@ def report(
 
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
-    from onelayer.page import ignore_styles
+    from onelayer.pictures.page import ignore_styles
     from onelayer.report import read_subject, render
     from onelayer.runs.directory import is_report, require_own, write_over
 

@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from onelayer import figures
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.model import Model
-from onelayer.page import INK, QUIET, RULE
+from onelayer.pictures import figures
+from onelayer.pictures.page import INK, QUIET, RULE
 from onelayer.runs.directory import Run
 from onelayer.training.sgd import History, TrainingState, train
 from onelayer.words import counted, percent

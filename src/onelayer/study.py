@@ -28,7 +28,7 @@ from onelayer.comparison import compare_answers, in_points
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.figures import probability_histogram
+from onelayer.pictures.figures import probability_histogram
 from onelayer.runs.directory import (
     TEMPORARY,
     Run,

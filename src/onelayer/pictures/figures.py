@@ -20,7 +20,7 @@ from onelayer.analysis.evaluation import Evaluation, Reliability
 from onelayer.analysis.explanation import Explanation
 from onelayer.data.dataset import Split
 from onelayer.model import Model
-from onelayer.page import (
+from onelayer.pictures.page import (
     GAP,
     INK,
     LABEL,

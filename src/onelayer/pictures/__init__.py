@@ -1,0 +1,1 @@
+"""Pictures: numbers in, matplotlib figures out."""
