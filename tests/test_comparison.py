@@ -12,11 +12,11 @@ from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.cli import run as run_command
-from onelayer.comparison import compare_answers, compare_runs, find_runs, pair
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.experiments.comparison import compare_answers, compare_runs, find_runs, pair
 from onelayer.runs import directory as runs
 from onelayer.runs.directory import Plan, Run
 from onelayer.training.sgd import TrainingState

@@ -16,11 +16,11 @@ from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
 from onelayer.cli import run as run_command
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
+from onelayer.experiments.sweep import Sweep, SweepPlan, run_sweep
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
 from onelayer.model import pack, unpack
 from onelayer.runs.directory import CHECKPOINT_ARRAYS, Plan, Run, resume, start
-from onelayer.sweep import Sweep, SweepPlan, run_sweep
 
 CONSTANT = [3, 17, 44]  # of the features of `made`; 17 = (1, 0, 2) and 44 = (2, 0, 4) of an image
 SHAPE = (3, 3, 5)

@@ -13,8 +13,8 @@ from scipy.stats import norm
 import onelayer
 from onelayer import cli
 from onelayer.config import SplitConfig
-from onelayer.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES, diagnose, parse
 from onelayer.errors import ConfigError
+from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES, diagnose, parse
 
 TABLE = json.loads(SIGNATURES.read_text())
 HELD_OUT_SEED = 1000

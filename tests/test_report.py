@@ -19,13 +19,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.comparison import compare_answers
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
 from onelayer.errors import RunError
+from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
 from onelayer.report import read_subject, render
 from onelayer.runs.directory import Plan, Run, start
-from onelayer.sweep import Sweep, SweepPlan, results, run_sweep
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
 RATES = (0.0003, 0.003, 0.001)

@@ -28,14 +28,14 @@ from safetensors.numpy import load_file, save_file
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
+from onelayer.experiments.study import read_study
+from onelayer.experiments.sweep import Sweep, SweepPlan
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model, pack
 from onelayer.runs import directory as runs
 from onelayer.runs.directory import Plan, Run, write_mark
-from onelayer.study import read_study
-from onelayer.sweep import Sweep, SweepPlan
 from onelayer.training.sgd import HISTORY_COLUMNS, EpochRecord, TrainingState, train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)

@@ -8,12 +8,13 @@ import pytest
 from helpers import assert_one_line
 from scipy import stats
 
-from onelayer import load_splits, study
+from onelayer import load_splits
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, RunError
+from onelayer.experiments import study
+from onelayer.experiments.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
 from onelayer.runs.directory import Run
-from onelayer.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
 
 SEEDS = (1, 2, 3)
 

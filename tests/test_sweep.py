@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, start, toy_splits, turn_training_round
 
-from onelayer import sweep as sweeps
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.experiments import sweep as sweeps
+from onelayer.experiments.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.runs.directory import Run
-from onelayer.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.sgd import train
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
 from onelayer.data import Dataset, Split, Splits
-from onelayer.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
+from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
 from onelayer.training.sgd import choose_backend
 
 

@@ -16,8 +16,8 @@ from onelayer.words import percent
 
 if TYPE_CHECKING:
     from onelayer.data.dataset import Splits
+    from onelayer.experiments.sweep import SettingResult, Sweep
     from onelayer.screen import Screen
-    from onelayer.sweep import SettingResult, Sweep
 
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
@@ -89,9 +89,9 @@ def sweep(
     config_file
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
-    from onelayer import sweep as sweeps
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
+    from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
     from onelayer.training.sgd import choose_backend, warn_of_units
@@ -180,7 +180,7 @@ def compare(
     split
         On which rows; by default test, but validation where a run has left the test rows alone.
     """
-    from onelayer.comparison import compare_runs, find_runs, pair
+    from onelayer.experiments.comparison import compare_runs, find_runs, pair
     from onelayer.screen import Screen
 
     screen = Screen()
@@ -243,10 +243,10 @@ def study(
         Print errors only.
     """
     from onelayer.data import load_splits
+    from onelayer.experiments.study import run_study
     from onelayer.pictures.page import ignore_styles
     from onelayer.runs.claim import claimed
     from onelayer.screen import Screen
-    from onelayer.study import run_study
 
     ignore_styles()
     screen = Screen(quiet)
@@ -354,7 +354,7 @@ def diagnose(*words: Annotated[str, Parameter(name="FIGURE", allow_leading_hyphe
     words
         --setting and the options above, as many as you have.
     """
-    from onelayer.diagnosis import diagnose, parse
+    from onelayer.experiments.coursework.diagnosis import diagnose, parse
     from onelayer.screen import Screen
 
     Screen().diagnoses(diagnose(parse(words)))

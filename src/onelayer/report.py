@@ -19,14 +19,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from onelayer import report_pictures as pictures
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
-from onelayer.comparison import compare_answers
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError, RunError
+from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.study import FOLDERS, Finding, read_study
+from onelayer.experiments.sweep import Sweep, results
 from onelayer.losses import LOSSES
 from onelayer.runs.directory import Plan, Run
-from onelayer.study import FOLDERS, Finding, read_study
-from onelayer.sweep import Sweep, results
 from onelayer.training.sgd import Score
 from onelayer.words import counted, percent, row_count
 

@@ -17,14 +17,14 @@ from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.explanation import Explanation
 from onelayer.analysis.gradcheck import GradientReport
 from onelayer.data.dataset import Dataset, Splits
-from onelayer.diagnosis import Diagnosis, is_accuracy
-from onelayer.sweep import SettingResult, SweepPlan, choose
+from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
+from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
 from onelayer.training.sgd import TrainingResult, TrainingState
 from onelayer.words import counted, listed, mean_and_sd, percent, row_count
 
 if TYPE_CHECKING:
-    from onelayer.comparison import Comparison
-    from onelayer.study import Finding
+    from onelayer.experiments.comparison import Comparison
+    from onelayer.experiments.study import Finding
 
 WHOLE = 10_000  # characters in a line
 READING_SECONDS = 1.0  # work shorter than this shows no bar
@@ -198,7 +198,7 @@ class Screen:
 
     def comparison(self, comparison: "Comparison") -> None:
         """Print which rows A and B get right, the test, the intervals, and the verdict."""
-        from onelayer.comparison import in_points  # scipy, which it loads, takes a second
+        from onelayer.experiments.comparison import in_points  # scipy, which it loads, takes a second
 
         c = comparison
         several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""

@@ -24,10 +24,11 @@ import numpy as np
 from scipy import stats
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
-from onelayer.comparison import compare_answers, in_points
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.experiments.comparison import compare_answers, in_points
+from onelayer.experiments.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.pictures.figures import probability_histogram
 from onelayer.runs.directory import (
     TEMPORARY,
@@ -39,7 +40,6 @@ from onelayer.runs.directory import (
     write_figure,
     write_mark,
 )
-from onelayer.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.words import mean_and_sd
 
 FOLDERS = ("grid", "full", "batch")  # in the order of the report

@@ -1,0 +1,1 @@
+"""Experiments: many runs, and what can be said of them together."""
