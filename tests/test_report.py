@@ -24,7 +24,7 @@ from onelayer.data.dataset import split
 from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
-from onelayer.report import read_subject, render
+from onelayer.report.html import read_subject, render
 from onelayer.runs.directory import Plan, Run, start
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always

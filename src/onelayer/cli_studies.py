@@ -312,7 +312,7 @@ def report(
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
     from onelayer.pictures.page import ignore_styles
-    from onelayer.report import read_subject, render
+    from onelayer.report.html import read_subject, render
     from onelayer.runs.directory import is_report, require_own, write_over
 
     ignore_styles()

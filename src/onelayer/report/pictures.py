@@ -1,4 +1,4 @@
-"""Pictures and drawings within a page, each with words that say what is to be seen. `onelayer.report` places them."""
+"""Pictures and drawings within a page, each with words that describe it. `onelayer.report.html` places them."""
 
 import base64
 import html

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from onelayer import report_pictures as pictures
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
 from onelayer.config import SplitConfig, TrainConfig
@@ -26,6 +25,7 @@ from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.study import FOLDERS, Finding, read_study
 from onelayer.experiments.sweep import Sweep, results
 from onelayer.losses import LOSSES
+from onelayer.report import pictures
 from onelayer.runs.directory import Plan, Run
 from onelayer.training.sgd import Score
 from onelayer.words import counted, percent, row_count
@@ -272,7 +272,7 @@ def render(
     split: Split = getattr(splits, best.split)
     evaluation = evaluate(model, split)
     environment = Environment(
-        loader=PackageLoader("onelayer", ""),
+        loader=PackageLoader("onelayer.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
