@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
-from onelayer.cli import run as run_command
+from onelayer.cli.commands import run as run_command
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
 from onelayer.experiments.sweep import Sweep, SweepPlan, run_sweep

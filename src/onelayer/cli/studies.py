@@ -1,4 +1,4 @@
-"""Commands over many runs. As in `onelayer.cli`, the rooms below do the work."""
+"""Commands over many runs. As in `onelayer.cli.commands`, the rooms below do the work."""
 
 import shlex
 import sys
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from onelayer.cli import _draw, app
+from onelayer.cli.commands import _draw, app
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.words import percent
 
 if TYPE_CHECKING:
+    from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
     from onelayer.experiments.sweep import SettingResult, Sweep
-    from onelayer.screen import Screen
 
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
@@ -89,11 +89,11 @@ def sweep(
     config_file
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.data.dataset import split
     from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
-    from onelayer.screen import Screen
     from onelayer.training.sgd import choose_backend, warn_of_units
 
     screen = Screen(quiet)
@@ -180,8 +180,8 @@ def compare(
     split
         On which rows; by default test, but validation where a run has left the test rows alone.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.experiments.comparison import compare_runs, find_runs, pair
-    from onelayer.screen import Screen
 
     screen = Screen()
     runs_a, runs_b = find_runs(a), find_runs(b)
@@ -242,11 +242,11 @@ def study(
     quiet
         Print errors only.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.experiments.study import run_study
     from onelayer.pictures.page import ignore_styles
     from onelayer.runs.claim import claimed
-    from onelayer.screen import Screen
 
     ignore_styles()
     screen = Screen(quiet)
@@ -303,7 +303,7 @@ def report(
     data
         Where the runs' data are now, if they were moved.
     """
-    from onelayer.screen import Screen
+    from onelayer.cli.screen import Screen
 
     if not _write_report(Screen(), paths, out, data):
         sys.exit(1)
@@ -354,7 +354,7 @@ def diagnose(*words: Annotated[str, Parameter(name="FIGURE", allow_leading_hyphe
     words
         --setting and the options above, as many as you have.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.experiments.coursework.diagnosis import diagnose, parse
-    from onelayer.screen import Screen
 
     Screen().diagnoses(diagnose(parse(words)))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
     from cyclopts.argument import Argument, ArgumentCollection
 
+    from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
     from onelayer.model import Model
     from onelayer.runs.directory import Plan, Run
-    from onelayer.screen import Screen
     from onelayer.training.sgd import History, TrainingResult
 
 # The words of the course that this project starts from.
@@ -129,11 +129,11 @@ def train(
     config_file
         TOML file that sets these options by the same names; the command line wins.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
     from onelayer.runs.claim import claimed
     from onelayer.runs.directory import Plan, Run, start
-    from onelayer.screen import Screen
     from onelayer.training.sgd import choose_backend, warn_of_units
 
     screen = Screen(quiet)
@@ -178,9 +178,9 @@ def resume(
     quiet
         Print errors only.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.runs import directory as runs
     from onelayer.runs.claim import claimed
-    from onelayer.screen import Screen
 
     screen = Screen(quiet)
     run = runs.Run.open(run_directory)
@@ -217,9 +217,9 @@ def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: 
         Of the weights.
     """
     from onelayer.analysis.gradcheck import check_gradients, sample_rows
+    from onelayer.cli.screen import Screen
     from onelayer.data.sources import load_preferred
     from onelayer.losses import LOSSES
-    from onelayer.screen import Screen
 
     screen = Screen()
     with screen.working("reading") as progress:
@@ -256,8 +256,8 @@ def evaluate(
         Which rows; all are those of every split. By default test, or all of another source that has no test part.
     """
     from onelayer.analysis.evaluation import evaluate
+    from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
-    from onelayer.screen import Screen
 
     screen = Screen()
     run = Run.open(run_directory)
@@ -294,8 +294,8 @@ def predict(
     as_json
         Print JSON instead of tables.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
-    from onelayer.screen import Screen
 
     if top < 1:
         raise ConfigError(f"top {top} is not a whole number of at least 1")
@@ -363,11 +363,11 @@ def explain(
         How many classes to show.
     """
     from onelayer.analysis.explanation import explain
+    from onelayer.cli.screen import Screen
     from onelayer.data.untrusted.images import read_image
     from onelayer.pictures.figures import explanation
     from onelayer.pictures.page import ignore_styles
     from onelayer.runs.directory import EXPLAINED, Run, is_explanation, png, write_over
-    from onelayer.screen import Screen
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the picture is a PNG; let its name end in .png")
@@ -409,9 +409,9 @@ def export(
     format
         What to write whatever the name of OUT.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.export import write
     from onelayer.runs.directory import Run
-    from onelayer.screen import Screen
 
     screen = Screen()
     files = write(Run.open(run_directory).read_model(), out, format)
@@ -430,8 +430,8 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
     data
         Where the run's data are now, if they were moved.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
-    from onelayer.screen import Screen
 
     screen = Screen()
     run = Run.open(run_directory)
@@ -457,8 +457,8 @@ def data(
     source
         As --data of train takes it.
     """
+    from onelayer.cli.screen import Screen
     from onelayer.data import load
-    from onelayer.screen import Screen
 
     screen = Screen()
     with screen.working("reading") as progress:
@@ -570,7 +570,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
 def run(arguments: list[str]) -> None:
     """Run the command that these words of a command line ask for."""
-    import_module("onelayer.cli_studies")  # adds its commands to the app
+    import_module("onelayer.cli.studies")  # adds its commands to the app
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names
