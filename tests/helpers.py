@@ -15,10 +15,11 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits, split
 from onelayer.features.standardizer import Standardizer
+from onelayer.files import write_json
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.runs.directory import Run, write_json
+from onelayer.runs.directory import Run
 from onelayer.training.sgd import train
 
 

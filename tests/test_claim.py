@@ -17,7 +17,9 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import RunError
 from onelayer.runs import claim
 from onelayer.runs.claim import CLAIM, claimed
-from onelayer.runs.directory import Plan, Run, start
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.runs.training import start
 
 PROGRAM = """
 import sys

@@ -590,9 +590,9 @@ def test_a_signal_that_became_another_error_is_still_a_stop(run_cli, monkeypatch
 
     # Where the tests run in the background, SIGINT is ignored.
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
-    monkeypatch.setattr("onelayer.cli.commands.run", swallow)
+    monkeypatch.setattr("onelayer.cli.main.run", swallow)
     assert run_cli("train") == (128 + number, "", "onelayer: stopped\n")
-    monkeypatch.setattr("onelayer.cli.commands.run", lambda arguments: (_ for _ in ()).throw(ImportError("a defect")))
+    monkeypatch.setattr("onelayer.cli.main.run", lambda arguments: (_ for _ in ()).throw(ImportError("a defect")))
     with pytest.raises(ImportError, match="a defect"):
         run_cli("train")
 
@@ -757,7 +757,7 @@ def test_words_that_the_output_cannot_hold_are_spelt_out(tmp_path):
 
 
 def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_cifar, tmp_path, monkeypatch):
-    from onelayer.runs import directory as runs
+    from onelayer.runs import training as runs
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -867,7 +867,7 @@ def test_the_library_leaves_the_users_backend_alone(tmp_path):
     code = (
         "import os, sys, matplotlib\n"
         "from types import SimpleNamespace\n"
-        "import onelayer.cli.commands, onelayer.pictures.figures\n"
+        "import onelayer.cli.main, onelayer.pictures.figures\n"
         "record = SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)\n"
         "onelayer.pictures.figures.loss_curve([record], 'title').savefig(sys.argv[1])\n"
         "assert matplotlib.get_backend() == os.environ['MPLBACKEND'] == 'svg'\n"

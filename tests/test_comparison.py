@@ -11,14 +11,15 @@ from helpers import toy_dataset, toy_splits
 from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.cli.commands import run as run_command
+from onelayer.cli.main import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.comparison import compare_answers, compare_runs, find_runs, pair
-from onelayer.runs import directory as runs
-from onelayer.runs.directory import Plan, Run
+from onelayer.runs import training as runs
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 from onelayer.training.sgd import TrainingState
 
 CONFIG = TrainConfig(epochs=2, learning_rate=0.01)

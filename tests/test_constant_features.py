@@ -13,14 +13,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
-from onelayer.cli.commands import run as run_command
+from onelayer.cli.main import run as run_command
+from onelayer.container import pack, unpack
 from onelayer.data.dataset import Dataset, Split, Splits, split
 from onelayer.errors import OldModelWarning
 from onelayer.experiments.sweep import Sweep, SweepPlan, run_sweep
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
-from onelayer.model import pack, unpack
-from onelayer.runs.directory import CHECKPOINT_ARRAYS, Plan, Run, resume, start
+from onelayer.runs.directory import CHECKPOINT_ARRAYS, Run
+from onelayer.runs.plan import Plan
+from onelayer.runs.training import resume, start
 
 CONSTANT = [3, 17, 44]  # of the features of `made`; 17 = (1, 0, 2) and 44 = (2, 0, 4) of an image
 SHAPE = (3, 3, 5)

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm
 
 import onelayer
-from onelayer.cli import commands as cli
+from onelayer.cli import main as cli
 from onelayer.config import SplitConfig
 from onelayer.errors import ConfigError
 from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES, diagnose, parse

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFile
 
 import onelayer
-from onelayer.cli import commands as cli
+from onelayer.cli import main as cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load, load_splits, split
 from onelayer.data.dataset import Dataset
@@ -257,7 +257,7 @@ def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
 @pytest.mark.parametrize("parts", [["test"], ["val"], ["val", "testing"]])
 def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts):
     """There is a model to evaluate."""
-    assert onelayer.cli.commands.run(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
+    assert cli.run(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
     for part in parts:
         for name in ("cat", "dog"):
             write(tmp_path / "Other" / part / name / "1.png")

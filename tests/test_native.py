@@ -14,7 +14,7 @@ import pytest
 from helpers import plain_training, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
-from onelayer.cli.commands import run as run_command
+from onelayer.cli.main import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, split
 from onelayer.errors import ConfigError, DivergedError

@@ -25,7 +25,9 @@ from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
 from onelayer.report.html import read_subject, render
-from onelayer.runs.directory import Plan, Run, start
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.runs.training import start
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
 RATES = (0.0003, 0.003, 0.001)

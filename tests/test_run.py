@@ -26,16 +26,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.container import pack
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
 from onelayer.experiments.study import read_study
 from onelayer.experiments.sweep import Sweep, SweepPlan
 from onelayer.features.standardizer import Standardizer
+from onelayer.files import write_mark
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.model import Model, pack
-from onelayer.runs import directory as runs
-from onelayer.runs.directory import Plan, Run, write_mark
+from onelayer.model import Model
+from onelayer.runs import training as runs
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 from onelayer.training.sgd import HISTORY_COLUMNS, EpochRecord, TrainingState, train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
@@ -538,7 +541,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers import toy_splits
-from onelayer.runs import directory as runs
+from onelayer.runs import training as runs
 from onelayer.config import SplitConfig, TrainConfig
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)

@@ -81,7 +81,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _stop)
         from cyclopts.exceptions import CycloptsError
 
-        from onelayer.cli.commands import run
+        from onelayer.cli.main import run
         from onelayer.errors import OnelayerError
 
         try:

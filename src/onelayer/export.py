@@ -21,8 +21,8 @@ import numpy as np
 
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.units import FAR_OFF, SCALED_DOWN, far_off, scaled_down
+from onelayer.files import require_own, write_file, write_over
 from onelayer.model import Model
-from onelayer.runs.directory import require_own, write_file, write_over
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -1,100 +1,30 @@
 """The commands. They parse, print and show progress; the rooms below do the work. `onelayer.__main__` calls them."""
 
-import difflib
 import json
-import re
 import sys
-import tomllib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import UNSET, App, Parameter, Token, UnusedCliTokensError
+from cyclopts import Parameter
 
+from onelayer.cli.app import app
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerWarning, UnitWarning
+from onelayer.errors import ConfigError, DataError, DivergedError, UnitWarning
 from onelayer.words import counted, percent, printable
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
-    from cyclopts.argument import Argument, ArgumentCollection
 
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
     from onelayer.model import Model
-    from onelayer.runs.directory import Plan, Run
-    from onelayer.training.sgd import History, TrainingResult
-
-# The words of the course that this project starts from.
-COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
-ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # which everybody types
+    from onelayer.runs.directory import Run
+    from onelayer.runs.plan import Plan
+    from onelayer.training.sgd import TrainingResult
 
 
-def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
-    """Fill in from the file of --config what the command line leaves open, and let no fraction pass for a count."""
-    known = {argument.name: argument for argument in arguments}
-    if "--config" in known and known["--config"].tokens:
-        _read_toml(known.pop("--config").tokens[0].value, known)
-    for name, argument in known.items():
-        if argument.hint in (int, int | None, list[int]):
-            for token in argument.tokens:
-                if not re.fullmatch(r"[+-]?[0-9]+", token.value):  # cyclopts would round it
-                    raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
-
-
-def _read_toml(path: str, known: "dict[str, Argument]") -> None:
-    try:
-        options = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin with a byte order mark
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from None
-    keys: dict[str, str] = {}
-    for key, value in options.items():
-        name = _canonical(f"--{key}")
-        if (other := keys.setdefault(name, key)) != key:
-            raise ConfigError(f"{path}: {other} and {key} are the same option; keep one of them")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
-            raise ConfigError(f"{path}: unknown option {key}{guess}")
-        many = get_origin(known[name].hint) is list
-        values = value if many and isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in values):
-            raise ConfigError(f"{path}: {key} takes {'numbers or words' if many else 'one value'}, not {value!r}")
-        if not values:
-            raise ConfigError(f"{path}: {key} has no values")
-        if not known[name].tokens:
-            for item in values:
-                word = str(item).lower() if isinstance(item, bool) else str(item)
-                flag = item if isinstance(item, bool) and not many else UNSET
-                known[name].append(Token(keyword=key, value=word, source=path, implicit_value=flag))
-
-
-def _canonical(option: str) -> str:
-    """An option as it is declared: hyphens for underscores, and our word for the course's."""
-    option = option.replace("_", "-")
-    return ALIASES.get(option, option)
-
-
-def _takes(command: str, option: str) -> bool:
-    """Whether a command has an option, under this name."""
-    if command.startswith("-") or command not in app:
-        return False
-    return any(option in argument.names for argument in app[command].assemble_argument_collection())
-
-
-app = App(
-    name="onelayer",
-    help="Train, check and show one-layer image classifiers.",
-    config=_complete,
-    help_format="plaintext",
-    suppress_keyboard_interrupt=False,  # main() says how to go on
-    default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
-)
 ROWS_AT_ONCE = 4096  # classified
 RunArgument = Annotated[Path, Parameter(name="RUN")]
 
@@ -133,7 +63,9 @@ def train(
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
     from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Plan, Run, start
+    from onelayer.runs.directory import Run
+    from onelayer.runs.plan import Plan
+    from onelayer.runs.training import start
     from onelayer.training.sgd import choose_backend, warn_of_units
 
     screen = Screen(quiet)
@@ -179,11 +111,12 @@ def resume(
         Print errors only.
     """
     from onelayer.cli.screen import Screen
-    from onelayer.runs import directory as runs
+    from onelayer.runs import training as runs
     from onelayer.runs.claim import claimed
+    from onelayer.runs.directory import Run
 
     screen = Screen(quiet)
-    run = runs.Run.open(run_directory)
+    run = Run.open(run_directory)
     with claimed(run.path):
         plan, state = run.read_checkpoint()
         with screen.working("reading") as progress:
@@ -365,9 +298,10 @@ def explain(
     from onelayer.analysis.explanation import explain
     from onelayer.cli.screen import Screen
     from onelayer.data.untrusted.images import read_image
+    from onelayer.files import EXPLAINED, is_explanation, png, write_over
     from onelayer.pictures.figures import explanation
     from onelayer.pictures.page import ignore_styles
-    from onelayer.runs.directory import EXPLAINED, Run, is_explanation, png, write_over
+    from onelayer.runs.directory import Run
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the picture is a PNG; let its name end in .png")
@@ -431,6 +365,7 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
         Where the run's data are now, if they were moved.
     """
     from onelayer.cli.screen import Screen
+    from onelayer.pictures.finished import draw_run
     from onelayer.runs.directory import Run
 
     screen = Screen()
@@ -439,7 +374,8 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
     model = run.read_model()
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)
-    _draw(screen, run, plan, state.history, model, splits)
+    with screen.working("drawing") as progress:
+        draw_run(run, plan, state.history, model, splits, progress)
     screen.files(run.path)
 
 
@@ -516,73 +452,10 @@ def _resumable(run: "Run") -> Iterator[None]:
 def _finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
+    from onelayer.pictures.finished import draw_run
+
     if not no_figures:
-        _draw(screen, run, plan, result.state.history, result.model, splits)
+        with screen.working("drawing") as progress:
+            draw_run(run, plan, result.state.history, result.model, splits, progress)
     screen.result(result)
     screen.files(run.path)
-
-
-def _draw(
-    screen: "Screen",
-    run: "Run",
-    plan: "Plan",
-    history: "History",
-    model: "Model",
-    splits: "Splits",
-    *,
-    report_test: bool = True,
-) -> None:
-    from onelayer.analysis.evaluation import evaluate
-    from onelayer.pictures.figures import figures_of_run
-    from onelayer.pictures.page import ignore_styles
-    from onelayer.runs.directory import FIGURES
-
-    ignore_styles()
-    title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
-    with screen.working("drawing") as progress:
-        test = splits.test if report_test else None
-        pictures = figures_of_run(history, model, test, evaluate(model, test) if test else None, title)
-        for number, (name, figure) in enumerate(pictures, 1):
-            run.write_figure(name, figure)
-            progress(number, len(FIGURES))
-
-
-@contextmanager
-def _warnings_as_notes() -> Iterator[None]:
-    """Show our own warnings as notes, on standard error, but let rows in the wrong unit be an error."""
-    as_python_does = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if issubclass(category, OnelayerWarning):
-            print(f"note: {message}", file=sys.stderr)
-        else:
-            as_python_does(message, category, *where, **options)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", OnelayerWarning)
-        warnings.simplefilter("error", UnitWarning)
-        warnings.showwarning = show
-        try:
-            yield
-        except UnitWarning as warning:
-            raise DataError(str(warning)) from None
-
-
-def run(arguments: list[str]) -> None:
-    """Run the command that these words of a command line ask for."""
-    import_module("onelayer.cli.studies")  # adds its commands to the app
-    tokens = []
-    for place, argument in enumerate(arguments):
-        if argument == "--":  # what follows are names
-            tokens += arguments[place:]
-            break
-        name, equals, value = argument.partition("=")
-        if name != _canonical(name) and _takes(arguments[0], _canonical(name)):
-            name = _canonical(name)  # another stays as it was typed, for the message that there is no such option
-        tokens.append(name + equals + value)
-    try:
-        with _warnings_as_notes():
-            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except UnusedCliTokensError as error:
-        unused = error.unused_tokens or [""]
-        raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None

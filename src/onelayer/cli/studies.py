@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from onelayer.cli.commands import _draw, app
+from onelayer.cli.app import app
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.words import percent
@@ -128,11 +128,14 @@ def sweep(
         return results
 
     def draw(sweep: "Sweep", splits: "Splits") -> None:
+        from onelayer.pictures.finished import draw_run
+
         for run in (run for result in sweeps.results(sweep) for run in result.complete):
             directory = sweep.run(run.setting, run.seed)
             of_run, state = directory.read_checkpoint()
             model, read_test = directory.read_model(), "test" in run.scores
-            _draw(screen, directory, of_run, state.history, model, splits, report_test=read_test)
+            with screen.working("drawing") as progress:
+                draw_run(directory, of_run, state.history, model, splits, progress, report_test=read_test)
 
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
         made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
@@ -311,9 +314,9 @@ def report(
 
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
     """Write a report and say so; whether nothing had to be left out."""
+    from onelayer.files import is_report, require_own, write_over
     from onelayer.pictures.page import ignore_styles
     from onelayer.report.html import read_subject, render
-    from onelayer.runs.directory import is_report, require_own, write_over
 
     ignore_styles()
     require_own(out, is_report)  # before the work

@@ -28,7 +28,8 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.runs.directory import Plan, Run
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 
 LEVEL = 0.95
 RESAMPLES = 9999

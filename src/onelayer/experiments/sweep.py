@@ -34,9 +34,11 @@ from onelayer.blas import one_blas_thread
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
-from onelayer.runs import directory as runs
+from onelayer.files import is_marked, read_mark, write_file, write_mark
+from onelayer.runs import training as runs
 from onelayer.runs.claim import claimed
-from onelayer.runs.directory import TEMPORARY, Plan, Run, is_marked, read_mark, write_file, write_mark
+from onelayer.runs.directory import FILES, TEMPORARY, Run
+from onelayer.runs.plan import Plan
 from onelayer.training.sgd import Score, TrainingState, count_cores
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
@@ -354,7 +356,7 @@ class Sweep:
         made = [path for path in found if path.is_dir() and not path.is_symlink()]
         for path in made:
             for file in path.iterdir():
-                if file.name not in (*runs.FILES, DIVERGED) and not TEMPORARY.fullmatch(file.name):
+                if file.name not in (*FILES, DIVERGED) and not TEMPORARY.fullmatch(file.name):
                     what = f"{path} holds {file.name!r}, which no run wrote"
                     raise RunError(f"{what}; move it away or choose another --out")
         for path in made:

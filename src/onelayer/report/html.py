@@ -26,7 +26,8 @@ from onelayer.experiments.study import FOLDERS, Finding, read_study
 from onelayer.experiments.sweep import Sweep, results
 from onelayer.losses import LOSSES
 from onelayer.report import pictures
-from onelayer.runs.directory import Plan, Run
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 from onelayer.training.sgd import Score
 from onelayer.words import counted, percent, row_count
 

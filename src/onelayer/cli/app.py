@@ -1,0 +1,82 @@
+"""The application that the commands join, and its options: from the command line or from a TOML file."""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, get_origin
+
+from cyclopts import UNSET, App, Parameter, Token
+
+from onelayer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cyclopts.argument import Argument, ArgumentCollection
+
+# The words of the course that this project starts from.
+COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
+ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # which everybody types
+
+
+def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+    """Fill in from the file of --config what the command line leaves open, and let no fraction pass for a count."""
+    known = {argument.name: argument for argument in arguments}
+    if "--config" in known and known["--config"].tokens:
+        _read_toml(known.pop("--config").tokens[0].value, known)
+    for name, argument in known.items():
+        if argument.hint in (int, int | None, list[int]):
+            for token in argument.tokens:
+                if not re.fullmatch(r"[+-]?[0-9]+", token.value):  # cyclopts would round it
+                    raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
+
+
+def _read_toml(path: str, known: "dict[str, Argument]") -> None:
+    try:
+        options = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin with a byte order mark
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from None
+    keys: dict[str, str] = {}
+    for key, value in options.items():
+        name = canonical(f"--{key}")
+        if (other := keys.setdefault(name, key)) != key:
+            raise ConfigError(f"{path}: {other} and {key} are the same option; keep one of them")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
+            raise ConfigError(f"{path}: unknown option {key}{guess}")
+        many = get_origin(known[name].hint) is list
+        values = value if many and isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in values):
+            raise ConfigError(f"{path}: {key} takes {'numbers or words' if many else 'one value'}, not {value!r}")
+        if not values:
+            raise ConfigError(f"{path}: {key} has no values")
+        if not known[name].tokens:
+            for item in values:
+                word = str(item).lower() if isinstance(item, bool) else str(item)
+                flag = item if isinstance(item, bool) and not many else UNSET
+                known[name].append(Token(keyword=key, value=word, source=path, implicit_value=flag))
+
+
+def canonical(option: str) -> str:
+    """An option as it is declared: hyphens for underscores, and our word for the course's."""
+    option = option.replace("_", "-")
+    return ALIASES.get(option, option)
+
+
+def takes(command: str, option: str) -> bool:
+    """Whether a command has an option, under this name."""
+    if command.startswith("-") or command not in app:
+        return False
+    return any(option in argument.names for argument in app[command].assemble_argument_collection())
+
+
+app = App(
+    name="onelayer",
+    help="Train, check and show one-layer image classifiers.",
+    config=_complete,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # main() says how to go on
+    default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
+)

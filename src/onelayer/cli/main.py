@@ -1,0 +1,54 @@
+"""Running a command: its words, its warnings, and the errors of parsing."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cyclopts import UnusedCliTokensError
+
+from onelayer.cli import commands, studies  # noqa: F401, their commands join the app
+from onelayer.cli.app import app, canonical, takes
+from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
+from onelayer.words import printable
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show our own warnings as notes, on standard error, but let rows in the wrong unit be an error."""
+    as_python_does = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, OnelayerWarning):
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            as_python_does(message, category, *where, **options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OnelayerWarning)
+        warnings.simplefilter("error", UnitWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        except UnitWarning as warning:
+            raise DataError(str(warning)) from None
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command that these words of a command line ask for."""
+    tokens = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":  # what follows are names
+            tokens += arguments[place:]
+            break
+        name, equals, value = argument.partition("=")
+        if name != canonical(name) and takes(arguments[0], canonical(name)):
+            name = canonical(name)  # another stays as it was typed, for the message that there is no such option
+        tokens.append(name + equals + value)
+    try:
+        with _warnings_as_notes():
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnusedCliTokensError as error:
+        unused = error.unused_tokens or [""]
+        raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None

@@ -1,0 +1,200 @@
+"""Files that are written completely or not at all, and the marks that say which command wrote them."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onelayer.container import CHECKSUM, MAX_FILE_BYTES, stated_checksum
+from onelayer.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What wrote a picture or a page, as its metadata say; a report has said so since before there were other pages.
+DRAWN, EXPLAINED, GENERATOR = "onelayer", "onelayer explain", "onelayer"
+MARK_WITHIN = 2000  # bytes of the beginning of a page
+HALF_WRITTEN = re.compile(r"\.onelayer-[0-9a-f]{16}")  # by a process that was killed
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there complete or not at all, even through a crash of the machine.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    try:
+        temporary = path.parent / f".onelayer-{secrets.token_hex(8)}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
+        raise RunError(f"cannot write {path}: {error.strerror}; {remedy}") from None
+
+
+def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
+    """Refuse a file that is there unless its content says that this very command wrote it.
+
+    Raises
+    ------
+    RunError
+        If it was written by something else, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # To read a pipe would wait for ever, and a device may have no end.
+        if S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    raise RunError(
+        f"{path} is there, and does not say that this command wrote it; choose another name, or move it away"
+    )
+
+
+def write_over(path: Path, content: bytes, is_own: Callable[[bytes], bool]) -> None:
+    """As `write_file`, but a file that is there is only replaced if it passes `require_own`."""
+    require_own(path, is_own)
+    write_file(path, content)
+
+
+def is_explanation(content: bytes) -> bool:
+    """Return whether this is a picture of explain: a PNG with a chunk of text that says so."""
+    place, signature = 8, b"\x89PNG\r\n\x1a\n"
+    while content.startswith(signature) and place + 8 <= len(content):
+        size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if kind == b"tEXt" and content[place + 8 : place + 8 + size] == f"Software\0{EXPLAINED}".encode():
+            return True
+        place += size + 12
+    return False
+
+
+def is_report(content: bytes) -> bool:
+    """Return whether this is a report: a page whose head says so."""
+    from html.parser import HTMLParser
+
+    class Head(HTMLParser):
+        within = generator = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag in ("head", "body"):
+                self.within = tag
+            elif tag == "meta" and self.within == "head" and dict(attrs).get("name") == "generator":
+                self.generator = dict(attrs).get("content") or ""
+
+    head = Head()
+    head.feed(content[:MARK_WITHIN].decode("utf-8", "replace"))
+    return content.startswith(b"<!DOCTYPE html>") and head.generator == GENERATOR
+
+
+T = TypeVar("T")
+
+
+def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
+    """What the JSON file holds that marks a directory as a sweep or a study, and describes it.
+
+    Parameters
+    ----------
+    file : Path
+    kind : str
+        Of the directory: its format is ``onelayer-<kind>``.
+    parse : callable
+        Makes something of the content; it may raise what a damaged file leads it to.
+
+    Raises
+    ------
+    RunError
+        If there is no such file, or it is damaged.
+    """
+    try:
+        content = read_json(file)
+        if (content["format"], content["version"]) != (f"onelayer-{kind}", 1):
+            raise ValueError("of another format")
+        return parse(content)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is no {kind} of onelayer: it has no {file.name}") from None
+    except OSError as error:
+        raise RunError(f"{file}: {error.strerror}") from None
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise RunError(f"{file}: damaged, or written by a newer onelayer ({error!s:.80})") from None
+
+
+def is_marked(file: Path, kind: str) -> bool:
+    """Return whether this file marks a directory as our sweep or study, even if it is damaged or newer."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == f"onelayer-{kind}"
+
+
+def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
+    """Write what `read_mark` reads."""
+    content = {"format": f"onelayer-{kind}", "version": 1} | content
+    write_json(file, content)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a table with its checksum, which does not depend on spaces, line breaks and the order of the names."""
+    write_file(file, (json.dumps(content | {CHECKSUM: _checksum(content)}, indent=2) + "\n").encode())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote, without the checksum; a file that has none is taken as it is.
+
+    Raises
+    ------
+    OSError, ValueError, RecursionError
+        If it cannot be read or is damaged.
+    """
+    content = json.loads(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("not a table of names and values")
+    checksum = stated_checksum(content)
+    content.pop(CHECKSUM, None)
+    if checksum and checksum != _checksum(content):
+        raise ValueError("its checksum is wrong; if you edited it, delete its line checksum")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def png(figure: "Figure", software: str = DRAWN) -> bytes:
+    """Return a picture as a file, which says what made it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": software})
+    return buffer.getvalue()
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Write a picture as PNG, like `write_file`."""
+    write_file(path, png(figure))

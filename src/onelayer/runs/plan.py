@@ -1,0 +1,118 @@
+"""The plan of a run: its settings, and the data they are for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.data import load, load_splits, split
+from onelayer.data.dataset import BATCH_PROTOCOL, Split, Splits, require_finite
+from onelayer.data.sources import load_for
+from onelayer.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do: its settings, and the data they are for.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    split_config : SplitConfig
+    source : str
+        As `onelayer.data.load` takes it; a path is absolute.
+    fingerprint : str
+        Of the data set as it was read.
+    source_config : SourceConfig
+        How the source was read.
+    """
+
+    config: TrainConfig
+    split_config: SplitConfig
+    source: str
+    fingerprint: str
+    source_config: SourceConfig = SourceConfig()
+
+    def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
+        """Read the run's own data again, from where it was or from `source`.
+
+        Raises
+        ------
+        DataError
+            If it is not the data that the run was trained on.
+        """
+        if source is None and Path(self.source).is_absolute() and not Path(self.source).exists():
+            raise DataError(f"{self.source}: the data of this run are not there; if they were moved, pass --data")
+        splits = load_splits(source or self.source, self.split_config, self.source_config, progress=progress)
+        if splits.dataset.fingerprint != self.fingerprint:
+            raise DataError(
+                f"{source or self.source} is not the data of this run: its fingerprint begins with "
+                f"{splits.dataset.fingerprint[:12]}, the run's with {self.fingerprint[:12]}; pass the right --data"
+            )
+        return splits
+
+    def rows_to_evaluate(
+        self,
+        source: str | None,
+        part: str | None,
+        image_shape: tuple[int, int, int] | None,
+        progress: Callable[..., None] | None = None,
+    ) -> tuple[Split, str | None]:
+        """Read the rows that a model is to be evaluated on, and what to say of them.
+
+        Parameters
+        ----------
+        source : str or None
+            None is where the run's data were. The run's own data elsewhere are divided as the run did. Other data have
+            their own parts.
+        part : str or None
+            train, validation, test or all; None is test, or all rows of other data without test rows.
+        image_shape : (c, h, w) or None
+            The model's, to which images of a folder are brought.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be read, or have no such part.
+        """
+        if source is None:
+            return _named(self.load_splits(None, progress), part or "test"), None
+        # evaluate has no options for how a source is read: what cannot be read is left out, and a note says so.
+        config = replace(self.source_config, allow_unreadable=True)
+        if image_shape is not None:
+            config = replace(config, image_size="{2}x{1}".format(*image_shape))
+        try:
+            dataset = load_for(source, self.split_config, config, progress=progress)
+        except ConfigError:
+            if not config.coarse:
+                raise
+            config = replace(config, coarse=False)  # the source has classes of one kind only
+            dataset = load_for(source, self.split_config, config, progress=progress)
+        require_finite(dataset, progress)
+        if dataset.fingerprint == self.fingerprint:
+            if part == "all":
+                return dataset.everything, None
+            try:
+                return _named(split(dataset, self.split_config, progress), part or "test"), None
+            except ConfigError:  # a single part has the fingerprint of rows without parts
+                what = f"{dataset.name} holds the rows of this run in other parts, so which it tested on is not known"
+                raise DataError(f"{what}; pass the data as they were, or --split all") from None
+        if set(BATCH_PROTOCOL.values()) <= set(dataset.parts):  # CIFAR-10, of which a protocol may read half
+            dataset = load(source, config, progress=progress)
+        parts = {name: [p for p in dataset.parts if p.startswith(name)] for name in ("test", "validation")}
+        parts["train"] = [p for p in dataset.parts if p not in parts["test"] + parts["validation"]]
+        note = f"{dataset.name} is not the data of this run; "
+        if part == "all" or not (part or parts["test"]):
+            more = "" if part else "it has no test part, so "
+            return dataset.everything, f"{note}{more}all its rows are evaluated"
+        part = part or "test"
+        if not parts[part]:
+            raise DataError(f"{dataset.name} has no {part} part of its own; leave --split out, or pass --split all")
+        return dataset.only(part, parts[part]), f"{note}its {part} part is evaluated"
+
+
+def _named(splits: Splits, part: str) -> Split:
+    if part == "all":
+        return splits.dataset.everything
+    chosen: Split = getattr(splits, part)
+    return chosen
