@@ -15,7 +15,7 @@ from onelayer.data import cache, load, load_splits
 from onelayer.data.formats import arrays
 from onelayer.data.formats.arrays import find_arrays, read_rows
 from onelayer.errors import DataError
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype(np.float32)

@@ -20,7 +20,7 @@ from onelayer.experiments.comparison import compare_answers, compare_runs, find_
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import TrainingState
+from onelayer.training.state import TrainingState
 
 CONFIG = TrainConfig(epochs=2, learning_rate=0.01)
 

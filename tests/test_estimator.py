@@ -26,8 +26,8 @@ from onelayer import OnelayerError, SoftmaxClassifier, SplitConfig, TrainConfig,
 from onelayer.cli.main import run as run_command
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.kernel import kernel
 from onelayer.runs.directory import Run
-from onelayer.training.sgd import kernel
 
 PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
@@ -63,7 +63,7 @@ def test_scikit_learns_own_checks(estimator, check):
 )
 def test_same_rows_same_seed_same_bits_as_the_engine(dtype, backend, settings, monkeypatch):
     if backend == "numpy":
-        monkeypatch.setattr("onelayer.training.sgd.kernel", None)
+        monkeypatch.setattr("onelayer.training.backends.choice.kernel", None)
     elif kernel is None:
         pytest.skip("the kernel was not compiled")
     settings = {"learning_rate": 0.02, "epochs": 3} | settings

@@ -13,7 +13,7 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import DataError, OnelayerWarning
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 
 
 def test_evaluation_agrees_with_scikit_learn():

@@ -32,7 +32,7 @@ from onelayer.pictures.figures import (
     templates,
 )
 from onelayer.pictures.page import WIDTH
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
 LONG = "Cardigan Welsh corgi and other aquarium_fish"

@@ -23,8 +23,9 @@ from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.backends.choice import choose_backend
 from onelayer.training.backends.native import NativeBackend
-from onelayer.training.sgd import TrainingState, choose_backend
+from onelayer.training.state import TrainingState
 
 needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 VARIANTS = kernel.variants() if kernel else []
@@ -441,7 +442,7 @@ def test_auto_takes_what_can_be_had(monkeypatch):
         assert choose_backend(many_classes, TrainConfig(batch_size=1000, backend="native")) is NativeBackend
         with pytest.raises(ConfigError, match=r"native does not do float64.*backend numpy"):
             choose_backend(dataset, TrainConfig(backend="native", dtype="float64"))
-    monkeypatch.setattr("onelayer.training.sgd.kernel", None)
+    monkeypatch.setattr("onelayer.training.backends.choice.kernel", None)
     assert choose_backend(dataset, TrainConfig()) is ArrayBackend
     with pytest.raises(ConfigError, match=r"native was not compiled.*backend numpy"):
         choose_backend(dataset, TrainConfig(backend="native"))

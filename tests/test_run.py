@@ -39,7 +39,8 @@ from onelayer.model import Model
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import HISTORY_COLUMNS, EpochRecord, TrainingState, train
+from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, TrainingState
+from onelayer.training.train import train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
 

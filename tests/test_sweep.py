@@ -21,7 +21,7 @@ from onelayer.experiments import sweep as sweeps
 from onelayer.experiments.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.runs.directory import Run
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 
 CONFIGS = grid({"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
 DIGITS = ["sweep", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]

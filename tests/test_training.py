@@ -11,6 +11,7 @@ import pytest
 from helpers import plain_training, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
@@ -20,7 +21,10 @@ from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.sgd import TrainingState, train
+from onelayer.training.plain import gradient_descent
+from onelayer.training.sgd import epochs
+from onelayer.training.state import Problem, TrainingState
+from onelayer.training.train import train
 
 SETTINGS = [
     {},
@@ -51,6 +55,41 @@ def test_weights_are_those_of_the_plain_loop(settings, dtype):
     single = train(splits, replace(config, dtype="float32")).model.layer
     assert single.weights.dtype == np.float32
     assert relative(single.weights, W) < 2e-5
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_plain_loop_is_what_pytorch_does(loss):
+    torch = pytest.importorskip("torch")
+    splits = toy_splits()
+    config = TrainConfig(learning_rate=0.05, epochs=4, l2=0.1, batch_size=32, loss=loss, decay_every=2, init_std=0.0)
+    R = splits.train.rows(slice(None)).astype(float)
+    s = R.std(axis=0)
+    X, y = torch.tensor((R - R.mean(axis=0)) / np.where(s > 0, s, 1)), torch.tensor(splits.train.labels)
+    n, d = X.shape
+    linear = torch.nn.Linear(d, 4, dtype=torch.float64)
+    for parameter in linear.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(
+        [{"params": [linear.weight], "weight_decay": 2 * config.l2}, {"params": [linear.bias]}], lr=0.05
+    )
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
+    value = torch.nn.functional.cross_entropy
+    if loss == "sigmoid":
+        value = lambda S, y: torch.nn.functional.binary_cross_entropy_with_logits(S, torch.eye(4).double()[y])  # noqa: E731
+    rng = np.random.default_rng(config.seed)
+    rng.standard_normal((4, d))  # the initial weights
+    for epoch in gradient_descent(splits, config):
+        for batch in torch.tensor(rng.permutation(n)).split(32):
+            optimizer.zero_grad()
+            value(linear(X[batch]), y[batch]).backward()
+            optimizer.step()
+        scheduler.step()
+        W, b = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
+        assert relative(epoch.layer.weights, W) < 1e-12
+        assert relative(epoch.layer.bias, b) < 1e-12
+        cost = float(value(linear(X), y)) + 0.1 * (W**2).sum()
+        assert epoch.cost == pytest.approx(cost, rel=1e-12)
+    assert np.abs(W).max() > 0.01
 
 
 def test_the_plain_loop_is_sensitive():
@@ -106,7 +145,7 @@ import hashlib
 import numpy as np
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, split
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 rng = np.random.default_rng(0)
 rows = rng.integers(0, 256, (1000, 3072), dtype=np.uint8)  # OpenBLAS shares out a product of this size
 dataset = Dataset(rows, rng.integers(0, 10, 1000), tuple("abcdefghij"), (3, 32, 32), "noise")
@@ -473,3 +512,42 @@ def test_features_further_from_zero_than_float32_has_digits_for(offset, deviatio
     assert found.backend == "numpy"
     assert relative(found.model.layer.weights, expected.model.layer.weights) < 1e-4
     assert found.scores["test"].accuracy == expected.scores["test"].accuracy > 0.4
+
+
+def blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_of_the_process_is_held_while_a_state_is_looked_at(threads):
+    problem = Problem.of(toy_splits(), TrainConfig(epochs=3, threads=threads, learning_rate=0.05))
+    with threadpool_limits(2, user_api="blas"), np.errstate(over="raise", invalid="raise"):
+        threads_before, errors_before = blas_threads(), np.geterr()
+        assert set(threads_before) == {2}
+        for state in epochs(problem, problem.begin()):
+            assert np.geterr() == errors_before
+            assert blas_threads() == threads_before
+            assert set(state.scores) >= {"train", "validation"}
+            assert ("test" in state.scores) == (state.epoch in (1, 3))
+        assert state.epoch == 3
+
+
+def test_closing_the_states_ends_the_other_thread():
+    problem = Problem.of(toy_splits(), TrainConfig(epochs=10**6, threads=2))
+    before = set(threading.enumerate())
+    states = epochs(problem, problem.begin())
+    assert next(states).epoch == 1
+    assert next(states).epoch == 2
+    assert set(threading.enumerate()) > before
+    states.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_the_states_are_those_that_training_collects():
+    splits, config = toy_splits(), TrainConfig(epochs=4, learning_rate=0.05, flip=True)
+    problem = Problem.of(splits, config)
+    *_, last = epochs(problem, problem.begin())
+    result = train(splits, config)
+    assert last.layer.weights.tobytes() == result.state.layer.weights.tobytes()
+    assert last.scores == result.scores
+    assert [record.epoch for record in last.history] == [1, 2, 3, 4]

@@ -18,7 +18,7 @@ from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Split, split
 from onelayer.data.scan import memory_map_of
 from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded
-from onelayer.training.sgd import train
+from onelayer.training.train import train
 
 
 @given(n=st.integers(1, 2000), block=st.integers(0, 50), batch=st.integers(1, 300), seed=st.integers(0, 9))
@@ -45,6 +45,15 @@ def test_a_window_is_of_few_blocks(n, block, seed):
 def test_without_blocks_the_order_is_one_permutation():
     (order,) = draw_windows(100, 0, 7, np.random.default_rng(3))
     assert np.array_equal(order, np.random.default_rng(3).permutation(100))
+
+
+def test_blocks_are_drawn_and_then_the_places_of_every_64_of_them():
+    rng = np.random.default_rng(5)
+    blocks = [np.arange(start, min(start + 3, 1000)) for start in range(0, 1000, 3)]
+    blocks = [blocks[block] for block in rng.permutation(len(blocks))]
+    mixed = [rng.permutation(np.concatenate(blocks[at : at + 64])) for at in range(0, len(blocks), 64)]
+    order = np.concatenate(draw_windows(1000, 3, 1, np.random.default_rng(5)))
+    assert np.array_equal(order, np.concatenate(mixed))
 
 
 def test_blocks_as_long_as_the_set_shuffle_all_of_it():

@@ -25,7 +25,7 @@ import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
 from onelayer.data import Dataset, Split, Splits
 from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
-from onelayer.training.sgd import choose_backend
+from onelayer.training.backends.choice import choose_backend
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onelayer.features.standardizer import Standardizer as Standardizer
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
     from onelayer.model import Model as Model
-    from onelayer.training.sgd import train as train
+    from onelayer.training.train import train as train
 
 _ROOMS = {
     "SourceConfig": "config",
@@ -44,7 +44,7 @@ _ROOMS = {
     "SoftmaxLayer": "layer",
     "Model": "model",
     "Standardizer": "features.standardizer",
-    "train": "training.sgd",
+    "train": "training.train",
 }
 __all__ = sorted(_ROOMS)
 

@@ -23,7 +23,8 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.training.sgd import HISTORY_COLUMNS, TrainingState, train
+from onelayer.training.state import HISTORY_COLUMNS, TrainingState
+from onelayer.training.train import train
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
 FORGOTTEN = 1000  # times a feature's deviation: what it was before counts as constant then, and taught nothing

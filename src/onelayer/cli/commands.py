@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.model import Model
     from onelayer.runs.directory import Run
     from onelayer.runs.plan import Plan
-    from onelayer.training.sgd import TrainingResult
+    from onelayer.training.state import TrainingResult
 
 
 ROWS_AT_ONCE = 4096  # classified
@@ -66,7 +66,8 @@ def train(
     from onelayer.runs.directory import Run
     from onelayer.runs.plan import Plan
     from onelayer.runs.training import start
-    from onelayer.training.sgd import choose_backend, warn_of_units
+    from onelayer.training.backends.choice import choose_backend
+    from onelayer.training.state import warn_of_units
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:

@@ -19,7 +19,7 @@ from onelayer.analysis.gradcheck import GradientReport
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
-from onelayer.training.sgd import TrainingResult, TrainingState
+from onelayer.training.state import TrainingResult, TrainingState
 from onelayer.words import counted, listed, mean_and_sd, percent, row_count
 
 if TYPE_CHECKING:

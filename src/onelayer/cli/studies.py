@@ -94,7 +94,8 @@ def sweep(
     from onelayer.data.dataset import split
     from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
-    from onelayer.training.sgd import choose_backend, warn_of_units
+    from onelayer.training.backends.choice import choose_backend
+    from onelayer.training.state import warn_of_units
 
     screen = Screen(quiet)
     values = {option.name: getattr(options, option.name) for option in fields(options)}

@@ -39,7 +39,8 @@ from onelayer.runs import training as runs
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import Score, TrainingState, count_cores
+from onelayer.training.scores import count_cores
+from onelayer.training.state import Score, TrainingState
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
 SWEPT = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))

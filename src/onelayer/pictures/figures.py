@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-    from onelayer.training.sgd import EpochRecord
+    from onelayer.training.state import EpochRecord
 
 COLOURS = {"train": "#0072b2", "validation": "#d55e00"}  # Okabe and Ito's blue and vermilion, for every kind of eye
 SIGNED = colormaps["PuOr_r"].with_extremes(bad="#bbbbbb")  # no red, green or blue: those are channels

@@ -9,7 +9,7 @@ from onelayer.pictures.figures import figures_of_run
 from onelayer.pictures.page import ignore_styles
 from onelayer.runs.directory import FIGURES, Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import History
+from onelayer.training.state import History
 
 
 def draw_run(

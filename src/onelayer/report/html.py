@@ -28,7 +28,7 @@ from onelayer.losses import LOSSES
 from onelayer.report import pictures
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import Score
+from onelayer.training.state import Score
 from onelayer.words import counted, percent, row_count
 
 SPLITS = ("train", "validation", "test")

@@ -21,7 +21,8 @@ from onelayer.model import Model
 from onelayer.pictures import figures
 from onelayer.pictures.page import INK, QUIET, RULE
 from onelayer.runs.directory import Run
-from onelayer.training.sgd import History, TrainingState, train
+from onelayer.training.state import History, TrainingState
+from onelayer.training.train import train
 from onelayer.words import counted, percent
 
 CHART_WIDTH = 4.3  # inches: with room for two side by side, and words that can be read on a phone

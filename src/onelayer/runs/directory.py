@@ -34,13 +34,7 @@ from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import (
-    HISTORY_COLUMNS,
-    EpochRecord,
-    Score,
-    TrainingResult,
-    TrainingState,
-)
+from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

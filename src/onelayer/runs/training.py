@@ -12,7 +12,9 @@ from onelayer.model import require_names
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.sgd import TrainingResult, TrainingState, choose_backend, train
+from onelayer.training.backends.choice import choose_backend
+from onelayer.training.state import TrainingResult, TrainingState
+from onelayer.training.train import train
 
 # Between checkpoints, what a killed run loses at most, beyond the epoch it was in; but of a large model so long that
 # writing them takes a tenth of the time.

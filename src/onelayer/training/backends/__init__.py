@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
 from onelayer.data.dataset import Split
+from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 
 
@@ -29,9 +30,9 @@ class Totals:
 class Backend(Protocol):
     """Holds a layer and trains it; bit-for-bit repeatable while BLAS has one thread, as in `onelayer.train`."""
 
-    @property
-    def name(self) -> str:
-        """As the setting `backend` calls it."""
+    name: ClassVar[Literal["native", "numpy"]]  # as the setting `backend` calls it
+
+    def __init__(self, layer: SoftmaxLayer, standardizer: Standardizer, *, l2: float, batch_size: int) -> None: ...
 
     @property
     def layer(self) -> SoftmaxLayer:

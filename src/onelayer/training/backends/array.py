@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import array_api_compat.numpy
 import numpy as np
@@ -32,7 +32,7 @@ class ArrayBackend:
         Where the arithmetic is done.
     """
 
-    name: Literal["numpy"] = "numpy"
+    name: ClassVar[Literal["native", "numpy"]] = "numpy"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class NativeBackend:
     batch_size : int
     """
 
-    name: Literal["native"] = "native"
+    name: ClassVar[Literal["native", "numpy"]] = "native"
 
     def __init__(self, layer: SoftmaxLayer, standardizer: Standardizer, *, l2: float, batch_size: int) -> None:
         self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size

@@ -1,0 +1,54 @@
+"""The training loop as it is taught, in plain NumPy: read it after `onelayer.layer`.
+
+`onelayer.training.sgd` does the same with any backend, with row weights, from data larger than memory, and with the
+scores of an epoch computed beside the next. The tests compare the two.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Splits
+from onelayer.data.windows import draw_windows
+from onelayer.layer import SoftmaxLayer, likeliest
+
+
+class Epoch(NamedTuple):
+    """A layer after an epoch, its cost on the training rows in nats, and its accuracy on the validation rows."""
+
+    layer: SoftmaxLayer
+    cost: float
+    accuracy: float
+
+
+def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
+    """Yield the layer after each epoch, with its figures. It copies all rows to float64: it is for small data."""
+    K = len(splits.dataset.class_names)
+    R, y = splits.train.rows(slice(None)).astype(np.float64), splits.train.labels  # (n, d), (n,)
+    n, d = R.shape
+    m, s = R.mean(axis=0), R.std(axis=0)
+    constant = R.min(axis=0) == R.max(axis=0)
+    s[constant] = 1
+    validation = (splits.validation.rows(slice(None)) - m) / s
+
+    rng = np.random.default_rng(config.seed)
+    layer = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, loss=config.loss)
+    layer.weights[constant] = 0  # a feature that never varies teaches nothing
+    for epoch in range(1, config.epochs + 1):
+        order = np.concatenate(draw_windows(n, config.shuffle_blocks, config.batch_size, rng))
+        images = R[order]
+        if config.flip and (shape := splits.dataset.image_shape):
+            flipped = rng.random(n) < 0.5
+            pictures = images.reshape(n, *shape)  # (n, c, h, w)
+            pictures[flipped] = pictures[flipped, :, :, ::-1]
+        for start in range(0, n, config.batch_size):
+            batch = slice(start, start + config.batch_size)
+            X = (images[batch] - m) / s
+            dW, db = layer.gradients(X, y[order[batch]], config.l2)
+            step = config.learning_rate_at(epoch)
+            layer = SoftmaxLayer(layer.weights - step * dW, layer.bias - step * db, layer.loss)
+        cost = float(layer.cost((R - m) / s, y, config.l2))
+        right = likeliest(layer.logits(validation)) == splits.validation.labels
+        yield Epoch(layer, cost, float(right.mean()))

@@ -1,0 +1,82 @@
+"""Training: a pure function of the splits and the settings. It prints nothing and writes no file."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Splits
+from onelayer.features.standardizer import Standardizer
+from onelayer.training.scores import scores_of
+from onelayer.training.sgd import epochs
+from onelayer.training.state import Problem, TrainingResult, TrainingState
+
+
+def train(
+    splits: Splits,
+    config: TrainConfig,
+    *,
+    start: TrainingState | None = None,
+    standardizer: Standardizer | None = None,
+    on_epoch: Callable[[TrainingState], object] | None = None,
+    report_test: bool = True,
+    cancelled: Callable[[], bool] = bool,
+) -> TrainingResult:
+    """Train a layer by mini-batch gradient descent.
+
+    Parameters
+    ----------
+    splits : Splits
+        The test rows are scored after the first and the last epoch, if at all, and used for nothing else. A split
+        without rows, or with weights of 0 only, has no scores; the validation figures of the history are NaN then.
+    config : TrainConfig
+    start : TrainingState, optional
+        Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
+    standardizer : Standardizer, optional
+        By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
+        features are 0 throughout; where it does not know them, they are those of the training rows.
+    on_epoch : callable, optional
+        Called with the state after each epoch; training ends there if it returns true.
+    report_test : bool
+        False leaves the test rows alone.
+    cancelled : callable, optional
+        Asked now and then, in other threads too; true ends the training.
+
+    Raises
+    ------
+    ConfigError
+        If images are to be flipped where there are none, or the backend asked for cannot do this.
+    DataError
+        If there are no training rows.
+    DivergedError
+        If a cost is not finite after an epoch.
+    InterruptedError
+        If it was cancelled.
+    """
+    return solve(
+        Problem.of(splits, config, standardizer), start, on_epoch=on_epoch, report_test=report_test, cancelled=cancelled
+    )
+
+
+def solve(
+    problem: Problem,
+    start: TrainingState | None = None,
+    *,
+    on_epoch: Callable[[TrainingState], object] | None = None,
+    report_test: bool = True,
+    cancelled: Callable[[], bool] = bool,
+) -> TrainingResult:
+    """Let the solver run to its end, or until `on_epoch` returns true, and collect the result; see `train`."""
+    state = problem.begin(start)
+    with closing(epochs(problem, state, report_test=report_test, cancelled=cancelled)) as states:
+        for state in states:
+            if on_epoch and on_epoch(state):
+                break
+    needed = [split for split in problem.splits if report_test or split.name != "test"]
+    missing = [split for split in needed if split.name not in state.scores]
+    if missing:
+        found = scores_of(problem, problem.open(state.layer), state.layer, missing, cancelled)
+        state = replace(state, scores=state.scores | found)
+    if state.history and "test" in state.scores:
+        state = state.with_test_accuracy(state.scores["test"].accuracy)
+    return TrainingResult(problem.model(state.layer), state, state.scores, problem.backend.name)
