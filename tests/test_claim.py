@@ -20,6 +20,7 @@ from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import start
+from onelayer.training.state import Problem
 
 PROGRAM = """
 import sys
@@ -147,8 +148,8 @@ def test_a_run_is_not_started_where_one_is_by_now(tmp_path):
     splits = toy_splits()
     plan = Plan(TrainConfig(epochs=1), SplitConfig(), "toy", splits.dataset.fingerprint)
     first, second = Run.create(tmp_path / "run"), Run.create(tmp_path / "run")
-    start(first, plan, splits)
+    start(first, plan, Problem.of(splits, plan.config))
     before = {path: path.read_bytes() for path in first.path.iterdir()}
     with pytest.raises(RunError, match="holds a run by now; choose another directory"):
-        start(second, plan, splits)
+        start(second, plan, Problem.of(splits, plan.config))
     assert {path: path.read_bytes() for path in first.path.iterdir()} == before

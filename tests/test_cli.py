@@ -762,7 +762,7 @@ def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_ci
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "train", stop)
+    monkeypatch.setattr(runs, "solve", stop)
     assert run_cli("resume", trained, "--epochs", "5")[0] == 130
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

@@ -20,7 +20,7 @@ from onelayer.experiments.comparison import compare_answers, compare_runs, find_
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import TrainingState
+from onelayer.training.state import Problem, TrainingState
 
 CONFIG = TrainConfig(epochs=2, learning_rate=0.01)
 
@@ -40,7 +40,7 @@ def random_answers(seed: int, pairs: int = 1, n: int = 400) -> tuple[np.ndarray,
 def made_run(path: Path, splits: Splits, config: TrainConfig = CONFIG, split_config: SplitConfig | None = None) -> Run:
     run = Run.create(path)
     plan = Plan(config, split_config or SplitConfig(), "toy", splits.dataset.fingerprint)
-    runs.start(run, plan, splits)
+    runs.start(run, plan, Problem.of(splits, plan.config))
     return run
 
 
@@ -333,7 +333,7 @@ def test_the_runs_of_a_setting_of_a_sweep(tmp_path):
     plan = Plan(TrainConfig(epochs=1), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
     for name in ("002-seed-1", "002-seed-2", "003-seed-1"):
         own = replace(plan, config=replace(plan.config, seed=int(name[-1])))
-        runs.start(Run.create(tmp_path / "runs" / name), own, toy_splits())
+        runs.start(Run.create(tmp_path / "runs" / name), own, Problem.of(toy_splits(), own.config))
     assert [run.path.name for run in find_runs(tmp_path / "runs" / "002")] == ["002-seed-1", "002-seed-2"]
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(RunError, match=r"is a sweep; compare two of its settings, such as .*runs/000"):

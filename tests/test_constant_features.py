@@ -23,6 +23,7 @@ from onelayer.kernel import kernel
 from onelayer.runs.directory import CHECKPOINT_ARRAYS, Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
+from onelayer.training.state import Problem
 
 CONSTANT = [3, 17, 44]  # of the features of `made`; 17 = (1, 0, 2) and 44 = (2, 0, 4) of an image
 SHAPE = (3, 3, 5)
@@ -288,7 +289,7 @@ def test_resuming_an_old_run_with_flips_goes_on_from_the_same_answers(tmp_path, 
     splits = split(made(), SplitConfig())
     plan = Plan(TrainConfig(learning_rate=1e-30, epochs=2, flip=True), SplitConfig(), "made", "")
     run = Run.create(tmp_path / "run")
-    model = start(run, plan, splits).model
+    model = start(run, plan, Problem.of(splits, plan.config)).model
     rows = np.array(made().rows)
     rows[:, [3, 44]] = np.random.default_rng(0).integers(0, 256, (120, 2))  # their mirrors vary in training
     expected = model.logits(rows)

@@ -28,6 +28,7 @@ from onelayer.report.html import read_subject, render
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import start
+from onelayer.training.state import Problem
 
 CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
 RATES = (0.0003, 0.003, 0.001)
@@ -83,7 +84,7 @@ def toy_run(path, config=CONFIG, report_test=True, **options):
     dataset = toy_dataset(**options)
     splits = split(dataset, SplitConfig())
     plan = Plan(config, SplitConfig(), "toy", dataset.fingerprint)
-    start(Run.create(path), plan, splits, report_test=report_test)
+    start(Run.create(path), plan, Problem.of(splits, plan.config), report_test=report_test)
     return splits
 
 
@@ -231,7 +232,7 @@ def test_hostile_names_are_words(tmp_path):
     dataset = replace(splits.dataset, class_names=HOSTILE, name=HOSTILE[0])
     splits = split(dataset, SplitConfig())
     plan = Plan(CONFIG, SplitConfig(), HOSTILE[1], dataset.fingerprint)
-    start(Run.create(tmp_path / HOSTILE[0].replace("/", "")), plan, splits)
+    start(Run.create(tmp_path / HOSTILE[0].replace("/", "")), plan, Problem.of(splits, plan.config))
     page = Page(page_of(tmp_path / HOSTILE[0].replace("/", ""), splits))
     assert len(page.all("script")) == 1
     assert not [e for e in page.elements if any(name.startswith("on") for name in e)]
@@ -528,7 +529,7 @@ def test_rows_count_by_their_weights(tmp_path):
     splits = split(dataset, SplitConfig())
     for name, rate in (("a", 0.003), ("b", 0.0001)):
         plan = Plan(replace(CONFIG, learning_rate=rate), SplitConfig(), "toy", dataset.fingerprint)
-        start(Run.create(tmp_path / name), plan, splits)
+        start(Run.create(tmp_path / name), plan, Problem.of(splits, plan.config))
     best = Run.open(tmp_path / "a")
     page = Page(page_of(best.path, splits))
     model, test = best.read_model(), splits.test

@@ -39,7 +39,7 @@ from onelayer.model import Model
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, TrainingState
+from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Problem, TrainingState
 from onelayer.training.train import train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
@@ -48,7 +48,7 @@ CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
 def finished(path: Path, config: TrainConfig = CONFIG) -> tuple[Run, Plan]:
     splits = toy_splits()
     run, plan = Run.create(path), Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
-    runs.start(run, plan, splits)
+    runs.start(run, plan, Problem.of(splits, plan.config))
     return run, plan
 
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.start(run, plan, splits, interrupt)
+        runs.start(run, plan, Problem.of(splits, plan.config), interrupt)
     assert not run.model_path.exists()
     assert run.read_checkpoint()[1].epoch == 2
     assert len(run.history_path.read_text().splitlines()) == 3
@@ -170,7 +170,7 @@ def test_fewer_epochs_than_planned_end_an_interrupted_run(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.start(run, plan, splits, interrupt)
+        runs.start(run, plan, Problem.of(splits, plan.config), interrupt)
     result = runs.resume(run, splits, 2)
     assert run.model_path.read_bytes() == shorter.model_path.read_bytes()
     assert result.state.history[-1].test_accuracy == result.scores["test"].accuracy
@@ -181,7 +181,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
     config = TrainConfig(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000)
     run = Run.create(tmp_path / "run")
     with pytest.raises(DivergedError, match="after epoch 2"):
-        runs.start(run, Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), splits)
+        runs.start(run, Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, config))
     _, state = run.read_checkpoint()
     assert state.epoch == 1
     assert np.isfinite(state.layer.weights).all()
@@ -190,7 +190,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
 def test_other_data_are_refused(tmp_path, monkeypatch):
     _, plan = finished(tmp_path / "run")
     other = replace(toy_splits(), train=replace(toy_splits().train, dataset=toy_dataset(seed=1)))
-    monkeypatch.setattr(runs, "load_splits", lambda *_, **__: other)
+    monkeypatch.setattr("onelayer.runs.plan.load_splits", lambda *_, **__: other)
     with pytest.raises(DataError, match="elsewhere is not the data of this run: its fingerprint begins with"):
         plan.load_splits("elsewhere")
 
@@ -264,7 +264,7 @@ def test_no_file_is_ever_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", checked)
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(runs, "CHECKPOINT_SHARE", np.inf)
-    runs.start(run, Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), splits)
+    runs.start(run, Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, CONFIG))
     assert names == ["checkpoint.safetensors"] * 5 + ["history.csv", "model.safetensors", "summary.json"]
 
 
@@ -282,7 +282,7 @@ def test_checkpoints_that_take_long_to_write_are_rare(tmp_path, monkeypatch):
         clock[0] += 0.9
 
     plan = Plan(replace(CONFIG, epochs=14), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
-    runs.start(Run.create(tmp_path / "run"), plan, toy_splits(), epoch_ends)
+    runs.start(Run.create(tmp_path / "run"), plan, Problem.of(toy_splits(), plan.config), epoch_ends)
     # After 1.8 seconds, then after at least ten times the half second that it took; and in the end.
     assert written == [0, 3, 9, 14]
 
@@ -353,7 +353,7 @@ def test_names_that_cannot_be_saved_are_refused_before_training(tmp_path):
     dataset = replace(toy_dataset(), class_names=("a", "b", "c", "c"))
     run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", dataset.fingerprint)
     with pytest.raises(ModelFileError, match="toy: the class names are not 4 different words; rename them"):
-        runs.start(run, plan, split(dataset, SplitConfig()))
+        runs.start(run, plan, Problem.of(split(dataset, SplitConfig()), plan.config))
     assert not list(run.path.iterdir())
 
 
@@ -544,6 +544,7 @@ from pathlib import Path
 from helpers import toy_splits
 from onelayer.runs import training as runs
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.training.state import Problem
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)
 path = Path({path!r})
@@ -556,7 +557,7 @@ if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir(
 else:
     run = runs.Run.create(path)
     print("starting", flush=True)
-    runs.start(run, plan, splits)
+    runs.start(run, plan, Problem.of(splits, plan.config))
 """
 
 
@@ -589,7 +590,7 @@ def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
     splits = toy_splits()
     plan = Plan(TrainConfig(epochs=2, dtype=dtype), SplitConfig(), "toy", splits.dataset.fingerprint)
     run = Run.create(tmp_path / "run")
-    result = runs.start(run, plan, splits)
+    result = runs.start(run, plan, Problem.of(splits, plan.config))
     assert plan.config.backend == "auto"
     assert run.read_checkpoint()[0].config.backend == result.backend == run.read_summary()["backend"]
 
@@ -604,7 +605,7 @@ def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path)
             stop.set()
 
     with pytest.raises(InterruptedError):
-        runs.start(run, plan, splits, stop_after_two, report_test=False, cancelled=stop.is_set)
+        runs.start(run, plan, Problem.of(splits, plan.config), stop_after_two, report_test=False, cancelled=stop.is_set)
     assert 2 <= run.read_checkpoint()[1].epoch < 6
     resumed = runs.resume(run, splits, report_test=False)
     assert set(run.read_summary()["results"]) == {"train", "validation"}

@@ -66,14 +66,13 @@ def train(
     from onelayer.runs.directory import Run
     from onelayer.runs.plan import Plan
     from onelayer.runs.training import start
-    from onelayer.training.backends.choice import choose_backend
-    from onelayer.training.state import warn_of_units
+    from onelayer.training.state import Problem, warn_of_units
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
-    choose_backend(splits.dataset, config)  # refuses what does not fit before anything is made
+    problem = Problem.of(splits, config)  # refuses what does not fit before anything is made
     warn_of_units(splits)
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
@@ -82,7 +81,7 @@ def train(
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
         with _resumable(run):
             with screen.training(0, config.epochs) as on_epoch:
-                result = start(run, plan, splits, on_epoch)
+                result = start(run, plan, problem, on_epoch)
             _finish(screen, run, plan, splits, result, no_figures)
 
 

@@ -40,7 +40,7 @@ from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
 from onelayer.runs.plan import Plan
 from onelayer.training.scores import count_cores
-from onelayer.training.state import Score, TrainingState
+from onelayer.training.state import Problem, Score, TrainingState
 
 # What a sweep varies: seeds have a list of their own, and every run has one thread.
 SWEPT = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))
@@ -437,7 +437,8 @@ def run_sweep(
                 runs.resume(run, splits, None, on_epoch, report_test, stopping.is_set)
             else:
                 run_plan = plan.of_run(row.setting, row.seed)
-                runs.start(Run.create(run.path), run_plan, splits, on_epoch, report_test, stopping.is_set)
+                problem = Problem.of(splits, run_plan.config)
+                runs.start(Run.create(run.path), run_plan, problem, on_epoch, report_test, stopping.is_set)
         except DivergedError as error:
             write_file(run.path / DIVERGED, f"{error}\n".encode())
         if row.status == "missing":  # one that diverged has epochs left

@@ -74,7 +74,7 @@ class Run:
                 raise RunError(f"{path} holds {present[0].name!r} and is no run of onelayer; choose another --out")
             if present and not overwrite:
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
-            self._remove_temporary()
+            self.remove_temporary()
             # The mark of a run goes last, so that an interruption leaves a directory that can be overwritten again.
             figures = (path / f"{name}.png" for name in FIGURES)
             for file in (self.summary_path, self.model_path, self.history_path, *figures, self.checkpoint_path):
@@ -172,7 +172,7 @@ class Run:
     def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
         """Write all that a complete run has but pictures; the summary last."""
         self.write_checkpoint(plan, result.state)
-        self._write_history(result.state)
+        self.write_history(result.state)
         write_file(self.model_path, result.model.to_bytes())
         dataset = splits.dataset
         data = {
@@ -250,7 +250,7 @@ class Run:
         write_figure(self.path / f"{name}.png", figure)
         return self.path / f"{name}.png"
 
-    def _write_history(self, state: TrainingState) -> None:
+    def write_history(self, state: TrainingState) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(HISTORY_COLUMNS)
@@ -268,7 +268,7 @@ class Run:
                 return True
         return False
 
-    def _is_older(self) -> bool:
+    def is_older(self) -> bool:
         """Return whether an older onelayer left this, which gave constant features random weights."""
         _, metadata = unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         return "constant_weights" not in metadata
@@ -276,7 +276,7 @@ class Run:
     def _incomplete(self) -> RunError:
         return RunError(f"{self.path} is not complete; go on with: {resume_command(self.path)}")
 
-    def _remove_temporary(self) -> None:
+    def remove_temporary(self) -> None:
         with suppress(OSError):
             for file in self.path.iterdir():
                 if HALF_WRITTEN.fullmatch(file.name):

@@ -12,9 +12,8 @@ from onelayer.model import require_names
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.backends.choice import choose_backend
-from onelayer.training.state import TrainingResult, TrainingState
-from onelayer.training.train import train
+from onelayer.training.state import Problem, TrainingResult, TrainingState
+from onelayer.training.train import solve
 
 # Between checkpoints, what a killed run loses at most, beyond the epoch it was in; but of a large model so long that
 # writing them takes a tenth of the time.
@@ -24,29 +23,38 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
 def start(
     run: Run,
     plan: Plan,
-    splits: Splits,
+    problem: Problem,
     on_epoch: Callable[[TrainingState], None] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
     """Train in a new run directory. Like `train`, but whatever stops it, the run can be resumed.
 
+    Parameters
+    ----------
+    run : Run
+    plan : Plan
+    problem : Problem
+        The splits and settings of the plan. The run records the backend that was chosen: resumed with another, it would
+        not end with the same bits.
+    on_epoch, report_test, cancelled
+        As for `train`.
+
     Raises
     ------
     RunError
         If the directory holds a run by now, or another process works there.
     """
-    # What auto stands for is recorded: resumed with another backend, the run would not end with the same bits.
-    backend = choose_backend(splits.dataset, plan.config).name
-    plan = replace(plan, config=replace(plan.config, backend=backend))
-    d, K = splits.dataset.rows.shape[1], len(splits.dataset.class_names)
-    require_names(splits.dataset.name, splits.dataset.class_names, K)  # now, and not when the model is written
-    state = TrainingState.initial(d, K, plan.config)
+    problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
+    plan = replace(plan, config=problem.config)
+    dataset = problem.splits.dataset
+    require_names(dataset.name, dataset.class_names, len(dataset.class_names))  # not when the model is written
+    state = TrainingState.initial(dataset.rows.shape[1], len(dataset.class_names), plan.config)
     with claimed(run.path):
         if run.checkpoint_path.exists():
             raise RunError(f"{run.path} holds a run by now; choose another directory")
         run.write_checkpoint(plan, state)
-        return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
+        return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
 
 
 def resume(
@@ -80,13 +88,14 @@ def resume(
         plan, state = run.read_checkpoint()
         if epochs is not None and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
-        run._remove_temporary()
-        if plan.config.flip and run._is_older():
+        run.remove_temporary()
+        if plan.config.flip and run.is_older():
             state = replace(state, layer=_mirrored(state.layer, splits))
         if epochs is not None and epochs != plan.config.epochs:
             plan = replace(plan, config=replace(plan.config, epochs=epochs))
             run.write_checkpoint(plan, state)
-        return _go_on(run, plan, splits, state, on_epoch, report_test, cancelled)
+        problem = Problem.of(splits, plan.config)
+        return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
 
 
 def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:
@@ -99,37 +108,51 @@ def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:
     return replace(moved, weights=weights, bias=bias)
 
 
+class _Checkpoints:
+    """The checkpoints of a run, written after epochs, seldom enough to take little of the time."""
+
+    def __init__(self, run: Run, plan: Plan, state: TrainingState) -> None:
+        self._run, self._plan = run, plan
+        self._latest = self._written = state
+        self._written_at, self._pause = time.monotonic(), CHECKPOINT_SECONDS
+
+    def after_epoch(self, state: TrainingState) -> None:
+        """Write a checkpoint if the last one is old enough."""
+        self._latest = state
+        began = time.monotonic()
+        if began - self._written_at >= self._pause:
+            self._run.write_checkpoint(self._plan, state)
+            self._written, self._written_at = state, time.monotonic()
+            self._pause = max(CHECKPOINT_SECONDS, (self._written_at - began) / CHECKPOINT_SHARE)
+
+    def save(self) -> None:
+        """Write the latest state, and the history so far."""
+        if self._latest is not self._written:
+            self._run.write_checkpoint(self._plan, self._latest)
+            self._run.write_history(self._latest)
+
+
 def _go_on(
     run: Run,
     plan: Plan,
-    splits: Splits,
+    problem: Problem,
     state: TrainingState,
     on_epoch: Callable[[TrainingState], None] | None,
     report_test: bool,
     cancelled: Callable[[], bool],
 ) -> TrainingResult:
-    latest, written, written_at, pause = state, state, time.monotonic(), CHECKPOINT_SECONDS
+    checkpoints = _Checkpoints(run, plan, state)
 
     def after_epoch(state: TrainingState) -> None:
-        nonlocal latest, written, written_at, pause
-        latest = state
-        began = time.monotonic()
-        if began - written_at >= pause:
-            run.write_checkpoint(plan, state)
-            written, written_at = state, time.monotonic()
-            pause = max(CHECKPOINT_SECONDS, (written_at - began) / CHECKPOINT_SHARE)
+        checkpoints.after_epoch(state)
         if on_epoch:
             on_epoch(state)
 
     try:
-        result = train(
-            splits, plan.config, start=state, on_epoch=after_epoch, report_test=report_test, cancelled=cancelled
-        )
+        result = solve(problem, state, on_epoch=after_epoch, report_test=report_test, cancelled=cancelled)
     except BaseException:  # Ctrl-C and SIGTERM among them
-        if latest is not written:
-            with suppress(OnelayerError):  # what stopped the training is the error to show
-                run.write_checkpoint(plan, latest)
-                run._write_history(latest)
+        with suppress(OnelayerError):  # what stopped the training is the error to show
+            checkpoints.save()
         raise
-    run.write_result(plan, splits, result)
+    run.write_result(plan, problem.splits, result)
     return result
