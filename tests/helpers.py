@@ -108,3 +108,10 @@ def assert_one_line(result: tuple[int, str, str], words: str) -> None:
 def start(command: list[str], **options: object) -> subprocess.Popen:
     """A process that Ctrl-C stops even where the tests run in the background, which ignores it."""
     return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+
+
+def opened(kind, rows, standardizer, layer, *, l2=0.0, batch_size=100, **options):
+    """A backend of a kind that is open for the rows of one split."""
+    return kind(
+        Splits(rows, rows, rows, "made"), TrainConfig(l2=l2, batch_size=batch_size), standardizer, layer, **options
+    )

@@ -775,7 +775,7 @@ def test_a_longer_run_that_was_stopped_is_not_complete(run_cli, trained, tiny_ci
 
 
 def test_without_the_compiled_kernel_numpy_trains_and_a_line_says_so(run_cli, tiny_cifar, monkeypatch):
-    for room in ("onelayer.kernel", "onelayer.training.backends.native", "onelayer.training.backends.choice"):
+    for room in ("onelayer.kernel", "onelayer.training.backends.native"):
         monkeypatch.setattr(f"{room}.kernel", None)
     code, out, err = run_cli("train", "--data", tiny_cifar, *TINY)
     assert (code, err) == (0, "")

@@ -63,7 +63,7 @@ def test_scikit_learns_own_checks(estimator, check):
 )
 def test_same_rows_same_seed_same_bits_as_the_engine(dtype, backend, settings, monkeypatch):
     if backend == "numpy":
-        monkeypatch.setattr("onelayer.training.backends.choice.kernel", None)
+        monkeypatch.setattr("onelayer.training.backends.native.kernel", None)
     elif kernel is None:
         pytest.skip("the kernel was not compiled")
     settings = {"learning_rate": 0.02, "epochs": 3} | settings

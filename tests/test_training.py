@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import plain_training, toy_dataset, toy_splits
+from helpers import opened, plain_training, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -87,7 +87,7 @@ def test_the_plain_loop_is_what_pytorch_does(loss):
         W, b = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
         assert relative(epoch.layer.weights, W) < 1e-12
         assert relative(epoch.layer.bias, b) < 1e-12
-        cost = float(value(linear(X), y)) + 0.1 * (W**2).sum()
+        cost = value(linear(X), y).item() + 0.1 * (W**2).sum()
         assert epoch.cost == pytest.approx(cost, rel=1e-12)
     assert np.abs(W).max() > 0.01
 
@@ -272,17 +272,21 @@ def test_torch_tensors_give_what_numpy_arrays_give(dtype):
     state = TrainingState.initial(60, 4, config)
     standardizer = Standardizer.fit(splits.train.row_blocks(64))
     flipped = np.random.default_rng(1).random(len(splits.train)) < 0.5
-    layers, totals = [], []
+    layers, totals, objectives = [], [], []
     for namespace in (array_api_compat.numpy, array_api_compat.torch):
-        backend = ArrayBackend(state.layer, standardizer, l2=0.1, batch_size=32, namespace=namespace, device="cpu")
-        backend.run_epoch(splits.train, np.arange(len(splits.train)), 0.05, flipped, bool)
+        options = {"l2": 0.1, "batch_size": 32, "namespace": namespace, "device": "cpu"}
+        backend = opened(ArrayBackend, splits.train, standardizer, state.layer, **options)
+        backend.run_epoch(splits.train, 0.05, flipped, bool)
         layers.append(backend.layer)
         totals.append(backend.evaluate(state.layer, splits.validation, bool))
+        objectives.append(backend.objective(state.layer, splits.validation, bool))
     assert isinstance(layers[1], SoftmaxLayer)
     assert isinstance(layers[1].weights, np.ndarray)
     assert relative(layers[1].weights, layers[0].weights) < 1e-12
     assert totals[1].right == totals[0].right
     assert totals[1].loss == pytest.approx(totals[0].loss, rel=1e-12)
+    for ours, theirs in zip(*objectives, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
 from onelayer.data import Dataset, Split, Splits
 from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
-from onelayer.training.backends.choice import choose_backend
+from onelayer.training.backends.registry import choose_backend
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def figures(splits: Splits, mistake: str, config: TrainConfig) -> dict[str, floa
             rows, standardizer = split, splits_of_training.standardizer
             if evaluation and split.name in wrong:
                 rows, standardizer = evaluation(splits, split)
-            backend = choose_backend(rows.dataset, config)(layer, standardizer, l2=0.0, batch_size=100)
+            backend = choose_backend(rows.dataset, config)(splits, config, standardizer, layer)
             totals = backend.evaluate(layer, rows, bool)
             loss = totals.loss / len(rows)
             found[split.name + when] = totals.right / len(rows)
@@ -137,13 +137,14 @@ def trained(splits: Splits, training: Training, config: TrainConfig) -> dict[str
     rng = np.random.default_rng(config.seed)
     K = len(splits.dataset.class_names)
     start = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, dtype=config.dtype)
-    size = training.batches(np.arange(n)).shape[1]
-    backend = choose_backend(splits.dataset, config)(start, splits.standardizer, l2=config.l2, batch_size=size)
+    config = replace(config, batch_size=training.batches(np.arange(n)).shape[1])
+    backend = choose_backend(splits.dataset, config)(splits, config, splits.standardizer, start)
     layers = {}
     with threadpool_limits(limits=1, user_api="blas"):
         for epoch in range(1, config.epochs + 1):
             order = training.batches(rng.permutation(n)).ravel()
-            backend.run_epoch(splits.train, order, config.learning_rate, None, bool)
+            visited = replace(splits.train, indices=splits.train.indices[order])
+            backend.run_epoch(visited, config.learning_rate, None, bool)
             if epoch in (1, config.epochs):
                 layers["-epoch-1" if epoch == 1 else ""] = backend.layer
     return layers

@@ -108,7 +108,7 @@ class Copy:
         """Build the kernel into this copy's package."""
         package, build = self.path / "src" / "onelayer" / "kernel", self.path / "build"
         if not build.exists():
-            for compiled in package.glob("_kernel*"):
+            for compiled in package.glob("_kernel*.so"):
                 compiled.unlink()
             lists = self.path / "CMakeLists.txt"
             text = lists.read_text()
@@ -160,7 +160,7 @@ def obstacle(fault: Fault) -> str:
     """Say why a fault cannot be tried here; empty if it can."""
     if fault.compiled and not (shutil.which("cmake") and importlib.util.find_spec("nanobind")):
         return "the kernel cannot be built: CMake and nanobind are needed"
-    if fault.needs == "kernel" and not list((ROOT / "src/onelayer/kernel").glob("_kernel*")):
+    if fault.needs == "kernel" and not list((ROOT / "src/onelayer/kernel").glob("_kernel*.so")):
         return "the kernel was not compiled"
     if fault.needs not in ("", "kernel") and not importlib.util.find_spec(fault.needs):
         return f"{fault.needs} is not installed"

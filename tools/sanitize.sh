@@ -32,7 +32,7 @@ g++ -O1 -std=c++17 -fPIC -fno-strict-aliasing -w -I"$include" -I"$nanobind/inclu
 g++ $flags -I"$include" -I"$nanobind/include" -c "$source/module.cpp" -o "$work/module.o"
 mkdir "$work/onelayer"
 cp -R "$root/src/onelayer/." "$work/onelayer"
-rm -f "$work"/onelayer/kernel/_kernel*
+rm -f "$work"/onelayer/kernel/_kernel*.so
 g++ -shared -fsanitize=address,undefined "$work"/*.o -o "$work/onelayer/kernel/_kernel$suffix"
 
 # Python does not free everything at its end: leaks are not looked for.
@@ -49,4 +49,5 @@ from onelayer.kernel import kernel
 assert kernel is not None and kernel.__file__.startswith(work), kernel
 import pytest
 sys.exit(pytest.main(arguments))
-' "$work" -p no:cacheprovider -q "$root/tests/test_native.py" -k "not ctrl_c and not 40_epochs"
+' "$work" -p no:cacheprovider -q "$root/tests/test_kernel.py" "$root/tests/test_native.py" "$root/tests/test_backends.py" \
+    -k "not ctrl_c and not 40_epochs"

@@ -94,7 +94,7 @@ def sweep(
     from onelayer.data.dataset import split
     from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
-    from onelayer.training.backends.choice import choose_backend
+    from onelayer.training.backends.registry import choose_backend
     from onelayer.training.state import warn_of_units
 
     screen = Screen(quiet)

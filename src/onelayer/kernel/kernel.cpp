@@ -1,4 +1,5 @@
-// Mini-batch gradient descent and evaluation of a one-layer classifier, for the instruction set this is compiled for.
+// Mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier, for the instruction set
+// this is compiled for.
 //
 // The arithmetic is two products a batch, S = R V^T (n, K) and D = G^T R (K, d), that have a short side of K: a general
 // matrix product spends its time packing them. Here a tile of the result is kept in registers, and pixels are widened
@@ -185,7 +186,7 @@ struct Chunk {
     const Standardization &standardization;
     Panels<Held> panels;
     Memory<int64_t> labels;
-    Memory<float> weights;
+    Memory<double> weights;
     Memory<Source> line;
     Memory<const Held *> here;    // the rows' first panels
     int64_t step;                 // from a panel to the next
@@ -291,72 +292,58 @@ inline float exponentials(float *s, int64_t stride, float *largest) {
     return sum(total);
 }
 
-// Probabilities minus one-hot labels, times `share` and the row's weight, in place of the logits S (n, stride); 0 in the
-// padding.
-void residual(float *S, int64_t n, int64_t stride, const int64_t *labels, const float *weights, float share_of_rows,
-              Loss loss) {
-    for (int64_t i = 0; i < n; ++i) {
-        float *s = S + i * stride;
-        const float share = share_of_rows * weights[i];
-        if (loss == Loss::softmax) {
-            float top;
-            const float factor = share / exponentials(s, stride, &top);
+// What is asked of a row's logits s, padded to `stride`. If RESIDUAL, its probabilities minus its one-hot label, times
+// `share`, take their place, 0 in the padding; else they are overwritten. Returns its loss in nats if LOSS, else 0.
+template <bool RESIDUAL, bool LOSS>
+inline double finish(float *s, int64_t K, int64_t stride, int64_t label, Loss loss, float share) {
+    double nats = 0;
+    if (loss == Loss::softmax) {
+        const double own = s[label];
+        float top;
+        const float total = exponentials(s, stride, &top);
+        if (LOSS) nats = log(double(total)) - (own - double(top));
+        if (RESIDUAL) {
+            const float factor = share / total;
             for (int64_t k = 0; k < stride; k += LANES) store(s + k, load(s + k) * factor);
-        } else {
-            for (int64_t k = 0; k < stride; k += LANES) {
-                const Vector x = load(s + k), e = exponential(x > 0 ? -x : x);
-                store(s + k, (x >= 0 ? splat(1) : e) / (1 + e) * share);
+        }
+    } else {
+        // Sum of max(z, 0) + log(1 + exp(-|z|)), z = -s for the true class and s for others. The logarithms are taken
+        // of products of factors between 1 and 2, as many as a double has room for.
+        double total = 0, product = 1;
+        for (int64_t k = 0; k < stride; k += LANES) {
+            const Vector x = load(s + k), e = exponential(x > 0 ? -x : x);
+            if (RESIDUAL) store(s + k, (x >= 0 ? splat(1) : e) / (1 + e) * share);
+            if (LOSS) {
+                for (int lane = 0; lane < LANES && k + lane < K; ++lane) {
+                    const float z = k + lane == label ? -x[lane] : x[lane];
+                    total += z > 0 ? double(z) : 0;
+                    product *= 1 + double(e[lane]);
+                }
+                if (product > 0x1p900) total += log(product), product = 1;
             }
         }
-        s[labels[i]] -= share;
+        if (LOSS) nats = (total + log(product)) / double(K);
     }
+    if (RESIDUAL) s[label] -= share;
+    return nats;
 }
 
-// Loss of a row in nats; its logits are overwritten.
-double loss_of(float *s, int64_t K, int64_t stride, int64_t label, Loss loss) {
-    const double own = s[label];
-    if (loss == Loss::softmax) {
-        float top;
-        const double total = exponentials(s, stride, &top);
-        return log(total) - (own - double(top));
-    }
-    // Sum of max(z, 0) + log(1 + exp(-|z|)), z = -s for the true class and s for others. The logarithms are taken of
-    // products of factors between 1 and 2, as many as a double has room for.
-    double total = 0, product = 1;
-    for (int64_t k = 0; k < stride; k += LANES) {
-        const Vector x = load(s + k), e = exponential(x > 0 ? -x : x);
-        for (int lane = 0; lane < LANES && k + lane < K; ++lane) {
-            const float z = k + lane == label ? -x[lane] : x[lane];
-            total += z > 0 ? double(z) : 0;
-            product *= 1 + double(e[lane]);
-        }
-        if (product > 0x1p900) total += log(product), product = 1;
-    }
-    return (total + log(product)) / double(K);
-}
-
-// What a pass over the columns of a chunk needs besides the rows.
-struct Update {
-    const float *G;     // (n, G_stride), residuals
-    int64_t G_stride;
-    const float *sums;  // (K,), their column sums over the batch
-    const Standardization &standardization;
-    Layer &layer;
-    Panels<float> *gradient;  // of the chunks of the batch so far; null where one chunk is all
-    bool first, last;         // of the batch's chunks
-    int64_t n;
-    float learning_rate, l2;
+// The residuals of a chunk's rows.
+struct Residuals {
+    const float *G;  // (n, stride)
+    int64_t n, stride;
 };
 
-// Gradient and update of B vectors of features from j of panel p on, for C classes from k on.
-template <int B, int C, class T>
-inline void tile_backward(const Panels<T> &X, const Update &u, int64_t p, int64_t k, int64_t j) {
+// The products, with the residuals, of B vectors of features from j of panel p on, for C classes from k on: these terms
+// of G^T R go to `sink`.
+template <int B, int C, class T, class Sink>
+inline void tile_backward(const Panels<T> &X, const Residuals &r, int64_t p, int64_t k, int64_t j, const Sink &sink) {
     Vector total[B][C];
     {
         Vector acc[B][C] = {};
-        const float *g = u.G + k;
+        const float *g = r.G + k;
         const T *x = X.at(p, 0) + j;
-        for (int64_t i = 0; i < u.n; ++i, g += u.G_stride, x += X.stride) {
+        for (int64_t i = 0; i < r.n; ++i, g += r.stride, x += X.stride) {
             Vector column[B];
 #pragma GCC unroll 16
             for (int b = 0; b < B; ++b) column[b] = load(x + b * LANES);
@@ -373,43 +360,67 @@ inline void tile_backward(const Panels<T> &X, const Update &u, int64_t p, int64_
 #pragma GCC unroll 16
             for (int c = 0; c < C; ++c) total[b][c] = acc[b][c];
     }
-    Layer &layer = u.layer;
-    if (u.gradient) {
-        for (int c = 0; c < C; ++c)
-            for (int b = 0; b < B; ++b) {
-                float *so_far = u.gradient->at(p, k + c) + j + b * LANES;
-                if (!u.first) total[b][c] += load(so_far);
-                if (!u.last) store(so_far, total[b][c]);
-            }
-        if (!u.last) return;
-    }
-    for (int c = 0; c < C; ++c) {
-        float *weights = layer.T.at(p, k + c) + j, *folded = layer.V.at(p, k + c) + j;
-        Vector shift = load(layer.shift + (k + c) * LANES);
-        for (int b = 0; b < B; ++b) {
-            const Vector mean = load(u.standardization.mean.at(p, 0) + j + b * LANES);
-            const Vector inverse = load(u.standardization.inverse.at(p, 0) + j + b * LANES);
-            const Vector old = load(weights + b * LANES);
-            const Vector gradient = (total[b][c] - mean * u.sums[k + c]) * inverse;
-            const Vector fresh = old - u.learning_rate * (gradient + 2 * u.l2 * old);
-            const Vector v = fresh * inverse;
-            store(weights + b * LANES, fresh);
-            store(folded + b * LANES, v);
-            shift += v * mean;
-        }
-        store(layer.shift + (k + c) * LANES, shift);
-    }
+    sink(total, p, k, j);
 }
 
-template <class T>
-void backward(const Panels<T> &X, const Update &u) {
-    if (u.last) memset(u.layer.shift.p, 0, size_t(u.layer.K) * LANES * sizeof(float));
+template <class T, class Sink>
+void backward(const Panels<T> &X, const Residuals &r, int64_t K, const Sink &sink) {
     for (int64_t p = 0; p < X.panels; ++p)
-        for_class_tiles(u.layer.K, [&]<int C>(int64_t k) {
+        for_class_tiles(K, [&]<int C>(int64_t k) {
             constexpr int B = 4 * C <= ACCUMULATORS ? 4 : 2;
-            for (int64_t j = 0; j < X.padded(p); j += B * LANES) tile_backward<B, C>(X, u, p, k, j);
+            for (int64_t j = 0; j < X.padded(p); j += B * LANES) tile_backward<B, C>(X, r, p, k, j, sink);
         });
 }
+
+// Adds the chunks of a batch up and, at the last of them, steps down the gradient.
+struct Update {
+    const float *sums;  // (K,), column sums of the residuals over the batch
+    const Standardization &standardization;
+    Layer &layer;
+    Panels<float> *gradient;  // of the chunks of the batch so far; null where one chunk is all
+    bool first, last;         // of the batch's chunks
+    float learning_rate, l2;
+
+    template <int B, int C>
+    void operator()(Vector (&total)[B][C], int64_t p, int64_t k, int64_t j) const {
+        if (gradient) {
+            for (int c = 0; c < C; ++c)
+                for (int b = 0; b < B; ++b) {
+                    float *so_far = gradient->at(p, k + c) + j + b * LANES;
+                    if (!first) total[b][c] += load(so_far);
+                    if (!last) store(so_far, total[b][c]);
+                }
+            if (!last) return;
+        }
+        for (int c = 0; c < C; ++c) {
+            float *weights = layer.T.at(p, k + c) + j, *folded = layer.V.at(p, k + c) + j;
+            Vector shift = load(layer.shift + (k + c) * LANES);
+            for (int b = 0; b < B; ++b) {
+                const Vector mean = load(standardization.mean.at(p, 0) + j + b * LANES);
+                const Vector inverse = load(standardization.inverse.at(p, 0) + j + b * LANES);
+                const Vector old = load(weights + b * LANES);
+                const Vector step = (total[b][c] - mean * sums[k + c]) * inverse;
+                const Vector fresh = old - learning_rate * (step + 2 * l2 * old);
+                const Vector v = fresh * inverse;
+                store(weights + b * LANES, fresh);
+                store(folded + b * LANES, v);
+                shift += v * mean;
+            }
+            store(layer.shift + (k + c) * LANES, shift);
+        }
+    }
+};
+
+// Adds chunks up in float64.
+struct Sums {
+    const Panels<double> &gradient;
+
+    template <int B, int C>
+    void operator()(Vector (&total)[B][C], int64_t p, int64_t k, int64_t j) const {
+        for (int c = 0; c < C; ++c)
+            for (int b = 0; b < B; ++b) add(total[b][c], gradient.at(p, k + c) + j + b * LANES);
+    }
+};
 
 // Whether the caller wants an end; asked after about a millisecond's work, as asking costs more than a small batch.
 struct Patience {
@@ -444,11 +455,15 @@ bool epoch(const Epoch &e) {
             chunk.take(e.places + at, n, e.count - at);
             chunk.copy(e.places + at, n, e.flipped ? e.flipped + at : nullptr, e.width);
             forward(chunk, n, layer, S, stride);
-            residual(S, n, stride, chunk.labels, chunk.weights, share, e.loss);
+            for (int64_t i = 0; i < n; ++i)
+                finish<true, false>(S + i * stride, K, stride, chunk.labels[i], e.loss, share * float(chunk.weights[i]));
             for (int64_t i = 0; i < n; ++i)
                 for (int64_t k = 0; k < stride; k += LANES) store(sums + k, load(sums + k) + load(S + i * stride + k));
-            backward(chunk.panels, Update{S, stride, sums, standardization, layer, chunks ? &gradient : nullptr,
-                                          done == 0, done + n == batch, n, e.learning_rate, e.l2});
+            const bool last = done + n == batch;
+            if (last) memset(layer.shift.p, 0, size_t(K) * LANES * sizeof(float));
+            backward(chunk.panels, Residuals{S, n, stride}, K,
+                     Update{sums, standardization, layer, chunks ? &gradient : nullptr, done == 0, last,
+                            e.learning_rate, e.l2});
             done += n;
             ended = patience.ends(n * d * K);
         }
@@ -484,26 +499,72 @@ bool evaluate(Evaluation &e) {
             float *s = S + i * stride;
             int64_t best = 0;
             for (int64_t k = 1; k < K; ++k) best = s[k] > s[best] ? k : best;
-            e.right += best == chunk.labels[i];
-            e.loss_sum += loss_of(s, K, stride, chunk.labels[i], e.loss);
+            if (best == chunk.labels[i]) e.right += chunk.weights[i];
+            e.loss_sum += chunk.weights[i] * finish<false, true>(s, K, stride, chunk.labels[i], e.loss, 1);
         }
         if (patience.ends(n * d * K)) return false;
     }
     return true;
 }
 
+template <class Source, class Held>
+bool objective(Objective &o) {
+    const int64_t d = o.rows.d, K = o.K, stride = round_up(K, LANES);
+    const Standardization standardization(o.rows);
+    const Layer layer(o.templates, o.bias, K, standardization, d);
+    Chunk<Source, Held> chunk(o.rows, standardization, o.count, K);
+    const Panels<double> gradient(K, d);
+    Memory<float> S(chunk.panels.count * stride);
+    Patience patience{o.interrupted};
+    const float share = o.loss == Loss::softmax ? 1 : 1.0f / float(K);
+    o.loss_sum = 0;
+    for (int64_t k = 0; k < K; ++k) o.bias_gradient[k] = 0;
+    for (int64_t start = 0; start < o.count; start += chunk.panels.count) {
+        const int64_t n = smaller(chunk.panels.count, o.count - start);
+        chunk.take(o.places + start, n, o.count - start);
+        chunk.copy(o.places + start, n, nullptr, 0);
+        forward(chunk, n, layer, S, stride);
+        for (int64_t i = 0; i < n; ++i) {
+            float *s = S + i * stride;
+            const double w = chunk.weights[i];
+            o.loss_sum += w * finish<true, true>(s, K, stride, chunk.labels[i], o.loss, share * float(w));
+            for (int64_t k = 0; k < K; ++k) o.bias_gradient[k] += double(s[k]);
+        }
+        backward(chunk.panels, Residuals{S, n, stride}, K, Sums{gradient});
+        if (patience.ends(n * d * K)) return false;
+    }
+    for (int64_t k = 0; k < K; ++k) {
+        double *of_class = o.gradient + k * d;
+        gradient.get(k, of_class);
+        if (o.rows.pixels)  // the rows were multiplied as they are
+            for (int64_t j = 0; j < d; ++j)
+                of_class[j] = (of_class[j] - o.rows.mean[j] * o.bias_gradient[k]) / o.rows.scale[j];
+    }
+    return true;
+}
+
+// Calls f<Source, Held>() for the type of the rows, and the type in which a chunk holds them.
+template <class F>
+bool with_types(const Pass &pass, F &&f) {
+    if (pass.rows.features) return f.template operator()<float, float>();
+    if (pass.K > 2 * CLASSES) return f.template operator()<uint8_t, float>();
+    return f.template operator()<uint8_t, uint8_t>();
+}
+
 bool run_epoch(const Epoch &e) {
-    if (e.rows.features) return epoch<float, float>(e);
-    return e.K > 2 * CLASSES ? epoch<uint8_t, float>(e) : epoch<uint8_t, uint8_t>(e);
+    return with_types(e, [&]<class Source, class Held>() { return epoch<Source, Held>(e); });
 }
 
 bool run_evaluation(Evaluation &e) {
-    if (e.rows.features) return evaluate<float, float>(e);
-    return e.K > 2 * CLASSES ? evaluate<uint8_t, float>(e) : evaluate<uint8_t, uint8_t>(e);
+    return with_types(e, [&]<class Source, class Held>() { return evaluate<Source, Held>(e); });
+}
+
+bool run_objective(Objective &o) {
+    return with_types(o, [&]<class Source, class Held>() { return objective<Source, Held>(o); });
 }
 
 }  // namespace
 
-extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation};
+extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective};
 
 }  // namespace onelayer

@@ -13,37 +13,40 @@ struct Rows {
     const uint8_t *pixels;  // (n, d)
     const float *features;  // (n, d)
     const int64_t *labels;  // (n,)
-    const float *weights;   // (n,), factors on the rows' losses in training, or null: 1
+    const double *weights;  // (n,), factors on the rows' losses, or null: 1
     const double *mean;     // (d,)
     const double *scale;    // (d,), infinite where a feature is constant: rows become 0 there, and gradients too
     int64_t d;
 };
 
-struct Epoch {
+// What every pass over rows needs. Its layer is of K classes; templates are (K, d), and the bias (K,).
+struct Pass {
     Rows rows;
-    const int64_t *places;   // (count,), of the rows, in the order of the visits
-    const uint8_t *flipped;  // (count,), or null
-    int64_t width;           // of an image, for flips
-    int64_t count, batch_size;
-    float *templates;        // (K, d), updated
-    float *bias;             // (K,), updated
-    int64_t K;
-    float learning_rate, l2;
+    const int64_t *places;  // (count,), of the rows, in the order of the visits
+    int64_t count, K;
     Loss loss;
-    bool (*interrupted)();   // asked now and then; true ends the epoch
+    bool (*interrupted)();  // asked now and then; true ends the pass
 };
 
-struct Evaluation {
-    Rows rows;
-    const int64_t *places;   // (count,)
-    int64_t count;
-    const float *templates;  // (K, d)
-    const float *bias;       // (K,)
-    int64_t K;
-    Loss loss;
-    bool (*interrupted)();
-    double loss_sum;         // results
-    int64_t right;
+struct Epoch : Pass {
+    float *templates, *bias;  // updated
+    const uint8_t *flipped;   // (count,), or null
+    int64_t width;            // of an image, for flips
+    int64_t batch_size;
+    float learning_rate, l2;
+};
+
+struct Evaluation : Pass {
+    const float *templates, *bias;
+    double loss_sum, right;  // results: sums over the rows, each times its weight
+};
+
+struct Objective : Pass {
+    const float *templates, *bias;
+    // Results: sums over the rows, each times its weight.
+    double loss_sum;
+    double *gradient;       // (K, d), of the loss with respect to the weights for standardised rows
+    double *bias_gradient;  // (K,)
 };
 
 [[noreturn]] void out_of_memory();  // throws
@@ -52,6 +55,7 @@ struct Kernel {
     const char *name;
     bool (*run_epoch)(const Epoch &);  // false: interrupted
     bool (*evaluate)(Evaluation &);
+    bool (*objective)(Objective &);
 };
 
 extern const Kernel baseline_kernel;

@@ -160,7 +160,7 @@ Loss loss_named(nb::handle object) {
 
 // Python's arguments outlive the call, and so do the arrays' data.
 Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::handle mean_, nb::handle scale_,
-             const int64_t *places, int64_t count, const char *places_name, int64_t K) {
+             const int64_t *places, int64_t count, int64_t K) {
     const Array rows = readable("rows", rows_), labels = readable("labels", labels_), mean = readable("mean", mean_),
                 scale = readable("scale", scale_);
     Rows r{};
@@ -171,18 +171,20 @@ Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::hand
     const int64_t n = int64_t(rows.shape(0));
     r.d = int64_t(rows.shape(1));
     r.labels = data_of<int64_t>("labels", "int64", labels, {n});
-    if (!weights_.is_none()) r.weights = data_of<float>("row_weights", "float32", readable("row_weights", weights_), {n});
+    if (!weights_.is_none())
+        r.weights = data_of<double>("row_weights", "float64", readable("row_weights", weights_), {n});
     r.mean = data_of<double>("mean", "float64", mean, {r.d});
     r.scale = data_of<double>("scale", "float64", scale, {r.d});
-    require_between(places_name, places, count, n);
+    require_between("places", places, count, n);
     for (int64_t i = 0; i < count; ++i) {  // only of the rows that are used: a memory map may be large
         const int64_t label = r.labels[places[i]];
         if (label < 0 || label >= K)
             refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(places[i]) + "; expected 0 to " +
                                  std::to_string(K - 1));
-        if (r.weights && !(r.weights[places[i]] >= 0 && std::isfinite(r.weights[places[i]])))
+        // The products take it as a float.
+        if (r.weights && !(r.weights[places[i]] >= 0 && std::isfinite(float(r.weights[places[i]]))))
             refuse("row_weights", "has " + std::to_string(r.weights[places[i]]) + " at " + std::to_string(places[i]) +
-                                  "; expected a finite number of at least 0");
+                                  "; expected a number of at least 0 that is finite in float32");
     }
     for (int64_t j = 0; j < r.d; ++j) {
         if (!std::isfinite(r.mean[j])) refuse("mean", "is not finite");
@@ -213,29 +215,36 @@ void call(nb::handle cancelled, Call &&kernel_call) {
     throw nb::python_error();
 }
 
-// The layer that an epoch updates or an evaluation reads, with the rows for it.
-template <class Call, class A>
-void take_layer_and_rows(Call &call, const A &templates, const A &bias, nb::handle rows, nb::handle labels,
-                         nb::handle weights, nb::handle mean, nb::handle scale, const char *places_name,
-                         const Array &places) {
-    call.templates = data_of<float>("templates", "float32", templates, {-1, -1});
-    call.K = int64_t(templates.shape(0));
-    call.bias = data_of<float>("bias", "float32", bias, {call.K});
-    call.places = data_of<int64_t>(places_name, "int64", places, {-1});
-    call.count = int64_t(places.shape(0));
-    call.rows = rows_of(rows, labels, weights, mean, scale, call.places, call.count, places_name, call.K);
-    if (int64_t(templates.shape(1)) != call.rows.d)
+// What every call takes first.
+struct Arguments {
+    nb::handle rows, labels, row_weights, mean, scale, places, templates, bias, loss;
+};
+
+template <class Pass_, class A>
+void prepare(Pass_ &pass, const Arguments &a, const A &templates, const A &bias) {
+    pass.templates = data_of<float>("templates", "float32", templates, {-1, -1});
+    pass.K = int64_t(templates.shape(0));
+    pass.bias = data_of<float>("bias", "float32", bias, {pass.K});
+    const Array places = readable("places", a.places);
+    pass.places = data_of<int64_t>("places", "int64", places, {-1});
+    pass.count = int64_t(places.shape(0));
+    pass.rows = rows_of(a.rows, a.labels, a.row_weights, a.mean, a.scale, pass.places, pass.count, pass.K);
+    if (int64_t(templates.shape(1)) != pass.rows.d)
         refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
-                                std::to_string(call.rows.d));
+                                std::to_string(pass.rows.d));
+    pass.loss = loss_named(a.loss);
+    pass.interrupted = interrupted;
 }
 
-void run_epoch(nb::handle rows, nb::handle labels, nb::handle weights, nb::handle mean, nb::handle scale,
-               nb::handle order, nb::handle flipped, nb::handle width_, nb::handle templates, nb::handle bias,
-               nb::handle batch_size_, nb::handle learning_rate_, nb::handle l2_, nb::handle loss,
-               nb::handle cancelled) {
+template <class Pass_>
+void prepare_to_read(Pass_ &pass, const Arguments &a) {
+    prepare(pass, a, readable("templates", a.templates), readable("bias", a.bias));
+}
+
+void run_epoch(const Arguments &a, nb::handle flipped, nb::handle width_, nb::handle batch_size_,
+               nb::handle learning_rate_, nb::handle l2_, nb::handle cancelled) {
     Epoch e{};
-    take_layer_and_rows(e, writable("templates", templates), writable("bias", bias), rows, labels, weights, mean, scale,
-                        "order", readable("order", order));
+    prepare(e, a, writable("templates", a.templates), writable("bias", a.bias));
     const auto width = number<int64_t>("width", width_, "a whole number");
     const auto batch_size = number<int64_t>("batch_size", batch_size_, "a whole number");
     const auto learning_rate = number<double>("learning_rate", learning_rate_, "a number");
@@ -243,7 +252,7 @@ void run_epoch(nb::handle rows, nb::handle labels, nb::handle weights, nb::handl
     if (!flipped.is_none()) {
         const Array mask = readable("flipped", flipped);
         e.flipped = reinterpret_cast<const uint8_t *>(data_of<bool>("flipped", "bool", mask, {e.count}));
-        if (width < 1 || e.rows.d % width) refuse("width", "is no divisor of the number of features");
+        if (width < 1 || e.rows.d % width) refuse("width", "does not divide the number of features");
         e.width = width;
     }
     if (batch_size < 1) refuse("batch_size", "is below 1");
@@ -252,22 +261,41 @@ void run_epoch(nb::handle rows, nb::handle labels, nb::handle weights, nb::handl
     if (!std::isfinite(l2)) refuse("l2", "is not finite");
     e.learning_rate = float(learning_rate);
     e.l2 = float(l2);
-    e.loss = loss_named(loss);
-    e.interrupted = interrupted;
     const Kernel &kernel = chosen();
     call(cancelled, [&] { return kernel.run_epoch(e); });
 }
 
-nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle mean, nb::handle scale, nb::handle places,
-                   nb::handle templates, nb::handle bias, nb::handle loss, nb::handle cancelled) {
+nb::tuple evaluate(const Arguments &a, nb::handle cancelled) {
     Evaluation e{};
-    take_layer_and_rows(e, readable("templates", templates), readable("bias", bias), rows, labels, nb::none(), mean,
-                        scale, "places", readable("places", places));
-    e.loss = loss_named(loss);
-    e.interrupted = interrupted;
+    prepare_to_read(e, a);
     const Kernel &kernel = chosen();
     call(cancelled, [&] { return kernel.evaluate(e); });
     return nb::make_tuple(e.loss_sum, e.right);
+}
+
+double objective(const Arguments &a, nb::handle gradient, nb::handle bias_gradient, nb::handle cancelled) {
+    Objective o{};
+    prepare_to_read(o, a);
+    o.gradient = data_of<double>("gradient", "float64", writable("gradient", gradient), {o.K, o.rows.d});
+    o.bias_gradient = data_of<double>("bias_gradient", "float64", writable("bias_gradient", bias_gradient), {o.K});
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.objective(o); });
+    return o.loss_sum;
+}
+
+// Makes a function of the module whose Python arguments are those of `Arguments` and `more`, each of any type.
+template <class Result, class... More, class... Names>
+void define(nb::module_ &m, const char *name, Result (*f)(const Arguments &, More...), const char *doc,
+            Names... more) {
+    using H = nb::handle;
+    m.def(
+        name,
+        [f](H rows, H labels, H row_weights, H mean, H scale, H places, H templates, H bias, H loss, More... rest) {
+            return f({rows, labels, row_weights, mean, scale, places, templates, bias, loss}, rest...);
+        },
+        nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("row_weights").none(), nb::arg("mean").none(),
+        nb::arg("scale").none(), nb::arg("places").none(), nb::arg("templates").none(), nb::arg("bias").none(),
+        nb::arg("loss").none(), nb::arg(more).none()..., doc);
 }
 
 }  // namespace
@@ -275,18 +303,14 @@ nb::tuple evaluate(nb::handle rows, nb::handle labels, nb::handle mean, nb::hand
 
 NB_MODULE(_kernel, m) {
     using namespace onelayer;
-    m.doc() = "Mini-batch gradient descent and evaluation of a one-layer classifier. Arrays are never copied.";
+    m.doc() = "Mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier.";
     m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
-    m.def("run_epoch", &run_epoch, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("row_weights").none(),
-          nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("order").none(), nb::arg("flipped").none(),
-          nb::arg("width").none(), nb::arg("templates").none(), nb::arg("bias").none(), nb::arg("batch_size").none(),
-          nb::arg("learning_rate").none(), nb::arg("l2").none(), nb::arg("loss").none(),
-          nb::arg("cancelled").none(),
-          "Visit the rows at `order` in batches and update templates (K, d) and bias (K,) in place. It ends with\n"
-          "InterruptedError soon after `cancelled()` is true.");
-    m.def("evaluate", &evaluate, nb::arg("rows").none(), nb::arg("labels").none(), nb::arg("mean").none(), nb::arg("scale").none(), nb::arg("places").none(), nb::arg("templates").none(),
-          nb::arg("bias").none(), nb::arg("loss").none(), nb::arg("cancelled").none(),
-          "Sum of the losses, and number of right answers, of the rows at `places`; ends like `run_epoch`.");
+    define(m, "run_epoch", &run_epoch, "Visit the rows in batches and update templates and bias in place.", "flipped",
+           "width", "batch_size", "learning_rate", "l2", "cancelled");
+    define(m, "evaluate", &evaluate, "Return the sum of the losses, and of the weights of right answers.", "cancelled");
+    define(m, "objective", &objective,
+           "Return the sum of the losses, and write the sums of its gradients into gradient and bias_gradient.",
+           "gradient", "bias_gradient", "cancelled");
 }

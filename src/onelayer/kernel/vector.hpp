@@ -121,6 +121,15 @@ inline void add_sums(const Vector *v, float *to) {
     if constexpr (N > LANES) add_sums<N - LANES>(v + LANES, to + LANES);
 }
 
+// v, widened, added to the LANES numbers at `to`.
+inline void add(Vector v, double *to) {
+    typedef double Doubles __attribute__((vector_size(LANES * sizeof(double))));
+    Doubles sums;
+    memcpy(&sums, to, sizeof sums);
+    sums += __builtin_convertvector(v, Doubles);
+    memcpy(to, &sums, sizeof sums);
+}
+
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 inline float sum(Vector v) {
     return across(v, [](Vector a, Vector b) { return a + b; });

@@ -112,14 +112,14 @@ def _train_epoch(
     if cancelled():  # an epoch that is over in no time does not ask
         raise InterruptedError
     train, config = problem.splits.train, problem.config
-    windows = draw_windows(len(train), config.shuffle_blocks, problem.batch_size, rng)
+    windows = draw_windows(len(train), config.shuffle_blocks, min(config.batch_size, len(train)), rng)
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
     whole = replace(train, indices=train.indices[windows[0]])
     done = 0
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error
         for window in loaded(train, windows) if config.shuffle_blocks else (whole,):
             mirrored = None if flipped is None else flipped[done : done + len(window)]
-            backend.run_epoch(window, np.arange(len(window)), config.learning_rate_at(epoch), mirrored, cancelled)
+            backend.run_epoch(window, config.learning_rate_at(epoch), mirrored, cancelled)
             done += len(window)
 
 

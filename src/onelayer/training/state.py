@@ -14,7 +14,7 @@ from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.training.backends import Backend
-from onelayer.training.backends.choice import choose_backend
+from onelayer.training.backends.registry import choose_backend
 from onelayer.words import percent
 
 STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the epochs
@@ -156,11 +156,6 @@ class Problem:
             standardizer = replace(standardizer, constant=of_rows.constant) if standardizer else of_rows
         return cls(splits, config, standardizer, backend)
 
-    @property
-    def batch_size(self) -> int:
-        """The number of rows in a step, which fits the machine's numbers."""
-        return min(self.config.batch_size, len(self.splits.train))
-
     def begin(self, start: TrainingState | None = None) -> TrainingState:
         """Return the state to start from, which is `start` or has initial weights; constant features weigh 0.
 
@@ -180,7 +175,7 @@ class Problem:
 
     def open(self, layer: SoftmaxLayer) -> Backend:
         """Return a backend that holds this layer and the rows."""
-        return self.backend(layer, self.standardizer.for_training, l2=self.config.l2, batch_size=self.batch_size)
+        return self.backend(self.splits, self.config, self.standardizer.for_training, layer)
 
     def model(self, layer: SoftmaxLayer) -> Model:
         """Return the model that this layer makes."""

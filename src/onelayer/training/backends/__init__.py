@@ -1,4 +1,4 @@
-"""What training asks of whoever does the arithmetic."""
+"""The Backend protocol: the arithmetic of training, behind one seam."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,12 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
-from onelayer.data.dataset import Split
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
+
+Name = Literal["native", "numpy"]  # a backend, as the setting `backend` calls it
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Totals:
     loss : float
         Sum of the rows' losses, in nats.
     right : float
-        Rows whose largest logit is that of the true class; their number, where no row has a weight.
+        Sum over the rows whose largest logit is that of the true class; their number, where no row has a weight.
     """
 
     loss: float
@@ -28,28 +31,76 @@ class Totals:
 
 
 class Backend(Protocol):
-    """Holds a layer and trains it; bit-for-bit repeatable while BLAS has one thread, as in `onelayer.train`."""
+    """Holds a layer and trains it.
 
-    name: ClassVar[Literal["native", "numpy"]]  # as the setting `backend` calls it
+    It is bit-for-bit repeatable while BLAS has one thread, as in `onelayer.train`. Long work raises InterruptedError
+    soon after `cancelled()` is true.
 
-    def __init__(self, layer: SoftmaxLayer, standardizer: Standardizer, *, l2: float, batch_size: int) -> None: ...
+    Parameters
+    ----------
+    splits : Splits
+        The rows to train on and to evaluate. Methods also take splits of other data sets with the same features and
+        classes, such as the windows of a memory map.
+    config : TrainConfig
+        Gives the batch size and the penalty.
+    standardizer : Standardizer
+        Mean and scale of the training rows, float64; an infinite scale makes a feature 0 in every row.
+    layer : SoftmaxLayer
+        The layer to start from, in NumPy arrays of the type ``config.dtype``, for standardised rows. It is copied.
+    """
+
+    name: ClassVar[Name]
+
+    def __init__(
+        self, splits: Splits, config: TrainConfig, standardizer: Standardizer, layer: SoftmaxLayer
+    ) -> None: ...
+
+    @staticmethod
+    def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
+        """Return why this backend cannot train on these rows with these settings, or None if it can.
+
+        The words complete a sentence that begins with "the backend" and its name.
+        """
 
     @property
     def layer(self) -> SoftmaxLayer:
-        """The layer as NumPy arrays of its own, weights for standardised rows."""
+        """The layer as NumPy arrays of its own, with weights for standardised rows."""
 
     def run_epoch(
-        self,
-        train: Split,
-        order: np.ndarray,
-        learning_rate: float,
-        flipped: np.ndarray | None,
-        cancelled: Callable[[], bool],
+        self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
-        """Visit the rows at the places `order` (n,) in batches, mirrored where `flipped` (n,) is true.
+        """Train on the rows of a split, in the order of ``train.indices``, batch by batch.
 
-        Raises InterruptedError soon after `cancelled()` is true, as `evaluate` does.
+        Images are mirrored, left to right, where `flipped` (n,), bool, is true.
         """
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
-        """Loss and right answers of any layer over a whole split; may run while an epoch does, in another thread."""
+        """Return the loss and the right answers of any layer over a split.
+
+        It may run while an epoch does, in another thread.
+        """
+
+    def objective(
+        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the cost of any layer over a split and its gradient, in one pass over the rows.
+
+        Returns
+        -------
+        cost : float
+            The sum of the rows' losses, each times its weight, divided by ``split.weight``, plus the penalty; in nats.
+            On training rows, whose weights are 1 on average, this is `SoftmaxLayer.cost`.
+        dW : ndarray (d, K), float64
+            Derivative of the cost with respect to the weights for standardised rows.
+        db : ndarray (K,), float64
+            Derivative of the cost with respect to the bias.
+        """
+
+
+def penalised_mean(
+    loss: float, dW: np.ndarray, db: np.ndarray, layer: SoftmaxLayer, split: Split, l2: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return `Backend.objective` from the sums over the rows of a split: loss, dW (d, K) and db (K,), float64."""
+    exact = SoftmaxLayer(layer.weights.astype(np.float64), layer.bias, layer.loss)
+    cost = loss / split.weight + float(exact.penalty(l2))
+    return cost, dW / split.weight + 2 * l2 * exact.weights, db / split.weight

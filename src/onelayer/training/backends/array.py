@@ -1,18 +1,19 @@
 """The reference backend: one code for NumPy arrays and PyTorch tensors, through the array API standard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import array_api_compat.numpy
 import numpy as np
 from array_api_compat import to_device
 
-from onelayer.data.dataset import Split
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
-from onelayer.training.backends import Totals
+from onelayer.training.backends import Name, Totals, penalised_mean
 
 
 class ArrayBackend:
@@ -20,37 +21,39 @@ class ArrayBackend:
 
     Parameters
     ----------
-    layer : SoftmaxLayer
-        Where to start; NumPy arrays, whose floating-point type is that of the arithmetic.
-    standardizer : Standardizer
-        Of the training rows.
-    l2 : float
-    batch_size : int
+    splits, config, standardizer, layer
+        Those of `Backend`; the floating-point type of the layer is that of the arithmetic.
     namespace : module
         An array library in the form of ``array_api_compat``, e.g. ``array_api_compat.torch``.
     device : device of that library, or None
-        Where the arithmetic is done.
+        The device of the arithmetic, to which the raw rows are copied once.
     """
 
-    name: ClassVar[Literal["native", "numpy"]] = "numpy"
+    name: ClassVar[Name] = "numpy"
 
     def __init__(
         self,
-        layer: SoftmaxLayer,
+        splits: Splits,
+        config: TrainConfig,
         standardizer: Standardizer,
+        layer: SoftmaxLayer,
         *,
-        l2: float,
-        batch_size: int,
         namespace: ModuleType = array_api_compat.numpy,
         device: object = None,
     ) -> None:
         self._xp, self._device = namespace, device
-        self._loss, self._l2, self._batch_size = layer.loss, l2, batch_size
+        self._loss, self._l2, self._batch_size = layer.loss, config.l2, config.batch_size
         self._dtype = dtype = str(layer.weights.dtype)
         self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
         self._bias = self._array(layer.bias.copy())
         self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
         self._in_float64 = standardizer.to(self._array)
+        self._dataset = splits.dataset
+        self._on_device = None if namespace is array_api_compat.numpy else self._array(splits.dataset.rows)  # (n, d)
+
+    @staticmethod
+    def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
+        return None
 
     @property
     def layer(self) -> SoftmaxLayer:
@@ -58,49 +61,65 @@ class ArrayBackend:
         return SoftmaxLayer(templates.T, bias, self._loss)
 
     def run_epoch(
-        self,
-        train: Split,
-        order: np.ndarray,
-        learning_rate: float,
-        flipped: np.ndarray | None,
-        cancelled: Callable[[], bool],
+        self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
-        for start in range(0, len(order), self._batch_size):
+        for batch in train.blocks(self._batch_size):
             if cancelled():
                 raise InterruptedError
-            batch = slice(start, start + self._batch_size)
-            rows = train.rows(order[batch])
+            R, y = self._raw(train, batch), self._array(train.labels[batch])
             if flipped is not None and train.dataset.image_shape is not None:
-                _mirror(rows, flipped[batch], train.dataset.image_shape)
-            R, y = self._array(rows), self._array(train.labels[order[batch]])
-            weights = train.row_weights(order[batch])
+                R = self._mirrored(R, self._array(flipped[batch]), train.dataset.image_shape)
+            weights = train.row_weights(batch)
             w = None if weights is None else self._array(weights.astype(self._dtype))
-            folded = self._standardizer.input_layer(self._layer, R)
+            layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
+            folded = self._standardizer.input_layer(layer, R)
             dV, db = folded.gradients(self._inputs(R), y, row_weights=w)
             dW = self._standardizer.unfold_gradient(dV, db, R)
             if self._l2:
-                dW = dW + 2 * self._l2 * self._layer.weights
+                dW = dW + 2 * self._l2 * layer.weights
             self._templates -= learning_rate * dW.T
             self._bias -= learning_rate * db
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
-        layer = SoftmaxLayer(self._array(layer.weights.T).T, self._array(layer.bias), layer.loss)
-        folded = self._standardizer.input_layer(layer, self._array(split.rows(slice(0, 1))))
         loss, right = 0.0, 0.0
+        for _, S, y, w in self._logits(layer, split, cancelled):
+            loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
+            right += self._weighted_sum(likeliest(S) == y, w)
+        return Totals(loss, right)
+
+    def objective(
+        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        xp, loss, dV, dc = self._xp, 0.0, 0.0, 0.0
+        for X, S, y, w in self._logits(layer, split, cancelled):
+            loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
+            G = layer.loss.residual(S, y) * len(y)  # (k, K): the sum, and not the mean, of the block
+            if w is not None:
+                G = G * xp.astype(w, G.dtype)[:, None]
+            dV = dV + xp.astype((G.T @ X).T, xp.float64)  # (d, K)
+            dc = dc + xp.sum(xp.astype(G, xp.float64), axis=0)  # (K,)
+        dW = self._in_float64.unfold_gradient(dV, dc, self._raw(split, slice(0, 1)))
+        dW, db = (np.asarray(to_device(array, "cpu")) for array in (dW, dc))
+        return penalised_mean(loss, dW, db, layer, split, self._l2)
+
+    def _logits(
+        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[Array, Array, Array, Array | None]]:
+        """Yield inputs X (k, d), logits S (k, K), labels (k,) and weights (k,) of the rows, block by block."""
+        templates, bias = (self._array(a.astype(self._dtype, copy=False)) for a in (layer.weights.T, layer.bias))
+        layer = SoftmaxLayer(templates.T, bias, layer.loss)
+        folded = self._standardizer.input_layer(layer, self._raw(split, slice(0, 1)))
         for block in split.blocks(BLOCK_ROWS):
             if cancelled():
                 raise InterruptedError
-            S = folded.logits(self._inputs(self._array(split.rows(block))))  # (k, K)
-            y = self._array(split.labels[block])
-            losses = self._xp.astype(self._loss.of_rows(S, y), self._xp.float64)
-            hits = self._xp.astype(likeliest(S) == y, self._xp.float64)
+            X = self._inputs(self._raw(split, block))
             weights = split.row_weights(block)
-            if weights is not None:
-                w = self._array(weights)
-                losses, hits = losses * w, hits * w
-            loss += float(self._xp.sum(losses))
-            right += float(self._xp.sum(hits))
-        return Totals(loss, right)
+            w = None if weights is None else self._array(weights)
+            yield X, folded.logits(X), self._array(split.labels[block]), w
+
+    def _weighted_sum(self, values: Array, w: Array | None) -> float:
+        values = self._xp.astype(values, self._xp.float64)
+        return float(self._xp.sum(values if w is None else values * w))
 
     def _inputs(self, R: Array) -> Array:
         """Return what the input layer multiplies (n, d), for raw rows R (n, d)."""
@@ -109,17 +128,19 @@ class ArrayBackend:
         # Features may lie further from zero than float32 has digits for: the mean goes first.
         return self._xp.astype(self._in_float64.transform(R), getattr(self._xp, self._dtype), copy=False)
 
-    @property
-    def _layer(self) -> SoftmaxLayer:
-        return SoftmaxLayer(self._templates.T, self._bias, self._loss)
+    def _raw(self, split: Split, places: slice) -> Array:
+        """Return the raw rows (k, d) at `places` within the split, on the device."""
+        if self._on_device is None or split.dataset is not self._dataset:
+            return self._array(split.rows(places))
+        return self._xp.take(self._on_device, self._array(split.indices[places]), axis=0)
+
+    def _mirrored(self, R: Array, flipped: Array, image_shape: tuple[int, int, int]) -> Array:
+        """Return the rows R (n, d), mirrored left to right where `flipped` (n,) is true."""
+        images = self._xp.reshape(R, (-1, *image_shape))  # (n, c, h, w)
+        mirrored = self._xp.where(flipped[:, None, None, None], self._xp.flip(images, axis=-1), images)
+        return self._xp.reshape(mirrored, R.shape)
 
     def _array(self, array: np.ndarray) -> Array:
         if self._xp is array_api_compat.numpy:
             return array
         return self._xp.asarray(array, device=self._device, copy=True)  # a data set is read-only, which tensors are not
-
-
-def _mirror(rows: np.ndarray, flipped: np.ndarray, image_shape: tuple[int, int, int]) -> None:
-    """Mirror the rows (n, d) where `flipped` (n,) is true, left to right, in place."""
-    images = rows.reshape(-1, *image_shape)  # (n, c, h, w), a view
-    images[flipped] = images[flipped, :, :, ::-1]

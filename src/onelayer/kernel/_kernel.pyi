@@ -1,0 +1,81 @@
+"""The compiled kernel: mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier.
+
+Arrays are checked and never copied: they must be in C order and aligned. The arguments that the three passes share:
+
+- `rows` (n, d): uint8 pixels or float32 features, standardised by `mean` and `scale` (d,); an infinite scale makes a
+  feature 0 in every row.
+- `labels` (n,), values 0..K-1; `row_weights` (n,), factors on the losses of the rows, or None for 1.
+- `places` (count,): the rows that are visited, in this order.
+- `templates` (K, d) and `bias` (K,): the layer for standardised rows.
+- `loss`: softmax or sigmoid.
+- `cancelled`: asked about ten times a second; InterruptedError is raised soon after it returns true.
+
+A ValueError or TypeError begins with the name of the argument that is wrong.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+def variants() -> list[str]:
+    """Return the instruction sets that this machine can run, the quickest first."""
+
+def variant() -> str:
+    """Return the instruction set in use; the environment variable ONELAYER_KERNEL chooses another."""
+
+def run_epoch(
+    rows: NDArray[np.uint8] | NDArray[np.float32],
+    labels: NDArray[np.int64],
+    row_weights: NDArray[np.float64] | None,
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    templates: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    loss: str,
+    flipped: NDArray[np.bool_] | None,
+    width: int,
+    batch_size: int,
+    learning_rate: float,
+    l2: float,
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    """Visit the rows in batches and update `templates` and `bias` in place.
+
+    Rows are images of `width` columns, which are mirrored where `flipped` (count,) is true.
+    """
+
+def evaluate(
+    rows: NDArray[np.uint8] | NDArray[np.float32],
+    labels: NDArray[np.int64],
+    row_weights: NDArray[np.float64] | None,
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    templates: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    loss: str,
+    cancelled: Callable[[], bool] | None,
+) -> tuple[float, float]:
+    """Return the sum of the losses in nats, and of the right answers, each times the weight of its row."""
+
+def objective(
+    rows: NDArray[np.uint8] | NDArray[np.float32],
+    labels: NDArray[np.int64],
+    row_weights: NDArray[np.float64] | None,
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    templates: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    loss: str,
+    gradient: NDArray[np.float64],
+    bias_gradient: NDArray[np.float64],
+    cancelled: Callable[[], bool] | None,
+) -> float:
+    """Return the sum of the losses in nats, each times the weight of its row, and write its gradients.
+
+    `gradient` (K, d) and `bias_gradient` (K,) receive the derivatives of this sum with respect to `templates` and
+    `bias`. Products are taken in float32; sums over blocks of rows in float64.
+    """

@@ -1,0 +1,34 @@
+"""The list of backends, and the choice among them."""
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset
+from onelayer.errors import ConfigError
+from onelayer.training.backends import Backend
+from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.backends.native import NativeBackend
+
+# In order of preference. The last has no obstacle.
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (NativeBackend, ArrayBackend)}
+# With this many classes, and rows in a batch, a product of BLAS is as quick as the kernel or up to a tenth quicker.
+BLAS_SIZE = 512
+
+
+def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
+    """Return the backend for these rows and settings; its name, as a setting, chooses the same again.
+
+    Raises
+    ------
+    ConfigError
+        If the backend asked for has an obstacle, ONELAYER_KERNEL names an instruction set that this machine does not
+        have, or images are to be flipped where there are none.
+    """
+    if config.flip and dataset.image_shape is None:
+        raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
+    if config.backend == "auto":
+        if min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
+            return ArrayBackend
+        return next(backend for backend in BACKENDS.values() if backend.obstacle(dataset, config) is None)
+    backend = BACKENDS[config.backend]
+    if obstacle := backend.obstacle(dataset, config):
+        raise ConfigError(f"the backend {backend.name} {obstacle}, or use the backend {ArrayBackend.name}")
+    return backend
