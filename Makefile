@@ -2,6 +2,7 @@
 # make test     lint, types and tests
 # make check    compare the gradients with complex steps and central differences, and with PyTorch where it is installed
 # make benchmark   time onelayer against NumPy, PyTorch, scikit-learn and JAX, as far as they are installed
+# make lowest   run the tests with the lowest versions of the dependencies that pyproject.toml allows
 # make mutants   plant deliberate faults and see whether the tests notice; see docs/testing.md
 # make wheel    build a wheel in dist/, install it in an empty environment, and train there
 #
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 ARGS ?=
 # More packages for the tests, such as torch, without which the tests that compare with it are skipped.
 TEST_PACKAGES ?=
@@ -16,7 +18,7 @@ TEST_PACKAGES ?=
 # Other packages are another installation.
 TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(TEST_PACKAGES)))
 
-.PHONY: train check test mutants benchmark wheel clean
+.PHONY: train check test lowest mutants benchmark wheel clean
 
 train: $(VENV)/installed
 	$(VENV)/bin/onelayer train $(ARGS)
@@ -30,8 +32,15 @@ test: $(TESTS_INSTALLED)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2 --dist worksteal $(ARGS)
 
+# With Python 3.11 or 3.12: some of the lowest releases have no wheels for later ones.
+lowest: $(VENV)/bin/python
+	$(PIP) uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/lowest
+	$(VENV)/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct '.[onnx,parquet]' --group test
+	build/lowest/bin/pytest -n 2 --dist worksteal $(ARGS)
+
 mutants: $(TESTS_INSTALLED)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check nanobind cmake
+	$(PIP) nanobind cmake
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python tools/mutants.py $(ARGS)
 
 benchmark: $(VENV)/installed
@@ -50,10 +59,12 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: pyproject.toml $(VENV)/bin/python
 	@echo "installing into $(VENV), which takes a minute"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	@touch $@
 
+# pip knows --group since 25.1; the one that venv brings may be older.
 $(TESTS_INSTALLED): pyproject.toml $(VENV)/bin/python
 	@echo "installing into $(VENV), which takes a minute"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' $(TEST_PACKAGES)
+	$(PIP) 'pip>=25.1'
+	$(PIP) --editable '.[onnx,parquet]' --group dev $(TEST_PACKAGES)
 	@touch $@ $(VENV)/installed
