@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 TRAIN = """
@@ -70,3 +71,11 @@ def test_training_in_python_takes_three_packages_of_others(tmp_path):
     assert errors_without(others) == ""
     for name in needed:
         assert f"import of {name} halted" in errors_without(others | {name})
+
+
+def test_the_hook_formats_as_the_ruff_of_make_test():
+    if not (ROOT / ".pre-commit-config.yaml").exists():
+        pytest.skip("the tests lie apart from the project")
+    hook = re.search(r"/ruff-pre-commit\n +rev: v(\S+)\n", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    ruff = next(line for line in pyproject()["dependency-groups"]["dev"] if str(line).startswith("ruff"))
+    assert Requirement(ruff).specifier.contains(hook[1])
