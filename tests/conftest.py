@@ -190,3 +190,12 @@ def run_cli(monkeypatch, capsys, tmp_path):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def trained(run_cli, tiny_cifar, tmp_path):
+    """A run directory, trained on the tiny set."""
+    from helpers import TINY
+
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--quiet", *TINY)[0] == 0
+    return tmp_path / "run"

@@ -23,6 +23,8 @@ from onelayer.runs.directory import Run
 from onelayer.training.plain import gradient_descent
 from onelayer.training.train import train
 
+TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]  # a short training on the tiny set
+
 
 def toy_dataset(
     n: int = 300,

@@ -1,0 +1,124 @@
+"""Words of the command line and of a TOML file: aliases, and one line for each mistake."""
+
+import json
+
+import pytest
+from helpers import assert_one_line
+from PIL import Image
+
+
+def test_the_words_of_the_course_are_aliases(run_cli, tiny_cifar, tmp_path):
+    words = ["--eta", "0.02", "--lam=0.5", "--n-batch", "7", "--n_epochs", "1"]
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--no-figures", *words)[0] == 0
+    config = json.loads((tmp_path / "run" / "summary.json").read_text())["config"]
+    assert (config["learning_rate"], config["l2"], config["batch_size"], config["epochs"]) == (0.02, 0.5, 7, 1)
+
+
+def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar, tmp_path):
+    (tmp_path / "settings.toml").write_text(
+        f'data = "{tiny_cifar}"\neta = 0.02\nl2 = 1\nflip = true\nepochs = 1\nprotocol = "full"\n'
+        "validation-size = 30\nno_figures = true\nout = 'run'\n"
+    )
+    assert run_cli("train", "--config", "settings.toml", "--l2", "0.25")[0] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = summary["config"]
+    assert (config["learning_rate"], config["l2"], config["flip"], config["epochs"]) == (0.02, 0.25, True, 1)
+    assert summary["data"]["sizes"] == {"train": 270, "validation": 30, "test": 60}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learning_rat = 1", r"bad\.toml: unknown option learning_rat; did you mean learning_rate\?"),
+        ("learning_rate = 'fast'", r'learning_rate from bad\.toml: unable to convert "fast" into float'),
+        ("learning_rate = ", r"bad\.toml is no TOML file: "),
+        ("epochs = [1, 2]", r"bad\.toml: epochs takes one value, not \[1, 2\]"),
+        ("flip = 2", "bad.toml"),
+        ("epochs = 1.5", r"--epochs takes a whole number, not '1\.5'"),
+        ("a = " + "[" * 50_000, "bad.toml is no TOML file"),
+        ("learning_rate = -1", "learning rate -1.0 is not a positive number"),
+        ("[train]\nepochs = 1", r"bad\.toml: unknown option train"),
+        ("eta = 0.1\nlearning_rate = 0.2", r"bad\.toml: eta and learning_rate are the same option; keep one of them"),
+        ("n-epochs = 1\nn_epochs = 1", r"bad\.toml: n-epochs and n_epochs are the same option; keep one of them"),
+    ],
+)
+def test_a_bad_toml_file_is_one_line(run_cli, tmp_path, content, words):
+    (tmp_path / "bad.toml").write_text(content)
+    assert_one_line(run_cli("train", "--config", "bad.toml"), words)
+
+
+def test_a_toml_file_may_begin_with_a_byte_order_mark(run_cli, tiny_cifar, tmp_path):
+    (tmp_path / "settings.toml").write_text("epochs = 1\nno_figures = true", encoding="utf-8-sig")
+    assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--config", "settings.toml")[0] == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--learning-rate", "0"], "learning rate 0.0 is not a positive number"),
+        (["--learning-rate", "-0.1"], "learning rate -0.1 is not a positive number"),
+        (["--learning-rate", "nan"], "learning rate nan is not a positive number"),
+        (["--eta", "0"], "learning rate 0.0 is not a positive number"),
+        (["--batch-size", "0"], "batch size 0 is not a whole number of at least 1"),
+        (["--l2", "-1"], "l2 -1.0 is not zero or a positive number"),
+        (["--epochs", "-1"], "epochs -1 is not a whole number of at least 0"),
+        (["--epochs", "many"], "--epochs takes a whole number, not 'many'"),
+        (["--epochs", "2.7"], r"--epochs takes a whole number, not '2\.7'"),
+        (["--n-batch", "0.6"], r"--batch-size takes a whole number, not '0\.6'"),
+        (["--seed", "1e3"], "--seed takes a whole number, not '1e3'"),
+        (["--decay-factor", "1.5"], r"decay factor 1\.5 is not in \(0, 1\]"),
+        (["--init-std", "1e39"], r"init std 1e\+39 is not a number from 0 to 1e6"),
+        (["--data", ""], "the path of the data is empty"),
+        (["--data", "x" * 300], "no such file or folder"),
+        (["--data", "y/" + "x" * 300], "File name too long|no such file"),
+        (["--config", "x" * 300], "File name too long"),
+        (["--loss", "hinge"], 'Invalid value "hinge" for --loss. Choose from: "softmax", "sigmoid"'),
+        (["--learning-rat", "1"], r"Unknown option: --learning-rat\. Did you mean --learning-rate\?"),
+        (["--config", "missing.toml"], "missing.toml: No such file or directory; --config takes a TOML file"),
+        (["--data", "nowhere/at-all"], "nowhere/at-all: no such file or folder"),
+        (["--data", "cifar11"], "cifar11: no such file or folder, .* did you mean cifar10"),
+        (["--data", "digits", "--protocol", "batch"], "digits has no data_batch_1.*; use the protocol stratified"),
+        (["--data", "digits", "--test-size", "2000"], "test size 2000 leaves nothing of 1797 rows"),
+        (["--data", "digits", "--out", "file"], "cannot make the directory file: File exists"),
+    ],
+)
+def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("")
+    assert_one_line(run_cli("train", *arguments), words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_command_is_one_line(run_cli):
+    assert_one_line(run_cli("trian"), 'Unknown command "trian". Did you mean "train"')
+
+
+def test_a_folder_without_cifar_is_one_line(run_cli, tmp_path):
+    assert_one_line(run_cli("train", "--data", tmp_path), "holds no data that onelayer reads")
+    assert_one_line(run_cli("data", tmp_path), "holds no data that onelayer reads")
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "figures", "predict", "explain", "export"])
+def test_commands_that_need_a_run_say_so(run_cli, tmp_path, command):
+    more = {"predict": ["image.png"], "explain": ["image.png"], "export": ["model.onnx"]}.get(command, [])
+    assert_one_line(run_cli(command, "missing", *more), "missing: no such run directory")
+    (tmp_path / "other").mkdir()
+    assert_one_line(run_cli(command, "other", *more), "other is no run of onelayer")
+
+
+def test_file_names_are_taken_as_they_are(run_cli, trained, tmp_path):
+    for name in ("[cat].png", "--my_pic.png", "--eta", '["a", "b"].png', "ü ☃.png"):
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / name, format="PNG")
+        code, out, err = run_cli("predict", trained, "--json", "--", name)
+        assert (code, err) == (0, ""), name
+        assert json.loads(out)[0]["image"] == name
+    assert_one_line(run_cli("predict", trained, "."), r"\.: a folder, not an image")
+    assert_one_line(run_cli("predict", trained, "x" * 300), "File name too long")
+    assert_one_line(run_cli("resume", "x" * 300), "File name too long")
+
+
+def test_words_that_no_command_takes_are_one_line(run_cli):
+    assert (
+        run_cli("explain", "a", "b", "c", "d")[2]
+        == "onelayer: there is no place for 'c'; see onelayer explain --help\n"
+    )
