@@ -8,7 +8,7 @@ from typing import Any
 
 from cyclopts import UnusedCliTokensError
 
-from onelayer.cli import commands, studies  # noqa: F401, their commands join the app
+from onelayer.cli import data, models, studies, sweep, training  # noqa: F401, their commands join the app
 from onelayer.cli.app import app, canonical, takes
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
 from onelayer.words import printable

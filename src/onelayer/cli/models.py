@@ -1,172 +1,26 @@
-"""The commands. They parse, print and show progress; the rooms below do the work. `onelayer.__main__` calls them."""
+"""The commands that use a finished model: evaluate, predict, explain and export."""
 
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
-from onelayer.errors import ConfigError, DataError, DivergedError, UnitWarning
+from onelayer.errors import ConfigError, DataError, UnitWarning
 from onelayer.words import counted, percent, printable
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
 
-    from onelayer.cli.screen import Screen
-    from onelayer.data.dataset import Splits
     from onelayer.model import Model
-    from onelayer.runs.directory import Run
-    from onelayer.runs.plan import Plan
-    from onelayer.training.state import TrainingResult
 
-
-ROWS_AT_ONCE = 4096  # classified
 RunArgument = Annotated[Path, Parameter(name="RUN")]
 
 
-@app.command
-def train(
-    *,
-    data: str = "auto",
-    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
-    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
-    out: Path | None = None,
-    overwrite: bool = False,
-    no_figures: bool = False,
-    quiet: bool = False,
-    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-) -> None:
-    """Train a classifier and leave a run directory with its model, curves and pictures.
-
-    Parameters
-    ----------
-    data
-        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
-    out
-        The run directory; by default the next free one in runs/.
-    overwrite
-        Replace the run in --out.
-    no_figures
-        Draw no pictures.
-    quiet
-        Print errors only.
-    config_file
-        TOML file that sets these options by the same names; the command line wins.
-    """
-    from onelayer.cli.screen import Screen
-    from onelayer.data import load_splits
-    from onelayer.kernel import kernel
-    from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
-    from onelayer.runs.plan import Plan
-    from onelayer.runs.training import start
-    from onelayer.training.state import Problem, warn_of_units
-
-    screen = Screen(quiet)
-    with screen.working("reading") as progress:
-        splits = load_splits(data, split_config, source_config, progress=progress)
-    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
-    problem = Problem.of(splits, config)  # refuses what does not fit before anything is made
-    warn_of_units(splits)
-    with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
-        run = Run.create(path, overwrite=overwrite)
-        screen.data(splits, classes=True)
-        if config.backend == "auto" and kernel is None:
-            screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
-        with _resumable(run):
-            with screen.training(0, config.epochs) as on_epoch:
-                result = start(run, plan, problem, on_epoch)
-            _finish(screen, run, plan, splits, result, no_figures)
-
-
-@app.command
-def resume(
-    run_directory: RunArgument,
-    /,
-    *,
-    epochs: int | None = None,
-    data: str | None = None,
-    no_figures: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Go on with an interrupted run, to the same bits as if nothing had interrupted it.
-
-    Parameters
-    ----------
-    run_directory
-        The run directory.
-    epochs
-        Train for more epochs than the run was made for.
-    data
-        Where the run's data are now, if they were moved.
-    no_figures
-        Draw no pictures.
-    quiet
-        Print errors only.
-    """
-    from onelayer.cli.screen import Screen
-    from onelayer.runs import training as runs
-    from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
-
-    screen = Screen(quiet)
-    run = Run.open(run_directory)
-    with claimed(run.path):
-        plan, state = run.read_checkpoint()
-        with screen.working("reading") as progress:
-            splits = plan.load_splits(data, progress)
-        screen.data(splits)
-        target = plan.config.epochs if epochs is None else epochs
-        what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
-        screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
-        with _resumable(run):
-            with screen.training(state.epoch, target) as on_epoch:
-                result = runs.resume(run, splits, epochs, on_epoch)
-            plan, _ = run.read_checkpoint()
-            _finish(screen, run, plan, splits, result, no_figures)
-
-
-@app.command
-def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: int = 10, seed: int = 42) -> None:
-    """Compare the hand-written gradients with PyTorch, complex steps and central differences; exit 1 if they differ.
-
-    Parameters
-    ----------
-    data
-        Where the rows come from; as --data of train takes it.
-    samples
-        Rows (n).
-    features
-        Features of each row (d), evenly spaced over the pixels.
-    classes
-        Classes (K).
-    seed
-        Of the weights.
-    """
-    from onelayer.analysis.gradcheck import check_gradients, sample_rows
-    from onelayer.cli.screen import Screen
-    from onelayer.data.sources import load_preferred
-    from onelayer.losses import LOSSES
-
-    screen = Screen()
-    with screen.working("reading") as progress:
-        dataset = load_preferred(data, ("data_batch_1",), progress=progress)
-    screen.notes(dataset)
-    X, y = sample_rows(dataset, samples, features, classes)
-    screen.say(f"{dataset.name}: n = {samples} rows, d = {features} features, K = {classes} classes, float64")
-    reports = []
-    for loss in LOSSES:
-        with screen.working(f"checking {loss}") as progress:
-            reports.append(check_gradients(X, y, n_classes=classes, loss=loss, seed=seed, progress=progress))
-    screen.gradients(reports)
-    if not all(report.passed for report in reports):
-        sys.exit(1)
+ROWS_AT_ONCE = 4096  # classified
 
 
 @app.command
@@ -353,55 +207,6 @@ def export(
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
 
 
-@app.command
-def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
-    """Draw the pictures of a run again.
-
-    Parameters
-    ----------
-    run_directory
-        The run directory.
-    data
-        Where the run's data are now, if they were moved.
-    """
-    from onelayer.cli.screen import Screen
-    from onelayer.pictures.finished import draw_run
-    from onelayer.runs.directory import Run
-
-    screen = Screen()
-    run = Run.open(run_directory)
-    plan, state = run.read_checkpoint()
-    model = run.read_model()
-    with screen.working("reading") as progress:
-        splits = plan.load_splits(data, progress)
-    with screen.working("drawing") as progress:
-        draw_run(run, plan, state.history, model, splits, progress)
-    screen.files(run.path)
-
-
-@app.command
-def data(
-    source: str = "auto",
-    /,
-    *,
-    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
-) -> None:
-    """Tell what a source of data holds.
-
-    Parameters
-    ----------
-    source
-        As --data of train takes it.
-    """
-    from onelayer.cli.screen import Screen
-    from onelayer.data import load
-
-    screen = Screen()
-    with screen.working("reading") as progress:
-        dataset = load(source, source_config, progress=progress)
-    screen.dataset(dataset)
-
-
 def _is_array(path: Path) -> bool:
     return path.suffix.lower() == ".npy"
 
@@ -433,29 +238,3 @@ def _ranked_classes(model: "Model", rows: "np.ndarray", top: int) -> Iterator[di
         S = model.unchecked_logits(rows[start : start + ROWS_AT_ONCE])
         for logits, probabilities in zip(S, model.layer.loss.probabilities(S), strict=True):
             yield {model.class_names[k]: float(probabilities[k]) for k in ranked(logits)[:top]}
-
-
-@contextmanager
-def _resumable(run: "Run") -> Iterator[None]:
-    """Say how to go on after what stops a run."""
-    from onelayer.runs.directory import resume_command
-
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        hint = f"; go on with: {resume_command(run.path)}" if run.checkpoint_path.exists() else ""
-        raise type(stop)(f"stopped{hint}") from None
-    except DivergedError as error:
-        raise DivergedError(f"{error}; {run.path} keeps the weights of epoch {error.epoch - 1}", error.epoch) from None
-
-
-def _finish(
-    screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
-) -> None:
-    from onelayer.pictures.finished import draw_run
-
-    if not no_figures:
-        with screen.working("drawing") as progress:
-            draw_run(run, plan, result.state.history, result.model, splits, progress)
-    screen.result(result)
-    screen.files(run.path)

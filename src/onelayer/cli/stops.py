@@ -1,0 +1,47 @@
+"""Say how to go on with work that Ctrl-C or a diverged run stopped."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onelayer.errors import DivergedError
+
+if TYPE_CHECKING:
+    from onelayer.runs.directory import Run
+
+
+@contextmanager
+def resumable(run: "Run") -> Iterator[None]:
+    """Name the command that goes on with a run, if something stops the run."""
+    from onelayer.runs.directory import resume_command
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        hint = f"; go on with: {resume_command(run.path)}" if run.checkpoint_path.exists() else ""
+        raise type(stop)(f"stopped{hint}") from None
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {run.path} keeps the weights of epoch {error.epoch - 1}", error.epoch) from None
+
+
+@contextmanager
+def repeatable(path: Path, *, given: bool, overwrite: bool) -> Iterator[None]:
+    """Name the options with which the same command goes on, if Ctrl-C stops it.
+
+    Parameters
+    ----------
+    path : Path
+        The directory that the command writes.
+    given : bool
+        The command line names this directory.
+    overwrite : bool
+        The command line has --overwrite, which would start anew.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        command = "the same command" + " without --overwrite" * overwrite
+        place = "" if given else f" and --out {shlex.quote(str(path))}"
+        raise type(stop)(f"stopped; go on with {command}{place}") from None

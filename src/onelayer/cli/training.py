@@ -1,0 +1,161 @@
+"""The commands that train a run, go on with one, and draw one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from onelayer.cli.app import app
+from onelayer.cli.stops import resumable
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.words import counted
+
+if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+    from onelayer.cli.screen import Screen
+    from onelayer.data.dataset import Splits
+    from onelayer.runs.directory import Run
+    from onelayer.runs.plan import Plan
+    from onelayer.training.state import TrainingResult
+
+RunArgument = Annotated[Path, Parameter(name="RUN")]
+
+
+@app.command
+def train(
+    *,
+    data: str = "auto",
+    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
+    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
+    out: Path | None = None,
+    overwrite: bool = False,
+    no_figures: bool = False,
+    quiet: bool = False,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> None:
+    """Train a classifier and leave a run directory with its model, curves and pictures.
+
+    Parameters
+    ----------
+    data
+        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
+    out
+        The run directory; by default the next free one in runs/.
+    overwrite
+        Replace the run in --out.
+    no_figures
+        Draw no pictures.
+    quiet
+        Print errors only.
+    config_file
+        TOML file that sets these options by the same names; the command line wins.
+    """
+    from onelayer.cli.screen import Screen
+    from onelayer.data import load_splits
+    from onelayer.kernel import kernel
+    from onelayer.runs.claim import claimed
+    from onelayer.runs.directory import Run
+    from onelayer.runs.plan import Plan
+    from onelayer.runs.training import start
+    from onelayer.training.state import Problem, warn_of_units
+
+    screen = Screen(quiet)
+    with screen.working("reading") as progress:
+        splits = load_splits(data, split_config, source_config, progress=progress)
+    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
+    problem = Problem.of(splits, config)  # refuses what does not fit before anything is made
+    warn_of_units(splits)
+    with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
+        run = Run.create(path, overwrite=overwrite)
+        screen.data(splits, classes=True)
+        if config.backend == "auto" and kernel is None:
+            screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
+        with resumable(run):
+            with screen.training(0, config.epochs) as on_epoch:
+                result = start(run, plan, problem, on_epoch)
+            _finish(screen, run, plan, splits, result, no_figures)
+
+
+@app.command
+def resume(
+    run_directory: RunArgument,
+    /,
+    *,
+    epochs: int | None = None,
+    data: str | None = None,
+    no_figures: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Go on with an interrupted run, to the same bits as if nothing had interrupted it.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    epochs
+        Train for more epochs than the run was made for.
+    data
+        Where the run's data are now, if they were moved.
+    no_figures
+        Draw no pictures.
+    quiet
+        Print errors only.
+    """
+    from onelayer.cli.screen import Screen
+    from onelayer.runs import training as runs
+    from onelayer.runs.claim import claimed
+    from onelayer.runs.directory import Run
+
+    screen = Screen(quiet)
+    run = Run.open(run_directory)
+    with claimed(run.path):
+        plan, state = run.read_checkpoint()
+        with screen.working("reading") as progress:
+            splits = plan.load_splits(data, progress)
+        screen.data(splits)
+        target = plan.config.epochs if epochs is None else epochs
+        what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
+        screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
+        with resumable(run):
+            with screen.training(state.epoch, target) as on_epoch:
+                result = runs.resume(run, splits, epochs, on_epoch)
+            plan, _ = run.read_checkpoint()
+            _finish(screen, run, plan, splits, result, no_figures)
+
+
+@app.command
+def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
+    """Draw the pictures of a run again.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    data
+        Where the run's data are now, if they were moved.
+    """
+    from onelayer.cli.screen import Screen
+    from onelayer.pictures.finished import draw_run
+    from onelayer.runs.directory import Run
+
+    screen = Screen()
+    run = Run.open(run_directory)
+    plan, state = run.read_checkpoint()
+    model = run.read_model()
+    with screen.working("reading") as progress:
+        splits = plan.load_splits(data, progress)
+    with screen.working("drawing") as progress:
+        draw_run(run, plan, state.history, model, splits, progress)
+    screen.files(run.path)
+
+
+def _finish(
+    screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
+) -> None:
+    if not no_figures:
+        from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
+
+        with screen.working("drawing") as progress:
+            draw_run(run, plan, result.state.history, result.model, splits, progress)
+    screen.result(result)
+    screen.files(run.path)
