@@ -29,13 +29,14 @@ def data(
     source
         As --data of train takes it.
     """
+    from onelayer.cli.results import print_dataset
     from onelayer.cli.screen import Screen
     from onelayer.data import load
 
     screen = Screen()
     with screen.working("reading") as progress:
         dataset = load(source, source_config, progress=progress)
-    screen.dataset(dataset)
+    print_dataset(screen, dataset)
 
 
 @app.command
@@ -56,6 +57,7 @@ def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: 
         Of the weights.
     """
     from onelayer.analysis.gradcheck import check_gradients, sample_rows
+    from onelayer.cli.results import print_gradients
     from onelayer.cli.screen import Screen
     from onelayer.data.sources import load_preferred
     from onelayer.losses import LOSSES
@@ -70,6 +72,6 @@ def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: 
     for loss in LOSSES:
         with screen.working(f"checking {loss}") as progress:
             reports.append(check_gradients(X, y, n_classes=classes, loss=loss, seed=seed, progress=progress))
-    screen.gradients(reports)
+    print_gradients(screen, reports)
     if not all(report.passed for report in reports):
         sys.exit(1)

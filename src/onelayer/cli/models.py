@@ -43,6 +43,7 @@ def evaluate(
         Which rows; all are those of every split. By default test, or all of another source that has no test part.
     """
     from onelayer.analysis.evaluation import evaluate
+    from onelayer.cli.results import print_evaluation
     from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
 
@@ -56,7 +57,7 @@ def evaluate(
     if note:
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
-    screen.evaluation(f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
+    print_evaluation(screen, f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
 
 
 @app.command
@@ -150,6 +151,7 @@ def explain(
         How many classes to show.
     """
     from onelayer.analysis.explanation import explain
+    from onelayer.cli.results import print_explanation
     from onelayer.cli.screen import Screen
     from onelayer.data.untrusted.images import read_image
     from onelayer.files import EXPLAINED, is_explanation, png, write_over
@@ -174,7 +176,7 @@ def explain(
     write_over(out, png(figure, EXPLAINED), is_explanation)
     if note:
         screen.say(f"note: {note}")
-    screen.explanation(explained, names)
+    print_explanation(screen, explained, names)
     screen.say(str(out))
 
 

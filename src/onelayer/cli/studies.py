@@ -40,6 +40,7 @@ def compare(
     split
         On which rows; by default test, but validation where a run has left the test rows alone.
     """
+    from onelayer.cli.results import print_comparison
     from onelayer.cli.screen import Screen
     from onelayer.experiments.comparison import compare_runs, find_runs, pair
 
@@ -62,7 +63,7 @@ def compare(
     screen.say(f"{splits.dataset.name}, {split}: {comparison.rows:,} rows; {pairing.settings}")
     screen.say(f"A {a}: {percent(comparison.accuracy_a)}")
     screen.say(f"B {b}: {percent(comparison.accuracy_b)}")
-    screen.comparison(comparison)
+    print_comparison(screen, comparison)
 
 
 @app.command
@@ -102,6 +103,7 @@ def study(
     quiet
         Print errors only.
     """
+    from onelayer.cli.results import print_finding
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.experiments.study import run_study
@@ -129,7 +131,7 @@ def study(
                 on_progress=on_progress,
             )
         for finding in findings:
-            screen.finding(finding)
+            print_finding(screen, finding)
         screen.say("")
         screen.files(path)
         _write_report(screen, [path], path / "report.html", data)
@@ -205,7 +207,8 @@ def diagnose(*words: Annotated[str, Parameter(name="FIGURE", allow_leading_hyphe
     words
         --setting and the options above, as many as you have.
     """
+    from onelayer.cli.results import print_diagnoses
     from onelayer.cli.screen import Screen
     from onelayer.experiments.coursework.diagnosis import diagnose, parse
 
-    Screen().diagnoses(diagnose(parse(words)))
+    print_diagnoses(Screen(), diagnose(parse(words)))

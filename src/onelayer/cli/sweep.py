@@ -96,6 +96,7 @@ def sweep(
     config_file
         TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
+    from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.experiments import sweep as sweeps
@@ -128,7 +129,7 @@ def sweep(
                 report_all=report_test == "all",
                 figures=figures,
             )
-    screen.sweep(plan, results, refitted)
+    print_sweep(screen, plan, results, refitted)
     screen.files(made.path)
     runs = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
     if sweeps.choose(results) is None or any(run.status == "damaged" for run in runs):

@@ -152,10 +152,12 @@ def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
 def _finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
+    from onelayer.cli.results import print_result
+
     if not no_figures:
         from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
 
         with screen.working("drawing") as progress:
             draw_run(run, plan, result.state.history, result.model, splits, progress)
-    screen.result(result)
+    print_result(screen, result)
     screen.files(run.path)

@@ -1,0 +1,205 @@
+"""The results that commands print: words and tables."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onelayer.analysis.evaluation import Evaluation
+from onelayer.analysis.explanation import Explanation
+from onelayer.analysis.gradcheck import GradientReport
+from onelayer.cli.screen import Screen
+from onelayer.data.dataset import Dataset
+from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
+from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
+from onelayer.training.state import TrainingResult
+from onelayer.words import counted, mean_and_sd, percent, row_count
+
+if TYPE_CHECKING:
+    from onelayer.experiments.comparison import Comparison
+    from onelayer.experiments.study import Finding
+
+
+SHOWN = 3  # diagnoses side by side, for narrow terminals
+
+
+def print_dataset(screen: Screen, dataset: Dataset) -> None:
+    """Print what a data set holds."""
+    official = {True: "yes, to the last bit", False: "no", None: "nothing is published to compare with"}
+    n, d = dataset.rows.shape
+    facts = [
+        ["name", dataset.name],
+        ["rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers"],
+        ["image shape", "no images" if dataset.image_shape is None else " x ".join(map(str, dataset.image_shape))],
+        ["official", official[dataset.official]],
+        ["fingerprint", dataset.fingerprint],
+    ]
+    for name, value in facts:
+        screen.say(f"{name:12} {value}")
+    screen.notes(dataset)
+    everything = np.arange(n)
+    parts = {part: everything[rows] for part, rows in dataset.parts.items()} or {"rows": everything}
+    K = len(dataset.class_names)
+    counts = np.array([np.bincount(dataset.labels[rows], minlength=K) for rows in parts.values()])  # (parts, K)
+    named = zip([*dataset.class_names, "all"], [*counts.T, counts.sum(axis=1)], strict=True)
+    screen.say("")
+    columns = [part.removeprefix("data_").replace("_", " ") for part in parts]  # short, for narrow terminals
+    screen.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
+
+
+def print_result(screen: Screen, result: TrainingResult) -> None:
+    """Print loss, cost and accuracy of each split after training."""
+    rows = [[name, f"{s.loss:.4f}", f"{s.cost:.4f}", percent(s.accuracy)] for name, s in result.scores.items()]
+    screen.say("")
+    screen.table("", "loss (nats)", "cost (nats)", "accuracy", rows=rows)
+    history = result.state.history
+    if history and history[0].test_accuracy is not None:
+        screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
+    if advice := result.advice:
+        screen.say(f"note: {advice}")
+    seconds = sum(record.seconds for record in history)
+    screen.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend})")
+
+
+def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
+    """Print the worst element of each gradient against each oracle, and what failed."""
+    comparisons = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
+    pairs = zip(comparisons[::2], comparisons[1::2], strict=True)  # dW and db
+    rows = [
+        [dW.loss, f"{dW.l2:g}", dW.point, dW.oracle]
+        + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
+        for dW, db in pairs
+    ]
+    screen.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where;")
+    screen.say("eps is a quarter of the largest gradient, ordinary logits are of order 1, large ones of 1e4")
+    screen.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
+    for reason in dict.fromkeys(note for report in reports for note in (*report.skipped.values(), report.sample)):
+        if reason:
+            screen.say(f"note: {reason}")
+    failed = [report.message for report in reports if not report.passed]
+    oracles = ", ".join(dict.fromkeys(c.oracle for c in comparisons))
+    for message in failed or [f"all gradients agree with {oracles}"]:
+        screen.say(message)
+
+
+def print_diagnoses(screen: Screen, diagnoses: list[Diagnosis]) -> None:
+    """Say which mistakes explain the figures given, how to mend them, and what the likeliest predict."""
+    tied = [diagnosis for diagnosis in diagnoses if diagnosis.tied]
+    count = len(tied[0].predictions)
+    figures = "the figure" if count == 1 else f"the {count} figures"
+    explained = tied[0].explains
+    if not explained:
+        screen.say(f"Nothing known here explains {figures}. The nearest, which does not either:")
+    elif len(tied) > 1:
+        screen.say(f"Each of these explains {figures}; losses, costs, epoch 1 and other settings may tell them apart:")
+    else:
+        screen.say(f"This explains {figures}:")
+    for diagnosis in tied:
+        off = f"{diagnosis.worst:.1f} spreads off"
+        screen.say(f"{diagnosis.name}: {diagnosis.mistake.title} ({off if count == 1 else f'at most {off}'})")
+        if explained and tied[0].name != "none":  # there is something to mend
+            screen.say(f"    {diagnosis.mistake.remedy}")
+    screen.say("")
+    shown = diagnoses[:SHOWN]
+    rows = [
+        [p.setting, p.figure, _of_figure(p.figure, p.given)]
+        + [f"{_of_figure(p.figure, q.mean)} ± {_of_figure(p.figure, q.spread)}" for q in alternatives]
+        for p, *alternatives in zip(shown[0].predictions, *(d.predictions for d in shown), strict=True)
+    ]
+    screen.table("setting", "figure", "given", *(diagnosis.name for diagnosis in shown), rows=rows, words=2)
+    screen.say("after ±, a spread: the standard deviation over seeds, widened by what other code may differ by")
+
+
+def print_explanation(screen: Screen, explained: Explanation, class_names: list[str]) -> None:
+    """Print the sums that the logits of the likeliest classes are."""
+    numbers = (explained.probabilities, explained.logits, explained.bias, explained.logits - explained.bias)
+    rows = [
+        [name, percent(p), *(f"{number:+z.4f}" for number in parts)]
+        for name, p, *parts in zip(class_names, *numbers, strict=True)
+    ]
+    screen.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
+
+
+def print_evaluation(screen: Screen, name: str, evaluation: Evaluation, class_names: tuple[str, ...]) -> None:
+    """Print loss and accuracy of a split, and the accuracy by class."""
+    accuracy = f"{percent(evaluation.accuracy)} ± {100 * evaluation.standard_error:.2f} (standard error)"
+    rows_in_all = f"{len(evaluation.labels):,} rows{'' if evaluation.weights is None else ', counted by weight'}"
+    screen.say(f"{name}: {rows_in_all}, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
+    counts = evaluation.confusion.sum(axis=1)
+    rows = [
+        [class_name, row_count(count), percent(accuracy) if count else "-"]
+        for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
+    ]
+    screen.table("class", "rows", "accuracy", rows=rows)
+
+
+def print_finding(screen: Screen, finding: "Finding") -> None:
+    """Print an answer of a study."""
+    screen.say(f"\n{finding.title}")
+    screen.table(*finding.columns, rows=[list(row) for row in finding.rows], words=len(finding.columns))
+    screen.say(finding.verdict)
+
+
+def print_comparison(screen: Screen, comparison: "Comparison") -> None:
+    """Print which rows A and B get right, the test, the intervals, and the verdict."""
+    from onelayer.experiments.comparison import in_points  # scipy, which it loads, takes a second
+
+    c = comparison
+    several = f", summed over {c.pairs} seeds" if c.pairs > 1 else ""
+    counts = [row_count(rows) for rows in (c.both, c.only_a, c.only_b, c.neither)]
+    rows = [["A right", *counts[:2]], ["A wrong", *counts[2:]]]
+    screen.table(f"rows{several}", "B right", "B wrong", rows=rows)
+    rows_test = "McNemar's exact test" if c.seed_p_value is None else "exact sign test over the rows"
+    screen.say(f"p value {c.row_p_value:.2g} ({rows_test})")
+    if c.seed_p_value is not None and not math.isnan(c.seed_p_value):
+        screen.say(f"p value {c.seed_p_value:.2g} (paired t test over the seeds)")
+    for source, interval in (("rows", c.row_interval), ("seeds", c.seed_interval)):
+        if interval:
+            screen.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")
+    if c.seed_interval:
+        screen.say(f"over both: {in_points(c.difference, c.interval, sign='+')}")
+    screen.say(c.verdict())
+
+
+def print_sweep(
+    screen: Screen, plan: SweepPlan, results: Sequence[SettingResult], refitted: SettingResult | None
+) -> None:
+    """Print the settings of a sweep, the best first, what was chosen, and what became of other runs."""
+    names = plan.varied or ("learning_rate", "l2")
+    read = {split for result in results for run in result.runs for split in run.scores}
+    shown = [split for split in ("train", "validation", "test") if split in read]
+    rows = []
+    for result in results:
+        values = [getattr(result.config, name) for name in names]
+        settings = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in values]
+        others = Counter(run.status for run in result.runs if run.status != "complete")
+        runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
+        scores = (mean_and_sd(*result.mean_sd(split)) for split in shown)
+        rows.append([f"{result.setting:03}", *settings, *scores, ", ".join(runs)])
+    screen.say("")
+    words = [name.replace("_", " ") for name in names]
+    screen.table("", *words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=1 + len(words))
+    if len(plan.seeds) > 1:
+        screen.say(f"mean ± standard deviation of the accuracy over {len(plan.seeds)} seeds")
+    best = choose(results)
+    if best:
+        chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0][1:], strict=False))
+        screen.say(f"chosen by validation accuracy: {chosen}")
+        if refitted:
+            screen.say(f"test, refitted on train and validation rows: {mean_and_sd(*refitted.mean_sd('test'))} %")
+    else:
+        screen.say("nothing is chosen: no run is complete; if all diverged, try shorter steps")
+    if any(result.has_test for result in results[1:]):
+        screen.say("note: the test figures of the other settings are for looking at; they must not choose")
+    elif best and best.has_test:
+        screen.say("the test rows were read for this setting only")
+    for result in (*results, *filter(None, [refitted])):
+        for run in result.runs:
+            if run.status == "damaged":
+                screen.say(f"note: left out a damaged run: {run.note}; without its directory it is trained again")
+
+
+def _of_figure(figure: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if is_accuracy(figure) else f"{value:.3f}"
