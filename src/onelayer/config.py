@@ -1,4 +1,4 @@
-"""The settings, each declared, documented and checked once.
+"""The settings; each is declared, documented and checked once.
 
 The command line builds its options from these classes, a TOML file sets the same names, and a run records them.
 """
@@ -14,38 +14,38 @@ from onelayer.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a layer is trained.
+    """Settings of training.
 
     Parameters
     ----------
     learning_rate
-        Step size of gradient descent (also --eta).
+        Step size of gradient descent (also --lr, --eta).
     l2
-        Weight lambda of the penalty lambda ||W||^2 (also --lam).
+        Weight lambda of the penalty lambda ||W||^2; 0 is no penalty (also --lam).
     batch_size
-        Rows in a step; the last batch of an epoch may be shorter (also --n-batch).
+        Rows in a step; the last batch of an epoch may be smaller (also --n-batch).
     epochs
-        Passes over the training rows; 0 leaves the initial weights (also --n-epochs).
+        Passes over the training rows; 0 keeps the initial weights (also --n-epochs).
     loss
-        softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
+        Loss: softmax with cross-entropy, or one sigmoid per class with binary cross-entropy.
     shuffle_blocks
-        For data larger than memory: shuffle blocks of so many rows, and the rows of 64 blocks; 0 shuffles all rows.
+        Rows in a block; blocks are shuffled, then rows within 64 blocks, for data larger than memory; 0 shuffles all.
     flip
-        Mirror each training image left to right with probability 1/2, anew in every epoch.
+        Mirror each training image left to right with probability 1/2, drawn again in every epoch.
     decay_every
-        Multiply the learning rate by --decay-factor after every so many epochs; 0 keeps it.
+        Epochs after which the learning rate is multiplied by --decay-factor, each time; 0 keeps it constant.
     decay_factor
-        See --decay-every.
+        Factor for the learning rate, from 0 to 1; used with --decay-every.
     init_std
         Standard deviation of the initial weights.
     dtype
         Floating-point type of the arithmetic.
     seed
-        Of the initial weights, the order of the rows, and the flips.
+        Seed for the initial weights, the row order and the flips.
     backend
-        Who does the arithmetic: native is compiled and does float32 only; auto takes it where it can, else numpy.
+        Code that does the arithmetic: native is compiled and needs float32; auto takes native if it can, else numpy.
     threads
-        1 trains and evaluates in turns, 2 at the same time; more are of no more use, 0 is as many as there are cores.
+        Threads: 1 trains and evaluates in turn, 2 do both at the same time, more do not help; 0 is one for each core.
     """
 
     learning_rate: float = 0.001
@@ -81,12 +81,12 @@ class TrainConfig:
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
 
     def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 1."""
+        """Return the learning rate of an epoch, counted from 1."""
         decays = (epoch - 1) // self.decay_every if self.decay_every else 0
         return self.learning_rate * self.decay_factor**decays
 
     def in_words(self) -> str:
-        """The settings in a line, for titles; blocks, flips, decay and type only where they are not the defaults."""
+        """Return the settings in a line, for titles; blocks, flips, decay and type only if not the defaults."""
         words = [self.loss, f"learning rate {self.learning_rate:g}"]
         if self.decay_every:
             words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
@@ -98,16 +98,16 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """How a source of data is read.
+    """Settings of reading a source of data.
 
     Parameters
     ----------
     image_size
-        Of a folder's images: 32, or width x height as 48x32; by default the most common size, at most 64x64.
+        Size in pixels for a folder's images: 32, or width x height as 48x32; by default the most common, at most 64x64.
     allow_unreadable
-        Go on where more than 1 % of a folder's images cannot be read.
+        Continue even if more than 1 % of a folder's images cannot be read.
     coarse
-        CIFAR-100's 20 superclasses instead of its 100 classes.
+        Use the 20 superclasses of CIFAR-100 instead of its 100 classes.
     """
 
     image_size: str | None = None
@@ -122,7 +122,7 @@ class SourceConfig:
 
     @property
     def width_and_height(self) -> tuple[int, int] | None:
-        """The size of images that was asked for, in pixels."""
+        """Width and height of images that were asked for, in pixels; None if none were or they are out of range."""
         if not isinstance(self.image_size, str) or not re.fullmatch(r"[0-9]{1,4}(x[0-9]{1,4})?", self.image_size):
             return None
         width, _, height = self.image_size.partition("x")
@@ -132,20 +132,20 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How a data set is divided into training, validation and test rows.
+    """Settings of dividing a data set into training, validation and test rows.
 
     Parameters
     ----------
     protocol
-        batch: CIFAR-10's batches 1 and 2; given: the source's own parts; full: all but test rows; stratified: drawn.
+        Way to divide the rows: batch, given, full or stratified; by default the one that fits the source's parts.
     validation_size
-        Rows drawn for validation (1000, but at most 0.2; of stratified 0.2); below 1 a fraction.
+        Rows drawn for validation, or a fraction below 1; by default 1000 or 0.2, the smaller; with stratified 0.2.
     test_size
-        Rows drawn for testing (0.2); below 1 a fraction.
+        Rows drawn for testing, or a fraction below 1; by default 0.2.
     split_seed
-        Of the drawn rows; not --seed, so that runs with many seeds share their test rows.
+        Seed for the drawn rows; apart from --seed, so that runs with different seeds share their test rows.
     refit
-        Train on the validation rows too, once they have chosen.
+        Train on the validation rows too; a sweep does so after they have chosen.
     """
 
     protocol: Literal["batch", "given", "full", "stratified"] | None = None

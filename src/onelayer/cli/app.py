@@ -54,9 +54,22 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
             raise ConfigError(f"{path}: {key} has no values")
         if not known[name].tokens:
             for item in values:
-                word = str(item).lower() if isinstance(item, bool) else str(item)
                 flag = item if isinstance(item, bool) and not many else UNSET
-                known[name].append(Token(keyword=key, value=word, source=path, implicit_value=flag))
+                known[name].append(Token(keyword=key, value=typed(item), source=path, implicit_value=flag))
+
+
+def typed(value: object) -> str:
+    """Return a value as people type it: true for True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(default: object) -> str | None:
+    """Return a default as --help shows it; None for an option that is off, or whose help says the default."""
+    if default is None or default is False:
+        return None
+    if isinstance(default, list):
+        return " ".join(map(typed, default))
+    return f"{default:g}" if isinstance(default, float) else typed(default)
 
 
 def canonical(option: str) -> str:
@@ -78,5 +91,6 @@ app = App(
     config=_complete,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # main() says how to go on
-    default_parameter=Parameter(negative=(), json_dict=False, json_list=False),
+    group_parameters="Options",
+    default_parameter=Parameter(negative=(), json_dict=False, json_list=False, show_default=_shown),
 )

@@ -1,34 +1,23 @@
 """The commands that describe data and check gradients."""
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
+from onelayer.cli.options import Data, Source
 from onelayer.config import SourceConfig
 
-if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
-    pass
 
-RunArgument = Annotated[Path, Parameter(name="RUN")]
-
-
-@app.command
+@app.command(usage="Usage: onelayer data [OPTIONS] [SOURCE]")
 def data(
-    source: str = "auto",
+    source: Annotated[Data, Parameter(name="SOURCE")] = "auto",
     /,
     *,
-    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
+    source_config: Source = SourceConfig(),
 ) -> None:
-    """Tell what a source of data holds.
-
-    Parameters
-    ----------
-    source
-        As --data of train takes it.
-    """
+    """Describe a source of data: its rows, parts and classes."""
     from onelayer.cli.results import print_dataset
     from onelayer.cli.screen import Screen
     from onelayer.data import load
@@ -40,21 +29,19 @@ def data(
 
 
 @app.command
-def check(*, data: str = "auto", samples: int = 3, features: int = 10, classes: int = 10, seed: int = 42) -> None:
+def check(*, data: Data = "auto", samples: int = 3, features: int = 10, classes: int = 10, seed: int = 42) -> None:
     """Compare the hand-written gradients with PyTorch, complex steps and central differences; exit 1 if they differ.
 
     Parameters
     ----------
-    data
-        Where the rows come from; as --data of train takes it.
     samples
-        Rows (n).
+        Number of rows (n).
     features
-        Features of each row (d), evenly spaced over the pixels.
+        Number of features of each row (d), evenly spaced over the pixels.
     classes
-        Classes (K).
+        Number of classes (K).
     seed
-        Of the weights.
+        Seed for the weights.
     """
     from onelayer.analysis.gradcheck import check_gradients, sample_rows
     from onelayer.cli.results import print_gradients

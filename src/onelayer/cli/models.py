@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
+from onelayer.cli.options import DATA, RunArgument
 from onelayer.errors import ConfigError, DataError, UnitWarning
 from onelayer.words import counted, percent, printable
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
 
     from onelayer.model import Model
-
-RunArgument = Annotated[Path, Parameter(name="RUN")]
 
 
 ROWS_AT_ONCE = 4096  # classified
@@ -28,20 +27,23 @@ def evaluate(
     run_directory: RunArgument,
     /,
     *,
-    data: str | None = None,
-    split: Literal["train", "validation", "test", "all"] | None = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            group=DATA,
+            help="Another source of rows, as --data of train takes it, with classes of the same names; "
+            "or the new place of the run's own data.",
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test", "all"] | None,
+        Parameter(
+            help="Rows to evaluate; all takes those of every split. "
+            "By default test, but all if another source has no test part."
+        ),
+    ] = None,
 ) -> None:
-    """Print loss, accuracy with its standard error, and accuracy by class.
-
-    Parameters
-    ----------
-    run_directory
-        The run directory.
-    data
-        Another source to evaluate on, whose classes are matched by name; or where the run's own data are now.
-    split
-        Which rows; all are those of every split. By default test, or all of another source that has no test part.
-    """
+    """Print loss, accuracy with its standard error, and accuracy by class."""
     from onelayer.analysis.evaluation import evaluate
     from onelayer.cli.results import print_evaluation
     from onelayer.cli.screen import Screen
@@ -60,7 +62,7 @@ def evaluate(
     print_evaluation(screen, f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
 
 
-@app.command
+@app.command(usage="Usage: onelayer predict [OPTIONS] RUN IMAGE...")
 def predict(
     run_directory: RunArgument,
     images: Annotated[list[Path], Parameter(name="IMAGE")],
@@ -73,12 +75,10 @@ def predict(
 
     Parameters
     ----------
-    run_directory
-        The run directory.
     images
-        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM files, resized to the model's shape; or .npy files of rows.
+        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM files, which are resized to the model's shape; or .npy files of rows.
     top
-        How many classes to show for each image or row.
+        Number of classes to show for each image or row, the likeliest first.
     as_json
         Print JSON instead of tables.
     """
@@ -137,18 +137,16 @@ def explain(
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("explanation.png"),
     top: int = 3,
 ) -> None:
-    """Draw why an image is classified as it is: what each pixel adds to the logits of the likeliest classes.
+    """Draw what each pixel of an image adds to the logits of the likeliest classes.
 
     Parameters
     ----------
-    run_directory
-        The run directory.
     image
-        An image file, as predict takes it.
+        Image file in a format that predict reads.
     out
-        The picture to write, a PNG; one that this wrote before is replaced.
+        PNG file to write; a file that explain wrote before is replaced.
     top
-        How many classes to show.
+        Number of classes to show.
     """
     from onelayer.analysis.explanation import explain
     from onelayer.cli.results import print_explanation
@@ -188,16 +186,14 @@ def export(
     *,
     format: Literal["onnx", "numpy", "sklearn"] | None = None,
 ) -> None:
-    """Write a model for use without onelayer: raw rows in, probabilities out.
+    """Write a model for use without onelayer; it takes raw rows and returns probabilities.
 
     Parameters
     ----------
-    run_directory
-        The run directory.
     out
-        model.onnx; model.py (NumPy alone, with a .npz beside it); model.joblib (scikit-learn; a pickle, which is code).
+        File to write: model.onnx, model.py (NumPy, with a .npz file), or model.joblib (scikit-learn; a pickle is code).
     format
-        What to write whatever the name of OUT.
+        Format of the file; by default the ending of OUT decides.
     """
     from onelayer.cli.screen import Screen
     from onelayer.export import write

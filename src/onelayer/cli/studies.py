@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
+from onelayer.cli.options import (
+    DATA,
+    OUTPUT,
+    SWEEP,
+    FirstSeed,
+    MovedData,
+    OutDirectory,
+    Overwrite,
+    Quiet,
+    Workers,
+)
 from onelayer.cli.stops import repeatable
 from onelayer.config import SplitConfig
 from onelayer.words import percent
@@ -15,8 +26,6 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
 
-RunArgument = Annotated[Path, Parameter(name="RUN")]
-
 
 @app.command
 def compare(
@@ -24,21 +33,19 @@ def compare(
     b: Annotated[Path, Parameter(name="B")],
     /,
     *,
-    data: str | None = None,
+    data: MovedData = None,
     split: Literal["test", "validation"] | None = None,
 ) -> None:
-    """Tell whether B is better than A, or whether noise would do as much.
+    """Test whether B is better than A, or whether noise can explain the difference.
 
     Parameters
     ----------
     a
-        A run directory, a folder of the runs of one setting, or such as SWEEP/runs/002 for those of a sweep.
+        Run directory, or folder of the runs of one setting, such as SWEEP/runs/002 of a sweep.
     b
-        As A; several runs are matched by seed.
-    data
-        Where the runs' own data are now, if they were moved.
+        Run directory or folder of runs to compare with A; several runs are matched by seed.
     split
-        On which rows; by default test, but validation where a run has left the test rows alone.
+        Rows to compare on; by default test, but validation if a run has not read its test rows.
     """
     from onelayer.cli.results import print_comparison
     from onelayer.cli.screen import Screen
@@ -68,40 +75,35 @@ def compare(
 
 @app.command
 def study(
-    name: Literal["coursework", "bonus", "all-data", "flips", "decay", "sigmoid", "grid"],
+    name: Annotated[
+        Literal["coursework", "bonus", "all-data", "flips", "decay", "sigmoid", "grid"],
+        Parameter(
+            help="Study to run. coursework: the four settings of the report; all-data, flips, decay, sigmoid: effect "
+            "of one change on the test accuracy; grid: validation chooses among settings; bonus: all except coursework."
+        ),
+    ],
     /,
     *,
-    seeds: int = 5,
-    seed: int = 42,
-    data: str = "cifar10",
-    workers: int = 0,
-    out: Path | None = None,
-    overwrite: bool = False,
-    quiet: bool = False,
+    data: Annotated[str, Parameter(group=DATA)] = "cifar10",
+    seeds: Annotated[int, Parameter(group=SWEEP)] = 5,
+    seed: FirstSeed = 42,
+    workers: Workers = 0,
+    out: OutDirectory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run the coursework's four settings beside its report's figures, or its bonus exercises, over seeds.
+    """Run the coursework's settings or its bonus exercises with several seeds, and compare with its printed figures.
 
-    The same command with its --out goes on where a study stopped. It leaves one HTML file with everything, report.html.
+    The results are in one HTML file, report.html. The same command with --out continues a study.
 
     Parameters
     ----------
-    name
-        coursework; bonus is all of the others; all-data, flips, decay and sigmoid tell what each does to the test
-        accuracy; grid lets validation choose among settings.
     seeds
-        How many runs of each setting, with different seeds; at least 3.
-    seed
-        The first of the seeds; the others follow it.
+        Number of runs of each setting, each with its own seed; at least 3.
     data
-        cifar10, or a path to it.
-    workers
-        Runs at a time; 0 is as many as there are cores. The numbers do not depend on it.
+        Source of CIFAR-10: cifar10, or a path.
     out
-        The study directory; by default the next free one in studies/.
-    overwrite
-        Replace the study in --out.
-    quiet
-        Print errors only.
+        Study directory to write; by default the next free one in studies/.
     """
     from onelayer.cli.results import print_finding
     from onelayer.cli.screen import Screen
@@ -137,24 +139,22 @@ def study(
         _write_report(screen, [path], path / "report.html", data)
 
 
-@app.command
+@app.command(usage="Usage: onelayer report [OPTIONS] PATH...")
 def report(
     paths: Annotated[list[Path], Parameter(name="PATH")],
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html"),
-    data: str | None = None,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)] = Path("report.html"),
+    data: MovedData = None,
 ) -> None:
-    """Write one HTML file that shows what runs learned; exit 1 if some of it had to be left out.
+    """Write the curves, templates and mistakes of runs to one HTML file; exit 1 if a part had to be left out.
 
     Parameters
     ----------
     paths
-        A run directory or several, or one sweep or study directory.
+        Run directories, or one sweep or study directory.
     out
-        The file to write; a report that is there is replaced, another file is not.
-    data
-        Where the runs' data are now, if they were moved.
+        HTML file to write; an earlier report is replaced, another file is not.
     """
     from onelayer.cli.screen import Screen
 
@@ -189,23 +189,23 @@ def diagnose(*words: Annotated[str, Parameter(name="FIGURE", allow_leading_hyphe
         onelayer diagnose --setting 0.001,0 --test 28.6 \\
                           --setting 0.001,0.1 --test 33.2
 
-    A setting is learning rate and lambda, one of 0.1,0 0.001,0 0.001,0.1 0.001,1,
-    and the figures after it belong to it:
+    A setting is a learning rate and a lambda: 0.1,0 or 0.001,0 or 0.001,0.1 or
+    0.001,1. The figures after a setting belong to it:
 
-        --test 28.6                 accuracy in percent; at most 1 is a fraction
+        --test 28.6                 accuracy in percent, or as a fraction up to 1
         --test-loss 2.65            loss in nats, without the penalty
         --test-cost 2.65            cost in nats, with the penalty
-        --test-epoch-1 15.3         after the first epoch, not the last one;
-        --test-loss-epoch-1 4.04    so with loss and cost
+        --test-epoch-1 15.3         accuracy after the first epoch, not the last
+        --test-loss-epoch-1 4.04    loss after the first epoch; cost likewise
 
-    and the same with train and validation. They are compared with CIFAR-10's:
-    data_batch_1 trains, data_batch_2 validates, test_batch tests, 40 epochs in
-    batches of 100.
+    Use --train and --validation in the same way. The known figures are those of
+    CIFAR-10 with data_batch_1 for training, data_batch_2 for validation and
+    test_batch for testing, after 40 epochs in batches of 100.
 
     Parameters
     ----------
     words
-        --setting and the options above, as many as you have.
+        Settings and figures as above, as many as you have.
     """
     from onelayer.cli.results import print_diagnoses
     from onelayer.cli.screen import Screen

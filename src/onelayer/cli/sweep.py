@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from onelayer.cli.app import app
+from onelayer.cli.app import app, typed
+from onelayer.cli.options import (
+    OUTPUT,
+    SWEEP,
+    TRAINING,
+    ConfigFile,
+    Data,
+    Division,
+    FirstSeed,
+    OutDirectory,
+    Overwrite,
+    Quiet,
+    Source,
+    Workers,
+)
 from onelayer.cli.stops import repeatable
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
@@ -18,26 +32,14 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.data.dataset import Splits
     from onelayer.experiments.sweep import SettingResult, Sweep
 
-RunArgument = Annotated[Path, Parameter(name="RUN")]
-
-
-if TYPE_CHECKING:
-    from onelayer.cli.screen import Screen
-    from onelayer.data.dataset import Splits
-    from onelayer.experiments.sweep import SettingResult, Sweep
-
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
 
-    def _words(value: object) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
     def _several(option) -> tuple[str, object, object]:
-        """An option of the training settings as a list of values."""
+        """Return an option of the training settings as a list of values."""
         kind = Literal["true", "false"] if option.type is bool else option.type
-        default = [_words(option.default) if option.type is bool else option.default]
-        shown = Parameter(show_default=lambda values: " ".join(map(_words, values)))
-        return option.name, Annotated[list[kind], shown], field(default_factory=partial(list, default))
+        default = [typed(option.default) if option.type is bool else option.default]
+        return option.name, list[kind], field(default_factory=partial(list, default))
 
     # Seeds are counted, and every run has one thread.
     Grid = make_dataclass(
@@ -49,52 +51,40 @@ else:
 @app.command(default_parameter=Parameter(consume_multiple=True))
 def sweep(
     *,
-    data: str = "auto",
-    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
-    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
-    options: Annotated[Grid, Parameter(name="*")] = Grid(),  # noqa: B008, nothing changes it
-    seeds: int = 1,
-    seed: int = 42,
-    random: int | None = None,
-    random_seed: int = 0,
-    report_test: Literal["chosen", "all"] = "chosen",
-    workers: int = 0,
-    out: Path | None = None,
-    overwrite: bool = False,
-    figures: bool = False,
-    quiet: bool = False,
-    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    data: Data = "auto",
+    source_config: Source = SourceConfig(),
+    split_config: Division = SplitConfig(),
+    options: Annotated[Grid, Parameter(name="*", group=TRAINING)] = Grid(),  # noqa: B008, nothing changes it
+    seeds: Annotated[int, Parameter(group=SWEEP)] = 1,
+    seed: FirstSeed = 42,
+    random: Annotated[int | None, Parameter(group=SWEEP)] = None,
+    random_seed: Annotated[int, Parameter(group=SWEEP)] = 0,
+    report_test: Annotated[Literal["chosen", "all"], Parameter(group=SWEEP)] = "chosen",
+    workers: Workers = 0,
+    out: OutDirectory = None,
+    overwrite: Overwrite = False,
+    figures: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    quiet: Quiet = False,
+    config_file: ConfigFile = None,
 ) -> None:
-    """Train with every combination of the values given; the validation rows choose.
+    """Train with every combination of the values given; the validation rows choose one.
 
-    The test rows are read in the end, for the chosen setting only. The same command and its --out go on with a sweep.
+    The test rows are read at the end, for the chosen setting only. The same command with --out continues a sweep.
 
     Parameters
     ----------
-    data
-        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
     seeds
-        How many runs of each setting, with different seeds.
-    seed
-        The first of the seeds; the others follow it.
+        Number of runs of each setting, each with its own seed.
     random
-        Draw so many settings; two values of the learning rate or l2 are the ends of a range, log-uniform.
+        Number of settings to draw at random; two values of the learning rate or l2 are the ends of a log-uniform range.
     random_seed
-        Of --random.
+        Seed for --random.
     report_test
-        all shows the test rows' figures of every setting; they must not choose.
-    workers
-        Runs at a time; 0 is as many as there are cores. The numbers do not depend on it.
+        Settings whose test figures are shown; test figures must not choose a setting.
     out
-        The sweep directory; by default the next free one in sweeps/.
-    overwrite
-        Replace the sweep in --out.
+        Sweep directory to write; by default the next free one in sweeps/.
     figures
         Draw pictures of every run.
-    quiet
-        Print errors only.
-    config_file
-        TOML file that sets these options by the same names, several values as a list; the command line wins.
     """
     from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen

@@ -6,6 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
+from onelayer.cli.options import (
+    TRAINING,
+    ConfigFile,
+    Data,
+    Division,
+    MovedData,
+    NoFigures,
+    OutDirectory,
+    Overwrite,
+    Quiet,
+    RunArgument,
+    Source,
+    Training,
+)
 from onelayer.cli.stops import resumable
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.words import counted
@@ -17,38 +31,26 @@ if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.runs.plan import Plan
     from onelayer.training.state import TrainingResult
 
-RunArgument = Annotated[Path, Parameter(name="RUN")]
-
 
 @app.command
 def train(
     *,
-    data: str = "auto",
-    source_config: Annotated[SourceConfig, Parameter(name="*")] = SourceConfig(),
-    split_config: Annotated[SplitConfig, Parameter(name="*")] = SplitConfig(),
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
-    out: Path | None = None,
-    overwrite: bool = False,
-    no_figures: bool = False,
-    quiet: bool = False,
-    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    data: Data = "auto",
+    source_config: Source = SourceConfig(),
+    split_config: Division = SplitConfig(),
+    config: Training = TrainConfig(),
+    out: OutDirectory = None,
+    overwrite: Overwrite = False,
+    no_figures: NoFigures = False,
+    quiet: Quiet = False,
+    config_file: ConfigFile = None,
 ) -> None:
-    """Train a classifier and leave a run directory with its model, curves and pictures.
+    """Train a classifier and write a run directory with its model, curves and pictures.
 
     Parameters
     ----------
-    data
-        cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; auto: cifar10 if it can be had, else digits.
     out
-        The run directory; by default the next free one in runs/.
-    overwrite
-        Replace the run in --out.
-    no_figures
-        Draw no pictures.
-    quiet
-        Print errors only.
-    config_file
-        TOML file that sets these options by the same names; the command line wins.
+        Run directory to write; by default the next free one in runs/.
     """
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
@@ -81,25 +83,17 @@ def resume(
     run_directory: RunArgument,
     /,
     *,
-    epochs: int | None = None,
-    data: str | None = None,
-    no_figures: bool = False,
-    quiet: bool = False,
+    data: MovedData = None,
+    epochs: Annotated[int | None, Parameter(group=TRAINING)] = None,
+    no_figures: NoFigures = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Go on with an interrupted run, to the same bits as if nothing had interrupted it.
+    """Continue an interrupted run; the result has the same bits as that of an uninterrupted one.
 
     Parameters
     ----------
-    run_directory
-        The run directory.
     epochs
-        Train for more epochs than the run was made for.
-    data
-        Where the run's data are now, if they were moved.
-    no_figures
-        Draw no pictures.
-    quiet
-        Print errors only.
+        Epochs in all, of those done and those to come; by default as many as the run was made for.
     """
     from onelayer.cli.screen import Screen
     from onelayer.runs import training as runs
@@ -114,7 +108,7 @@ def resume(
             splits = plan.load_splits(data, progress)
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
-        what = f"going on to {target}" if target != state.epoch else "which are all; --epochs asks for more"
+        what = f"going on to {target}" if target != state.epoch else "all of them; pass --epochs to train for more"
         screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
         with resumable(run):
             with screen.training(state.epoch, target) as on_epoch:
@@ -124,16 +118,8 @@ def resume(
 
 
 @app.command
-def figures(run_directory: RunArgument, /, *, data: str | None = None) -> None:
-    """Draw the pictures of a run again.
-
-    Parameters
-    ----------
-    run_directory
-        The run directory.
-    data
-        Where the run's data are now, if they were moved.
-    """
+def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
+    """Draw the pictures of a run again."""
     from onelayer.cli.screen import Screen
     from onelayer.pictures.finished import draw_run
     from onelayer.runs.directory import Run
