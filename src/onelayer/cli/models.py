@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from onelayer.cli.app import app
 from onelayer.cli.options import DATA, RunArgument
 from onelayer.errors import ConfigError, DataError, UnitWarning
-from onelayer.words import counted, percent, printable
+from onelayer.words import counted, printable
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     import numpy as np
@@ -82,6 +82,7 @@ def predict(
     as_json
         Print JSON instead of tables.
     """
+    from onelayer.cli.results import print_classes
     from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
 
@@ -99,30 +100,19 @@ def predict(
             problems.append(str(error))
             answers.append({"image": str(path), "error": str(error)})
             continue
-        table: list[list[str]] = []
-        for classes in _ranked_classes(model, rows, top):
-            place = {"row": len(table)} if _is_array(path) else {}
+        ranking = list(_ranked_classes(model, rows, top))
+        for row, classes in enumerate(ranking):
+            place = {"row": row} if _is_array(path) else {}
             found = {"class": next(iter(classes)), "probabilities": classes}
             answers.append({"image": str(path), **place, "note": note, **found})
-            table.append([str(len(table)), *(word for name, p in classes.items() for word in (name, percent(p)))])
-        if as_json:
-            continue
-        if len(answers) > len(rows):
-            screen.say("")
-        if note:
-            screen.say(f"note: {note}")
-        if _is_array(path):
-            screen.table(str(path), *["class", "probability"] * top, rows=table)
-        else:  # a class below the other
-            words = table[0][1:]
-            screen.table(str(path), "probability", rows=[words[k : k + 2] for k in range(0, 2 * top, 2)])
+        if not as_json:
+            if len(answers) > len(rows):
+                screen.say("")
+            if note:
+                screen.say(f"note: {note}")
+            print_classes(screen, str(path), ranking, numbered=_is_array(path))
     if as_json:
-        text = json.dumps(answers, indent=2, ensure_ascii=False)
-        try:
-            text.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            text = json.dumps(answers, indent=2)
-        print(text)  # as it is: rich would wrap and colour it
+        _print_json(answers)
     if problems:
         more = f" (and {counted(len(problems) - 1, 'file')} more)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
@@ -203,6 +193,16 @@ def export(
     files = write(Run.open(run_directory).read_model(), out, format)
     for file in files:
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
+
+
+def _print_json(answers: list[dict[str, object]]) -> None:
+    """Print answers as they are: rich would wrap and colour them."""
+    text = json.dumps(answers, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(answers, indent=2)
+    print(text)
 
 
 def _is_array(path: Path) -> bool:

@@ -17,7 +17,7 @@ SPLIT = Group(
     "Default: batch for CIFAR-10, given if the source has validation rows, full if it has test rows, else stratified.",
 )
 TRAINING = Group("Training", sort_key=3)
-SWEEP = Group("Runs", sort_key=4)
+RUNS = Group("Runs", sort_key=4)
 OUTPUT = Group("Output", sort_key=5)
 
 RunArgument = Annotated[Path, Parameter(name="RUN", help="Run directory.")]
@@ -35,11 +35,11 @@ Source = Annotated[SourceConfig, Parameter(name="*", group=DATA)]
 Division = Annotated[SplitConfig, Parameter(name="*", group=SPLIT)]
 Training = Annotated[TrainConfig, Parameter(name="*", group=TRAINING)]
 
-FirstSeed = Annotated[int, Parameter(group=SWEEP, help="First seed; the others follow it.")]
+FirstSeed = Annotated[int, Parameter(group=RUNS, help="First seed; the others follow it.")]
 Workers = Annotated[
     int,
     Parameter(
-        group=SWEEP,
+        group=RUNS,
         help="Runs that are trained at the same time; 0 is one for each core. The results do not depend on it.",
     ),
 ]

@@ -10,7 +10,7 @@ from onelayer.cli.app import app
 from onelayer.cli.options import (
     DATA,
     OUTPUT,
-    SWEEP,
+    RUNS,
     FirstSeed,
     MovedData,
     OutDirectory,
@@ -25,6 +25,15 @@ from onelayer.words import percent
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
+
+
+StudyName = Annotated[
+    Literal["coursework", "bonus", "all-data", "flips", "decay", "sigmoid", "grid"],
+    Parameter(
+        help="Study to run. coursework: the four settings of the report; all-data, flips, decay, sigmoid: effect "
+        "of one change on the test accuracy; grid: validation chooses among settings; bonus: all except coursework."
+    ),
+]
 
 
 @app.command
@@ -75,17 +84,11 @@ def compare(
 
 @app.command
 def study(
-    name: Annotated[
-        Literal["coursework", "bonus", "all-data", "flips", "decay", "sigmoid", "grid"],
-        Parameter(
-            help="Study to run. coursework: the four settings of the report; all-data, flips, decay, sigmoid: effect "
-            "of one change on the test accuracy; grid: validation chooses among settings; bonus: all except coursework."
-        ),
-    ],
+    name: StudyName,
     /,
     *,
     data: Annotated[str, Parameter(group=DATA)] = "cifar10",
-    seeds: Annotated[int, Parameter(group=SWEEP)] = 5,
+    seeds: Annotated[int, Parameter(group=RUNS)] = 5,
     seed: FirstSeed = 42,
     workers: Workers = 0,
     out: OutDirectory = None,

@@ -1,7 +1,7 @@
 """The command that trains with many settings and chooses one."""
 
 import sys
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from onelayer.cli.app import app, typed
 from onelayer.cli.options import (
     OUTPUT,
-    SWEEP,
+    RUNS,
     TRAINING,
     ConfigFile,
     Data,
@@ -48,6 +48,30 @@ else:
     Grid.__module__, Grid.__doc__ = __name__, TrainConfig.__doc__
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Settings of a sweep.
+
+    Parameters
+    ----------
+    seeds
+        Number of runs of each setting, each with its own seed.
+    random
+        Number of settings to draw at random; two values of the learning rate or l2 are the ends of a log-uniform range.
+    random_seed
+        Seed for --random.
+    report_test
+        Settings whose test figures are shown; test figures must not choose a setting.
+    """
+
+    seeds: int = 1
+    seed: FirstSeed = 42
+    random: int | None = None
+    random_seed: int = 0
+    report_test: Literal["chosen", "all"] = "chosen"
+    workers: Workers = 0
+
+
 @app.command(default_parameter=Parameter(consume_multiple=True))
 def sweep(
     *,
@@ -55,12 +79,7 @@ def sweep(
     source_config: Source = SourceConfig(),
     split_config: Division = SplitConfig(),
     options: Annotated[Grid, Parameter(name="*", group=TRAINING)] = Grid(),  # noqa: B008, nothing changes it
-    seeds: Annotated[int, Parameter(group=SWEEP)] = 1,
-    seed: FirstSeed = 42,
-    random: Annotated[int | None, Parameter(group=SWEEP)] = None,
-    random_seed: Annotated[int, Parameter(group=SWEEP)] = 0,
-    report_test: Annotated[Literal["chosen", "all"], Parameter(group=SWEEP)] = "chosen",
-    workers: Workers = 0,
+    search: Annotated[Search, Parameter(name="*", group=RUNS)] = Search(),
     out: OutDirectory = None,
     overwrite: Overwrite = False,
     figures: Annotated[bool, Parameter(group=OUTPUT)] = False,
@@ -73,14 +92,6 @@ def sweep(
 
     Parameters
     ----------
-    seeds
-        Number of runs of each setting, each with its own seed.
-    random
-        Number of settings to draw at random; two values of the learning rate or l2 are the ends of a log-uniform range.
-    random_seed
-        Seed for --random.
-    report_test
-        Settings whose test figures are shown; test figures must not choose a setting.
     out
         Sweep directory to write; by default the next free one in sweeps/.
     figures
@@ -91,34 +102,20 @@ def sweep(
     from onelayer.data import load_splits
     from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
-    from onelayer.training.backends.registry import choose_backend
-    from onelayer.training.state import warn_of_units
 
-    if seeds < 1:
-        raise ConfigError(f"seeds {seeds} is not a whole number of at least 1")
-    configs = _settings(options, random, random_seed)
-    replace(configs[0], seed=seed)  # refuses a bad one
-    screen, apart = Screen(quiet), replace(split_config, refit=False)  # until validation has chosen
+    screen = Screen(quiet)
+    configs, seeds = _settings(options, search)
+    apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
         splits = load_splits(data, apart, source_config, progress=progress)
-    dataset, numbers = splits.dataset, tuple(range(seed, seed + seeds))
-    plan = sweeps.SweepPlan(configs, numbers, apart, dataset.source, dataset.fingerprint, source_config)
-    for config in configs:
-        choose_backend(dataset, config)  # refuses what does not fit before anything is made
-    warn_of_units(splits)
+    dataset = splits.dataset
+    _require_fit(splits, configs)  # before anything is made
+    plan = sweeps.SweepPlan(configs, seeds, apart, dataset.source, dataset.fingerprint, source_config)
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
         made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
         screen.data(splits)
         with repeatable(path, given=out is not None, overwrite=overwrite):
-            results, refitted = _search(
-                screen,
-                made,
-                splits,
-                workers=workers,
-                refit=split_config.refit,
-                report_all=report_test == "all",
-                figures=figures,
-            )
+            results, refitted = _search(screen, made, splits, search, refit=split_config.refit, figures=figures)
     print_sweep(screen, plan, results, refitted)
     screen.files(made.path)
     runs = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
@@ -126,19 +123,33 @@ def sweep(
         sys.exit(1)
 
 
-def _settings(options: Grid, random: int | None, random_seed: int) -> tuple[TrainConfig, ...]:
-    """Return the combinations of the values given, or this many random draws from them."""
+def _settings(options: Grid, search: Search) -> tuple[tuple[TrainConfig, ...], tuple[int, ...]]:
+    """Return the settings to train with, all combinations or random draws, and the seeds."""
     from onelayer.experiments import sweep as sweeps
 
     values = {option.name: getattr(options, option.name) for option in fields(options)}
     for option in fields(TrainConfig):
         if option.type is bool:  # without a word it says yes
             values[option.name] = [word == "true" for word in values[option.name] or ["true"]]
-    return sweeps.grid(values) if random is None else sweeps.draws(values, random, random_seed)
+    configs = sweeps.grid(values) if search.random is None else sweeps.draws(values, search.random, search.random_seed)
+    if search.seeds < 1:
+        raise ConfigError(f"seeds {search.seeds} is not a whole number of at least 1")
+    replace(configs[0], seed=search.seed)  # refuses a bad one
+    return configs, tuple(range(search.seed, search.seed + search.seeds))
+
+
+def _require_fit(splits: "Splits", configs: tuple[TrainConfig, ...]) -> None:
+    """Refuse settings that do not fit the data, and rows of unlike units."""
+    from onelayer.training.backends.registry import choose_backend
+    from onelayer.training.state import warn_of_units
+
+    for config in configs:
+        choose_backend(splits.dataset, config)
+    warn_of_units(splits)
 
 
 def _search(
-    screen: "Screen", made: "Sweep", splits: "Splits", *, workers: int, refit: bool, report_all: bool, figures: bool
+    screen: "Screen", made: "Sweep", splits: "Splits", search: Search, *, refit: bool, figures: bool
 ) -> "tuple[list[SettingResult], SettingResult | None]":
     """Train all settings, let validation choose one, and read its test rows.
 
@@ -152,16 +163,16 @@ def _search(
     from onelayer.data.dataset import split
     from onelayer.experiments import sweep as sweeps
 
-    results, refitted = _train(screen, made, splits, workers, report_test=report_all), None
+    results, refitted = _train(screen, made, splits, search.workers, report_test=search.report_test == "all"), None
     best = sweeps.choose(results)
     if best and refit:
         again = sweeps.refit(made, best.setting)
         together = split(splits.dataset, again.plan.split_config)
-        refitted = _train(screen, again, together, workers)[0]
+        refitted = _train(screen, again, together, search.workers)[0]
         if figures:
             _draw(screen, again, together)
     elif best:
-        results = _train(screen, made, splits, workers, settings=[best.setting])
+        results = _train(screen, made, splits, search.workers, settings=[best.setting])
     if figures:
         _draw(screen, made, splits)
     return results, refitted
