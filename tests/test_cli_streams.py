@@ -83,12 +83,13 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file 
 
 
 @needs_full
-def test_a_command_that_only_answers_fails_where_its_answer_is_lost(tiny_cifar, tmp_path):
-    command = [sys.executable, "-m", "onelayer", "data", str(tiny_cifar)]
+@pytest.mark.parametrize("words", [[], ["--help"], ["train", "-h"], ["--version"], ["data", "digits"]])
+def test_a_command_that_only_prints_fails_where_its_text_is_lost(tmp_path, words):
+    command = [sys.executable, "-m", "onelayer", *words]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    reason = "standard output: No space left on device; what this command had to say is lost"
+    reason = "cannot write to standard output: No space left on device; its text is lost"
     assert done.stderr == f"onelayer: {reason}\n"
 
 

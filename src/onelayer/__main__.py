@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TextIO, cast
 
 _stopped_by = 0  # the number of the signal that came
-# Commands that leave nothing else than their output, so that they fail where it is lost.
-ANSWERING = ("check", "compare", "data", "diagnose", "evaluate", "predict")
+# Commands and options that only print, so that they fail if their output is lost.
+PRINTING = {"check", "compare", "data", "diagnose", "evaluate", "predict"}
+ABOUT = {"--help", "-h", "--version"}
 
 
 class _Output:
@@ -90,8 +91,8 @@ def main() -> None:
         except (OnelayerError, CycloptsError) as error:
             _exit(str(error), 2)
         if said.lost:
-            reason = f"standard output: {said.lost.strerror}; what this command had to say is lost"
-            _exit(reason, 2 if set(sys.argv[1:2]) & set(ANSWERING) else 0)
+            only_prints = not sys.argv[1:] or sys.argv[1] in PRINTING or ABOUT & set(sys.argv)
+            _exit(f"cannot write to standard output: {said.lost.strerror}; its text is lost", 2 if only_prints else 0)
     except KeyboardInterrupt as stop:
         _exit(str(stop) or "stopped", 128 + (_stopped_by or signal.SIGINT))
     except Exception as error:
