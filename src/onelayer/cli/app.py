@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_origin
 
@@ -43,9 +44,9 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
         if (other := keys.setdefault(name, key)) != key:
             raise ConfigError(f"{path}: {other} and {key} are the same option; keep one of them")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f"; did you mean {near[0].removeprefix('--').replace('-', '_')}?" if near else ""
-            raise ConfigError(f"{path}: unknown option {key}{guess}")
+            near = nearest(name, known)
+            guess = f"did you mean {near.replace('-', '_')}?" if near else "remove it"
+            raise ConfigError(f"{path}: unknown option {key}; {guess}")
         many = get_origin(known[name].hint) is list
         values = value if many and isinstance(value, list) else [value]
         if not all(isinstance(item, str | int | float) for item in values):
@@ -76,6 +77,12 @@ def canonical(option: str) -> str:
     """An option as it is declared: hyphens for underscores, and our word for the course's."""
     option = option.replace("_", "-")
     return ALIASES.get(option, option)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that this one is like, or None; without hyphens before them, which would make all alike."""
+    near = difflib.get_close_matches(word.lstrip("-"), [name.lstrip("-") for name in known], n=1)
+    return near[0] if near else None
 
 
 def takes(command: str, option: str) -> bool:

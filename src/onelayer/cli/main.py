@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cyclopts import UnusedCliTokensError
+from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
 from onelayer.cli import data, models, studies, sweep, training  # noqa: F401, their commands join the app
-from onelayer.cli.app import app, canonical, takes
+from onelayer.cli.app import app, canonical, nearest, takes
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
 from onelayer.words import printable
 
@@ -49,6 +49,15 @@ def run(arguments: list[str]) -> None:
     try:
         with _warnings_as_notes():
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnknownCommandError:
+        near = nearest(tokens[0], app)
+        guess = f"did you mean {near}?" if near else "see onelayer --help"
+        raise ConfigError(f"unknown command {printable(tokens[0])}; {guess}") from None
+    except UnknownOptionError as error:
+        option = error.token.keyword or error.token.value
+        near = nearest(option, [name for argument in error.argument_collection for name in argument.names])
+        guess = f"did you mean --{near}?" if near else f"see onelayer {tokens[0]} --help"
+        raise ConfigError(f"unknown option {printable(option)}; {guess}") from None
     except UnusedCliTokensError as error:
         unused = error.unused_tokens or [""]
         raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None
