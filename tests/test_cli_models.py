@@ -98,7 +98,10 @@ def test_explain(run_cli, trained, tiny_batches, tmp_path):
     odd = (tmp_path / "0.png").rename(tmp_path / "\x1b[31m\n.png")
     assert run_cli("explain", trained, odd)[0] == 0
     odd.rename(tmp_path / "0.png")
-    assert_one_line(run_cli("explain", trained, "0.png", "-o", "why.jpg"), r"why\.jpg: the picture is a PNG")
+    assert_one_line(
+        run_cli("explain", trained, "0.png", "-o", "why.jpg"),
+        r"why\.jpg: explain writes a PNG; choose a name that ends in \.png",
+    )
     assert_one_line(run_cli("explain", trained, "0.png", "-o", "no/why.png"), r"cannot write no/why\.png: No such file")
 
 

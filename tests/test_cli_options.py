@@ -31,11 +31,11 @@ def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar,
     [
         ("learning_rat = 1", r"bad\.toml: unknown option learning_rat; did you mean learning_rate\?"),
         ("learning_rate = 'fast'", r'learning_rate from bad\.toml: unable to convert "fast" into float'),
-        ("learning_rate = ", r"bad\.toml is no TOML file: "),
+        ("learning_rate = ", r"bad\.toml is not a TOML file: "),
         ("epochs = [1, 2]", r"bad\.toml: epochs takes one value, not \[1, 2\]"),
         ("flip = 2", "bad.toml"),
         ("epochs = 1.5", r"--epochs takes a whole number, not '1\.5'"),
-        ("a = " + "[" * 50_000, "bad.toml is no TOML file"),
+        ("a = " + "[" * 50_000, "bad.toml is not a TOML file"),
         ("learning_rate = -1", "learning rate -1.0 is not a positive number"),
         ("[train]\nepochs = 1", r"bad\.toml: unknown option train; remove it$"),
         ("eta = 0.1\nlearning_rate = 0.2", r"bad\.toml: eta and learning_rate are the same option; keep one of them"),
@@ -122,6 +122,5 @@ def test_file_names_are_taken_as_they_are(run_cli, trained, tmp_path):
 
 def test_words_that_no_command_takes_are_one_line(run_cli):
     assert (
-        run_cli("explain", "a", "b", "c", "d")[2]
-        == "onelayer: there is no place for 'c'; see onelayer explain --help\n"
+        run_cli("explain", "a", "b", "c", "d")[2] == "onelayer: 'c' is one word too many; see onelayer explain --help\n"
     )

@@ -274,7 +274,7 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
         run_command(["train", "--data", str(tiny_cifar), "--out", f"{setting}/{seed}", *options])
     run_command(["compare", "a", "b"])
     out = capsys.readouterr().out
-    assert "note: without a partner, left out: seed 3 of B" in out
+    assert "note: left out, no partner with this seed: seed 3 of B" in out
     assert "CIFAR-10, test: 60 rows; l2 0 against 0.5" in out
     counts = [int(word) for side in ("right", "wrong") for word in re.findall(rf"A {side} +(\d+) +(\d+)\n", out)[0]]
     assert sum(counts) == 120
@@ -299,7 +299,7 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
     Path("a/1/summary.json").write_text(json.dumps(summary))
     run_command(["compare", "a/1", "b/1"])
     out = capsys.readouterr().out
-    assert "note: on validation rows, as not all of these runs have read the test rows" in out
+    assert "note: on validation rows, because not all runs have read the test rows" in out
     assert "CIFAR-10, validation: 60 rows" in out
 
     moved = tiny_cifar.rename(tmp_path / "moved")

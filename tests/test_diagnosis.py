@@ -246,7 +246,7 @@ def test_the_command_says_what_cannot_be_told_apart(run_diagnose):
 
 def test_the_command_says_if_nothing_explains_the_figures(run_diagnose):
     lines = run_diagnose("--setting 0.001,0 --test 80")
-    assert lines[0] == "Nothing known here explains the figure. The nearest, which does not either:"
+    assert lines[0] == "No known mistake explains the figure. The nearest is:"
 
 
 def test_the_command_s_errors_and_help(run_diagnose):

@@ -307,7 +307,7 @@ def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict |
         ({"extra": np.zeros(2)}, {}, "expected "),
         ({}, {"version": "2"}, "format version 2 is not the one that this onelayer reads, 1; upgrade it"),
         ({}, {"version": "9" * 5000}, "format version 9{20} is not"),
-        ({}, {"format": "onelayer-checkpoint"}, "this is no model of onelayer"),
+        ({}, {"format": "onelayer-checkpoint"}, "this is not a model of onelayer"),
         ({}, {"class_names": '["a", "b"]'}, "the class names are not 4 different words"),
         ({}, {"class_names": "[1, 2, 3, 4]"}, "the class names are not 4 different words"),
         ({}, {"class_names": '["a", "b", "c", "c"]'}, "the class names are not 4 different words"),

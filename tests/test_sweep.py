@@ -277,7 +277,7 @@ def test_another_sweep_is_refused_with_the_reason(tmp_path):
         (path / "sweep.json").write_text(content)
         with pytest.raises(RunError, match=r"sweep\.json: damaged"):
             Sweep.open(path)
-    with pytest.raises(RunError, match="is no sweep of onelayer"):
+    with pytest.raises(RunError, match="is not a sweep of onelayer"):
         Sweep.open(tmp_path / "missing")
     with pytest.raises(DataError, match="is not the data of the sweep"):
         run_sweep(Sweep(path, plan), toy_splits(seed=1))
@@ -328,7 +328,7 @@ def test_the_command(run_cli, tmp_path):
 def test_test_figures_of_all_settings_come_with_a_warning(run_cli, tmp_path):
     code, out, _ = run_cli(*DIGITS, "--report-test", "all", "--out", "sweep")
     assert code == 0
-    assert "note: the test figures of the other settings are for looking at; they must not choose" in out
+    assert "note: do not choose a setting by the test figures of the other settings" in out
     with (tmp_path / "sweep/sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(row["test_accuracy"] for row in rows)
@@ -347,7 +347,7 @@ def test_where_all_diverge_nothing_is_chosen(run_cli):
     code, out, _ = run_cli("sweep", "--data", "digits", "--learning-rate", "1e300", "1e301")
     assert code == 1
     assert "1 diverged" in out
-    assert "nothing is chosen" in out
+    assert "no setting is chosen, because no run is complete" in out
 
 
 def test_options_in_a_file_and_pictures(run_cli, tmp_path):

@@ -1,4 +1,4 @@
-"""Where a command starts and ends: signals, errors and exit codes. Little is imported before it can be interrupted."""
+"""Entry point of the commands: signals, errors and exit codes. Little is imported before signals are handled."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ ABOUT = {"--help", "-h", "--version"}
 
 
 class _Output:
-    """A stream whose errors stop no command: what a run leaves is worth more than what is said of it.
+    """A stream whose errors do not stop a command, because the files of a run matter more than its messages.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class _Output:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: OSError | None = None
-        if hasattr(stream, "reconfigure"):  # such as ± in ASCII
+        if hasattr(stream, "reconfigure"):  # for letters such as ± in ASCII
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
@@ -43,14 +43,14 @@ class _Output:
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
                 self.lost = error
-            # What the stream still holds, and whatever comes, goes nowhere.
+            # The rest of the output goes to the null device.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
 
 
 def _open_streams() -> None:
-    """Open what was closed (``>&-``): a file that is opened later would take its number, and get what is printed."""
+    """Open standard streams that are closed (``>&-``); a file opened later would take their numbers and text."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -61,7 +61,7 @@ def _open_streams() -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """SIGTERM stops a run as Ctrl-C does."""
+    """Stop a run on SIGTERM as on Ctrl-C."""
     global _stopped_by
     _stopped_by = number
     raise KeyboardInterrupt
@@ -102,8 +102,8 @@ def main() -> None:
 
 
 def _exit(text: str, code: int) -> NoReturn:
-    """Print one line and end. It imports nothing: what was being imported may be half loaded."""
-    if _stopped_by and code < 128:  # what was being imported when the signal came can make an error of its own of it
+    """Print one line and exit. It imports nothing, because modules may be half loaded."""
+    if _stopped_by and code < 128:  # a module that was being imported can turn the signal into its own error
         text, code = "stopped", 128 + _stopped_by
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

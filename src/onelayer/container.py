@@ -12,7 +12,7 @@ from onelayer.errors import ModelFileError
 
 FORMAT_VERSION = 1
 CHECKSUM, UNKNOWN = "checksum", "0" * 64
-MAX_FILE_BYTES = 2 << 30  # 1,000 classes of 100,000 features in float64, and then some
+MAX_FILE_BYTES = 2 << 30  # more than 1,000 classes of 100,000 features in float64
 
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind: str) -> bytes:
@@ -22,7 +22,7 @@ def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind
     """
     from safetensors.numpy import save
 
-    # safetensors writes the buffer as it lies: an array that is not contiguous would be saved scrambled.
+    # safetensors writes the buffer as it lies in memory: an array that is not contiguous would be scrambled.
     content = save(
         {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
         {"format": f"onelayer-{kind}", "version": str(FORMAT_VERSION), **metadata, CHECKSUM: UNKNOWN},
@@ -41,7 +41,7 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     Raises
     ------
     ModelFileError
-        If it is missing, damaged, of another kind, or of a newer format. A file of the time before checksums has none.
+        If it is missing, damaged, of another kind, or of a newer format. Older files have no checksum.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -52,16 +52,16 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: {size:,} bytes are more than a {kind} of onelayer can have")
         content = path.read_bytes()
-        tensors = {name: tensor.copy() for name, tensor in load(content).items()}  # in memory that may be written to
+        tensors = {name: tensor.copy() for name, tensor in load(content).items()}  # in writable memory
         end = 8 + int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8:end]).get("__metadata__", {})
         checksum = stated_checksum(metadata)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: damaged or no {kind} file ({error}); restore it, or train again") from None
+        raise ModelFileError(f"{path}: damaged, or not a {kind} file ({error}); restore it, or train again") from None
     if metadata.get("format") != f"onelayer-{kind}":
-        raise ModelFileError(f"{path}: this is no {kind} of onelayer")
+        raise ModelFileError(f"{path}: this is not a {kind} of onelayer")
     version = metadata.get("version", "")
     if version != str(FORMAT_VERSION):
         raise ModelFileError(
@@ -72,13 +72,13 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     if checksum and _sha256(begin, memoryview(content)[end:]) != checksum:
         raise ModelFileError(f"{path}: damaged: its checksum is not that of its content; train the model again")
     if set(tensors) != set(names):
-        raise ModelFileError(f"{path}: holds {sorted(tensors)}, expected {sorted(names)}")
+        raise ModelFileError(f"{path}: holds {sorted(tensors)}, expected {sorted(names)}; restore it, or train again")
     require_numbers(path, tensors)
     return tensors, metadata
 
 
 def stated_checksum(table: Mapping[str, Any]) -> str:
-    """Return the checksum that a table of a file states, or nothing where the file is older than checksums.
+    """Return the checksum that a table of a file states, or an empty text if an older file has none.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def _sha256(*parts: bytes | memoryview) -> str:
 
 
 def _stated(checksum: str) -> bytes:
-    """A checksum with its name, as the header of a file has them."""
+    """Return a checksum with its name, as the header of a file has them."""
     return f'"{CHECKSUM}":"{checksum}"'.encode()
 
 

@@ -1,6 +1,6 @@
-"""The errors that a user can mend, and warnings. Each message says what is wrong, where, and what to do, in one line.
+"""Errors that a user can correct, and warnings. Each message says what is wrong, where, and what to do, in one line.
 
-Those that `onelayer.SoftmaxClassifier` raises are ValueErrors too, as scikit-learn's own are in such cases.
+Errors that `onelayer.SoftmaxClassifier` raises are ValueErrors too, like those of scikit-learn.
 """
 
 
@@ -9,11 +9,11 @@ class OnelayerError(Exception):
 
 
 class ConfigError(OnelayerError, ValueError):
-    """A setting is out of its range, or does not fit the others."""
+    """A setting is out of its range, or does not fit other settings."""
 
 
 class DataError(OnelayerError):
-    """A data source is missing, damaged, or does not hold what it should."""
+    """A data source is missing, damaged, or has unsuitable contents."""
 
 
 class DownloadError(DataError):
@@ -33,7 +33,7 @@ class RunError(OnelayerError):
 
 
 class DivergedError(OnelayerError, ValueError):
-    """The cost is no longer a finite number.
+    """The cost has stopped being a finite number.
 
     Attributes
     ----------
@@ -47,12 +47,12 @@ class DivergedError(OnelayerError, ValueError):
 
 
 class OnelayerWarning(UserWarning):
-    """Something was done that may not be what was meant."""
+    """The input is accepted, but may be a mistake."""
 
 
 class UnitWarning(OnelayerWarning):
-    """Rows are in another unit than those that the model was trained on."""
+    """The unit of the rows differs from that of the training rows."""
 
 
 class OldModelWarning(OnelayerWarning):
-    """A model file is of an onelayer that left random weights on features that were constant in training."""
+    """A model file comes from an old onelayer, which left random weights on features that were constant in training."""

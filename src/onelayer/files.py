@@ -19,14 +19,14 @@ from onelayer.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What wrote a picture or a page, as its metadata say; a report has said so since before there were other pages.
+# Names of the writer in the metadata of pictures and pages. A report says onelayer, as it did in older versions.
 DRAWN, EXPLAINED, GENERATOR = "onelayer", "onelayer explain", "onelayer"
 MARK_WITHIN = 2000  # bytes of the beginning of a page
-HALF_WRITTEN = re.compile(r"\.onelayer-[0-9a-f]{16}")  # by a process that was killed
+HALF_WRITTEN = re.compile(r"\.onelayer-[0-9a-f]{16}")  # left by a process that was killed
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there complete or not at all, even through a crash of the machine.
+    """Write a file completely or not at all, even if the machine crashes.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
-    """Refuse a file that is there unless its content says that this very command wrote it.
+    """Raise an error if a file exists and its content does not say that this command wrote it.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
         status = path.stat()
         if S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        # To read a pipe would wait for ever, and a device may have no end.
+        # Reading a pipe could wait forever, and a device may be endless.
         if S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
             return
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
 
 
 def write_over(path: Path, content: bytes, is_own: Callable[[bytes], bool]) -> None:
-    """As `write_file`, but a file that is there is only replaced if it passes `require_own`."""
+    """Write a file as `write_file` does, but replace an existing file only if it passes `require_own`."""
     require_own(path, is_own)
     write_file(path, content)
 
@@ -118,15 +118,15 @@ T = TypeVar("T")
 
 
 def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
-    """What the JSON file holds that marks a directory as a sweep or a study, and describes it.
+    """Return the content of the JSON file that marks a directory as a sweep or a study and describes it.
 
     Parameters
     ----------
     file : Path
     kind : str
-        Of the directory: its format is ``onelayer-<kind>``.
+        Kind of directory; the format of the file is ``onelayer-<kind>``.
     parse : callable
-        Makes something of the content; it may raise what a damaged file leads it to.
+        Converts the content; it may raise the errors that a damaged file causes.
 
     Raises
     ------
@@ -136,10 +136,10 @@ def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         content = read_json(file)
         if (content["format"], content["version"]) != (f"onelayer-{kind}", 1):
-            raise ValueError("of another format")
+            raise ValueError("another format")
         return parse(content)
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{file.parent} is no {kind} of onelayer: it has no {file.name}") from None
+        raise RunError(f"{file.parent} is not a {kind} of onelayer: it has no {file.name}") from None
     except OSError as error:
         raise RunError(f"{file}: {error.strerror}") from None
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
@@ -147,7 +147,7 @@ def read_mark(file: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
 
 
 def is_marked(file: Path, kind: str) -> bool:
-    """Return whether this file marks a directory as our sweep or study, even if it is damaged or newer."""
+    """Return whether a file marks a directory as a sweep or study of onelayer, even if it is damaged or newer."""
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -156,7 +156,7 @@ def is_marked(file: Path, kind: str) -> bool:
 
 
 def write_mark(file: Path, kind: str, content: dict[str, Any]) -> None:
-    """Write what `read_mark` reads."""
+    """Write the file that `read_mark` reads."""
     content = {"format": f"onelayer-{kind}", "version": 1} | content
     write_json(file, content)
 
@@ -167,7 +167,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote, without the checksum; a file that has none is taken as it is.
+    """Return the table that `write_json` wrote, without its checksum; a file without a checksum is accepted.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def png(figure: "Figure", software: str = DRAWN) -> bytes:
-    """Return a picture as a file, which says what made it."""
+    """Return a picture as the bytes of a PNG file that names its writer."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": software})
     return buffer.getvalue()

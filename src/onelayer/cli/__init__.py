@@ -1,1 +1,1 @@
-"""The command line. It parses, prints and shows progress; the rooms below do the work."""
+"""The command line. It parses, prints and shows progress; the other packages do the work."""

@@ -1,4 +1,4 @@
-"""The application that the commands join, and its options: from the command line or from a TOML file."""
+"""The application that the commands join, and the sources of its options: command line and TOML file."""
 
 import difflib
 import re
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 # The words of the course that this project starts from.
 COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
-ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # which everybody types
+ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # the usual short form
 
 
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
-    """Fill in from the file of --config what the command line leaves open, and let no fraction pass for a count."""
+    """Take options that the command line lacks from the file of --config, and refuse fractions for counts."""
     known = {argument.name: argument for argument in arguments}
     if "--config" in known and known["--config"].tokens:
         _read_toml(known.pop("--config").tokens[0].value, known)
@@ -37,7 +37,7 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; --config takes a TOML file of options") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from None
+        raise ConfigError(f"{path} is not a TOML file: {error}") from None
     keys: dict[str, str] = {}
     for key, value in options.items():
         name = canonical(f"--{key}")
@@ -52,7 +52,7 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
         if not all(isinstance(item, str | int | float) for item in values):
             raise ConfigError(f"{path}: {key} takes {'numbers or words' if many else 'one value'}, not {value!r}")
         if not values:
-            raise ConfigError(f"{path}: {key} has no values")
+            raise ConfigError(f"{path}: {key} has no values; give at least one")
         if not known[name].tokens:
             for item in values:
                 flag = item if isinstance(item, bool) and not many else UNSET
@@ -74,19 +74,19 @@ def _shown(default: object) -> str | None:
 
 
 def canonical(option: str) -> str:
-    """An option as it is declared: hyphens for underscores, and our word for the course's."""
+    """Return an option as it is declared: hyphens for underscores, and our word for the course's."""
     option = option.replace("_", "-")
     return ALIASES.get(option, option)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that this one is like, or None; without hyphens before them, which would make all alike."""
+    """Return the known word that is most like this one, without the hyphens before it; None if none is alike."""
     near = difflib.get_close_matches(word.lstrip("-"), [name.lstrip("-") for name in known], n=1)
     return near[0] if near else None
 
 
 def takes(command: str, option: str) -> bool:
-    """Whether a command has an option, under this name."""
+    """Return whether a command has an option of this name."""
     if command.startswith("-") or command not in app:
         return False
     return any(option in argument.names for argument in app[command].assemble_argument_collection())

@@ -1,4 +1,4 @@
-"""Running a command: its words, its warnings, and the errors of parsing."""
+"""Run a command: its words, its warnings, and errors in its words."""
 
 import sys
 import warnings
@@ -16,7 +16,7 @@ from onelayer.words import printable
 
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """Show our own warnings as notes, on standard error, but let rows in the wrong unit be an error."""
+    """Show our own warnings as notes on standard error; raise an error for rows in another unit."""
     as_python_does = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
@@ -36,7 +36,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
 
 def run(arguments: list[str]) -> None:
-    """Run the command that these words of a command line ask for."""
+    """Run the command of a command line, given as words."""
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
             break
         name, equals, value = argument.partition("=")
         if name != canonical(name) and takes(arguments[0], canonical(name)):
-            name = canonical(name)  # another stays as it was typed, for the message that there is no such option
+            name = canonical(name)  # an unknown option stays as typed, for the message
         tokens.append(name + equals + value)
     try:
         with _warnings_as_notes():
@@ -60,4 +60,4 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"unknown option {printable(option)}; {guess}") from None
     except UnusedCliTokensError as error:
         unused = error.unused_tokens or [""]
-        raise ConfigError(f"there is no place for {printable(unused[0])!r}; see onelayer {tokens[0]} --help") from None
+        raise ConfigError(f"{printable(unused[0])!r} is one word too many; see onelayer {tokens[0]} --help") from None

@@ -96,7 +96,7 @@ def predict(
     for path in images:
         try:
             rows, note = _rows_to_classify(path, model, run_directory)
-        except DataError as error:  # the others have their answers all the same
+        except DataError as error:  # the other files still get answers
             problems.append(str(error))
             answers.append({"image": str(path), "error": str(error)})
             continue
@@ -148,13 +148,13 @@ def explain(
     from onelayer.runs.directory import Run
 
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"{out}: the picture is a PNG; let its name end in .png")
+        raise ConfigError(f"{out}: explain writes a PNG; choose a name that ends in .png")
     screen = Screen()
     if top < 1:
         raise ConfigError(f"top {top} is not a whole number of at least 1")
     model = Run.open(run_directory).read_model()
     if model.image_shape is None:
-        raise DataError(f"the model of {run_directory} was not trained on images")
+        raise DataError(f"the model of {run_directory} was not trained on images; explain needs an image model")
     row, note = read_image(image, model.image_shape)
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
@@ -196,7 +196,7 @@ def export(
 
 
 def _print_json(answers: list[dict[str, object]]) -> None:
-    """Print answers as they are: rich would wrap and colour them."""
+    """Print answers as JSON, without rich, which would wrap and colour them."""
     text = json.dumps(answers, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -210,7 +210,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple[np.ndarray, str | None]":
-    """The rows of a .npy file, or an image as the only row (n, d); and what a person should be told."""
+    """Return the rows (n, d) of a .npy file, or an image as one row; and a note on them, if there is one."""
     from onelayer.data.formats.arrays import read_rows
     from onelayer.data.untrusted.images import read_image
 
@@ -229,7 +229,7 @@ def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple
 
 
 def _ranked_classes(model: "Model", rows: "np.ndarray", top: int) -> Iterator[dict[str, float]]:
-    """The names and probabilities of the classes of each row, the likeliest first."""
+    """Yield names and probabilities of the likeliest classes of each row, the likeliest first."""
     from onelayer.layer import ranked
 
     for start in range(0, len(rows), ROWS_AT_ONCE):

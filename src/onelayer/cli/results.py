@@ -26,8 +26,8 @@ SHOWN = 3  # diagnoses side by side, for narrow terminals
 
 
 def print_dataset(screen: Screen, dataset: Dataset) -> None:
-    """Print what a data set holds."""
-    official = {True: "yes, to the last bit", False: "no", None: "nothing is published to compare with"}
+    """Print the name, size, fingerprint and class counts of a data set."""
+    official = {True: "yes, to the last bit", False: "no", None: "unknown, no checksum is published"}
     n, d = dataset.rows.shape
     facts = [
         ["name", dataset.name],
@@ -64,7 +64,7 @@ def print_result(screen: Screen, result: TrainingResult) -> None:
 
 
 def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
-    """Print the worst element of each gradient against each oracle, and what failed."""
+    """Print the largest error of each gradient against each oracle, and the checks that failed."""
     comparisons = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
     pairs = zip(comparisons[::2], comparisons[1::2], strict=True)  # dW and db
     rows = [
@@ -72,7 +72,7 @@ def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
         + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
         for dW, db in pairs
     ]
-    screen.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and where;")
+    screen.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and its place;")
     screen.say("eps is a quarter of the largest gradient, ordinary logits are of order 1, large ones of 1e4")
     screen.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
     for reason in dict.fromkeys(note for report in reports for note in (*report.skipped.values(), report.sample)):
@@ -85,13 +85,13 @@ def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
 
 
 def print_diagnoses(screen: Screen, diagnoses: list[Diagnosis]) -> None:
-    """Say which mistakes explain the figures given, how to mend them, and what the likeliest predict."""
+    """Print the mistakes that explain the figures given, their remedies, and the predictions of the likeliest."""
     tied = [diagnosis for diagnosis in diagnoses if diagnosis.tied]
     count = len(tied[0].predictions)
     figures = "the figure" if count == 1 else f"the {count} figures"
     explained = tied[0].explains
     if not explained:
-        screen.say(f"Nothing known here explains {figures}. The nearest, which does not either:")
+        screen.say(f"No known mistake explains {figures}. The nearest is:")
     elif len(tied) > 1:
         screen.say(f"Each of these explains {figures}; losses, costs, epoch 1 and other settings may tell them apart:")
     else:
@@ -109,11 +109,11 @@ def print_diagnoses(screen: Screen, diagnoses: list[Diagnosis]) -> None:
         for p, *alternatives in zip(shown[0].predictions, *(d.predictions for d in shown), strict=True)
     ]
     screen.table("setting", "figure", "given", *(diagnosis.name for diagnosis in shown), rows=rows, words=2)
-    screen.say("after ±, a spread: the standard deviation over seeds, widened by what other code may differ by")
+    screen.say("± is the spread: the standard deviation over seeds, widened for differences between correct programs")
 
 
 def print_explanation(screen: Screen, explained: Explanation, class_names: list[str]) -> None:
-    """Print the sums that the logits of the likeliest classes are."""
+    """Print the logits of the likeliest classes as sums of the bias and the part of the pixels."""
     numbers = (explained.probabilities, explained.logits, explained.bias, explained.logits - explained.bias)
     rows = [
         [name, percent(p), *(f"{number:+z.4f}" for number in parts)]
@@ -176,7 +176,7 @@ def print_comparison(screen: Screen, comparison: "Comparison") -> None:
 def print_sweep(
     screen: Screen, plan: SweepPlan, results: Sequence[SettingResult], refitted: SettingResult | None
 ) -> None:
-    """Print the settings of a sweep, the best first, what was chosen, and what became of other runs."""
+    """Print the settings of a sweep, the best first, the chosen one, and the runs that are not complete."""
     names = plan.varied or ("learning_rate", "l2")
     read = {split for result in results for run in result.runs for split in run.scores}
     shown = [split for split in ("train", "validation", "test") if split in read]
@@ -200,15 +200,15 @@ def print_sweep(
         if refitted:
             screen.say(f"test, refitted on train and validation rows: {mean_and_sd(*refitted.mean_sd('test'))} %")
     else:
-        screen.say("nothing is chosen: no run is complete; if all diverged, try shorter steps")
+        screen.say("no setting is chosen, because no run is complete; if all diverged, try a smaller learning rate")
     if any(result.has_test for result in results[1:]):
-        screen.say("note: the test figures of the other settings are for looking at; they must not choose")
+        screen.say("note: do not choose a setting by the test figures of the other settings")
     elif best and best.has_test:
         screen.say("the test rows were read for this setting only")
     for result in (*results, *filter(None, [refitted])):
         for run in result.runs:
             if run.status == "damaged":
-                screen.say(f"note: left out a damaged run: {run.note}; without its directory it is trained again")
+                screen.say(f"note: left out a damaged run: {run.note}; delete its directory to train it again")
 
 
 def _of_figure(figure: str, value: float) -> str:

@@ -18,7 +18,7 @@ READING_SECONDS = 1.0  # work shorter than this shows no bar
 
 
 class Screen:
-    """Prints to standard output; progress goes to standard error.
+    """Output of a command: text on standard output, progress on standard error.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Screen:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(quiet=quiet, highlight=False)
-        if not self._console.is_terminal:  # lines and tables are whole in a file, and broken at words here
+        if not self._console.is_terminal:  # a file gets whole lines and tables, a terminal breaks them at words
             self._console.soft_wrap = True
             self._console.width = WHOLE
 
@@ -38,7 +38,7 @@ class Screen:
         self._console.print(text, markup=False)
 
     def table(self, *columns: str, rows: list[list[str]], words: int = 1) -> None:
-        """Print a table; the first columns, so many as `words`, are text, the others numbers."""
+        """Print a table; the first `words` columns are text, the others are numbers."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for place, column in enumerate(columns):
             table.add_column(column, justify="left" if place < words else "right")
@@ -47,7 +47,7 @@ class Screen:
         self._console.print(table, markup=False, soft_wrap=False)
 
     def data(self, splits: Splits, classes: bool = False) -> None:
-        """Say what is trained on, on request with its classes, and whatever a person should know about it."""
+        """Print the sizes of the splits, their notes and duplicates, and on request the classes."""
         dataset = splits.dataset
         sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
         self.say(f"{dataset.name}, protocol {splits.protocol}: {sizes} rows of {dataset.rows.shape[1]:,} numbers")
@@ -61,18 +61,18 @@ class Screen:
                 self.say(f"note: {count:,} {later} {rows} of {earlier} rows")
 
     def notes(self, dataset: Dataset) -> None:
-        """Say what a person should be told about a source."""
+        """Print the notes of a source."""
         for note in dataset.notes:
             self.say(f"note: {note}")
 
     def files(self, run: Path) -> None:
-        """Say where the files of a run are."""
+        """Print the names of the files of a run."""
         names = sorted(file.name for file in run.iterdir() if not file.name.startswith("."))
         self.say(f"{run}/: {', '.join(names)}")
 
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
-        """Show how far something is, once it has taken a second; yields a callback(done, total)."""
+        """Show the progress of work that takes longer than a second; yield a callback(done, total)."""
         started = time.monotonic()
         with _bar(self._quiet) as bar:
             task = bar.add_task(what, total=None, visible=False)
@@ -85,7 +85,7 @@ class Screen:
 
     @contextmanager
     def sweeping(self) -> Iterator[Callable[[int, int], None]]:
-        """Show how far the runs of a sweep are, counted in epochs; yields a callback(done, total)."""
+        """Show the progress of the runs of a sweep in epochs; yield a callback(done, total)."""
         with _bar(self._quiet) as bar:
             task = bar.add_task("training", total=None)
             tenths = 0
@@ -102,7 +102,7 @@ class Screen:
 
     @contextmanager
     def training(self, done: int, epochs: int) -> Iterator[Callable[[TrainingState], None]]:
-        """Show each epoch as it ends; yields the callback that training takes."""
+        """Show each epoch as it ends; yield the callback that training takes."""
         with _bar(self._quiet) as bar:
             task = bar.add_task("training", total=epochs, completed=done)
 

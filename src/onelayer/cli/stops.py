@@ -1,4 +1,4 @@
-"""Say how to go on with work that Ctrl-C or a diverged run stopped."""
+"""Add to the message of a stop how to continue."""
 
 import shlex
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The commands over many runs: compare, study, report and diagnose."""
+"""The commands that use several runs or their figures: compare, study, report and diagnose."""
 
 import sys
 from pathlib import Path
@@ -68,14 +68,14 @@ def compare(
         splits = plan.load_splits(data, progress)
     paired = (*pairing.runs_a, *pairing.runs_b)
     if split is None and not all("test" in run.read_summary()["results"] for run in paired):
-        screen.say("note: on validation rows, as not all of these runs have read the test rows (--split test does)")
+        screen.say("note: on validation rows, because not all runs have read the test rows; --split test reads them")
         split = "validation"
     split = split or "test"
     comparison = compare_runs(runs_a, runs_b, split, splits)
     screen.notes(splits.dataset)
     for side, seeds in pairing.alone.items():
         if seeds:
-            screen.say(f"note: without a partner, left out: seed {', '.join(map(str, seeds))} of {side}")
+            screen.say(f"note: left out, no partner with this seed: seed {', '.join(map(str, seeds))} of {side}")
     screen.say(f"{splits.dataset.name}, {split}: {comparison.rows:,} rows; {pairing.settings}")
     screen.say(f"A {a}: {percent(comparison.accuracy_a)}")
     screen.say(f"B {b}: {percent(comparison.accuracy_b)}")
@@ -166,7 +166,7 @@ def report(
 
 
 def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
-    """Write a report and say so; whether nothing had to be left out."""
+    """Write a report and print its name and size; return whether it is complete."""
     from onelayer.files import is_report, require_own, write_over
     from onelayer.pictures.page import ignore_styles
     from onelayer.report.html import read_subject, render

@@ -1,4 +1,4 @@
-"""The commands that train a run, go on with one, and draw one."""
+"""The commands that train, resume and draw a run: train, resume and figures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,13 +65,13 @@ def train(
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
-    problem = Problem.of(splits, config)  # refuses what does not fit before anything is made
+    problem = Problem.of(splits, config)  # refuses an unfit backend before a directory is made
     warn_of_units(splits)
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
         screen.data(splits, classes=True)
         if config.backend == "auto" and kernel is None:
-            screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic, more slowly")
+            screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
         with resumable(run):
             with screen.training(0, config.epochs) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
