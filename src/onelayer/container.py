@@ -59,7 +59,7 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: damaged, or not a {kind} file ({error}); restore it, or train again") from None
+        raise ModelFileError(f"{path}: damaged or not a {kind} file ({error}); restore it, or train again") from None
     if metadata.get("format") != f"onelayer-{kind}":
         raise ModelFileError(f"{path}: this is not a {kind} of onelayer")
     version = metadata.get("version", "")
