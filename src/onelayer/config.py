@@ -5,7 +5,7 @@ The command line builds its options from these classes, a TOML file sets the sam
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from onelayer.errors import ConfigError
@@ -86,14 +86,27 @@ class TrainConfig:
         return self.learning_rate * self.decay_factor**decays
 
     def in_words(self) -> str:
-        """Return the settings in a line, for titles; blocks, flips, decay and type only if not the defaults."""
+        """Return the setting and the seed in a line, for titles."""
+        return f"{self.setting_in_words()}, seed {self.seed}"
+
+    def setting_in_words(self) -> str:
+        """Return the setting in a line; blocks, flips, decay and type only where they are not the defaults."""
         words = [self.loss, f"learning rate {self.learning_rate:g}"]
         if self.decay_every:
             words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
         words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", counted(self.epochs, "epoch")]
         words += [f"shuffled by blocks of {self.shuffle_blocks}"] * (self.shuffle_blocks > 0)
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
-        return ", ".join([*words, f"seed {self.seed}"])
+        return ", ".join(words)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Names and values of the settings: everything that a result depends on except the seed."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+
+# Runs that agree in these options are runs of one setting: seeds repeat it, and threads change no number.
+SETTINGS = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))
 
 
 @dataclass(frozen=True, kw_only=True)

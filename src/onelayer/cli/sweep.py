@@ -24,7 +24,7 @@ from onelayer.cli.options import (
     Workers,
 )
 from onelayer.cli.stops import repeatable
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 
 if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
@@ -42,9 +42,7 @@ else:
         return option.name, list[kind], field(default_factory=partial(list, default))
 
     # Seeds are counted, and every run has one thread.
-    Grid = make_dataclass(
-        "Grid", [_several(option) for option in fields(TrainConfig) if option.name not in ("seed", "threads")]
-    )
+    Grid = make_dataclass("Grid", [_several(option) for option in fields(TrainConfig) if option.name in SETTINGS])
     Grid.__module__, Grid.__doc__ = __name__, TrainConfig.__doc__
 
 

@@ -24,12 +24,12 @@ import numpy as np
 from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.data.dataset import split as divide
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
+from onelayer.words import option_value, spaced
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -243,7 +243,7 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
         If the settings of one side differ in more than the seed, or no seed is common to both sides.
     """
     (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
-    settings = in_words(_settings(plan_a.config), _settings(plan_b.config)) or "the settings are the same"
+    settings = differences_in_words(plan_a.config.settings, plan_b.config.settings) or "the settings are the same"
     common = sorted(a.keys() & b.keys())
     if len(a) == len(b) == 1 and not common:
         seeds = f"seed {plan_a.config.seed} against {plan_b.config.seed}"
@@ -255,10 +255,10 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
     return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, alone)
 
 
-def in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
+def differences_in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
     """What differs between two sets of settings: ``l2 0 against 0.1, epochs 40 against 20``."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {_value(a[name])} against {_value(b[name])}" for name in a if a[name] != b[name]
+        f"{spaced(name)} {option_value(a[name])} against {option_value(b[name])}" for name in a if a[name] != b[name]
     )
 
 
@@ -317,7 +317,7 @@ def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
     plans = [run.read_checkpoint()[0] for run in runs]
     by_seed: dict[int, Run] = {}
     for run, plan in zip(runs, plans, strict=True):
-        if other := in_words(_settings(plan.config), _settings(plans[0].config)):
+        if other := differences_in_words(plan.config.settings, plans[0].config.settings):
             raise ConfigError(f"{run.path} and {runs[0].path} differ in more than the seed: {other}; keep them apart")
         if plan.config.seed in by_seed:
             raise ConfigError(f"{by_seed[plan.config.seed].path} and {run.path} both have seed {plan.config.seed}")
@@ -340,16 +340,7 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
         same = all(np.array_equal(a.indices, b.indices) for a, b in zip(division, splits, strict=True))
         if not same or division.protocol != splits.protocol:
             ours, theirs = asdict(plan.split_config), asdict(plans[0].split_config)
-            words = in_words(ours | {"protocol": division.protocol}, theirs | {"protocol": splits.protocol})
+            words = differences_in_words(ours | {"protocol": division.protocol}, theirs | {"protocol": splits.protocol})
             raise ConfigError(
                 f"{run.path} divides {dataset.name} otherwise{words and ': '}{words}; compare runs that share rows"
             )
-
-
-def _settings(config: TrainConfig) -> dict[str, object]:
-    """All that a result depends on but the seed."""
-    return {name: value for name, value in asdict(config).items() if name not in ("seed", "threads")}
-
-
-def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)

@@ -419,7 +419,7 @@ def _percents(right: np.ndarray) -> str:
 
 
 def _in_words(setting: Setting) -> str:
-    return f"protocol {setting.protocol}: {replace(setting.config, seed=0).in_words().removesuffix(', seed 0')}"
+    return f"protocol {setting.protocol}: {setting.config.setting_in_words()}"
 
 
 def _set_side_by_side(trained: Mapping[Setting, Trained]) -> Finding:

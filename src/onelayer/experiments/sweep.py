@@ -24,14 +24,14 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError, OnelayerError, RunError
 from onelayer.files import is_marked, read_mark, write_file, write_mark
@@ -41,9 +41,8 @@ from onelayer.runs.directory import FILES, TEMPORARY, Run
 from onelayer.runs.plan import Plan
 from onelayer.training.scores import count_cores
 from onelayer.training.state import Problem, Score, TrainingState
+from onelayer.words import spaced
 
-# What a sweep varies: seeds have a list of their own, and every run has one thread.
-SWEPT = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))
 LOGARITHMIC = ("learning_rate", "l2")  # what is drawn from a range, each power of ten as likely as the next
 DIVERGED = "diverged.txt"  # in the directory of a run that did, with the reason
 RUN_NAME = re.compile(r"\d{3,}-seed-\d+")
@@ -82,7 +81,7 @@ def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConf
         raise ConfigError("random has nothing to draw from: give an option several values, such as a range of l2")
     for name in LOGARITHMIC:
         if len(values.get(name, ())) == 2 and min(values[name]) == 0:
-            raise ConfigError(f"{_words(name)} 0 is no end of a range of logarithms; give a positive number")
+            raise ConfigError(f"{spaced(name)} 0 is no end of a range of logarithms; give a positive number")
     rng = np.random.default_rng(random_seed)
 
     def draw(name: str) -> Any:
@@ -97,14 +96,10 @@ def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConf
 
 def _checked(options: Options, name: str) -> Sequence[Any]:
     if not options[name]:
-        raise ConfigError(f"{_words(name)} has no values, which leaves nothing to train")
+        raise ConfigError(f"{spaced(name)} has no values, which leaves nothing to train")
     for value in options[name]:
         TrainConfig(**{name: value})  # names the bad one
     return options[name]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class SweepPlan:
     @property
     def varied(self) -> tuple[str, ...]:
         """The options that have several values."""
-        return tuple(name for name in SWEPT if len({getattr(config, name) for config in self.configs}) > 1)
+        return tuple(name for name in SETTINGS if len({getattr(config, name) for config in self.configs}) > 1)
 
     def of_run(self, setting: int, seed: int) -> Plan:
         """The plan of one of its runs."""
@@ -157,10 +152,10 @@ class SweepPlan:
             return f"its data begin with the fingerprint {self.fingerprint[:12]}, not {other.fingerprint[:12]}"
         if self.seeds != other.seeds:
             return f"its seeds are {_listed(self.seeds)}, not {_listed(other.seeds)}"
-        for name in SWEPT:
+        for name in SETTINGS:
             mine, theirs = ([getattr(config, name) for config in plan.configs] for plan in (self, other))
             if dict.fromkeys(mine) != dict.fromkeys(theirs):
-                return f"its {_words(name)} is {_listed(mine)}, not {_listed(theirs)}"
+                return f"its {spaced(name)} is {_listed(mine)}, not {_listed(theirs)}"
         return "its settings come in another order" if self.configs != other.configs else "its rows are split otherwise"
 
 
@@ -237,7 +232,7 @@ class Sweep:
         sweep = cls(Path(path), plan)
         with claimed(sweep.path):
             if not sweep._is_made(overwrite):
-                settings = [{name: getattr(config, name) for name in SWEPT} for config in plan.configs]
+                settings = [config.settings for config in plan.configs]
                 content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
                 content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
                 content |= {"source_config": asdict(plan.source_config)}
@@ -326,12 +321,12 @@ class Sweep:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         scores = [f"{split}_{what}" for split, what in SCORES]
-        writer.writerow(["setting", "seed", *SWEPT, "status", "chosen", *scores, "note"])
+        writer.writerow(["setting", "seed", *SETTINGS, "status", "chosen", *scores, "note"])
         for result in sorted(results, key=lambda result: result.setting):
             for run in result.runs:
                 chosen = result is best
                 note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
-                settings = [str(getattr(result.config, name)).lower() for name in SWEPT]
+                settings = [str(getattr(result.config, name)).lower() for name in SETTINGS]
                 values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
                 writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
         write_file(self.csv_path, text.getvalue().encode())

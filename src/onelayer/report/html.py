@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SETTINGS, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError, RunError
 from onelayer.experiments.comparison import compare_answers
@@ -29,7 +29,7 @@ from onelayer.report import pictures
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.training.state import Score
-from onelayer.words import counted, percent, row_count
+from onelayer.words import counted, option_value, percent, row_count, spaced
 
 SPLITS = ("train", "validation", "test")
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
@@ -231,17 +231,13 @@ def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
 
 def _group(name: str, read: Sequence[Read], notes: Sequence[str] = ()) -> Group:
     """Settings that are named by the options in which they differ, or by all of them."""
-    varied = [
-        field.name
-        for field in fields(TrainConfig)
-        if field.name not in ("seed", "threads") and len({getattr(config, field.name) for config, _ in read}) > 1
-    ]
+    varied = [name for name in SETTINGS if len({getattr(config, name) for config, _ in read}) > 1]
     settings = []
     for config, members in read:
         plans, runs, scores = zip(*members, strict=True)
-        words = ", ".join(f"{option.replace('_', ' ')} {_value(getattr(config, option))}" for option in varied)
+        words = ", ".join(f"{spaced(name)} {option_value(getattr(config, name))}" for name in varied)
         seeds = tuple(plan.config.seed for plan in plans)
-        settings.append(Setting(words or _words(config), plans[0], runs, seeds, scores))
+        settings.append(Setting(words or config.setting_in_words(), plans[0], runs, seeds, scores))
     return Group(name, tuple(settings), tuple(notes))
 
 
@@ -329,16 +325,6 @@ def _counter(progress: Callable[[int, int | None], None] | None, total: int) -> 
 # What was run
 
 
-def _words(config: TrainConfig) -> str:
-    return config.in_words().removesuffix(f", seed {config.seed}")
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _summary(subject: Subject) -> str:
     """What was run, in a line."""
     settings = [setting for group in subject.groups for setting in group.settings]
@@ -370,7 +356,7 @@ def _facts(setting: Setting, splits: Splits) -> dict[str, list[tuple[str, str]]]
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     seconds = sum(record.seconds for record in setting.runs[0].read_checkpoint()[1].history)
     return {
-        "Settings": [(name.replace("_", " "), _value(value)) for name, value in vars(plan.config).items()],
+        "Settings": [(spaced(name), option_value(value)) for name, value in vars(plan.config).items()],
         "Data": data,
         "Made with": [*made, ("arithmetic", str(summary.get("backend"))), ("training", f"{seconds:.1f} s")],
     }
