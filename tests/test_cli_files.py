@@ -70,9 +70,9 @@ def test_the_library_leaves_the_users_backend_alone(tmp_path):
     code = (
         "import os, sys, matplotlib\n"
         "from types import SimpleNamespace\n"
-        "import onelayer.cli.main, onelayer.pictures.figures\n"
+        "import onelayer.cli.main, onelayer.pictures.curves\n"
         "record = SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)\n"
-        "onelayer.pictures.figures.loss_curve([record], 'title').savefig(sys.argv[1])\n"
+        "onelayer.pictures.curves.loss_curve([record], 'title').savefig(sys.argv[1])\n"
         "assert matplotlib.get_backend() == os.environ['MPLBACKEND'] == 'svg'\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "loss.png")]

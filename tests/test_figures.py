@@ -18,20 +18,14 @@ from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.analysis.explanation import Explanation
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import split
-from onelayer.pictures.figures import (
-    confusion,
-    cost_curve,
-    explanation,
-    figures_of_run,
-    loss_curve,
-    mistakes,
-    probability_histogram,
-    reliability,
-    signed_templates,
-    strongest_weights,
-    templates,
-)
+from onelayer.features.standardizer import Standardizer
+from onelayer.pictures.curves import cost_curve, loss_curve
+from onelayer.pictures.explanation import explanation
+from onelayer.pictures.finished import figures_of_run
+from onelayer.pictures.mistakes import confusion, mistakes
 from onelayer.pictures.page import WIDTH
+from onelayer.pictures.probabilities import probability_histogram, reliability
+from onelayer.pictures.templates import signed_templates, strongest_weights, templates
 from onelayer.training.train import train
 
 TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
@@ -62,6 +56,12 @@ def history(epochs):
 
 def weights(K, shape=SHAPE, seed=0):
     return np.random.default_rng(seed).standard_normal((int(np.prod(shape)), K)).astype(np.float32)
+
+
+def scaled(scale, constant=None):
+    """A standardizer with this scale, which knows the constant features or, as in older files, does not."""
+    scale = np.asarray(scale, float)
+    return Standardizer(np.zeros(len(scale)), scale, constant)
 
 
 def drawn(figure):
@@ -242,7 +242,7 @@ class TestTemplates:
         W, shape = weights(120, (1, 2, 3)), (1, 2, 3)
         for figure in (
             templates(W, names(120), shape, TITLE),
-            signed_templates(W, W[:, 0] ** 2, names(120), shape, TITLE),
+            signed_templates(W, scaled(W[:, 0] ** 2), names(120), shape, TITLE),
         ):
             assert title_of(figure) == f"{TITLE} (the first 100 of 120 classes)"
             assert len(figure.axes[0].images) == 100
@@ -251,7 +251,7 @@ class TestTemplates:
 class TestSignedTemplates:
     def test_weights_over_scale_by_class_and_channel(self):
         W, scale = weights(10), np.linspace(20, 90, 60)
-        figure = signed_templates(W, scale, CIFAR, SHAPE, TITLE)
+        figure = signed_templates(W, scaled(scale), CIFAR, SHAPE, TITLE)
         images = figure.axes[0].images
         assert len(images) == 30
         for (k, channel), image in zip(np.ndindex(10, 3), images, strict=True):
@@ -269,7 +269,7 @@ class TestSignedTemplates:
         W, scale = weights(10), np.full(60, 50.0)
         W[:, 3] *= 0.01
         W[7, 3] = 40.0  # an outlier sets no scale
-        figure = signed_templates(W, scale, CIFAR, SHAPE, TITLE)
+        figure = signed_templates(W, scaled(scale), CIFAR, SHAPE, TITLE)
         ((low, high),) = {image.get_clim() for image in figure.axes[0].images}
         assert low == -high
         sizes = np.abs(W / 50)
@@ -280,21 +280,33 @@ class TestSignedTemplates:
         cmap = figure.axes[0].images[0].get_cmap()
         np.testing.assert_allclose(cmap(0.5)[:3], 0.97, atol=0.02)  # zero is all but white
 
-    def test_pixels_constant_in_training_are_grey_and_said_to_be(self):
-        W, scale = weights(2, (1, 4, 5)), np.full(20, 50.0)
-        scale[3] = 1
-        figure = signed_templates(W, scale, names(2), (1, 4, 5), TITLE)
+    @pytest.mark.parametrize("others", [50.0, 1.0])
+    def test_pixels_constant_in_training_are_grey_and_said_to_be(self, others):
+        constant = np.arange(20) == 3
+        standardizer = scaled(np.where(constant, 1, others), constant)
+        figure = signed_templates(weights(2, (1, 4, 5)), standardizer, names(2), (1, 4, 5), TITLE)
         (row, column) = np.argwhere(np.ma.getmaskarray(figure.axes[0].images[0].get_array()))[0]
         assert (row, column) == (0, 3)
         assert "grey pixels: constant in training" in "\n".join(drawn(figure))
 
+    def test_a_scale_of_1_says_so_in_older_files(self):
+        figure = signed_templates(weights(2, (1, 4, 5)), scaled([1] + [50] * 19), names(2), (1, 4, 5), TITLE)
+        grey = np.ma.getmaskarray(figure.axes[0].images[0].get_array())
+        assert np.argwhere(grey).tolist() == [[0, 0]]
+
+    def test_where_every_feature_is_constant_all_is_grey(self):
+        standardizer = scaled(np.ones(20), np.ones(20, bool))
+        figure = signed_templates(np.zeros((20, 2)), standardizer, names(2), (1, 4, 5), TITLE)
+        assert np.ma.getmaskarray(figure.axes[0].images[0].get_array()).all()
+        drawn(strongest_weights(np.zeros((20, 2)), standardizer, names(2), TITLE))
+
     @pytest.mark.parametrize("scale", [np.ones(20), np.repeat([1, 1.0001], 10)])
     def test_features_that_came_standardised_are_not_constant(self, scale):
-        figure = signed_templates(weights(2, (1, 4, 5)), scale, names(2), (1, 4, 5), TITLE)
+        figure = signed_templates(weights(2, (1, 4, 5)), scaled(scale), names(2), (1, 4, 5), TITLE)
         assert not np.ma.getmaskarray(figure.axes[0].images[0].get_array()).any()
 
     def test_zero_weights(self):
-        figure = signed_templates(np.zeros((60, 2)), np.full(60, 50.0), names(2), SHAPE, TITLE)
+        figure = signed_templates(np.zeros((60, 2)), scaled(np.full(60, 50.0)), names(2), SHAPE, TITLE)
         assert figure.axes[0].images[0].get_clim() == (-1, 1)
         assert "beyond" not in "".join(drawn(figure))
 
@@ -302,7 +314,7 @@ class TestSignedTemplates:
         W, scale = weights(2), np.full(60, 50.0)
         scale[0] = 1
         before = W.copy(), scale.copy()
-        signed_templates(W, scale, names(2), SHAPE, TITLE)
+        signed_templates(W, scaled(scale), names(2), SHAPE, TITLE)
         np.testing.assert_array_equal(W, before[0])
         np.testing.assert_array_equal(scale, before[1])
 
@@ -323,7 +335,7 @@ class TestStrongestWeights:
 
     def test_the_largest_weights_are_bars_on_one_scale(self):
         W = weights(2) * np.array([1, 4], np.float32)
-        figure = strongest_weights(W, np.ones(60) * 3, ("cat", "dog"), TITLE)
+        figure = strongest_weights(W, scaled(np.ones(60) * 3), ("cat", "dog"), TITLE)
         expected = [(j, W[j, k]) for k in range(2) for j in np.argsort(-np.abs(W[:, k]))[:10]]
         found = self.bars(figure)
         assert [feature for feature, *_ in found] == [j for j, _ in expected]
@@ -339,7 +351,7 @@ class TestStrongestWeights:
         assert {TITLE, "cat", "dog"} <= set(drawn(figure))
 
     def test_for_and_against_have_colours_of_their_own(self):
-        figure = strongest_weights(np.array([[1.0, -1.0], [-2.0, 2.0]]), np.array([2.0, 3.0]), ("cat", "dog"), TITLE)
+        figure = strongest_weights(np.array([[1.0, -1.0], [-2.0, 2.0]]), scaled([2, 3]), ("cat", "dog"), TITLE)
         against, towards = (bars.get_facecolor()[0] for bars in figure.axes[0].collections[-2:])
         assert not np.allclose(against, towards)
         assert towards[0] > against[0]
@@ -348,22 +360,22 @@ class TestStrongestWeights:
     @pytest.mark.parametrize("d", [1, 100_000])
     def test_every_word_is_on_the_page(self, K, d):
         W = np.random.default_rng(0).standard_normal((d, K))
-        words = drawn(strongest_weights(W, np.full(d, 2.0), names(K), TITLE))
+        words = drawn(strongest_weights(W, scaled(np.full(d, 2.0)), names(K), TITLE))
         assert len([word for word in words if word.startswith("feature ")]) == K * min(d, 10)
 
     def test_more_classes_are_capped_and_the_title_says_so(self):
-        figure = strongest_weights(weights(120), np.full(60, 2.0), names(120), TITLE)
+        figure = strongest_weights(weights(120), scaled(np.full(60, 2.0)), names(120), TITLE)
         assert title_of(figure) == f"{TITLE} (the first 24 of 120 classes)"
 
     def test_constant_features_are_left_out(self):
         W, scale = np.full((6, 2), 0.1), np.array([30.0, 1, 20, 40, 1, 50])
         W[[1, 4]] = 9
-        assert "feature 1" not in drawn(strongest_weights(W, scale, ("cat", "dog"), TITLE))
-        drawn(strongest_weights(W[:1], np.ones(1) * 0.5, ("cat", "dog"), TITLE))
+        assert "feature 1" not in drawn(strongest_weights(W, scaled(scale), ("cat", "dog"), TITLE))
+        drawn(strongest_weights(W[:1], scaled([0.5]), ("cat", "dog"), TITLE))
 
     @pytest.mark.parametrize("size", [0, 1e-300, 1e-7, 1e30])
     def test_weights_of_any_size(self, size):
-        drawn(strongest_weights(weights(3) * np.float64(size), np.full(60, 2.0), names(3), TITLE))
+        drawn(strongest_weights(weights(3) * np.float64(size), scaled(np.full(60, 2.0)), names(3), TITLE))
 
 
 class TestConfusion:
@@ -487,7 +499,7 @@ def one_of_each(K, shape, title, labels):
     said = [labels[k % K] for k in range(12)]
     yield loss_curve(history(40), title)
     yield templates(W, labels, shape, title)
-    yield signed_templates(W, scale, labels, shape, title)
+    yield signed_templates(W, scaled(scale), labels, shape, title)
     yield confusion(np.random.default_rng(2).integers(0, 99, (K, K)), labels, title)
     yield mistakes(images, said, said[::-1], np.linspace(1, 0.3, 12), title)
     t = min(K, 10)
@@ -522,7 +534,7 @@ def test_pyplot_is_not_imported(tmp_path):
     program = """
 import sys
 from types import SimpleNamespace
-from onelayer.pictures.figures import loss_curve
+from onelayer.pictures.curves import loss_curve
 loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)], "t").savefig(sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
 """

@@ -143,7 +143,7 @@ def explain(
     from onelayer.cli.screen import Screen
     from onelayer.data.untrusted.images import read_image
     from onelayer.files import EXPLAINED, is_explanation, png, write_over
-    from onelayer.pictures.figures import explanation
+    from onelayer.pictures.explanation import explanation
     from onelayer.pictures.page import ignore_styles
     from onelayer.runs.directory import Run
 

@@ -30,7 +30,7 @@ from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.comparison import compare_answers, in_points
 from onelayer.experiments.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.files import is_marked, is_report, read_mark, require_own, write_figure, write_mark
-from onelayer.pictures.figures import probability_histogram
+from onelayer.pictures.probabilities import probability_histogram
 from onelayer.runs.directory import TEMPORARY, Run
 from onelayer.words import mean_and_sd
 

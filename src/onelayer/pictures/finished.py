@@ -1,12 +1,16 @@
-"""Drawing a finished run: all its pictures, written into its directory."""
+"""Draw a finished run: all its pictures, written into its directory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from onelayer.analysis.evaluation import evaluate
-from onelayer.data.dataset import Splits
+from matplotlib.figure import Figure
+
+from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.data.dataset import Split, Splits
 from onelayer.model import Model
-from onelayer.pictures.figures import figures_of_run
-from onelayer.pictures.page import ignore_styles
+from onelayer.pictures.curves import cost_curve, loss_curve
+from onelayer.pictures.mistakes import confusion, mistakes
+from onelayer.pictures.page import ignore_styles, legible
+from onelayer.pictures.templates import signed_templates, strongest_weights, templates
 from onelayer.runs.directory import FIGURES, Run
 from onelayer.runs.plan import Plan
 from onelayer.training.state import History
@@ -30,3 +34,49 @@ def draw_run(
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(FIGURES))
+
+
+def figures_of_run(
+    history: History, model: Model, test: Split | None, evaluation: Evaluation | None, title: str
+) -> Iterator[tuple[str, Figure]]:
+    """Draw the pictures of a run one at a time: curves, templates or strongest weights, confusion, mistakes.
+
+    Parameters
+    ----------
+    history : tuple of EpochRecord
+    model : Model
+    test : Split or None
+        The rows of the confusion and the mistakes; without them, neither is drawn.
+    evaluation : Evaluation or None
+        Of `model` on `test`.
+    title : str
+        Data set and settings.
+
+    Yields
+    ------
+    name : str
+        A file name without its suffix.
+    figure : Figure
+    """
+    weights = model.layer.weights
+    # Names that the font cannot show would look alike.
+    names = [name if legible(name) == name else f"{k}: {name}" for k, name in enumerate(model.class_names)]
+    if history:
+        yield "loss", loss_curve(history, f"Loss. {title}")
+        yield "cost", cost_curve(history, f"Cost. {title}")
+    if model.image_shape is not None:
+        yield "templates", templates(weights, names, model.image_shape, f"Templates, each in its own range. {title}")
+        signed = f"Templates on one scale. {title}"
+        yield "templates_signed", signed_templates(weights, model.standardizer, names, model.image_shape, signed)
+    else:
+        yield "weights", strongest_weights(weights, model.standardizer, names, f"Strongest weights. {title}")
+    if test is None or evaluation is None:
+        return
+    yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")
+    if model.image_shape is not None:
+        worst = evaluation.worst_mistakes(12)
+        images = test.rows(worst).reshape(-1, *model.image_shape)
+        truths, guesses = evaluation.labels[worst], evaluation.predictions[worst]
+        guessed = evaluation.probabilities[worst, guesses]
+        shown = [names[k] for k in truths], [names[k] for k in guesses]
+        yield "mistakes", mistakes(images, shown[0], shown[1], guessed, f"The most confident mistakes. {title}")

@@ -16,16 +16,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
 INK, QUIET, RULE = "#222222", "#666666", "#d4d4d4"
+MOST_TEMPLATES = 100  # classes
 WIDTH, MARGIN, GAP, DPI = 8.0, 0.15, 0.08, 150  # inches, and dots in one
 TITLE, LABEL, SMALL, TINY = 11, 9, 8, 5  # points
-FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")  # the user's, as for names in Chinese
+FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")  # stay the user's, for names in Chinese
 LINE = 1.3 / 72  # inches of a line of text, per point of its size
 
 
 def ignore_styles() -> None:
-    """Let this process draw by matplotlib's own settings, with the user's fonts: for the commands.
+    """Let this process draw by matplotlib's own settings, with the user's fonts. The commands do so.
 
-    A matplotlibrc, which may lie in the working directory, is meant for other pictures, and can ask for LaTeX.
+    A matplotlibrc, which may lie in the working directory, is meant for other pictures and can ask for LaTeX.
     """
     fonts = {name: value for name, value in mpl.rcParams.items() if name in FONTS}
     mpl.rcdefaults()
@@ -42,9 +43,9 @@ def mosaic(
     below: float = 0,
     **style: Any,
 ) -> tuple[Figure, Axes, list[AxesImage]]:
-    """Stacks of pictures (h, w) or (h, w, 3), each stack under its caption, side by side and row by row.
+    """Draw stacks of pictures (h, w) or (h, w, 3), each stack under its caption, side by side and row by row.
 
-    All are in one Axes whose unit is the inch: an Axes for each would be slow.
+    All are in one Axes, whose unit is the inch: an Axes for each would be slow.
     """
     h, w = stacks[0][0].shape[:2]
     tile = min((width - 2 * MARGIN - left - (columns - 1) * GAP) / columns, 2)
@@ -72,7 +73,7 @@ def mosaic(
 
 
 def new_page(title: str, below: float, width: float = WIDTH) -> tuple[Figure, float]:
-    """A figure with a title, if any, and so many inches for what comes below, and how far down it comes."""
+    """Return a figure with a title and `below` inches for the rest, and the distance of the rest from the top."""
     lines = fitted(title, width - 2 * MARGIN, TITLE, lines=9)
     top = MARGIN + ((lines.count("\n") + 1) * TITLE * LINE + GAP if title else 0)
     height = top + below + MARGIN / 2
@@ -83,17 +84,18 @@ def new_page(title: str, below: float, width: float = WIDTH) -> tuple[Figure, fl
 
 
 def place_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """New axes, placed in inches from the upper left: an engine that lays them out takes longer than the drawing."""
+    """Return new axes, placed in inches from the upper left; a layout engine would take longer than the drawing."""
     W, H = figure.get_size_inches()
     return figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H), facecolor="white")
 
 
 def outlines(patches: Iterable[Rectangle], colour: str, linewidth: float) -> PatchCollection:
+    """Return rectangles without a filling."""
     return PatchCollection(list(patches), facecolor="none", edgecolor=colour, linewidth=linewidth)
 
 
 def fitted(text: str, width: float, size: float, lines: int) -> str:
-    """The text, each of its lines broken into at most so many of `width` inches, cut with an ellipsis if need be."""
+    """Return the text, each line broken into at most `lines` lines of `width` inches; an ellipsis replaces the rest."""
     text = legible(text)
     if "\n" in text:
         return "\n".join(fitted(line, width, size, lines) for line in text.split("\n"))
@@ -114,7 +116,7 @@ def fitted(text: str, width: float, size: float, lines: int) -> str:
 
 
 def legible(text: str) -> str:
-    """The text with a question mark for every letter that the font does not have."""
+    """Return the text with a question mark for every letter that the font does not have."""
     return "".join(letter if letter == "\n" or ord(letter) in _letters() else "?" for letter in text)
 
 
@@ -124,5 +126,32 @@ def _letters() -> frozenset[int]:
 
 
 def text_length(text: str, font: FontProperties) -> float:
-    """Inches that a line of text is long."""
+    """Return the length of a line of text in inches."""
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def plain_axes(axes: Axes) -> None:
+    """Give axes small labels, horizontal grid lines and no frame."""
+    axes.tick_params(labelsize=LABEL, color=RULE, labelcolor=INK)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(QUIET)
+
+
+def signed_bar(figure: Figure, image: AxesImage, unit: str, notes: list[str], extend: str) -> None:
+    """Draw the meaning of the colours of signed pictures at the foot of the page."""
+    height = figure.get_figheight()
+    bar = place_axes(figure, 0.2, height - 0.6, 4.4, 0.11)
+    figure.colorbar(image, cax=bar, orientation="horizontal", extend=extend)
+    limit = image.get_clim()[1]
+    ticks = np.linspace(-limit, limit, 5)
+    bar.set_xticks(ticks, [f"{tick:+.3g}" if tick else "0" for tick in ticks], size=SMALL, color=INK)
+    bar.set_xlabel(unit, size=SMALL, color=INK)
+    bar.tick_params(length=2, color=QUIET)
+    figure.text(5.0 / figure.get_figwidth(), 0.6 / height, "\n".join(notes), size=SMALL, color=QUIET, va="top")
+
+
+def capped(title: str, K: int, most: int = MOST_TEMPLATES) -> str:
+    """Return a title that says so where only the first `most` of K classes are drawn."""
+    return title if most >= K else f"{title} (the first {most} of {K} classes)"

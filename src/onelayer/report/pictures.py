@@ -18,8 +18,13 @@ from onelayer.analysis.evaluation import Evaluation
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.model import Model
-from onelayer.pictures import figures
-from onelayer.pictures.page import INK, QUIET, RULE
+from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
+from onelayer.pictures.curves import cost_curve, loss_curve
+from onelayer.pictures.mistakes import confusion as draw_confusion
+from onelayer.pictures.mistakes import confusion_shares
+from onelayer.pictures.page import INK, MOST_TEMPLATES, QUIET, RULE
+from onelayer.pictures.probabilities import probability_histogram, reliability
+from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.runs.directory import Run
 from onelayer.training.state import History, TrainingState
 from onelayer.training.train import train
@@ -36,8 +41,8 @@ VARIABLES = {
     INK: "ink",
     QUIET: "quiet",
     RULE: "rule",
-    figures.COLOURS["train"]: "train",
-    figures.COLOURS["validation"]: "validation",
+    COLOURS["train"]: "train",
+    COLOURS["validation"]: "validation",
 }
 
 Shape = tuple[int, int, int]  # of an image: channels, height, width
@@ -102,9 +107,9 @@ def curves(name: str, histories: Sequence[History]) -> list[str]:
     if not first:
         return []
     charts = []
-    for what, draw in (("loss", figures.loss_curve), ("cost", figures.cost_curve)):
+    for what, draw in (("loss", loss_curve), ("cost", cost_curve)):
         alt = f"{what.capitalize()} by epoch, {name}: " + "; ".join(
-            _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in figures.COLOURS
+            _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in COLOURS
         )
         charts.append(_svg(draw(first, "", CHART_WIDTH, others), alt))
     return charts
@@ -119,8 +124,8 @@ def _course(split: str, values: list[float]) -> str:
 def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:
     """Each class's weights, stretched to their own range."""
     found = []
-    for name, column in zip(class_names[: figures.MOST_TEMPLATES], weights.T, strict=False):
-        image = figures.stretched(figures.picture(np.asarray(column, np.float64).reshape(shape)))
+    for name, column in zip(class_names[:MOST_TEMPLATES], weights.T, strict=False):
+        image = stretched(picture(np.asarray(column, np.float64).reshape(shape)))
         found.append(_png(_bytes(image), f"template of {name}{when}", name))
     return found
 
@@ -128,15 +133,15 @@ def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, whe
 def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
     """What a grey level more of each pixel adds to each class's logit: its channels side by side, on one scale."""
     c, h, w = shape
-    names = model.class_names[: figures.MOST_TEMPLATES]
-    V, limit, beyond = figures.signed_scale(model.layer.weights[:, : len(names)], model.standardizer.scale)
+    names = model.class_names[:MOST_TEMPLATES]
+    V, limit, beyond = signed_scale(model.layer.weights[:, : len(names)], model.standardizer)
     found = []
     for name, column in zip(names, V.T, strict=True):
         channels = column.reshape(c, h, w).transpose(1, 0, 2).reshape(h, c * w)
-        colours = figures.SIGNED((channels / limit + 1) / 2, bytes=True)[..., :3]
+        colours = SIGNED((channels / limit + 1) / 2, bytes=True)[..., :3]
         alt = f"signed template of {name}" + (", red, green and blue side by side" if c == 3 else "")
         found.append(_png(np.ascontiguousarray(colours), alt, name))
-    stops = ", ".join(mpl.colors.to_hex(figures.SIGNED(place)) for place in np.linspace(0, 1, 11))
+    stops = ", ".join(mpl.colors.to_hex(SIGNED(place)) for place in np.linspace(0, 1, 11))
     notes = [f"{beyond:.2g} % of the weights lie beyond the scale."] if beyond else []
     notes += ["Grey pixels were constant in training."] if np.isnan(V).any() else []
     return {"pictures": found, "limit": limit, "stops": stops, "notes": " ".join(notes), "channels": c}
@@ -144,11 +149,11 @@ def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
 
 def strongest_weights(model: Model) -> dict[str, Any]:
     """The features that weigh most for or against each class, as bars in percent of the room there is for them."""
-    classes, limit = figures.strongest(model.layer.weights, model.standardizer.scale)
+    classes, limit = strongest(model.layer.weights, model.standardizer)
     found = []
     for name, (features, values) in zip(model.class_names, classes, strict=False):
         ends = [(50 + 50 * min(value, 0) / limit, 50 * abs(value) / limit) for value in values.tolist()]
-        numbers = [figures.signed_number(value, limit) for value in values.tolist()]
+        numbers = [signed_number(value, limit) for value in values.tolist()]
         found.append({"name": name, "bars": list(zip(features.tolist(), ends, numbers, strict=True))})
     return {"classes": found, "of": len(model.class_names)}
 
@@ -187,7 +192,7 @@ def _bytes(image: np.ndarray) -> np.ndarray:
 
 
 def _photos(split: Split, places: np.ndarray, shape: Shape) -> list[np.ndarray]:
-    return [_bytes(figures.picture(row.reshape(shape)) / 255) for row in split.rows(places)]
+    return [_bytes(picture(row.reshape(shape)) / 255) for row in split.rows(places)]
 
 
 def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, Any]:
@@ -206,18 +211,17 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
         truth, answer = model.class_names[i], model.class_names[j]
         words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
         shown = places[:IMAGES_OF_PAIR]
-        picture = None
+        strip = None
         if model.image_shape is not None:
-            strip = np.concatenate(_photos(split, shown, model.image_shape), axis=1)
-            picture = _png(strip, f"{counted(len(shown), 'image')} of {words}")
-        group = {"id": f"cell-{i}-{j}", "predicted": j, "answer": answer, "right": i == j, "picture": picture}
+            images = np.concatenate(_photos(split, shown, model.image_shape), axis=1)
+            strip = _png(images, f"{counted(len(shown), 'image')} of {words}")
+        group = {"id": f"cell-{i}-{j}", "predicted": j, "answer": answer, "right": i == j, "picture": strip}
         ends = evaluation.confidences[shown[[0, -1]]]
         groups.setdefault(i, []).append(group | {"count": counts[i, j], "shown": len(shown), "ends": ends})
-    shares = counts / np.where(totals > 0, totals, 1)[:, np.newaxis]
     accuracies = [float(share) for share in evaluation.class_accuracies]
     chart = None
     if K > MOST_CLASSES:
-        figure = figures.confusion(counts, model.class_names, "")
+        figure = draw_confusion(counts, model.class_names, "")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         with Image.open(buffer) as image:
@@ -225,7 +229,7 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
             chart = _png(np.asarray(image.convert("RGB")), alt)
     return {
         "counts": counts.tolist(),
-        "shares": shares.tolist(),
+        "shares": np.nan_to_num(confusion_shares(counts)).tolist(),
         "totals": totals.tolist(),
         "groups": groups,
         "accuracies": accuracies,
@@ -270,6 +274,6 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
         "claimed": claimed,
         "rows": rows,
         "median": median,
-        "diagram": _svg(figures.reliability(found, "", CHART_WIDTH), diagram),
-        "histogram": _svg(figures.probability_histogram(evaluation, "", CHART_WIDTH), histogram),
+        "diagram": _svg(reliability(found, "", CHART_WIDTH), diagram),
+        "histogram": _svg(probability_histogram(evaluation, "", CHART_WIDTH), histogram),
     }

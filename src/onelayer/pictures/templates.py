@@ -1,0 +1,208 @@
+"""Pictures of the weights: each class's template, or the strongest weights of features that are not pixels."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+
+from onelayer.features.standardizer import Standardizer
+from onelayer.pictures.colours import SIGNED, picture, stretched
+from onelayer.pictures.page import (
+    GAP,
+    INK,
+    LABEL,
+    LINE,
+    MARGIN,
+    MOST_TEMPLATES,
+    QUIET,
+    SMALL,
+    WIDTH,
+    capped,
+    fitted,
+    mosaic,
+    new_page,
+    place_axes,
+    signed_bar,
+    text_length,
+)
+
+MOST_CHARTED = 24  # classes
+STRONGEST = 10  # features of a class
+
+
+def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tuple[int, int, int], title: str) -> Figure:
+    """Draw each class's weights as a picture in its own range: black is its least weight, white its largest.
+
+    This shows shapes and hides size and sign; `signed_templates` shows size and sign.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Column k is drawn for class k; at most 100 classes are drawn.
+    class_names : sequence of K str
+    image_shape : (c, h, w)
+        Three channels are drawn in colour. For any other number, their mean is drawn in grey.
+    title : str
+    """
+    K = weights.shape[1]
+    rows = np.asarray(weights, np.float64).T[:MOST_TEMPLATES]
+    stacks = [[stretched(picture(row.reshape(image_shape)))] for row in rows]
+    return mosaic(stacks, class_names, capped(title, K), _columns(K), cmap="gray", vmin=0, vmax=1)[0]
+
+
+def signed_templates(
+    weights: np.ndarray,
+    standardizer: Standardizer,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    title: str,
+) -> Figure:
+    """Draw the number that one more grey level of each pixel adds to each class's logit, on one scale for all classes.
+
+    The number is W / s; each class and channel has a picture. A few large weights do not set the scale: it ends at
+    3.5 times the median of |W / s|, and a note says how many lie beyond. Pixels that were constant in training are
+    grey.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Column k is drawn for class k; at most 100 classes are drawn.
+    standardizer : Standardizer
+        Of the rows: its scale is s, and it knows the features that were constant in training.
+    class_names : sequence of K str
+    image_shape : (c, h, w)
+    title : str
+    """
+    K, c = weights.shape[1], image_shape[0]
+    V, limit, beyond = signed_scale(weights[:, :MOST_TEMPLATES], standardizer)
+    figure, axes, images = mosaic(
+        V.T.reshape(-1, *image_shape),
+        class_names,
+        capped(title, K),
+        columns=_columns(K) if c == 1 else min(K, 10 if K <= 30 else 20),
+        width=WIDTH if c == 1 or K <= 30 else 1.5 * WIDTH,
+        left=0.2 if c > 1 else 0,
+        below=0.65,
+        cmap=SIGNED,
+        vmin=-limit,
+        vmax=limit,
+    )
+    for place, image in enumerate(images if c > 1 else ()):
+        x, _, bottom, top = image.get_extent()
+        if x == images[0].get_extent()[0]:
+            name = "RGB"[place % c] if c == 3 else f"{place % c + 1}"
+            axes.text(x - GAP, (top + bottom) / 2, name, size=LABEL, color=INK, ha="right", va="center")
+    notes = [f"{beyond:.2g} % of the weights lie beyond the scale"] if beyond else []
+    notes += ["grey pixels: constant in training"] if np.isnan(V).any() else []
+    unit = "logit per grey level: below 0 against the class, above 0 for it"
+    signed_bar(figure, images[0], unit, notes, extend="both" if beyond else "neither")
+    return figure
+
+
+def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.ndarray, float, float]:
+    """Return W / s (d, K), NaN for constant pixels, the number where its colours end, and the percentage beyond."""
+    V = np.asarray(weights, np.float64) / standardizer.scale[:, np.newaxis]  # (d, K)
+    constant = _constant_features(standardizer)
+    sizes = np.abs(V[~constant])
+    V[constant] = np.nan
+    # Of normally distributed weights, 2 in 100 lie beyond 3.5 times the median. A high percentile instead would let
+    # the pixels that hardly ever vary, and so have a tiny s, set the scale of small images.
+    largest = sizes.max(initial=0)
+    limit = (min(3.5 * np.median(sizes), largest) or largest) if largest else 1.0
+    limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
+    return V, limit, 100 * np.count_nonzero(sizes > limit) / max(sizes.size, 1)
+
+
+def strongest_weights(
+    weights: np.ndarray, standardizer: Standardizer, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw the features with the largest weights of each class as bars, on one scale for all classes.
+
+    A weight is the number that one more standard deviation of the feature adds to the class's logit. Features that
+    were constant in training are left out.
+
+    Parameters
+    ----------
+    weights : ndarray (d, K)
+        Column k is drawn for class k; at most 24 classes are drawn.
+    standardizer : Standardizer
+        Of the rows: its scale is s, and it knows the features that were constant in training.
+    class_names : sequence of K str
+    title : str
+    """
+    K = weights.shape[1]
+    classes, limit = strongest(weights, standardizer)
+    columns = min(K, 3)
+    bars = max(len(features) for features, _ in classes)
+    each = (WIDTH - 2 * MARGIN - (columns - 1) * 2 * GAP) / columns
+    step = SMALL * LINE
+    block = LABEL * LINE + max(bars, 1) * step + 2 * GAP
+    figure, top = new_page(capped(title, K, MOST_CHARTED), -(-len(classes) // columns) * block + 0.3)
+    height = figure.get_figheight()
+    axes = place_axes(figure, 0, 0, WIDTH, height)  # their unit is the inch
+    axes.set_axis_off()
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    small = FontProperties(size=SMALL)
+    words = [f"feature {j}" for features, _ in classes for j in features]
+    left = max((text_length(word, small) for word in words), default=0) + GAP
+    right = max((text_length(signed_number(v, limit), small) for _, values in classes for v in values), default=0) + GAP
+    half = (each - left - right) / 2
+    style: dict[str, Any] = {"size": SMALL, "va": "center_baseline", "parse_math": False}
+    drawn: dict[bool, list[Rectangle]] = {False: [], True: []}
+    for place, ((features, values), name) in enumerate(zip(classes, class_names, strict=False)):
+        x, y = MARGIN + place % columns * (each + 2 * GAP), top + place // columns * block + LABEL * LINE
+        axes.text(x, y - LABEL * LINE / 2, fitted(name, each, LABEL, lines=1), **style | {"size": LABEL}, color=INK)
+        zero = x + left + half
+        for number, (feature, value) in enumerate(zip(features, values, strict=True)):
+            middle = y + (number + 0.5) * step
+            axes.text(x, middle, f"feature {feature}", **style, color=INK)
+            axes.text(x + each, middle, signed_number(value, limit), **style, color=QUIET, ha="right")
+            long = half * value / limit
+            drawn[value > 0].append(Rectangle((zero + min(long, 0), middle - 0.35 * step), abs(long), 0.7 * step))
+        axes.vlines(zero, y, y + len(features) * step, color=QUIET, linewidth=0.6)
+    for positive, patches in drawn.items():
+        axes.add_collection(PatchCollection(patches, facecolor=SIGNED(0.9 if positive else 0.1), edgecolor="none"))
+    meaning = "what one standard deviation more of a feature adds to the class's logit; one scale for all"
+    axes.text(MARGIN, height - 0.2, meaning, **style, color=QUIET)
+    return figure
+
+
+def strongest(weights: np.ndarray, standardizer: Standardizer) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    """Return features and weights of the first classes, the largest |weight| first, and the largest of all, or 1."""
+    varying = np.flatnonzero(~_constant_features(standardizer))
+    classes = []
+    for column in weights.T[:MOST_CHARTED]:
+        of_class = np.asarray(column, np.float64)[varying]
+        order = np.argsort(-np.abs(of_class), kind="stable")[:STRONGEST]
+        classes.append((varying[order], of_class[order]))
+    return classes, max((abs(float(values[0])) for _, values in classes if len(values)), default=0) or 1.0
+
+
+def signed_number(value: float, limit: float) -> str:
+    """Return a number with its sign, and as many decimals as give `limit`, the largest of its kind, three digits."""
+    if not 1e-4 <= limit < 1e5:
+        return f"{value:+.1e}"
+    return f"{value:+.{max(0, 2 - math.floor(math.log10(limit)))}f}"
+
+
+def _columns(K: int) -> int:
+    return K if K < 5 else 5 if K <= 10 else 6 if K <= 24 else 10
+
+
+def _constant_features(standardizer: Standardizer) -> np.ndarray:
+    """Return whether each feature (d,) was constant in training.
+
+    The model of an older file does not know this. There a scale of 1 says so, if the others are not near 1.
+    """
+    if standardizer.constant is not None:
+        return standardizer.constant
+    scale = standardizer.scale
+    ones: np.ndarray = scale == 1
+    if ones.all() or abs(np.median(scale[~ones]) - 1) < 0.01:  # features that came standardised
+        return np.zeros_like(ones)
+    return ones
