@@ -17,7 +17,6 @@ from helpers import assert_one_line, start, toy_splits, turn_training_round
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.experiments import sweep as sweeps
 from onelayer.experiments.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.runs.directory import Run
 from onelayer.training.backends.array import ArrayBackend
@@ -153,7 +152,7 @@ def test_a_run_that_diverges_stops_no_other_and_is_remembered(tmp_path, monkeypa
     assert [run.status for run in found[0].runs] == ["complete"] * 2
     assert [run.status for run in found[1].runs] == ["diverged"] * 2
     assert "epoch 1 is not a finite number" in found[1].runs[0].note
-    monkeypatch.setattr(sweeps.runs, "train", None)
+    monkeypatch.setattr("onelayer.runs.training.solve", None)
     run_sweep(sweep, toy_splits())
     with sweep.csv_path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -236,7 +235,7 @@ def test_draws_are_log_uniform_in_their_range():
         ({"l2": []}, None, "l2 has no values, which leaves nothing to train"),
         ({"learning_rate": [0.1, -2.0]}, None, "learning rate -2.0 is not a positive number"),
         ({"learning_rate": [0.1, math.nan]}, 3, "learning rate nan is not a positive number"),
-        ({"l2": [0.0, 1.0]}, 3, "l2 0 is no end of a range"),
+        ({"l2": [0.0, 1.0]}, 3, "l2 0 cannot be the end of a range"),
         ({"l2": [1.0]}, 3, "random has nothing to draw from"),
         ({"l2": [0.1, 1.0]}, 0, "random 0 is not a whole number of at least 1"),
     ],
@@ -258,7 +257,7 @@ def test_another_sweep_is_refused_with_the_reason(tmp_path):
     others = {
         "its learning rate is 0.05, not 0.05, 0.001": replace(plan, configs=CONFIGS[::2]),
         "its seeds are 42, 43, not 42": replace(plan, seeds=(42,)),
-        "its rows are split otherwise": replace(plan, split_config=SplitConfig(split_seed=1)),
+        "its rows are split in another way": replace(plan, split_config=SplitConfig(split_seed=1)),
         "its data begin with the fingerprint": replace(plan, fingerprint="0" * 64),
     }
     for message, other in others.items():

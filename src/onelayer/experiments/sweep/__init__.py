@@ -1,0 +1,15 @@
+"""Many runs over settings and seeds. Validation chooses; the test rows are read for the chosen setting only.
+
+A run is trained on one thread, so its numbers do not depend on how many runs are trained at the same time.
+"""
+
+from onelayer.experiments.sweep.directory import Sweep as Sweep
+from onelayer.experiments.sweep.directory import refit as refit
+from onelayer.experiments.sweep.directory import results as results
+from onelayer.experiments.sweep.plan import SweepPlan as SweepPlan
+from onelayer.experiments.sweep.plan import draws as draws
+from onelayer.experiments.sweep.plan import grid as grid
+from onelayer.experiments.sweep.results import SettingResult as SettingResult
+from onelayer.experiments.sweep.results import choose as choose
+from onelayer.experiments.sweep.results import mean_sd as mean_sd
+from onelayer.experiments.sweep.running import run_sweep as run_sweep

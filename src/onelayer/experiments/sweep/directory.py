@@ -1,0 +1,210 @@
+"""The directory of a sweep.
+
+===============================  ========================================================================
+``sweep.json``                   the plan: settings, seeds, splits, data; the mark of a sweep
+``sweep.csv``                    a row a run, with its settings and scores
+``runs/<setting>-seed-<seed>/``  a run directory for each; settings are counted from 000
+``refit/``                       a sweep of the chosen setting alone, on training and validation rows
+===============================  ========================================================================
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
+from onelayer.errors import OnelayerError, RunError
+from onelayer.experiments.sweep.plan import SweepPlan
+from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
+from onelayer.files import is_marked, read_mark, write_file, write_mark
+from onelayer.runs.claim import claimed
+from onelayer.runs.directory import FILES, TEMPORARY, Run
+
+DIVERGED = "diverged.txt"  # in the directory of a run that did, with the reason
+RUN_NAME = re.compile(r"\d{3,}-seed-\d+")
+SCORES = tuple((split, what) for split in ("train", "validation", "test") for what in ("loss", "cost", "accuracy"))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep directory on disk. Use `Sweep.create` or `Sweep.open`."""
+
+    path: Path
+    plan: SweepPlan
+
+    @classmethod
+    def create(cls, path: str | Path, plan: SweepPlan, *, overwrite: bool = False) -> "Sweep":
+        """Make a directory for a sweep, or open the directory of the same plan to go on with it.
+
+        Raises
+        ------
+        RunError
+            If it holds another sweep and `overwrite` is false, or holds anything else, or cannot be made.
+        """
+        sweep = cls(Path(path), plan)
+        with claimed(sweep.path):
+            if not sweep._is_made(overwrite):
+                settings = [config.settings for config in plan.configs]
+                content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
+                content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
+                content |= {"source_config": asdict(plan.source_config)}
+                write_mark(sweep._json_path, "sweep", content)
+        return sweep
+
+    def _is_made(self, overwrite: bool) -> bool:
+        """Return whether the directory holds this very sweep; remove another sweep if it is to be replaced."""
+        path = self.path
+        try:
+            present = [file.name for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
+            if present and not self._json_path.exists():
+                raise RunError(f"{path} holds {present[0]!r} and is no sweep of onelayer; choose another --out")
+            if present and not is_marked(self._json_path, "sweep"):
+                raise RunError(f"{self._json_path} is not of a sweep of onelayer; choose another --out")
+            if present and not overwrite:
+                there = Sweep.open(path)
+                if there.plan != self.plan:
+                    reason = there.plan.difference(self.plan)
+                    raise RunError(f"{path} is another sweep: {reason}; choose another --out or pass --overwrite")
+                return True
+            self._remove_runs()
+        except OSError as error:
+            raise RunError(f"cannot make the sweep directory {path}: {error.strerror}; choose another --out") from None
+        return False
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Sweep":
+        """Open a sweep that exists.
+
+        Raises
+        ------
+        RunError
+            If there is none, or its plan is damaged.
+        """
+
+        def parse(content: dict[str, Any]) -> SweepPlan:
+            configs = tuple(TrainConfig(**config) for config in content["settings"])
+            split_config, source_config = (
+                SplitConfig(**content["split"]),
+                SourceConfig(**content.get("source_config", {})),
+            )
+            source, fingerprint = str(content["source"]), str(content["fingerprint"])
+            return SweepPlan(configs, tuple(content["seeds"]), split_config, source, fingerprint, source_config)
+
+        return cls(Path(path), read_mark(Path(path) / "sweep.json", "sweep", parse))
+
+    @property
+    def csv_path(self) -> Path:
+        return self.path / "sweep.csv"
+
+    @property
+    def _json_path(self) -> Path:
+        return self.path / "sweep.json"
+
+    def run(self, setting: int, seed: int) -> Run:
+        """Return the directory of a run, which need not exist yet."""
+        return Run(self.path / "runs" / f"{setting:03}-seed-{seed}")
+
+    def read(self, setting: int, seed: int) -> SweepRun:
+        """Read from its directory what became of a run; damage raises no error."""
+        run, expected = self.run(setting, seed), self.plan.of_run(setting, seed)
+        try:
+            if not run.path.exists() or all(TEMPORARY.fullmatch(file.name) for file in run.path.iterdir()):
+                return SweepRun(setting, seed, "missing")
+            found, _ = Run.open(run.path).read_checkpoint()
+            if expected.config.backend == "auto":  # a run records the backend that was chosen
+                expected = replace(expected, config=replace(expected.config, backend=found.config.backend))
+            if replace(found, source=expected.source) != expected:
+                raise RunError(f"{run.path} was trained with other settings than the sweep's")
+            if run.summary_path.exists():
+                run.read_model()  # finds damage
+                scores = run.read_scores()
+                return SweepRun(setting, seed, "complete", scores)
+            if (run.path / DIVERGED).exists():
+                return SweepRun(setting, seed, "diverged", note=(run.path / DIVERGED).read_text("utf-8").strip())
+            return SweepRun(setting, seed, "missing")
+        except OnelayerError as error:
+            return SweepRun(setting, seed, "damaged", note=str(error))
+        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+            return SweepRun(setting, seed, "damaged", note=f"{run.path}: damaged ({error})")
+
+    def write_csv(self, results: Sequence[SettingResult]) -> None:
+        """Write a row for each run, setting by setting, with its options, its status and its scores."""
+        best = choose(results)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        scores = [f"{split}_{what}" for split, what in SCORES]
+        writer.writerow(["setting", "seed", *SETTINGS, "status", "chosen", *scores, "note"])
+        for result in sorted(results, key=lambda result: result.setting):
+            for run in result.runs:
+                chosen = result is best
+                note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
+                settings = [str(getattr(result.config, name)).lower() for name in SETTINGS]
+                values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
+                writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
+        write_file(self.csv_path, text.getvalue().encode())
+
+    def remove(self) -> None:
+        """Remove the files of the sweep, its mark last, and nothing else."""
+        self._remove_runs()
+        self._json_path.unlink(missing_ok=True)
+        for folder in (self.path / "refit" / "runs", self.path / "refit", self.path / "runs", self.path):
+            with suppress(OSError):  # it holds something else, or is not there
+                folder.rmdir()
+
+    def _remove_runs(self) -> None:
+        """Remove the files of the sweep except its mark.
+
+        Raises
+        ------
+        RunError
+            If a run directory holds what no run wrote. Nothing is removed then.
+        """
+        folders = (self.path, self.path / "refit")
+        found = [path for folder in folders for path in (folder / "runs").glob("*") if RUN_NAME.fullmatch(path.name)]
+        made = [path for path in found if path.is_dir() and not path.is_symlink()]
+        for path in made:
+            for file in path.iterdir():
+                if file.name not in (*FILES, DIVERGED) and not TEMPORARY.fullmatch(file.name):
+                    what = f"{path} holds {file.name!r}, which no run wrote"
+                    raise RunError(f"{what}; move it away or choose another --out")
+        for path in made:
+            shutil.rmtree(path)
+        for folder in folders:
+            (folder / "sweep.csv").unlink(missing_ok=True)
+        (self.path / "refit" / "sweep.json").unlink(missing_ok=True)
+
+
+def results(sweep: Sweep) -> list[SettingResult]:
+    """Return the settings of a sweep with their runs, the best mean validation accuracy first.
+
+    A setting with a diverged run comes after the others: the mean of its other runs would flatter it.
+    """
+    found = [
+        SettingResult(setting, config, tuple(sweep.read(setting, seed) for seed in sweep.plan.seeds))
+        for setting, config in enumerate(sweep.plan.configs)
+    ]
+
+    def rank(result: SettingResult) -> tuple[bool, bool, float]:
+        mean = result.mean_sd("validation")[0]
+        return math.isnan(mean), any(run.status == "diverged" for run in result.runs), -mean
+
+    return sorted(found, key=rank)
+
+
+def refit(sweep: Sweep, setting: int) -> Sweep:
+    """Return the sweep of one setting alone, on training and validation rows, in the folder refit of the sweep."""
+    plan = sweep.plan
+    split_config = replace(plan.split_config, refit=True)
+    alone = replace(plan, configs=(plan.configs[setting],), split_config=split_config)
+    path = sweep.path / "refit"
+    # It is made again where another setting was chosen before, for example because a damaged run was mended.
+    overwrite = (path / "sweep.json").exists() and Sweep.open(path).plan != alone
+    return Sweep.create(path, alone, overwrite=overwrite)

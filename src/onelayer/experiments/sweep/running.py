@@ -1,0 +1,124 @@
+"""Training the runs of a sweep, several at a time."""
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+from onelayer.blas import one_blas_thread
+from onelayer.data.dataset import Splits
+from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.experiments.sweep.directory import DIVERGED, Sweep
+from onelayer.experiments.sweep.results import SweepRun
+from onelayer.files import write_file
+from onelayer.runs import training as runs
+from onelayer.runs.directory import Run
+from onelayer.training.scores import count_cores
+from onelayer.training.state import Problem, TrainingState
+
+
+def run_sweep(
+    sweep: Sweep,
+    splits: Splits,
+    *,
+    workers: int = 0,
+    settings: Collection[int] | None = None,
+    report_test: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train the runs that are not complete, each on one thread. Diverged and damaged runs are left as they are.
+
+    After an interruption the same call goes on.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    splits : Splits
+        Of the sweep's own data.
+    workers : int
+        Number of runs at a time; 0 is the number of cores. The results do not depend on it.
+    settings : collection of int, optional
+        Train these settings only.
+    report_test : bool
+        Evaluate the test rows, also for runs that are complete without test scores.
+    on_progress : callable, optional
+        Called now and then, in other threads too, with the number of epochs done and their total.
+
+    Raises
+    ------
+    DataError
+        If the splits are of other data.
+    ConfigError
+        If a setting does not fit the data.
+    """
+    plan = sweep.plan
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is not a whole number of at least 0")
+    if splits.dataset.fingerprint != plan.fingerprint:
+        raise DataError(f"{splits.dataset.name} is not the data of the sweep {sweep.path}; pass the right --data")
+    chosen = range(len(plan.configs)) if settings is None else settings
+    todo = [
+        run
+        for run in (sweep.read(setting, seed) for setting in chosen for seed in plan.seeds)
+        if run.status == "missing" or (run.status == "complete" and report_test and "test" not in run.scores)
+    ]
+    total = sum(plan.configs[run.setting].epochs for run in todo if run.status == "missing")
+    progress, stopping = _Progress(total, on_progress), threading.Event()
+
+    def train(row: SweepRun) -> None:
+        if not stopping.is_set():
+            _train(sweep, row, splits, report_test, progress.advance, stopping.is_set)
+
+    splits.standardizer, splits.duplicates  # noqa: B018, computed once, before the workers share them
+    with one_blas_thread(), ThreadPoolExecutor(workers or count_cores()) as pool:
+        try:
+            pending = {pool.submit(train, row) for row in todo}
+            while pending:  # a signal that comes just before a thread falls asleep is not seen until it wakes
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+        except BaseException:  # Ctrl-C and SIGTERM among them
+            stopping.set()  # every run leaves a checkpoint to go on from
+            raise
+
+
+def _train(
+    sweep: Sweep,
+    row: SweepRun,
+    splits: Splits,
+    report_test: bool,
+    advance: Callable[[int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Train a run from the beginning, or go on with it."""
+    run, seen = sweep.run(row.setting, row.seed), 0
+
+    def on_epoch(state: TrainingState) -> None:
+        nonlocal seen
+        advance(state.epoch - seen)
+        seen = state.epoch
+
+    try:
+        if run.checkpoint_path.exists():
+            runs.resume(run, splits, None, on_epoch, report_test, cancelled)
+        else:
+            plan = sweep.plan.of_run(row.setting, row.seed)
+            problem = Problem.of(splits, plan.config)
+            runs.start(Run.create(run.path), plan, problem, on_epoch, report_test, cancelled)
+    except DivergedError as error:
+        write_file(run.path / DIVERGED, f"{error}\n".encode())
+    if row.status == "missing":  # a run that diverged has epochs left
+        advance(sweep.plan.configs[row.setting].epochs - seen)
+
+
+class _Progress:
+    """The number of epochs done, counted over all threads."""
+
+    def __init__(self, total: int, tell: Callable[[int, int], None] | None) -> None:
+        self._total, self._tell = total, tell
+        self._done, self._lock = 0, threading.Lock()
+
+    def advance(self, epochs: int) -> None:
+        with self._lock:
+            self._done += epochs
+            if self._tell:
+                self._tell(self._done, self._total)
