@@ -14,7 +14,7 @@ import onelayer
 from onelayer.cli import main as cli
 from onelayer.config import SplitConfig
 from onelayer.errors import ConfigError
-from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES, diagnose, parse
+from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SIGNATURES, TABLED, diagnose, parse
 
 TABLE = json.loads(SIGNATURES.read_text())
 HELD_OUT_SEED = 1000
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_named(words, message):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_signature_s_own_means_are_diagnosed_as_it(mistake):
     signature = TABLE["signatures"][mistake]
-    figures = {(setting, figure): signature[setting][figure][0] for setting in SETTINGS for figure in FIGURES}
+    figures = {(setting, figure): signature[setting][figure][0] for setting in TABLED for figure in FIGURES}
     assert mistake in first(figures)
     own = next(diagnosis for diagnosis in diagnose(figures) if diagnosis.name == mistake)
     assert own.worst == 0
@@ -175,7 +175,7 @@ def test_the_likelihood_is_a_product_of_normal_densities():
 def test_the_table_is_complete():
     assert list(TABLE["signatures"]) == list(MISTAKES)
     for signature in TABLE["signatures"].values():
-        assert {setting: tuple(figures) for setting, figures in signature.items()} == dict.fromkeys(SETTINGS, FIGURES)
+        assert {setting: tuple(figures) for setting, figures in signature.items()} == dict.fromkeys(TABLED, FIGURES)
     assert HELD_OUT_SEED not in TABLE["seeds"]
 
 

@@ -214,7 +214,7 @@ def test_overwriting_removes_all_that_was_there_at_once(brief, tiny_cifar, tmp_p
 def test_a_directory_of_something_else_is_left_alone(brief, tiny_cifar, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(RunError, match=r"holds 'thesis.txt' and is no study"):
+    with pytest.raises(RunError, match=r"holds 'thesis.txt' and is not a study"):
         run_study(tmp_path / "mine", "coursework", SEEDS, loader(tiny_cifar))
     run_study(tmp_path / "study", "coursework", SEEDS, loader(tiny_cifar))
     with pytest.raises(RunError, match="is the study coursework with seeds 1 to 3; choose another --out"):
@@ -260,7 +260,7 @@ def test_the_command_shows_the_findings_and_leaves_a_report(brief, tiny_cifar, t
     code, printed, errors = run_cli("study", "coursework", "--seeds", "3", "--data", tiny_cifar, "--out", out)
     assert (code, errors) == (0, "")
     assert "learning rate 0.1, lambda 0: the coursework's printed figures and ours (percent)" in printed
-    assert "what lambda 1 instead of 0.1 does" in printed
+    assert "the effect of lambda 1 instead of 0.1" in printed
     assert "coursework" in (out / "report.html").read_text()
     refused = run_cli("study", "coursework", "--seeds", "2", "--data", tiny_cifar)
     assert_one_line(refused, "seeds 2 is too few to tell an effect from noise; ask for 3 or more")
@@ -274,6 +274,6 @@ def test_overwriting_spares_what_no_study_wrote(brief, tiny_cifar, tmp_path, nam
         run_study(path, "coursework", SEEDS, loader(tiny_cifar))
     (path / name).write_text('{"mine": 1}')
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with pytest.raises(RunError, match=r"is not of a study of onelayer|does not say that this command wrote it"):
+    with pytest.raises(RunError, match=r"does not belong to a study|does not say that this command wrote it"):
         run_study(path, "sigmoid", SEEDS, loader(tiny_cifar), overwrite=True)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

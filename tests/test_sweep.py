@@ -270,7 +270,7 @@ def test_another_sweep_is_refused_with_the_reason(tmp_path):
     assert [file.name for file in (path / "runs").iterdir()] == ["notes"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("dear")
-    with pytest.raises(RunError, match=r"holds 'thesis\.tex' and is no sweep of onelayer"):
+    with pytest.raises(RunError, match=r"holds 'thesis\.tex' and is not a sweep of onelayer"):
         Sweep.create(tmp_path / "other", plan, overwrite=True)
     for content in ("", "[]", '{"format": "onelayer-sweep", "version": 2}', json.dumps({"format": "x", "version": 1})):
         (path / "sweep.json").write_text(content)
@@ -420,6 +420,6 @@ def test_overwriting_spares_what_no_sweep_wrote(tmp_path):
 @pytest.mark.parametrize("content", ['{"method": "bayes"}', "[1]", "not JSON", '{"format": "onelayer-study"}'])
 def test_another_programs_sweep_json_is_not_overwritten(tmp_path, content):
     (tmp_path / "sweep.json").write_text(content)
-    with pytest.raises(RunError, match=r"sweep.json is not of a sweep of onelayer; choose another --out"):
+    with pytest.raises(RunError, match=r"sweep.json does not belong to a sweep of onelayer; choose another --out"):
         Sweep.create(tmp_path, plan_of(toy_splits(), CONFIGS[:1]), overwrite=True)
     assert (tmp_path / "sweep.json").read_text() == content

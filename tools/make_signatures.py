@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
 from onelayer.data import Dataset, Split, Splits
-from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SETTINGS, SIGNATURES
+from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SIGNATURES, TABLED
 from onelayer.training.backends.registry import choose_backend
 
 
@@ -162,7 +162,7 @@ def main() -> None:
         sys.exit(f"{splits.dataset.source} is not the official CIFAR-10, whose figures the table is to hold")
     seeds = range(arguments.seeds)
     signatures: dict[str, dict[str, dict[str, list[float]]]] = {mistake: {} for mistake in MISTAKES}
-    for setting in SETTINGS:
+    for setting in TABLED:
         runs: dict[str, list[dict[str, float]]] = {mistake: [] for mistake in MISTAKES}
         for seed in seeds:
             for mistake in sorted(MISTAKES, key=lambda mistake: mistake in TRAININGS):

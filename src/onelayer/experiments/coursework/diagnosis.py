@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.errors import ConfigError
+from onelayer.experiments.coursework.printed import PRINTED
 
 SIGNATURES = Path(__file__).with_name("signatures.json")
-SETTINGS = ("0.1,0", "0.001,0", "0.001,0.1", "0.001,1")  # learning rate, lambda
+TABLED = tuple(f"{printed.learning_rate:g},{printed.l2:g}" for printed in PRINTED)  # learning rate, lambda
 FIGURES = tuple(  # accuracies have no word of their own: test, test-loss, test-cost, test-epoch-1, ...
     f"{split}{what}{when}"
     for split in ("train", "validation", "test")
@@ -149,7 +150,7 @@ def diagnose(figures: Mapping[tuple[str, str], float]) -> list[Diagnosis]:
     Parameters
     ----------
     figures : mapping of (setting, figure) to float
-        One of SETTINGS and one of FIGURES; accuracies are fractions.
+        One of TABLED and one of FIGURES; accuracies are fractions.
 
     Returns
     -------
@@ -232,9 +233,9 @@ def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
 def _setting(value: str) -> str:
     try:
         rate, l2 = map(float, value.split(","))
-        return next(known for known in SETTINGS if [rate, l2] == [float(number) for number in known.split(",")])
+        return next(known for known in TABLED if [rate, l2] == [float(number) for number in known.split(",")])
     except (ValueError, StopIteration):
-        known = " ".join(SETTINGS)
+        known = " ".join(TABLED)
         raise ConfigError(f"--setting {value}: the table knows the settings {known} (learning rate,lambda)") from None
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import OnelayerError, RunError
+from onelayer.experiments.marks import is_made
 from onelayer.experiments.sweep.plan import SweepPlan
 from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
-from onelayer.files import is_marked, read_mark, write_file, write_mark
+from onelayer.files import read_mark, write_file, write_mark
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
 
@@ -63,12 +64,7 @@ class Sweep:
         """Return whether the directory holds this very sweep; remove another sweep if it is to be replaced."""
         path = self.path
         try:
-            present = [file.name for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
-            if present and not self._json_path.exists():
-                raise RunError(f"{path} holds {present[0]!r} and is no sweep of onelayer; choose another --out")
-            if present and not is_marked(self._json_path, "sweep"):
-                raise RunError(f"{self._json_path} is not of a sweep of onelayer; choose another --out")
-            if present and not overwrite:
+            if is_made(path, "sweep") and not overwrite:
                 there = Sweep.open(path)
                 if there.plan != self.plan:
                     reason = there.plan.difference(self.plan)
