@@ -16,7 +16,8 @@ from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits, split
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.experiments.comparison import compare_answers, compare_runs, find_runs, pair
+from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.pairing import compare_runs, find_runs, pair
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan

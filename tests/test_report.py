@@ -24,7 +24,8 @@ from onelayer.data.dataset import split
 from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
-from onelayer.report.html import read_subject, render
+from onelayer.report.html import render
+from onelayer.report.subject import read_subject
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import start
@@ -224,7 +225,7 @@ def test_a_run_that_ended_with_other_bits_is_not_said_to_have_the_same(tmp_path,
     run.model_path.write_bytes(model.to_bytes())
     text = page_of(run.path, splits)
     assert "it ended with the same bits" not in text
-    assert "here it ended with slightly other weights than the run kept, which was made elsewhere" in text
+    assert "this time it ended with slightly different weights, since the run was made elsewhere" in text
 
 
 def test_hostile_names_are_words(tmp_path):

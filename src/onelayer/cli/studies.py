@@ -58,7 +58,7 @@ def compare(
     """
     from onelayer.cli.results import print_comparison
     from onelayer.cli.screen import Screen
-    from onelayer.experiments.comparison import compare_runs, find_runs, pair
+    from onelayer.experiments.pairing import compare_runs, find_runs, pair
 
     screen = Screen()
     runs_a, runs_b = find_runs(a), find_runs(b)
@@ -169,7 +169,8 @@ def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | No
     """Write a report and print its name and size; return whether it is complete."""
     from onelayer.files import is_report, require_own, write_over
     from onelayer.pictures.page import ignore_styles
-    from onelayer.report.html import read_subject, render
+    from onelayer.report.html import render
+    from onelayer.report.subject import read_subject
 
     ignore_styles()
     require_own(out, is_report)  # before the work

@@ -12,24 +12,13 @@ from the difference are added as squares, as standard errors are: the verdict re
 wide, since what rows and seeds do together is counted in both.
 """
 
-import glob
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from onelayer.analysis.evaluation import evaluate
-from onelayer.data.dataset import Splits
-from onelayer.data.dataset import split as divide
-from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.runs.directory import Run
-from onelayer.runs.plan import Plan
-from onelayer.words import option_value, spaced
+from onelayer.errors import DataError
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -114,26 +103,6 @@ class Comparison:
         return f"{b} is {'better' if better else 'worse'}{than} by {size})"
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Runs of A and B, each with its partner at the same place.
-
-    Parameters
-    ----------
-    runs_a, runs_b : tuple of Run
-        Of the same seeds, in their order; one run on each side may be of different seeds.
-    settings : str
-        What differs between A and B, in words.
-    alone : dict of str to tuple of int
-        Seeds of A and of B that have no partner.
-    """
-
-    runs_a: tuple[Run, ...]
-    runs_b: tuple[Run, ...]
-    settings: str
-    alone: dict[str, tuple[int, ...]]
-
-
 def compare_answers(
     right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | None = None, *, rng_seed: int = 0
 ) -> Comparison:
@@ -181,85 +150,6 @@ def compare_answers(
     seed_p_value, seed_interval = _over_seeds(means_b - means_a) if pairs > 1 else (None, None)
     neither = A.size - both - only_a - only_b
     return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, row_interval, seed_interval, pairs, n)
-
-
-def compare_runs(
-    runs_a: Sequence[Run], runs_b: Sequence[Run], split: Literal["test", "validation"], splits: Splits
-) -> Comparison:
-    """Compare complete runs, matched by seed, by their models' answers on a split.
-
-    Raises
-    ------
-    ConfigError
-        If the settings of one side differ in more than the seed, no seed is common to both sides, or the runs do not
-        divide the data as `splits` does.
-    DataError
-        If a run was trained on other data.
-    """
-    pairing = pair(runs_a, runs_b)
-    _require_same_rows([*pairing.runs_a, *pairing.runs_b], splits)
-    if split == "validation" and any(run.read_checkpoint()[0].split_config.refit for run in pairing.runs_a):
-        raise ConfigError("these runs were trained on the validation rows too; compare them on test rows")
-    rows = splits.test if split == "test" else splits.validation
-    evaluations = ([evaluate(run.read_model(), rows) for run in side] for side in (pairing.runs_a, pairing.runs_b))
-    right_a, right_b = (np.array([evaluation.right for evaluation in side]) for side in evaluations)  # (pairs, n)
-    return compare_answers(right_a, right_b, rows.row_weights(slice(None)))
-
-
-def find_runs(path: Path) -> list[Run]:
-    """Return the run in a directory, or the runs in the directories within it, or those of a setting of a sweep.
-
-    A setting is what its runs' names begin with: where nothing of this name holds runs, ``runs/002`` stands for
-    ``runs/002-seed-42`` and so on.
-
-    Raises
-    ------
-    RunError
-        If there is none.
-    """
-    if (path / "sweep.json").exists():
-        raise RunError(f"{path} is a sweep; compare two of its settings, such as {path / 'runs' / '000'}")
-    try:
-        if runs := [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]:
-            return runs[:1] if runs[0].path == path else runs
-        problem = f"{path} is no run of onelayer and holds none; pass a run directory, or a folder of them"
-    except OSError:
-        problem = ""
-    of_seed = re.compile(re.escape(path.name) + r"-seed-\d+")
-    named = sorted(path.parent.glob(f"{glob.escape(path.name)}-seed-*"))
-    if of_setting := [Run.open(run) for run in named if of_seed.fullmatch(run.name) and run.is_dir()]:
-        return of_setting
-    if problem:
-        raise RunError(problem)
-    return [Run.open(path)]  # which says what is wrong
-
-
-def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
-    """Match runs by seed.
-
-    Raises
-    ------
-    ConfigError
-        If the settings of one side differ in more than the seed, or no seed is common to both sides.
-    """
-    (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
-    settings = differences_in_words(plan_a.config.settings, plan_b.config.settings) or "the settings are the same"
-    common = sorted(a.keys() & b.keys())
-    if len(a) == len(b) == 1 and not common:
-        seeds = f"seed {plan_a.config.seed} against {plan_b.config.seed}"
-        return Pairing(tuple(a.values()), tuple(b.values()), f"{settings}, {seeds}", {})
-    if not common:
-        seeds = " and ".join(f"{name} has {', '.join(map(str, side))}" for name, side in (("A", a), ("B", b)))
-        raise ConfigError(f"no seed is common to both sides: {seeds}; train both with the same seeds")
-    alone = {"A": tuple(sorted(a.keys() - b.keys())), "B": tuple(sorted(b.keys() - a.keys()))}
-    return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, alone)
-
-
-def differences_in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
-    """What differs between two sets of settings: ``l2 0 against 0.1, epochs 40 against 20``."""
-    return ", ".join(
-        f"{spaced(name)} {option_value(a[name])} against {option_value(b[name])}" for name in a if a[name] != b[name]
-    )
 
 
 def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:
@@ -310,37 +200,3 @@ def _over_seeds(differences: np.ndarray) -> tuple[float, Interval]:
     if standard_error == 0:
         return math.nan, (mean, mean)
     return float(2 * stats.t.sf(abs(mean) / standard_error, count - 1)), (mean - margin, mean + margin)
-
-
-def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
-    """The plan of the first run, and all runs by their seeds."""
-    plans = [run.read_checkpoint()[0] for run in runs]
-    by_seed: dict[int, Run] = {}
-    for run, plan in zip(runs, plans, strict=True):
-        if other := differences_in_words(plan.config.settings, plans[0].config.settings):
-            raise ConfigError(f"{run.path} and {runs[0].path} differ in more than the seed: {other}; keep them apart")
-        if plan.config.seed in by_seed:
-            raise ConfigError(f"{by_seed[plan.config.seed].path} and {run.path} both have seed {plan.config.seed}")
-        by_seed[plan.config.seed] = run
-    return plans[0], by_seed
-
-
-def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
-    """Refuse runs that do not train, validate and test on these rows."""
-    dataset = splits.dataset
-    plans = [run.read_checkpoint()[0] for run in runs]
-    divisions = {config: divide(dataset, config) for config in {plan.split_config for plan in plans}}
-    for run, plan in zip(runs, plans, strict=True):
-        if plan.fingerprint != dataset.fingerprint:
-            raise DataError(
-                f"{run.path} was trained on other data: fingerprint {plan.fingerprint[:12]} against "
-                f"{dataset.fingerprint[:12]}; compare runs on the same data and protocol"
-            )
-        division = divisions[plan.split_config]
-        same = all(np.array_equal(a.indices, b.indices) for a, b in zip(division, splits, strict=True))
-        if not same or division.protocol != splits.protocol:
-            ours, theirs = asdict(plan.split_config), asdict(plans[0].split_config)
-            words = differences_in_words(ours | {"protocol": division.protocol}, theirs | {"protocol": splits.protocol})
-            raise ConfigError(
-                f"{run.path} divides {dataset.name} otherwise{words and ': '}{words}; compare runs that share rows"
-            )

@@ -1,1 +1,1 @@
-"""The report: one HTML file of a run, a sweep or a study, which opens without a network."""
+"""The report: one HTML file of a run, a sweep or a study. It opens without a network."""

@@ -1,4 +1,4 @@
-"""Pictures and drawings within a page, each with words that describe it. `onelayer.report.html` places them."""
+"""Pictures and drawings of the page, each with words that describe it. `report.html.j2` places them."""
 
 import base64
 import html
@@ -32,11 +32,11 @@ from onelayer.words import counted, percent
 
 CHART_WIDTH = 4.3  # inches: with room for two side by side, and words that can be read on a phone
 EPOCHS_SHOWN = (1, 2, 5, 10, 20, 40, 100, 200, 500, 1000)  # at which templates are shown while they form
-MOST_SECONDS = 60.0  # of training, for it to be repeated to see the templates form
-MOST_CLASSES = 20  # whose confusion is a table, and whose templates are shown while they form
-MOST_PAIRS = 100  # true and predicted classes with images, where there are more classes
+MOST_SECONDS = 60.0  # of training, up to which it is repeated to show the templates form
+MOST_CLASSES = 20  # with a confusion table, and with templates that are shown while they form
+MOST_PAIRS = 100  # of true and predicted class that are listed, where there are more classes
 IMAGES_OF_PAIR, MISTAKES = 6, 24
-# What the page colours by its scheme, light or dark.
+# The page gives these colours by its scheme, light or dark.
 VARIABLES = {
     INK: "ink",
     QUIET: "quiet",
@@ -59,7 +59,7 @@ class Picture:
     width, height : int
         Pixels.
     alt : str
-        What is to be seen.
+        Words that describe it.
     caption : str
     """
 
@@ -71,7 +71,7 @@ class Picture:
 
 
 def _png(pixels: np.ndarray, alt: str, caption: str = "") -> Picture:
-    """Pixels (h, w) or (h, w, 3), uint8."""
+    """Return pixels (h, w) or (h, w, 3), uint8, as a picture."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -87,7 +87,7 @@ def _svg(figure: Figure, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in each drawing, and of no use
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # each drawing has the same, and nothing refers to them
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     text = text.replace("fill: #ffffff", "fill: none")
     for colour, name in VARIABLES.items():
@@ -102,7 +102,7 @@ def _svg(figure: Figure, alt: str) -> str:
 
 
 def curves(name: str, histories: Sequence[History]) -> list[str]:
-    """Loss and cost of the first seed, with those of the others faintly."""
+    """Draw loss and cost of the first seed, and of the other seeds faintly."""
     first, others = histories[0], histories[1:]
     if not first:
         return []
@@ -116,13 +116,14 @@ def curves(name: str, histories: Sequence[History]) -> list[str]:
 
 
 def _course(split: str, values: list[float]) -> str:
+    """Return the course of a curve in words."""
     place = int(np.argmin(values))
     least = f", lowest {values[place]:.4f} after epoch {place + 1}" if place + 1 < len(values) else ""
     return f"{split} from {values[0]:.4f} after the first to {values[-1]:.4f} after the last{least}"
 
 
 def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:
-    """Each class's weights, stretched to their own range."""
+    """Draw each class's weights in their own range."""
     found = []
     for name, column in zip(class_names[:MOST_TEMPLATES], weights.T, strict=False):
         image = stretched(picture(np.asarray(column, np.float64).reshape(shape)))
@@ -131,7 +132,7 @@ def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, whe
 
 
 def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
-    """What a grey level more of each pixel adds to each class's logit: its channels side by side, on one scale."""
+    """Draw the number that one more grey level adds to each logit: channels side by side, all classes on one scale."""
     c, h, w = shape
     names = model.class_names[:MOST_TEMPLATES]
     V, limit, beyond = signed_scale(model.layer.weights[:, : len(names)], model.standardizer)
@@ -148,7 +149,7 @@ def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
 
 
 def strongest_weights(model: Model) -> dict[str, Any]:
-    """The features that weigh most for or against each class, as bars in percent of the room there is for them."""
+    """Return the features with the largest weights of each class, as bars in percent of the width."""
     classes, limit = strongest(model.layer.weights, model.standardizer)
     found = []
     for name, (features, values) in zip(model.class_names, classes, strict=False):
@@ -159,12 +160,12 @@ def strongest_weights(model: Model) -> dict[str, Any]:
 
 
 def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
-    """Templates after some of the epochs, for which training is repeated; or why there are none."""
+    """Repeat the training and draw templates after some of the epochs; or return the reason why there are none."""
     plan, state = run.read_checkpoint()
     config = plan.config
     seconds = sum(record.seconds for record in state.history)
     if seconds > MOST_SECONDS:
-        return {"reason": f"To train once more for these pictures would take about {seconds:.0f} seconds."}
+        return {"reason": f"These pictures need a second training, which would take about {seconds:.0f} seconds."}
     K = min(len(model.class_names), MOST_CLASSES)
     chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
     initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
@@ -187,16 +188,17 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1 as pixels."""
+    """Return numbers from 0 to 1 as pixels from 0 to 255."""
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
 def _photos(split: Split, places: np.ndarray, shape: Shape) -> list[np.ndarray]:
+    """Return the images at these places of a split as pixels."""
     return [_bytes(picture(row.reshape(shape)) / 255) for row in split.rows(places)]
 
 
 def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, Any]:
-    """Cells with their share of the true class, and the images behind each."""
+    """Return the cells of the confusion matrix, with their share of the true class and some of their images."""
     counts, K = evaluation.confusion, len(model.class_names)
     totals = counts.sum(axis=1)
     pairs = [(int(i), int(j)) for i, j in np.argwhere(counts)]
@@ -238,6 +240,7 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
 
 
 def mistakes(evaluation: Evaluation, split: Split, model: Model, shape: Shape) -> list[dict[str, Any]]:
+    """Return the most confident mistakes, each with its image."""
     places = evaluation.worst_mistakes(MISTAKES)
     found = []
     for place, pixels in zip(places, _photos(split, places, shape), strict=True):
@@ -249,6 +252,7 @@ def mistakes(evaluation: Evaluation, split: Split, model: Model, shape: Shape) -
 
 
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the reliability diagram and the histogram of the true class's probability, with their numbers."""
     found = evaluation.reliability()
     error = found.expected_calibration_error
     rows = [

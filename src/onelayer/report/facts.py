@@ -1,0 +1,119 @@
+"""Facts of a report: settings and data, commands that train again, comparisons, and the gradient check."""
+
+import shlex
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from onelayer.analysis.gradcheck import check_gradients, sample_rows
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.errors import OnelayerError
+from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.pairing import right_rows
+from onelayer.losses import LOSSES
+from onelayer.report.subject import Group, SettingRuns, Subject
+from onelayer.words import counted, option_value, spaced
+
+COMMAND_WIDTH = 88  # characters in a line
+MOST_VERDICTS = 24  # settings that are compared with the best
+
+
+def summary(subject: Subject) -> str:
+    """Return a line that says what was run."""
+    settings = [setting for group in subject.groups for setting in group.settings]
+    if len(settings) == 1 == len(settings[0].runs):
+        return settings[0].plan.config.in_words()
+    runs = sum(len(setting.runs) for setting in settings)
+    return f"{counted(len(settings), 'setting')}, {counted(runs, 'run')}"
+
+
+def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str]]]:
+    """Return names and values of the settings, the data, and the machine's versions and time."""
+    dataset, plan, summary = splits.dataset, setting.plan, setting.runs[0].read_summary()
+    n, d = dataset.rows.shape
+    official = {
+        True: "the published files, to the last bit",
+        False: "not the published files",
+        None: "no files are published",
+    }
+    duplicates = [
+        f"{count:,} {pair.replace(' in ', ' rows in ')}" for pair, count in splits.duplicates.items() if count
+    ]
+    data = [
+        ("name", dataset.name),
+        ("source", plan.source),
+        ("SHA-256", dataset.fingerprint),
+        ("files", official[dataset.official]),
+        ("rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers, {len(dataset.class_names)} classes"),
+        ("protocol", splits.protocol),
+        *((f"{part.name} rows", f"{len(part):,}") for part in splits),
+        ("duplicates", ", ".join(duplicates) or "no row of a split is in an earlier one"),
+    ]
+    versions = summary.get("versions")
+    made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
+    seconds = sum(record.seconds for record in setting.runs[0].read_checkpoint()[1].history)
+    return {
+        "Settings": [(spaced(name), option_value(value)) for name, value in vars(plan.config).items()],
+        "Data": data,
+        "Made with": [*made, ("arithmetic", str(summary.get("backend"))), ("training", f"{seconds:.1f} s")],
+    }
+
+
+def train_command(setting: SettingRuns) -> str:
+    """Return the command that trains the same again, once for each seed."""
+    words = ["onelayer train", f"--data {shlex.quote(setting.plan.source)}"]
+    plan = setting.plan
+    for config in (plan.source_config, plan.split_config, replace(plan.config, seed=TrainConfig.seed)):
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if value != field.default:
+                words.append(f"--{field.name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    if len(setting.seeds) > 1:
+        words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
+    elif setting.seeds != (TrainConfig.seed,):
+        words.append(f"--seed {setting.seeds[0]}")
+    lines = words[:1]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) < COMMAND_WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
+def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
+    """Compare each setting with the first; return the name of the rows that all were scored on, and the verdicts."""
+    shown = group.settings[:MOST_VERDICTS]
+    split = "test" if all(setting.split == "test" for setting in shown) else "validation"
+    rows: Split = getattr(splits, split)
+    answers = [dict(zip(setting.seeds, right_rows(setting.runs, rows), strict=True)) for setting in shown]
+    first = answers[0]
+    verdicts = ["the best on validation"]
+    for other in answers[1:]:
+        seeds = sorted(first.keys() & other.keys())
+        if not seeds:
+            verdicts.append("no seed in common")
+            continue
+        ours, theirs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
+        verdicts.append(compare_answers(ours, theirs, rows.row_weights(slice(None))).verdict(b="it"))
+    return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
+
+
+def gradients(dataset: Dataset) -> dict[str, Any]:
+    """Return the gradients of all losses against each oracle, as `onelayer check` compares them."""
+    d, K = min(10, dataset.rows.shape[1]), min(10, len(dataset.class_names))
+    try:
+        X, y = sample_rows(dataset, 3, d, K)
+        reports = [check_gradients(X, y, n_classes=K, loss=loss) for loss in LOSSES]
+    except OnelayerError as error:
+        return {"reason": f"The gradients could not be checked on these rows: {error}."}
+    gradients = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
+    return {
+        "reason": "",
+        "sizes": (3, d, K),
+        "rows": list(zip(gradients[::2], gradients[1::2], strict=True)),  # dW and db
+        "skipped": sorted({reason for report in reports for reason in report.skipped.values()}),
+        "passed": all(report.passed for report in reports),
+    }
