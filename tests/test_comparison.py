@@ -164,7 +164,28 @@ def test_where_few_rows_differ_the_test_has_a_say():
     found = compare_answers(*answers(500, 0, 4, 496))  # the bootstrap cannot draw a row that A alone gets right
     assert found.interval[0] > 0
     assert found.row_p_value == 0.125
-    assert found.verdict().startswith("no difference beyond noise (+0.40 points, ")
+    assert re.fullmatch(
+        r"no clear difference \(\+0\.40 points, 95 % interval 0\.\d\d to 0\.\d\d, but p value 0\.12 over the rows\)",
+        found.verdict(),
+    )
+
+
+def test_every_test_that_objects_is_named():
+    found = replace(compare_answers(*answers(400, 80, 160, 360)), pairs=2)
+    found = replace(found, row_interval=(0.03, 0.05), seed_interval=(0.03, 0.05))
+    assert found.interval[0] > 0
+    p_values = {
+        (0.01, 0.02): (),
+        (0.01, float("nan")): (),
+        (0.06, 0.02): ("p value 0.06 over the rows",),
+        (0.01, 0.3): ("p value 0.3 over the seeds",),
+        (0.1, 0.3): ("p value 0.1 over the rows", "p value 0.3 over the seeds"),
+    }
+    for (row_p_value, seed_p_value), objections in p_values.items():
+        of = replace(found, row_p_value=row_p_value, seed_p_value=seed_p_value)
+        assert of.objections == objections
+        assert of.verdict().startswith("no clear difference" if objections else "B is better")
+        assert " and ".join(objections) in of.verdict()
 
 
 def test_verdicts_in_words():
@@ -235,7 +256,7 @@ def test_runs_that_cannot_be_compared(tmp_path):
 
     moved = split(splits.dataset, SplitConfig(split_seed=5))
     moved = made_run(tmp_path / "moved", moved, split_config=SplitConfig(split_seed=5))
-    with pytest.raises(ConfigError, match=r"moved divides toy otherwise: split seed 5 against 0;"):
+    with pytest.raises(ConfigError, match=r"moved divides toy in another way: split seed 5 against 0;"):
         compare_runs([one], [moved], "test", splits)
     explicit = made_run(tmp_path / "explicit", splits, split_config=SplitConfig(protocol="stratified", test_size=60))
     compare_runs([one], [explicit], "test", splits)  # other words for the same rows
@@ -260,7 +281,7 @@ def test_runs_are_found_alone_and_in_folders(tmp_path):
     (tmp_path / "setting" / "empty").mkdir()
     assert [run.path for run in find_runs(tmp_path / "setting")] == paths
     assert [run.path for run in find_runs(paths[0])] == paths[:1]
-    with pytest.raises(RunError, match=r"empty is no run of onelayer and holds none; pass"):
+    with pytest.raises(RunError, match=r"empty is not a run of onelayer and holds no runs; pass"):
         find_runs(tmp_path / "setting" / "empty")
     for name in ("nowhere", "setting/notes.txt"):
         with pytest.raises(RunError, match="no such run directory"):
@@ -288,7 +309,7 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
         "over the seeds: ",
     ):
         assert re.search(words, out)
-    assert re.fullmatch(r"(B is|no difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
+    assert re.fullmatch(r"(B is|no difference|no clear difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
     splits = load_splits(str(tiny_cifar), SplitConfig())
     sides = ([Run.open(Path(f"{side}/{seed}")) for seed in (1, 2)] for side in "ab")
     found = compare_runs(*sides, "test", splits)
@@ -327,7 +348,7 @@ def test_very_few_rows_decide_nothing_whatever_the_seeds():
     found = compare_answers(right_a, right_b)
     assert found.interval[0] > 0
     assert found.row_p_value == 0.125
-    assert found.verdict().startswith("no difference beyond noise")
+    assert found.verdict().startswith("no clear difference")
 
 
 def test_the_runs_of_a_setting_of_a_sweep(tmp_path):

@@ -1,15 +1,17 @@
-"""Whether one run or setting is better than another, or whether noise would do as much.
+"""Comparison of two runs or settings by their answers on the same rows: a difference, or only noise.
 
-Both answer the same test rows, so they are compared row by row: a row that both get right, or both get wrong, says
-nothing of their difference, and drops out. There are two sources of noise. Other rows would have given another
-difference, and so would other seeds (initial weights, order of the rows). Each has an interval of its own:
+A row that both get right, or both get wrong, says nothing about their difference and drops out. There are two sources
+of noise: other rows would give another difference, and so would other seeds (initial weights, order of the rows). Each
+source has an interval of its own:
 
 - over the rows: a bootstrap. The seeds are held fixed; a row is drawn with its answers of all seeds;
-- over the seeds, where there are several: Student's t of the seeds' differences. The rows are held fixed.
+- over the seeds, if there are several: Student's t of the seeds' differences. The rows are held fixed.
 
-Neither covers the other's noise. The two are independent, so for other rows and other seeds at once their distances
-from the difference are added as squares, as standard errors are: the verdict rests on that interval. It is a little too
-wide, since what rows and seeds do together is counted in both.
+Neither interval covers the other source. The two are independent, so the interval for other rows and other seeds adds
+their distances from the difference as squares, as standard errors are added. It is a little too wide, since the joint
+effect of rows and seeds is counted in both.
+
+B is better or worse where this interval leaves out 0 and each test has a p value below 0.05.
 """
 
 import math
@@ -33,18 +35,18 @@ class Comparison:
     Parameters
     ----------
     both, only_a, only_b, neither : int, or float where rows have weights
-        How many rows are right, summed over the pairs.
+        Number of rows that are right, summed over the pairs.
     row_p_value : float
-        Of no difference: the exact sign test of the rows that differ, which for one pair is McNemar's. Where rows have
-        weights, the same by drawn signs.
+        p value of the exact sign test of the rows that differ; for one pair this is McNemar's test. Where rows have
+        weights, the signs are drawn.
     seed_p_value : float, optional
-        That of the paired t test over the seeds; NaN where all differ by the same, None for one pair.
+        p value of the paired t test over the seeds; NaN where all differ by the same, None for one pair.
     row_interval : (float, float)
         95 % bootstrap interval of the difference over the rows, for these seeds.
     seed_interval : (float, float), optional
         95 % t interval over the seeds, for these rows; None for one pair.
     pairs, rows : int
-        Pairs of seeds, and rows of a weight above 0 that each answers.
+        Number of pairs of seeds, and of rows with a weight above 0.
     """
 
     both: float
@@ -60,12 +62,12 @@ class Comparison:
 
     @property
     def accuracy_a(self) -> float:
-        """Mean over the pairs."""
+        """Accuracy of A, mean over the pairs."""
         return (self.both + self.only_a) / (self.pairs * self.rows)
 
     @property
     def accuracy_b(self) -> float:
-        """Mean over the pairs."""
+        """Accuracy of B, mean over the pairs."""
         return (self.both + self.only_b) / (self.pairs * self.rows)
 
     @property
@@ -75,7 +77,7 @@ class Comparison:
 
     @property
     def interval(self) -> Interval:
-        """Over the rows, and over the seeds as well where there are several."""
+        """95 % interval over the rows, and over the seeds as well where there are several."""
         if self.seed_interval is None:
             return self.row_interval
         low, high = (
@@ -85,17 +87,19 @@ class Comparison:
         return self.difference - low, self.difference + high
 
     @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval leaves out 0 and the test agrees, which it does not where very few rows differ."""
-        low, high = self.interval
-        p_values = (self.row_p_value, self.seed_p_value or 0)  # NaN is over no level
-        return not low <= 0 <= high and not any(p_value >= 1 - LEVEL for p_value in p_values)
+    def objections(self) -> tuple[str, ...]:
+        """The p values of 0.05 and more, in words. Where very few rows differ, the interval may leave out 0 anyway."""
+        p_values = (("rows", self.row_p_value), ("seeds", self.seed_p_value or 0))  # NaN objects to nothing
+        return tuple(f"p value {p_value:.2g} over the {source}" for source, p_value in p_values if p_value >= 1 - LEVEL)
 
     def verdict(self, a: str = "", b: str = "B") -> str:
-        """The outcome in a sentence; `b` names B, and `a`, where it is given, what B is compared with."""
+        """Return the outcome in a sentence; `b` names B, and `a` names A where it is given."""
         low, high = self.interval
-        if not self.beyond_noise:
-            return f"no difference beyond noise ({in_points(self.difference, self.interval, sign='+')})"
+        found = in_points(self.difference, self.interval, sign="+")
+        if low <= 0 <= high:
+            return f"no difference beyond noise ({found})"
+        if self.objections:
+            return f"no clear difference ({found}, but {' and '.join(self.objections)})"
         better = self.difference > 0
         ends = (low, high) if better else (-high, -low)
         than = f" than {a}" if a else ""
@@ -106,21 +110,21 @@ class Comparison:
 def compare_answers(
     right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | None = None, *, rng_seed: int = 0
 ) -> Comparison:
-    """Compare by which rows are right.
+    """Compare A and B by the rows that each gets right.
 
     Parameters
     ----------
     right_a, right_b : ndarray (n,) or (seeds, n), bool
         Whether A and B get each row right; of the same rows, and of the same seeds in the same order.
     weights : ndarray (n,), optional
-        How much each row counts; only the ratios matter.
+        Weight of each row; only the ratios matter.
     rng_seed : int
-        Of the bootstrap and of the drawn signs.
+        Seed for the bootstrap and the drawn signs.
 
     Raises
     ------
     DataError
-        If they, or the weights, are not of the same rows and seeds.
+        If the arrays do not fit each other.
     """
     if right_a.shape != right_b.shape or right_a.ndim not in (1, 2) or right_a.size == 0:
         raise DataError(f"answers of shapes {right_a.shape} and {right_b.shape}; expected (n,) or (seeds, n) for both")
@@ -140,7 +144,7 @@ def compare_answers(
     if weights is None:
         only_a, only_b, both = (int(np.count_nonzero(chosen)) for chosen in (A & ~B, B & ~A, A & B))
         row_interval = _row_interval(differences, pairs, rng_seed)
-        # Where both are equally good, each row that one gets right more often than the other is a fair coin's toss.
+        # If both are equally good, each row that one gets right more often than the other is the toss of a fair coin.
         for_a, for_b = (int(np.count_nonzero(sign * differences > 0)) for sign in (-1, 1))
         row_p_value = float(stats.binomtest(for_b, for_a + for_b).pvalue) if for_a + for_b else 1.0
     else:
@@ -153,7 +157,7 @@ def compare_answers(
 
 
 def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:
-    """A difference of accuracies as people read it: ``+0.2 points, 95 % interval -0.3 to 0.7``."""
+    """Return a difference of accuracies in words: ``+0.2 points, 95 % interval -0.3 to 0.7``."""
     low, high = (100 * end for end in interval)
     # Enough to tell the ends from each other, and from 0.
     digits = 1 if high - low >= 0.95 and min(abs(low), abs(high)) >= 0.05 else 2
@@ -161,9 +165,9 @@ def in_points(difference: float, interval: Interval, sign: str = "", between: st
 
 
 def _row_interval(differences: np.ndarray, pairs: int, rng_seed: int) -> Interval:
-    """Percentile bootstrap over the rows, of whose differences (n,) there are few values: -pairs, ..., pairs.
+    """Return the percentile bootstrap interval over rows whose differences (n,) are from -pairs to pairs.
 
-    To draw n rows with replacement and count each value is to draw the counts from a multinomial distribution: this is
+    The counts of the values in n rows drawn with replacement have a multinomial distribution. Drawing the counts is
     the bootstrap itself, not an approximation, without its (resamples, n) array.
     """
     n = len(differences)
@@ -179,7 +183,7 @@ def _row_interval(differences: np.ndarray, pairs: int, rng_seed: int) -> Interva
 def _over_weighted_rows(
     differences: np.ndarray, weights: np.ndarray, pairs: int, rng_seed: int
 ) -> tuple[Interval, float]:
-    """Percentile bootstrap over the rows, whose differences and weights are (n,), and the p value of drawn signs."""
+    """Return the percentile bootstrap interval over rows with weights (n,), and the p value of drawn signs."""
     rng, n = np.random.default_rng(rng_seed), len(weights)
     sums, signs = weights * differences / pairs, (weights * np.sign(differences))[differences != 0]
     means, tosses = np.empty(RESAMPLES), np.empty(RESAMPLES)
@@ -188,12 +192,12 @@ def _over_weighted_rows(
         means[resample] = sums[drawn].sum() / weights[drawn].sum()
         tosses[resample] = abs(signs @ (2.0 * rng.integers(2, size=len(signs)) - 1))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    as_far = np.count_nonzero(tosses >= abs(signs.sum()) * (1 - 1e-9))  # sums in another order are rounded otherwise
+    as_far = np.count_nonzero(tosses >= abs(signs.sum()) * (1 - 1e-9))  # sums in another order are rounded differently
     return (low, high), (1 + as_far) / (1 + RESAMPLES)
 
 
 def _over_seeds(differences: np.ndarray) -> tuple[float, Interval]:
-    """Paired t test and interval; written out, since scipy's warns where all seeds differ by the same."""
+    """Return p value and interval of the paired t test; scipy's own warns where all seeds differ by the same."""
     count, mean = len(differences), float(differences.mean())
     standard_error = float(differences.std(ddof=1) / np.sqrt(count))
     margin = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * standard_error

@@ -21,16 +21,16 @@ from onelayer.words import option_value, spaced
 
 @dataclass(frozen=True)
 class Pairing:
-    """Runs of A and B, each with its partner at the same place.
+    """Runs of A and B; partners are at the same place.
 
     Parameters
     ----------
     runs_a, runs_b : tuple of Run
-        Of the same seeds, in their order; one run on each side may be of different seeds.
+        Runs of the same seeds, in their order. If each side has one run, their seeds may differ.
     settings : str
-        What differs between A and B, in words.
+        The settings in which A and B differ, in words.
     alone : dict of str to tuple of int
-        Seeds of A and of B that have no partner.
+        Seeds of A and of B without a partner.
     """
 
     runs_a: tuple[Run, ...]
@@ -69,8 +69,8 @@ def right_rows(runs: Sequence[Run], rows: Split) -> np.ndarray:
 def find_runs(path: Path) -> list[Run]:
     """Return the run in a directory, or the runs in the directories within it, or those of a setting of a sweep.
 
-    A setting is what its runs' names begin with: where nothing of this name holds runs, ``runs/002`` stands for
-    ``runs/002-seed-42`` and so on.
+    The runs of a setting have names that begin with it: where no directory ``runs/002`` holds runs, ``runs/002``
+    stands for ``runs/002-seed-42``, ``runs/002-seed-43`` and so on.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def find_runs(path: Path) -> list[Run]:
     try:
         if runs := [run for run in map(Run, [path, *sorted(path.iterdir())]) if run.checkpoint_path.exists()]:
             return runs[:1] if runs[0].path == path else runs
-        problem = f"{path} is no run of onelayer and holds none; pass a run directory, or a folder of them"
+        problem = f"{path} is not a run of onelayer and holds no runs; pass a run directory, or a folder of runs"
     except OSError:
         problem = ""
     of_seed = re.compile(re.escape(path.name) + r"-seed-\d+")
@@ -91,7 +91,7 @@ def find_runs(path: Path) -> list[Run]:
         return of_setting
     if problem:
         raise RunError(problem)
-    return [Run.open(path)]  # which says what is wrong
+    return [Run.open(path)]  # it says what is wrong
 
 
 def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
@@ -116,14 +116,14 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
 
 
 def differences_in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
-    """What differs between two sets of settings: ``l2 0 against 0.1, epochs 40 against 20``."""
+    """Return the differences of two sets of options in words: ``l2 0 against 0.1, epochs 40 against 20``."""
     return ", ".join(
         f"{spaced(name)} {option_value(a[name])} against {option_value(b[name])}" for name in a if a[name] != b[name]
     )
 
 
 def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
-    """The plan of the first run, and all runs by their seeds."""
+    """Return the plan of the first run, and all runs by their seeds."""
     plans = [run.read_checkpoint()[0] for run in runs]
     by_seed: dict[int, Run] = {}
     for run, plan in zip(runs, plans, strict=True):
@@ -152,5 +152,5 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
             ours, theirs = asdict(plan.split_config), asdict(plans[0].split_config)
             words = differences_in_words(ours | {"protocol": division.protocol}, theirs | {"protocol": splits.protocol})
             raise ConfigError(
-                f"{run.path} divides {dataset.name} otherwise{words and ': '}{words}; compare runs that share rows"
+                f"{run.path} divides {dataset.name} in another way{words and ': '}{words}; compare runs that share rows"
             )
