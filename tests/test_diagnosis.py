@@ -90,17 +90,17 @@ def test_figures_belong_to_the_setting_before_them(words, figures):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "no figures; give some, such as --setting 0.001,0 --test 28.6"),
-        ("--test 28.6", "--test 28.6 belongs to no setting; put --setting 0.001,0 or another before it"),
+        ("", "diagnose needs figures; give some, such as --setting 0.001,0 --test 28.6"),
+        ("--test 28.6", "--test 28.6 comes before any --setting; put --setting 0.001,0 or another before it"),
         ("--setting 0.01,0 --test 1", "--setting 0.01,0: the table knows the settings 0.1,0 0.001,0 0.001,0.1 0.001,1"),
         ("--setting fast --test 1", "--setting fast: the table knows"),
         ("--setting 0.1,0", "--setting 0.1,0 has no figure after it; add one, such as --test 28.6"),
         ("--setting 0.1,0 --setting 0.001,0 --test 1", "--setting 0.1,0 has no figure after it"),
         ("--setting", "--setting needs a value"),
         ("--setting 0.1,0 --test --train 3", "--test needs a value"),
-        ("--setting 0.1,0 --tset 3", "--tset is no option of diagnose; did you mean --test?"),
-        ("--setting 0.1,0 28.6", "28.6 is no option of diagnose"),
-        ("--setting 0.1,0 --lr 0.001", "--lr is no option of diagnose; options are"),
+        ("--setting 0.1,0 --tset 3", "--tset is not an option of diagnose; did you mean --test?"),
+        ("--setting 0.1,0 28.6", "28.6 is not an option of diagnose"),
+        ("--setting 0.1,0 --lr 0.001", "--lr is not an option of diagnose; options are"),
         ("--setting 0.1,0 --test good", "--test takes a number, not 'good'"),
         ("--setting 0.1,0 --test 101", "--test 101: an accuracy is 0 to 100, in percent; --test-loss takes a loss"),
         ("--setting 0.1,0 --test -1", "--test -1: an accuracy is 0 to 100"),
@@ -250,7 +250,7 @@ def test_the_command_says_if_nothing_explains_the_figures(run_diagnose):
 
 
 def test_the_command_s_errors_and_help(run_diagnose):
-    with pytest.raises(ConfigError, match="belongs to no setting"):
+    with pytest.raises(ConfigError, match="comes before any --setting"):
         run_diagnose("--test 28.6")
     text = " ".join(" ".join(run_diagnose("--help")).split())
     assert "onelayer diagnose --setting 0.001,0 --test 28.6" in text
@@ -258,5 +258,5 @@ def test_the_command_s_errors_and_help(run_diagnose):
 
 @pytest.mark.parametrize("word", ["--lr", "--lr=0.001", "--eta", "--n_epochs", "--Test"])
 def test_the_command_s_errors_repeat_the_word_that_was_typed(run_diagnose, word):
-    with pytest.raises(ConfigError, match=f"^{word.partition('=')[0]} is no option of diagnose"):
+    with pytest.raises(ConfigError, match=f"^{word.partition('=')[0]} is not an option of diagnose"):
         run_diagnose(f"--setting 0.001,0 {word} 1")

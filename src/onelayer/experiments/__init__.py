@@ -1,1 +1,1 @@
-"""Experiments: many runs, and what can be said of them together."""
+"""Experiments: many runs, compared with each other."""

@@ -1,15 +1,15 @@
-"""Which known mistake gives the figures that somebody's own implementation gives?
+"""The doctor: it ranks known mistakes by how well they explain the figures of somebody's own implementation.
 
-`tools/make_signatures.py` made each mistake on CIFAR-10, in the four settings of the protocol and with many seeds;
-``signatures.json`` holds mean and standard deviation of every figure. A mistake's likelihood is a product of normal
-densities, one for each figure given::
+`tools/make_signatures.py` made each mistake on CIFAR-10, in the four settings of the coursework and with many seeds;
+``signatures.json`` holds mean and standard deviation of every figure. The likelihood of a mistake is a product of
+normal densities, one for each figure given::
 
     L = prod_i N(x_i; m_i, s_i^2),    s_i^2 = (1 + 1/n) sd_i^2 + tolerance^2
 
-where (1 + 1/n) sd^2 is what n seeds leave open about the next one, and the tolerance is for figures that were rounded
-and implementations that differ where it does no harm. The figures of a run move together, which the product ignores: L
-overstates the evidence between mistakes that are nearly the same. So two are tied unless L differs tenfold *and* they
-make at least one of the figures more than a spread s apart. What people read is z = (x - m) / s, not L.
+where (1 + 1/n) sd^2 is the variance of the next seed's figure after n seeds, and the tolerance allows for rounded
+figures and harmless differences of implementations. The figures of a run move together, which the product ignores: L
+overstates the evidence between mistakes that are nearly the same. Therefore two mistakes are tied unless L differs
+tenfold *and* at least one of their figures differs by more than a spread s. People read z = (x - m) / s, not L.
 """
 
 import difflib
@@ -26,20 +26,20 @@ from onelayer.experiments.coursework.printed import PRINTED
 
 SIGNATURES = Path(__file__).with_name("signatures.json")
 TABLED = tuple(f"{printed.learning_rate:g},{printed.l2:g}" for printed in PRINTED)  # learning rate, lambda
-FIGURES = tuple(  # accuracies have no word of their own: test, test-loss, test-cost, test-epoch-1, ...
+FIGURES = tuple(  # an accuracy has no word of its own: test, test-loss, test-cost, test-epoch-1, ...
     f"{split}{what}{when}"
     for split in ("train", "validation", "test")
     for what in ("", "-loss", "-cost")
     for when in ("", "-epoch-1")
 )
 TOLERANCE = {"accuracy": 0.003, "nats": 0.005}
-FAR = 4.0  # a z beyond which a mistake does not explain a figure
-STRONG = 10.0  # a ratio of likelihoods from which on the figures tell two mistakes apart, as Jeffreys has it
+FAR = 4.0  # the z beyond which a mistake does not explain a figure
+STRONG = 10.0  # the ratio of likelihoods that is strong evidence on Jeffreys' scale
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is done wrong, and how to see and mend it."""
+    """A mistake in words, and how to see and mend it."""
 
     title: str
     remedy: str
@@ -48,7 +48,7 @@ class Mistake:
 _ADVANCE = "print the first and last row of some batches: they should advance by the batch size"
 _NORMALISE = "standardise every split with the mean and standard deviation of the training rows"
 MISTAKES = {
-    "none": Mistake("no mistake", "nothing is to be mended"),
+    "none": Mistake("no mistake", "there is nothing to mend"),
     "init-0.1": Mistake(
         "initial weights of standard deviation 0.1",
         "draw them with 0.01; 0.01 is the standard deviation, not the variance",
@@ -89,10 +89,7 @@ MISTAKES = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """A figure as given, and what a mistake makes of it: mean, standard deviation, and how many of these lie between.
-
-    Accuracies are fractions.
-    """
+    """A figure as given, and as a mistake predicts it: mean and spread. Accuracies are fractions."""
 
     setting: str
     figure: str
@@ -102,22 +99,22 @@ class Prediction:
 
     @property
     def z(self) -> float:
-        """(given - mean) / spread."""
+        """Distance of the given figure from the mean, in spreads."""
         return (self.given - self.mean) / self.spread
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How well a mistake explains the figures.
+    """A mistake with its predictions for the figures.
 
     Parameters
     ----------
     name : str
         A key of MISTAKES.
     predictions : tuple of Prediction
-        One for each figure given, in their order.
+        One for each figure given, in the same order.
     tied : bool
-        Whether the figures do not tell it from the likeliest; the likeliest itself is tied, too.
+        Whether the figures cannot tell it from the likeliest mistake; true for the likeliest itself.
     """
 
     name: str
@@ -135,12 +132,12 @@ class Diagnosis:
 
     @property
     def explains(self) -> bool:
-        """Whether no figure is far from what the mistake makes of it."""
+        """Whether every figure is near its prediction."""
         return self.worst <= FAR
 
     @property
     def log_likelihood(self) -> float:
-        """Logarithm of L, but for a constant."""
+        """Logarithm of L, up to a constant."""
         return -sum(prediction.z**2 / 2 + math.log(prediction.spread) for prediction in self.predictions)
 
 
@@ -155,7 +152,7 @@ def diagnose(figures: Mapping[tuple[str, str], float]) -> list[Diagnosis]:
     Returns
     -------
     list of Diagnosis
-        The likeliest first, but no mistake before all others that are tied with it.
+        The likeliest first. If "none" is tied with the likeliest, it comes before all others.
     """
     table = _signatures()
     diagnoses = []
@@ -174,12 +171,12 @@ def diagnose(figures: Mapping[tuple[str, str], float]) -> list[Diagnosis]:
 
 
 def _rank(diagnosis: Diagnosis) -> tuple[bool, float]:
-    """The likeliest explanation is first; of what explains nothing the nearest: the likeliest may just be vague."""
+    """Return a key for sorting: explanations by likelihood, then the others by distance."""
     return not diagnosis.explains, -diagnosis.log_likelihood if diagnosis.explains else diagnosis.worst
 
 
 def _tied(diagnosis: Diagnosis, best: Diagnosis) -> bool:
-    """Whether the likelihoods are close, or the means so close that their difference may be chance."""
+    """Return whether the likelihoods are close, or the means so close that their difference may be chance."""
     close = best.log_likelihood - diagnosis.log_likelihood < math.log(STRONG)
     pairs = zip(diagnosis.predictions, best.predictions, strict=True)
     same = all(abs(p.mean - q.mean) <= max(p.spread, q.spread) for p, q in pairs)
@@ -187,19 +184,19 @@ def _tied(diagnosis: Diagnosis, best: Diagnosis) -> bool:
 
 
 def is_accuracy(figure: str) -> bool:
-    """Whether one of FIGURES is an accuracy; the others are in nats."""
+    """Return whether one of FIGURES is an accuracy; the others are in nats."""
     return "-loss" not in figure and "-cost" not in figure
 
 
 def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
-    """The figures of a command line, ``--setting 0.001,0 --test 28.6 --train-loss=1.61 --setting ...``.
+    """Read the figures of a command line, ``--setting 0.001,0 --test 28.6 --train-loss=1.61 --setting ...``.
 
     Accuracies are percent, or fractions if they are at most 1.
 
     Raises
     ------
     ConfigError
-        If a word is none of these, or a number not one of its kind.
+        If a word is not one of these options, or a number is outside its range.
     """
     figures: dict[tuple[str, str], float] = {}
     setting = None
@@ -210,7 +207,7 @@ def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
         if not word.startswith("--") or name not in ("setting", *FIGURES):
             near = difflib.get_close_matches(name, ("setting", *FIGURES), n=1)
             guess = f"did you mean --{near[0]}?" if near else "options are --setting, --test, --train-loss and the like"
-            raise ConfigError(f"{word} is no option of diagnose; {guess}")
+            raise ConfigError(f"{word} is not an option of diagnose; {guess}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"{word} needs a value, as in {word} {'0.001,0' if name == 'setting' else '28.6'}")
@@ -221,16 +218,17 @@ def parse(words: Sequence[str]) -> dict[tuple[str, str], float]:
                 continue
             raise ConfigError(f"--setting {value} has no figure after it; add one, such as --test 28.6")
         if setting is None:
-            raise ConfigError(f"{word} {value} belongs to no setting; put --setting 0.001,0 or another before it")
+            raise ConfigError(f"{word} {value} comes before any --setting; put --setting 0.001,0 or another before it")
         if (setting, name) in figures:
             raise ConfigError(f"{word} is given twice for the setting {setting}; give it once")
         figures[setting, name] = _figure(word, name, value)
     if not figures:
-        raise ConfigError("no figures; give some, such as --setting 0.001,0 --test 28.6")
+        raise ConfigError("diagnose needs figures; give some, such as --setting 0.001,0 --test 28.6")
     return figures
 
 
 def _setting(value: str) -> str:
+    """Return the setting of the table that equals this one."""
     try:
         rate, l2 = map(float, value.split(","))
         return next(known for known in TABLED if [rate, l2] == [float(number) for number in known.split(",")])
@@ -240,6 +238,7 @@ def _setting(value: str) -> str:
 
 
 def _figure(word: str, name: str, value: str) -> float:
+    """Return a figure as a number, accuracies as fractions."""
     try:
         number = float(value)
     except ValueError:
@@ -257,4 +256,5 @@ def _figure(word: str, name: str, value: str) -> float:
 
 @cache
 def _signatures() -> dict[str, Any]:
+    """Return the table of the mistakes' figures."""
     return json.loads(SIGNATURES.read_text(encoding="utf-8"))
