@@ -127,8 +127,15 @@ class Evaluation:
 
     def worst_mistakes(self, count: int) -> np.ndarray:
         """Places (at most `count`,) of the wrong rows, the most probable prediction first."""
-        wrong = np.flatnonzero(~self.right if self.weights is None else ~self.right & (self.weights > 0))
-        return wrong[np.argsort(-self.confidences[wrong], kind="stable")[:count]]
+        return self.most_confident(~self.right, count)
+
+    def most_confident(self, chosen: np.ndarray, count: int) -> np.ndarray:
+        """Return places (at most `count`,) of chosen rows (n,), bool, the most probable prediction first.
+
+        Rows of weight 0 are left out.
+        """
+        places = np.flatnonzero(chosen if self.weights is None else chosen & (self.weights > 0))
+        return places[np.argsort(-self.confidences[places], kind="stable")[:count]]
 
 
 def evaluate(model: Model, split: Split) -> Evaluation:

@@ -208,11 +208,9 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
     groups: dict[int, list[dict[str, Any]]] = {}
     for i, j in pairs:
         chosen = (evaluation.labels == i) & (evaluation.predictions == j)
-        places = np.flatnonzero(chosen if evaluation.weights is None else chosen & (evaluation.weights > 0))
-        places = places[np.argsort(-evaluation.confidences[places], kind="stable")]
+        shown = evaluation.most_confident(chosen, IMAGES_OF_PAIR)
         truth, answer = model.class_names[i], model.class_names[j]
         words = f"{truth}, and classified so" if i == j else f"{truth}, taken for {answer}"
-        shown = places[:IMAGES_OF_PAIR]
         strip = None
         if model.image_shape is not None:
             images = np.concatenate(_photos(split, shown, model.image_shape), axis=1)
