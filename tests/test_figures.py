@@ -99,7 +99,7 @@ def title_of(figure):
 
 
 def pixels(figure, image):
-    """What Agg painted over an image of a mosaic, (height, width, 3)."""
+    """Return the pixels that Agg painted over an image of a mosaic, (height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     left, right, bottom, top = (round(inches * figure.dpi) for inches in image.get_extent())

@@ -43,6 +43,7 @@ def _curve(
     what: str,
     unit: str,
 ) -> Figure:
+    """Draw a score of the training and validation rows by epoch, and mark the lowest one on validation."""
     epochs = [record.epoch for record in history]
     curves = {name: [getattr(record, f"{name}_{what}") for record in history] for name in COLOURS}
     ends = {name: f"{name} {curve[-1]:#.4g}" for name, curve in curves.items() if curve}

@@ -122,6 +122,7 @@ def legible(text: str) -> str:
 
 @cache
 def _letters() -> frozenset[int]:
+    """Return the code points of the letters that the font has."""
     return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 

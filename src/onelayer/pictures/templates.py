@@ -191,6 +191,7 @@ def signed_number(value: float, limit: float) -> str:
 
 
 def _columns(K: int) -> int:
+    """Return the number of pictures in a row."""
     return K if K < 5 else 5 if K <= 10 else 6 if K <= 24 else 10
 
 

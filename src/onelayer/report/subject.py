@@ -127,7 +127,8 @@ def read_subject(paths: Sequence[Path]) -> Subject:
 
 
 def _read_runs(runs: Sequence[Run]) -> list[Read]:
-    settings: dict[TrainConfig, list[tuple[Plan, Run, dict[str, Score]]]] = {}
+    """Read complete runs, grouped by their settings, the best on validation first."""
+    settings: dict[tuple[object, ...], list[tuple[Plan, Run, dict[str, Score]]]] = {}
     first: tuple[Plan, Run] | None = None
     for run in runs:
         plan, _ = run.read_checkpoint()
@@ -139,18 +140,19 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         ):
             if mine != its:
                 raise RunError(f"{run.path} {what} {other.path} ({mine} and {its}); make a report of each")
-        members = settings.setdefault(replace(plan.config, seed=0, threads=0), [])
+        members = settings.setdefault(tuple(plan.config.settings.values()), [])
         for same, twin, _ in members:
             if same.config.seed == plan.config.seed:
                 raise RunError(f"{twin.path} and {run.path} both have seed {plan.config.seed}; pass one of them")
         members.append((plan, run, run.read_scores()))
     return sorted(
-        ((config, tuple(of_setting)) for config, of_setting in settings.items()),
+        ((members[0][0].config, tuple(members)) for members in settings.values()),
         key=lambda item: -mean_sd([scores["validation"].accuracy for _, _, scores in item[1]])[0],
     )
 
 
 def _read_study(path: Path) -> Subject:
+    """Read the sweeps and the findings of a study."""
     study = read_study(path)
     folders = {name: path / name for name in FOLDERS if (path / name / "sweep.json").exists()}
     subject = _read_sweeps(str(study["name"]), folders)

@@ -132,7 +132,7 @@ class Diagnosis:
 
     @property
     def explains(self) -> bool:
-        """Whether every figure is near its prediction."""
+        """True if every figure is near its prediction."""
         return self.worst <= FAR
 
     @property

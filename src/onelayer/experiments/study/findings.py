@@ -35,7 +35,7 @@ class Trained:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each test row is right, (seeds, n)."""
+        """True for each test row that is right, (seeds, n)."""
         return np.array([answers.right for answers in self.answers])
 
     def measured(self) -> dict[SplitEpoch, np.ndarray]:
@@ -88,6 +88,7 @@ def judge(reported: Reported, trained: Trained) -> Finding:
 
 
 def _named(figure: SplitEpoch) -> str:
+    """Return the name of an accuracy."""
     return f"{figure[0]} rows, epoch {figure[1]}"
 
 
@@ -97,6 +98,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _deviations(printed: float, values: np.ndarray) -> float:
+    """Return the distance of a figure from the mean of values (seeds,), in standard deviations."""
     mean, sd = mean_sd(values.tolist())
     return abs(printed - mean) / sd if sd else math.inf
 
@@ -142,10 +144,12 @@ def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:
 
 
 def _percents(right: np.ndarray) -> str:
+    """Return the accuracy of right rows (seeds, n) in words."""
     return f"{_spread(100 * right.mean(axis=1))} %"
 
 
 def _in_words(setting: Setting) -> str:
+    """Return a setting with its protocol in words."""
     return f"protocol {setting.protocol}: {setting.config.setting_in_words()}"
 
 

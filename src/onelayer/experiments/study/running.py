@@ -112,6 +112,7 @@ class _Training:
         return self._train(sweep, [best.setting], report_test=True), self._trained(sweep, best.setting)
 
     def _sweep(self, folder: str, settings: Sequence[Setting]) -> Sweep:
+        """Make the sweep of settings of one protocol, or open it."""
         split_config = SplitConfig(protocol=settings[0].protocol)
         dataset = self.load(split_config).dataset
         configs = tuple(setting.config for setting in settings)
@@ -119,6 +120,7 @@ class _Training:
         return Sweep.create(self.path / folder, plan)
 
     def _train(self, sweep: Sweep, settings: Sequence[int], *, report_test: bool) -> list[SettingResult]:
+        """Train settings of a sweep; an incomplete run is an error."""
         run_sweep(
             sweep,
             self.load(sweep.plan.split_config),
@@ -135,6 +137,7 @@ class _Training:
         return found
 
     def _trained(self, sweep: Sweep, setting: int) -> Trained:
+        """Return the runs of a setting with their answers on the test rows."""
         runs = tuple(sweep.run(setting, seed) for seed in self.seeds)
         test = self.load(sweep.plan.split_config).test
         return Trained(runs, tuple(evaluate(run.read_model(), test) for run in runs))

@@ -62,6 +62,7 @@ def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConf
 
 
 def _checked(options: Options, name: str) -> Sequence[Any]:
+    """Return the values of an option; refuse none, and a bad one."""
     if not options[name]:
         raise ConfigError(f"{spaced(name)} has no values, which leaves nothing to train")
     for value in options[name]:
@@ -129,5 +130,6 @@ class SweepPlan:
 
 
 def _listed(values: Sequence[object]) -> str:
+    """Return the first different values in words."""
     words = [str(value) for value in dict.fromkeys(values)]
     return ", ".join([*words[:3], "..."] if len(words) > 4 else words)

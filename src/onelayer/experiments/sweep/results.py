@@ -42,12 +42,12 @@ class SettingResult:
 
     @property
     def complete(self) -> tuple[SweepRun, ...]:
-        """The runs that can be counted."""
+        """The complete runs."""
         return tuple(run for run in self.runs if run.status == "complete")
 
     @property
     def has_test(self) -> bool:
-        """Whether the test rows were read for any of its runs."""
+        """True if the test rows were read for any of its runs."""
         return any("test" in run.scores for run in self.runs)
 
     def mean_sd(self, split: str) -> tuple[float, float]:

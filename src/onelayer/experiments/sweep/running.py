@@ -55,12 +55,7 @@ def run_sweep(
         raise ConfigError(f"workers {workers} is not a whole number of at least 0")
     if splits.dataset.fingerprint != plan.fingerprint:
         raise DataError(f"{splits.dataset.name} is not the data of the sweep {sweep.path}; pass the right --data")
-    chosen = range(len(plan.configs)) if settings is None else settings
-    todo = [
-        run
-        for run in (sweep.read(setting, seed) for setting in chosen for seed in plan.seeds)
-        if run.status == "missing" or (run.status == "complete" and report_test and "test" not in run.scores)
-    ]
+    todo = _to_train(sweep, range(len(plan.configs)) if settings is None else settings, report_test)
     total = sum(plan.configs[run.setting].epochs for run in todo if run.status == "missing")
     progress, stopping = _Progress(total, on_progress), threading.Event()
 
@@ -79,6 +74,15 @@ def run_sweep(
         except BaseException:  # Ctrl-C and SIGTERM among them
             stopping.set()  # every run leaves a checkpoint to go on from
             raise
+
+
+def _to_train(sweep: Sweep, settings: Collection[int], report_test: bool) -> list[SweepRun]:
+    """Return the runs that are not complete, and those that lack the test scores asked for."""
+    return [
+        run
+        for run in (sweep.read(setting, seed) for setting in settings for seed in sweep.plan.seeds)
+        if run.status == "missing" or (run.status == "complete" and report_test and "test" not in run.scores)
+    ]
 
 
 def _train(
@@ -118,6 +122,7 @@ class _Progress:
         self._done, self._lock = 0, threading.Lock()
 
     def advance(self, epochs: int) -> None:
+        """Count more epochs as done, and tell so."""
         with self._lock:
             self._done += epochs
             if self._tell:
