@@ -1,0 +1,94 @@
+"""What the tests of the pictures share: names, histories and weights to draw, and a check of the words on a page."""
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from onelayer.analysis.explanation import Explanation
+from onelayer.features.standardizer import Standardizer
+
+TITLE = "CIFAR-10, softmax, learning rate 0.001, l2 0.1, batch 100, 40 epochs, seed 42"
+LONG = "Cardigan Welsh corgi and other aquarium_fish"
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (3, 4, 5)  # channels, height and width all differ, so that no mixed-up axis goes unseen
+
+
+def names(K):
+    return [LONG if k % 7 == 3 else f"{k} $\\no$" for k in range(K)]  # which is no formula: to parse it would fail
+
+
+def history(epochs):
+    e = np.arange(1, epochs + 1)
+    loss, validation = 1.6 + 0.4 / e, 1.7 + 0.3 / e + 0.01 * e
+    return [
+        SimpleNamespace(
+            epoch=int(n),
+            train_loss=a,
+            validation_loss=b,
+            train_cost=a + 0.1,
+            validation_cost=b + 0.2,
+            test_accuracy=None,
+        )
+        for n, a, b in zip(e, loss, validation, strict=True)
+    ]
+
+
+def weights(K, shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).standard_normal((int(np.prod(shape)), K)).astype(np.float32)
+
+
+def scaled(scale, constant=None):
+    """A standardizer with this scale, which knows the constant features or, as in older files, does not."""
+    scale = np.asarray(scale, float)
+    return Standardizer(np.zeros(len(scale)), scale, constant)
+
+
+def drawn(figure):
+    """Draw with Agg, check that all text is on the page and none on other text, and return the words."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    off = _labels_off_axis(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in off]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    for word, box in boxes:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, f"{word!r} is cut off"
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, f"{word!r} is cut off"
+    for (one, a), (other, b) in combinations(boxes, 2):
+        across, along = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, along) <= 1, f"{one!r} lies on {other!r}"
+    return [word for word, _ in boxes]
+
+
+def _labels_off_axis(figure):
+    """Labels that matplotlib keeps for ticks beyond the ends of an axis, and of invisible axes: none is drawn."""
+    off = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            off |= {axis.label} if not axes.axison else set()
+            low, high = sorted(axis.get_view_interval())
+            near = 1e-6 * (high - low)
+            for tick in axis.get_major_ticks():
+                shown = axes.axison and low - near <= tick.get_loc() <= high + near
+                off |= {label for label in (tick.label1, tick.label2) if not (shown and label.get_visible())}
+    return off
+
+
+def title_of(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def pixels(figure, image):
+    """Return the pixels that Agg painted over an image of a mosaic, (height, width, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    left, right, bottom, top = (round(inches * figure.dpi) for inches in image.get_extent())
+    return np.asarray(canvas.buffer_rgba())[top:bottom, left:right, :3]
+
+
+def explained(t, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    contributions, bias = rng.normal(0, 0.1, (t, int(np.prod(shape)))), rng.normal(0, 1, t)
+    return Explanation(np.arange(t), np.linspace(0.5, 0.01, t), contributions, bias, contributions.sum(1) + bias)
