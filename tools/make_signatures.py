@@ -30,7 +30,7 @@ from onelayer.training.backends.registry import choose_backend
 
 @dataclass(frozen=True)
 class Training:
-    """How a layer is trained; as it stands, without a mistake.
+    """The training of a layer; by default without a mistake.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def config(setting: str, seed: int) -> TrainConfig:
 
 
 def figures(splits: Splits, mistake: str, config: TrainConfig) -> dict[str, float]:
-    """What someone sees who makes one of MISTAKES: each of FIGURES, accuracies as fractions.
+    """Return each of FIGURES as one of MISTAKES gives it, accuracies as fractions.
 
     A mistake of evaluation is made on the test rows alone, or with -both on the validation rows, too.
     """

@@ -130,7 +130,9 @@ def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
         if other := differences_in_words(plan.config.settings, plans[0].config.settings):
             raise ConfigError(f"{run.path} and {runs[0].path} differ in more than the seed: {other}; keep them apart")
         if plan.config.seed in by_seed:
-            raise ConfigError(f"{by_seed[plan.config.seed].path} and {run.path} both have seed {plan.config.seed}")
+            raise ConfigError(
+                f"{by_seed[plan.config.seed].path} and {run.path} both have seed {plan.config.seed}; pass one"
+            )
         by_seed[plan.config.seed] = run
     return plans[0], by_seed
 
