@@ -246,7 +246,7 @@ def test_vectors_have_their_strongest_weights_instead_of_pictures(tmp_path):
     splits = toy_run(tmp_path / "run", image_shape=None, dtype="float32")
     page = Page(page_of(tmp_path / "run", splits))
     assert not page.all("img")
-    headings = ["What was run", "Results", "Strongest weights", "Confusion", "Calibration", "Gradient check"]
+    headings = ["Settings and data", "Results", "Strongest weights", "Confusion", "Calibration", "Gradient check"]
     assert page.headings == [*headings, "Reproduce"]
     model = Run.open(tmp_path / "run").read_model()
     W, names = model.layer.weights, model.class_names
