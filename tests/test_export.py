@@ -330,7 +330,10 @@ class TestLogisticRegression:
         np.testing.assert_array_equal(found, to_logistic_regression(model).predict_proba(rows_for(model)))
 
     def test_what_it_cannot_be(self):
-        with pytest.raises(DataError, match="LogisticRegression is a softmax, this model has sigmoids; export it for"):
+        with pytest.raises(
+            DataError,
+            match="LogisticRegression is a softmax of the logits, and the loss sigmoid has other",
+        ):
             to_logistic_regression(model_of("sigmoid"))
         with pytest.raises(DataError, match="needs two classes at least, this model has one"):
             to_logistic_regression(model_of(K=1))

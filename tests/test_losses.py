@@ -184,3 +184,47 @@ def test_pytorch_tensors_give_the_same_and_differentiate(loss, size):
 def test_the_loss_of_guessing(K):
     for loss, p in (("softmax", np.zeros((1, K))), ("sigmoid", np.full((1, K), -np.log(K - 1)))):
         assert LOSSES[loss].of_guessing(K) == pytest.approx(float(LOSSES[loss].of_rows(p, np.array([0]))[0]), rel=1e-12)
+
+
+def hessian(loss, s, k):
+    """Return the Hessian (K, K) of the loss of a row of class k at logits s (K,), by the complex step."""
+    S = s[None] + np.zeros((len(s), 1)) + 1e-30j * np.eye(len(s))
+    return np.stack([loss.residual(row[None], np.array([k]))[0].imag / 1e-30 for row in S])
+
+
+@BOTH
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_no_curvature_is_above_the_bound_and_some_logits_attain_it(loss, K):
+    rng = np.random.default_rng(K)
+    cases = [size * rng.standard_normal(K) for size in (0, 0.1, 1, 3, 30) for _ in range(20)]
+    cases.append(np.where(np.arange(K) < 2, 0.0, -50.0))  # two classes of probability 1/2
+    found = [np.linalg.eigvalsh(hessian(loss, s, int(rng.integers(K)))).max() for s in cases]
+    assert max(found) == pytest.approx(loss.curvature(K), rel=1e-12)
+    assert min(found) < loss.curvature(K) / 2
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_shares_add_up_to_probabilities(loss, size):
+    S, _ = example(size=size)
+    P = loss.probabilities(S)
+    shares = softmax(loss.log_shares(S), axis=1)
+    np.testing.assert_allclose(shares, P / P.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert loss.exclusive == np.allclose(P.sum(axis=1), 1)
+    assert not loss.exclusive or np.allclose(P, softmax(S, axis=1), rtol=1e-14)
+
+
+@BOTH
+def test_the_margin_is_the_log_odds_of_the_second_class(loss):
+    """For sigmoids, where their two answers agree: S_1 = -S_0."""
+    s = np.linspace(-8, 8, 9)
+    P = loss.probabilities(np.column_stack([-s, s]))
+    np.testing.assert_allclose(loss.margin * (s - -s), np.log(P[:, 1] / P[:, 0]), rtol=1e-12, atol=1e-15)
+
+
+@BOTH
+def test_the_pytorch_reference_is_the_mean_of_the_rows(loss):
+    torch = pytest.importorskip("torch")
+    S, y = example()
+    found = loss.pytorch(torch.nn.functional, torch.tensor(S), torch.tensor(y))
+    np.testing.assert_allclose(float(found), loss.of_rows(S, y).mean(), rtol=1e-14)

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from scipy.special import log_expit, log_softmax, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array, check_random_state
@@ -358,7 +358,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         scores = self.decision_function(X)
         if scores.ndim == 1:
             return np.column_stack([np.zeros_like(scores), scores])
-        return log_expit(scores) if self.model_.layer.loss.name == "sigmoid" else scores
+        return np.asarray(self.model_.layer.loss.log_shares(scores))
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, labels and weights (n,) as arrays."""
@@ -551,25 +551,20 @@ def _held_out(
 def _sure_step(moments: Moments, standardizer: Standardizer, config: TrainConfig, K: int) -> float:
     """A learning rate at which whole batches cannot overshoot.
 
-    Steps below 2/c go down where no curvature of the cost is above c. That of the loss is at most the mean of
-    |x|^2 + 1 over the rows, times the largest eigenvalue of diag(p) - p p^T, 1/2, or p (1 - p) / K of sigmoids.
+    Steps below 2/c reduce the cost where none of its curvatures is above c. The curvature of the loss is at most the
+    mean of |x|^2 + 1 over the rows, times the bound for a row's logits.
     """
     scale = standardizer.for_training.scale
     squares = (moments.variance + (moments.mean - standardizer.mean) ** 2) / scale**2  # (d,)
-    steepest = (1 + squares.sum()) * (1 / 2 if config.loss == "softmax" else 1 / (4 * K))
+    steepest = (1 + squares.sum()) * LOSSES[config.loss].curvature(K)
     return float(1.5 / (steepest + 2 * config.l2))
 
 
 def _merged(S: np.ndarray, model: Model) -> np.ndarray:
-    """Scores (n, K), or of two classes one (n,), whose sigmoid is the probability of the second.
-
-    The two sigmoids of two classes answer one question twice, with S_1 = -S_0 at the optimum; half their difference is
-    what they agree on.
-    """
+    """Return scores (n, K), or for two classes one score (n,), whose sigmoid is the probability of the second."""
     if S.shape[1] > 2:
         return S
-    difference = S[:, 1] - S[:, 0]
-    return difference / 2 if model.layer.loss.name == "sigmoid" else difference
+    return model.layer.loss.margin * (S[:, 1] - S[:, 0])
 
 
 def _raw_weights(model: Model) -> tuple[np.ndarray, np.ndarray]:

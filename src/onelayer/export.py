@@ -76,12 +76,6 @@ if __name__ == "__main__":
 '''
 SEAL = "# onelayer export "  # begins the last line of a script, which ends in the SHA-256 of those above it
 MARK = b"onelayer export"  # the comment of the .npz archive
-RETURNED = {
-    "softmax": """\
-    E = np.exp(S - S.max(axis=1, keepdims=True))
-    return E / E.sum(axis=1, keepdims=True)""",
-    "sigmoid": "    return np.exp(-np.logaddexp(0, -S))  # 1 / (1 + exp(-S)), without overflow",
-}
 
 
 def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
@@ -125,11 +119,15 @@ def to_onnx(model: Model) -> bytes:
     ------
     ConfigError
         If the package ``onnx`` is not installed.
+    DataError
+        If ONNX has no operator for the probabilities of the model's loss.
     """
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ConfigError(f"ONNX needs a package more: pip install 'onelayer[onnx]' ({error})") from None
+    if model.layer.loss.onnx is None:
+        raise DataError(f"ONNX has no operator for the probabilities of the loss {model.layer.loss.name}")
     exact = model.in_float64()
     mean = exact.standardizer.mean.astype(np.float32)
     V = (exact.layer.weights.T / exact.standardizer.scale).T  # (d, K)
@@ -148,8 +146,8 @@ def to_onnx(model: Model) -> bytes:
             helper.make_node("Sub", ["rows", "mean"], ["centred"]),
         ]
     nodes.append(helper.make_node("Gemm", ["centred", "weights", "bias"], ["logits"]))
-    activation = {"softmax": "Softmax", "sigmoid": "Sigmoid"}[model.layer.loss.name]
-    nodes.append(helper.make_node(activation, ["logits"], ["probabilities"]))
+    operator, attributes = model.layer.loss.onnx
+    nodes.append(helper.make_node(operator, ["logits"], ["probabilities"], **attributes))
     nodes.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0, select_last_index=0))
     answers = [
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", K]),
@@ -171,7 +169,16 @@ def to_onnx(model: Model) -> bytes:
 
 
 def to_numpy(model: Model) -> tuple[str, bytes]:
-    """A script of a few lines that needs NumPy alone, and the ``.npz`` that it reads: weights, bias, class names."""
+    """A script of a few lines that needs NumPy alone, and the ``.npz`` that it reads: weights, bias, class names.
+
+    Raises
+    ------
+    DataError
+        If the model's loss has no NumPy text.
+    """
+    loss = model.layer.loss
+    if loss.numpy is None:
+        raise DataError(f"the probabilities of the loss {loss.name} cannot be exported as a NumPy script")
     exact = model.in_float64()
     folded = exact.standardizer.fold(exact.layer)
     arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
@@ -185,15 +192,14 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
         c, h, w = model.image_shape
         rows += f" of images, flattened from ({c}, {h}, {w})"
     check, doubt = (scaled_down, SCALED_DOWN) if model.pixels else (far_off, FAR_OFF)
-    loss = model.layer.loss.name
     script = SCRIPT.format(
-        formula=f"{loss} of a matrix product",
+        formula=f"{loss.name} of a matrix product",
         d=len(folded.weights),
         rows=rows,
         check=inspect.getsource(check) + "\n",
         doubtful=check.__name__,
         doubt=doubt,
-        returned=RETURNED[loss],
+        returned=loss.numpy,
     )
     script += f"\n\n{SEAL}{hashlib.sha256(script.encode()).hexdigest()}\n"
     return script, content.getvalue()
@@ -207,12 +213,15 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
     Raises
     ------
     DataError
-        If the model has sigmoids, or one class only.
+        If the model's probabilities are not the softmax of its logits, or it has one class only.
     """
     from sklearn.linear_model import LogisticRegression
 
-    if model.layer.loss.name != "softmax":
-        raise DataError("LogisticRegression is a softmax, this model has sigmoids; export it for ONNX or NumPy")
+    if not model.layer.loss.exclusive:
+        raise DataError(
+            f"LogisticRegression is a softmax of the logits, and the loss {model.layer.loss.name} has other "
+            "probabilities; export the model for ONNX or NumPy"
+        )
     if len(model.class_names) < 2:
         raise DataError("LogisticRegression needs two classes at least, this model has one")
     exact = model.in_float64()

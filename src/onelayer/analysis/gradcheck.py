@@ -1,4 +1,4 @@
-"""Are the hand-written gradients right? They are compared, element by element, with oracles that do not know them.
+"""The check of the hand-written gradients: each element is compared with independent oracles.
 
 The relative error of an element ga against an oracle's gn is::
 
@@ -6,17 +6,19 @@ The relative error of an element ga against an oracle's gn is::
 
 as in the CS231n notes on gradient checks (https://cs231n.github.io/neural-networks-3/#gradcheck). The oracles are
 
-- **PyTorch**: its own cross-entropy, differentiated by its autograd; skipped where PyTorch is not installed.
+- **PyTorch**: its own form of the loss, differentiated by its autograd; skipped where PyTorch is not installed or has
+  no such loss.
 - **complex step**: the derivative of an analytic f at x is Im f(x + ih) / h. No difference is taken, hence nothing
-  cancels, h can be 1e-30, and the result is exact but for rounding (Squire and Trapp, "Using complex variables to
+  cancels, h can be 1e-30, and the result is exact except for rounding (Squire and Trapp, "Using complex variables to
   estimate derivatives of real functions", SIAM Review 40, 1998). It differentiates the cost of `SoftmaxLayer`.
 - **central differences**: (f(x + h) - f(x - h)) / 2h of the cost that the checked function itself returns. They are
-  good to about 1e-8 only, but they tell a wrong gradient from the right gradient of another cost.
+  exact to about 1e-8 only, but they tell a wrong gradient from the right gradient of another cost.
 
-The last two evaluate the cost anew for each element. Of large gradients they check a sample, drawn with the seed: some
-elements of dW and some of db.
+The last two evaluate the cost again for each element. They check a sample of a large gradient, drawn with the seed:
+some elements of dW and some of db.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,16 +29,18 @@ from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
-from onelayer.losses import LOSSES, Array
+from onelayer.losses import LOSSES, Array, Loss
 
 Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array]]
 
 # A right gradient is off by rounding alone, but an element whose terms nearly cancel is off by the rounding of the
-# terms. So eps is a quarter of what an element amounts to if P - Y = 1 throughout, or of the largest, whatever is more.
-# The worst of both losses against PyTorch and the complex step is then 9.3e-16 at n = 3, d = 10, K = 10 (1000 seeds,
-# ordinary logits) and 4.7e-15 at n = 1, d = 3072 (400 seeds, PyTorch only): hence sqrt(n d). A logit of 1e4 is itself
-# rounded by 1e-12, and P moves by as much (3.7e-13 measured at the small size): hence the tolerance grows with it.
-# Central differences are off by up to 1.2e-9, at large logits 1.8e-7; each mistake in the tests is off by over 1e-2.
+# terms. The residual of a row moves by at most the loss's curvature times what its logits are off by. So eps is a
+# quarter of an element of the gradient if every residual is twice the curvature (1 for softmax), or of the largest
+# element, whichever is more. The worst of softmax and sigmoids against PyTorch and the complex step is then 9.3e-16 at
+# n = 3, d = 10, K = 10 (1000 seeds, ordinary logits) and 4.7e-15 at n = 1, d = 3072 (400 seeds, PyTorch only): hence
+# sqrt(n d). A logit of 1e4 is itself rounded by 1e-12, and P moves by as much (3.7e-13 measured at the small size):
+# hence the tolerance grows with it. Central differences are off by up to 1.2e-9, at large logits 1.8e-7; each mistake
+# in the tests is off by over 1e-2.
 _EPS = 0.25
 _EXACT = 1e-14
 _DIFFERENCES = 1e-6
@@ -60,7 +64,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the relative error is within the tolerance."""
+        """True if the relative error is within the tolerance."""
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
@@ -76,7 +80,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What was compared.
+    """The result of a check.
 
     Parameters
     ----------
@@ -94,15 +98,15 @@ class GradientReport:
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and all of it agrees."""
+        """True if something was compared and all of it agrees."""
         return bool(self.comparisons) and all(c.passed for c in self.comparisons)
 
     @property
     def message(self) -> str:
-        """One line: the first comparison that failed, or else the one that came closest to failing.
+        """The first comparison that failed, or else the one that came closest to failing, in one line.
 
-        A failure at large logits is named beside one at ordinary logits if it is of its own: an overflow does not hide
-        a wrong gradient, nor the other way round.
+        A failure at large logits is named beside one at ordinary logits if it has a cause of its own: an overflow does
+        not hide a wrong gradient, nor the other way round.
         """
         if not self.comparisons:
             return "; ".join(["nothing was compared", *self.skipped.values()])
@@ -116,28 +120,28 @@ class GradientReport:
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """What is compared, and where."""
+    """A function to check, and the point at which it is compared."""
 
     name: str
-    loss: str
+    loss: Loss
     l2: float
     X: Array
     y: Array
     W: Array
     b: Array
     function: Function
-    places: Array  # of the elements of `parameters` that oracles check which take one after the other
+    places: Array  # the elements of `parameters` that are checked by oracles that take them one after the other
 
     @property
     def largest_logit(self) -> float:
         return max(1.0, float(np.abs(self.X @ self.W + self.b).max()))
 
     def parameters(self) -> Array:
-        """W and b as one vector, a new one at each call."""
+        """Return W and b as one vector, a new one at each call."""
         return np.concatenate([self.W.ravel(), self.b])
 
     def split(self, theta: Array) -> tuple[Array, Array]:
-        """Such a vector as W (d, K) and b (K,), not copied."""
+        """Return W (d, K) and b (K,) of a vector as `parameters` makes it, not copied."""
         return theta[: self.W.size].reshape(self.W.shape), theta[self.W.size :]
 
 
@@ -155,9 +159,9 @@ def check_gradients(
 ) -> GradientReport:
     """Compare hand-written gradients of the cost with independent oracles.
 
-    For each `l2` the comparison is made at two points: where logits are of order 1, and where the largest is 1e4, which
-    a softmax that does not subtract the row's maximum does not survive. Of gradients of more than 2,000 elements, all
-    oracles but PyTorch check 200, drawn at random.
+    For each `l2` the comparison is made at two points: where logits are of order 1, and where the largest is 1e4, at
+    which a softmax overflows unless it subtracts the row's maximum. If a gradient has more than 2,000 elements, all
+    oracles except PyTorch check 200 of them, drawn at random.
 
     Parameters
     ----------
@@ -168,18 +172,18 @@ def check_gradients(
     n_classes : int, optional
         K; by default the largest label plus one.
     function : callable, optional
-        What to check, ``function(W, b, X, y, l2) -> (cost, dW, db)`` with W and dW (d, K), b and db (K,). By default
-        the cost and the gradients of `SoftmaxLayer`.
-    loss : {"softmax", "sigmoid"}
-        The loss that `function` is to compute.
+        The function to check, ``function(W, b, X, y, l2) -> (cost, dW, db)`` with W and dW (d, K), b and db (K,). By
+        default the cost and the gradients of `SoftmaxLayer`.
+    loss : str
+        The loss that `function` computes: "softmax", "sigmoid" or another name in `onelayer.losses.LOSSES`.
     l2 : sequence of float
         Weights of the penalty, checked one after the other.
     oracles : sequence of str, optional
-        Names out of `ORACLES`; by default all of them.
+        Names from `ORACLES`; by default all of them.
     seed : int
-        Of the random weights and biases, and of the sample of elements.
+        Seed for the random weights and biases, and for the sample of elements.
     progress : callable, optional
-        Called as ``progress(done, total)`` after each derivative that takes evaluations of its own.
+        Called as ``progress(done, total)`` after each element of a gradient that the oracles compute one by one.
 
     Raises
     ------
@@ -188,6 +192,37 @@ def check_gradients(
     """
     X, y = np.asarray(X, np.float64), np.asarray(y)
     names = tuple(ORACLES) if oracles is None else tuple(oracles)
+    K = _checked_classes(X, y, n_classes)
+    for name, known in [(loss, list(LOSSES)), *((name, list(ORACLES)) for name in names)]:
+        if name not in known:
+            raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
+    reason = _without_pytorch(LOSSES[loss]) if "PyTorch" in names else ""
+    names = tuple(name for name in names if name != "PyTorch" or not reason)
+
+    stepping = [name for name in names if name != "PyTorch"]
+    places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
+    sample = ""
+    if stepping and len(places) < elements:
+        sample = f"{' and '.join(stepping)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
+    numbers, total = itertools.count(1), len(l2) * 2 * len(places) * len(stepping)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    comparisons = []
+    checked = function or _layer_function(LOSSES[loss])
+    for penalty, (name, W, b) in itertools.product(l2, _weights(X, y, K, seed)):
+        point = _Point(name, LOSSES[loss], penalty, X, y.astype(np.int64), W, b, checked, places)
+        with np.errstate(all="ignore"):  # an overflow is found in the numbers
+            result = _call(point, point.parameters())
+            for oracle in names:
+                comparisons += _compare(point, oracle, result, ORACLES[oracle](point, tick))
+    return GradientReport(tuple(comparisons), {"PyTorch": reason} if reason else {}, sample)
+
+
+def _checked_classes(X: Array, y: Array, n_classes: int | None) -> int:
+    """Return the number of classes K; refuse rows X (n, d) and labels y (n,) that cannot be checked."""
     if X.ndim != 2 or X.size == 0 or not np.isfinite(X).all():
         raise ConfigError(f"X must be rows (n, d) of finite numbers, at least one, not an array {X.shape}")
     if y.shape != X.shape[:1] or y.dtype.kind not in "iu":
@@ -195,43 +230,22 @@ def check_gradients(
     K = int(y.max()) + 1 if n_classes is None else n_classes
     if y.min() < 0 or y.max() >= K:
         raise ConfigError(f"labels must lie in 0..{K - 1}, these go from {y.min()} to {y.max()}")
-    for name, known in [(loss, list(LOSSES)), *((name, list(ORACLES)) for name in names)]:
-        if name not in known:
-            raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
-    skipped = {}
-    if "PyTorch" in names and loss not in _TORCH_LOSSES:
-        skipped["PyTorch"] = f"PyTorch is not compared: it has no counterpart here of the loss {loss}"
-    elif "PyTorch" in names and not _has_torch():
-        skipped["PyTorch"] = "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
-    names = tuple(name for name in names if name not in skipped)
+    return K
 
-    stepping = [name for name in names if name != "PyTorch"]
-    places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
-    sample = ""
-    if stepping and len(places) < elements:
-        sample = f"{' and '.join(stepping)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
-    done, total = 0, len(l2) * 2 * len(places) * len(stepping)
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    comparisons = []
-    for penalty in l2:
-        for name, W, b in _weights(X, y, K, seed):
-            checked = function or _layer_function(loss)
-            point = _Point(name, loss, penalty, X, y.astype(np.int64), W, b, checked, places)
-            with np.errstate(all="ignore"):  # an overflow is found in the numbers
-                result = _call(point, point.parameters())
-                for oracle in names:
-                    comparisons += _compare(point, oracle, result, ORACLES[oracle](point, tick))
-    return GradientReport(tuple(comparisons), skipped, sample)
+def _without_pytorch(loss: Loss) -> str:
+    """Return the reason why PyTorch is not compared; empty if it can be."""
+    if loss.pytorch is None:
+        return f"PyTorch is not compared: the loss {loss.name} has no PyTorch reference"
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
+    return ""
 
 
 def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]:
-    """Real rows to check gradients on: the first n of the first K classes, d of their features, standardised.
+    """Return rows of a data set to check gradients on: the first n of the first K classes, d features, standardised.
 
     Returns
     -------
@@ -242,7 +256,7 @@ def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]
     Raises
     ------
     ConfigError
-        If the data set does not have as many rows or features, or a size is below 1 (below 2 for K).
+        If the data set has fewer rows or features, or a size is below 1 (below 2 for K).
     """
     rows, labels = dataset.rows, dataset.labels
     chosen = np.flatnonzero(labels < K)[: max(n, 0)]
@@ -257,7 +271,7 @@ def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]
 
 
 def _weights(X: Array, y: Array, K: int, seed: int) -> list[tuple[str, Array, Array]]:
-    """The two points: name, W (d, K), b (K,)."""
+    """Return the name, W (d, K) and b (K,) of both points."""
     rng = np.random.default_rng(seed)
     length = np.sqrt(np.mean(np.sum(X * X, axis=1))) or 1.0  # of a row
     W, b = rng.standard_normal((X.shape[1], K)) / length, rng.standard_normal(K)
@@ -269,7 +283,7 @@ def _weights(X: Array, y: Array, K: int, seed: int) -> list[tuple[str, Array, Ar
 
 
 def _places(d: int, K: int, seed: int) -> Array:
-    """The elements of W and b, as one vector, that are checked one after the other: all, or a sample of both."""
+    """Return the elements of W and b, as one vector, that are checked one after the other: all, or a sample of both."""
     elements = (d + 1) * K
     if elements <= ALL_ELEMENTS:
         return np.arange(elements)
@@ -282,7 +296,7 @@ def _places(d: int, K: int, seed: int) -> Array:
 def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]) -> list[Comparison]:
     n, d = point.X.shape
     logit = point.largest_logit
-    uncertain = max(1.0, np.abs(point.X).mean(axis=0).max()) / (point.b.size if point.loss == "sigmoid" else 1)
+    uncertain = 2 * point.loss.curvature(point.b.size) * max(1.0, np.abs(point.X).mean(axis=0).max())
     eps = _EPS * max(uncertain, *(np.abs(g).max() for g in expected[1:]))
     tolerance = _EXACT * max(1.0, np.sqrt(n * d / 30)) * max(1.0, logit / 10)
     checked = np.full(point.W.size + point.b.size, oracle == "PyTorch")
@@ -297,21 +311,21 @@ def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequ
         error = np.where(mask, np.where(np.isfinite(error), error, np.inf), -1)
         place = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
         value, expected_value, worst = (float(array[place]) for array in (ga, gn, error))
-        case = (point.loss, point.l2, point.name, oracle, parameter, place)
+        case = (point.loss.name, point.l2, point.name, oracle, parameter, place)
         comparisons.append(Comparison(*case, value, expected_value, worst, float(tolerance)))
     return comparisons[1:] if oracle == "central differences" else comparisons  # the cost is the function's own
 
 
-def _layer_function(loss: str) -> Function:
+def _layer_function(loss: Loss) -> Function:
     def function(W: Array, b: Array, X: Array, y: Array, l2: float) -> tuple[Any, Array, Array]:
-        layer = SoftmaxLayer(W, b, LOSSES[loss])
+        layer = SoftmaxLayer(W, b, loss)
         return layer.cost(X, y, l2), *layer.gradients(X, y, l2)
 
     return function
 
 
 def _call(point: _Point, theta: Array) -> tuple[Array, Array, Array]:
-    """The function's cost (), dW (d, K) and db (K,)."""
+    """Return the function's cost (), dW (d, K) and db (K,)."""
     # Copies, as the function may write to its arguments, or return the same memory each time.
     result = point.function(*point.split(theta.copy()), point.X.copy(), point.y.copy(), point.l2)
     if not isinstance(result, tuple | list) or len(result) != 3:
@@ -324,23 +338,6 @@ def _call(point: _Point, theta: Array) -> tuple[Array, Array, Array]:
     return cost, dW, db
 
 
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-# PyTorch's own losses of logits S (n, K) and labels y (n,), by ours; a loss that has none is not compared with it.
-_TORCH_LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "softmax": lambda functional, S, y: functional.cross_entropy(S, y),
-    "sigmoid": lambda functional, S, y: functional.binary_cross_entropy_with_logits(
-        S, functional.one_hot(y, S.shape[1]).double()
-    ),
-}
-
-
 def _autograd(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
     import torch
     from torch.nn import functional
@@ -348,7 +345,8 @@ def _autograd(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Ar
     X, y = torch.tensor(point.X), torch.tensor(point.y)
     W, b = torch.tensor(point.W, requires_grad=True), torch.tensor(point.b, requires_grad=True)
     S = X @ W + b
-    cost = _TORCH_LOSSES[point.loss](functional, S, y) + point.l2 * torch.sum(W**2)
+    mean_loss: Any = point.loss.pytorch  # not None, or PyTorch would be skipped
+    cost = mean_loss(functional, S, y) + point.l2 * torch.sum(W**2)
     dW, db = torch.autograd.grad(cost, (W, b))
     return cost.detach().numpy(), dW.numpy(), db.numpy()
 
@@ -358,7 +356,7 @@ def _complex_step(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array
     gradient = np.zeros(theta.size)
     for i in point.places:
         theta[i] += 1j * h
-        cost = SoftmaxLayer(*point.split(theta), LOSSES[point.loss]).cost(X, point.y, point.l2)
+        cost = SoftmaxLayer(*point.split(theta), point.loss).cost(X, point.y, point.l2)
         gradient[i] = cost.imag / h
         theta[i] = theta[i].real
         tick()
@@ -367,7 +365,7 @@ def _complex_step(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array
 
 def _central_differences(point: _Point, tick: Callable[[], None]) -> tuple[Array, Array, Array]:
     cost, *_ = _call(point, point.parameters())
-    # What rounding makes of it, u max(J, |S|) / h, in balance with what the formula neglects, of order h^2.
+    # The error of rounding, u max(J, |S|) / h, is as large as the terms that the formula neglects, of order h^2.
     h = np.cbrt(np.finfo(float).eps * max(point.largest_logit, abs(cost) if np.isfinite(cost) else 1.0))
     gradient = np.zeros(point.W.size + point.b.size)
     for i in point.places:
