@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from onelayer.errors import ConfigError
+from onelayer.losses import LOSSES
 from onelayer.words import counted
 
 
@@ -52,7 +53,7 @@ class TrainConfig:
     l2: float = 0.0
     batch_size: int = 100
     epochs: int = 40
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: str = "softmax"
     shuffle_blocks: int = 0
     flip: bool = False
     decay_every: int = 0
@@ -69,7 +70,7 @@ class TrainConfig:
         _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
         _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
         _require(self, "epochs", _count(self.epochs), "a whole number of at least 0")
-        _require(self, "loss", self.loss in ("softmax", "sigmoid"), "softmax or sigmoid")
+        _require(self, "loss", self.loss in [*LOSSES], " or ".join(LOSSES))
         _require(self, "shuffle_blocks", _count(self.shuffle_blocks), "a whole number of at least 0")
         _require(self, "flip", isinstance(self.flip, bool), "true or false")
         _require(self, "decay_every", _count(self.decay_every), "a whole number of at least 0")

@@ -56,8 +56,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     epochs : int, default=40
         Passes over the training rows.
 
-    loss : {'softmax', 'sigmoid'}, default='softmax'
-        Softmax cross-entropy, or the mean over K classes of a sigmoid's binary cross-entropy, one against the rest.
+    loss : str, default='softmax'
+        'softmax' is softmax cross-entropy; 'sigmoid' is one sigmoid per class with binary cross-entropy, the mean over
+        the classes. Other names are those in `onelayer.losses.LOSSES`.
 
     standardize : bool, default=True
         Subtract each feature's mean and divide by its standard deviation, those of the training rows. It is done a

@@ -5,11 +5,12 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
 from onelayer.errors import ConfigError
+from onelayer.losses import LOSSES
 
 if TYPE_CHECKING:
     from cyclopts.argument import Argument, ArgumentCollection
@@ -92,7 +93,18 @@ def takes(command: str, option: str) -> bool:
     return any(option in argument.names for argument in app[command].assemble_argument_collection())
 
 
-app = App(
+class _Application(App):
+    def assemble_argument_collection(self, **options: Any) -> "ArgumentCollection":
+        """Return the arguments of a command; those of --loss are the losses of now, with those added by other code."""
+        arguments = super().assemble_argument_collection(**options)
+        for argument in arguments:
+            if argument.name == "--loss":
+                names: Any = Literal[tuple(LOSSES)]
+                argument.hint = list[names] if get_origin(argument.hint) is list else names
+        return arguments
+
+
+app = _Application(
     name="onelayer",
     help="Train, check and show one-layer image classifiers.",
     config=_complete,
