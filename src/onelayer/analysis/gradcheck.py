@@ -36,11 +36,10 @@ Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array
 # A right gradient is off by rounding alone, but an element whose terms nearly cancel is off by the rounding of the
 # terms. The residual of a row moves by at most the loss's curvature times what its logits are off by. So eps is a
 # quarter of an element of the gradient if every residual is twice the curvature (1 for softmax), or of the largest
-# element, whichever is more. The worst of softmax and sigmoids against PyTorch and the complex step is then 9.3e-16 at
-# n = 3, d = 10, K = 10 (1000 seeds, ordinary logits) and 4.7e-15 at n = 1, d = 3072 (400 seeds, PyTorch only): hence
-# sqrt(n d). A logit of 1e4 is itself rounded by 1e-12, and P moves by as much (3.7e-13 measured at the small size):
-# hence the tolerance grows with it. Central differences are off by up to 1.2e-9, at large logits 1.8e-7; each mistake
-# in the tests is off by over 1e-2.
+# element, whichever is more. The worst of softmax and sigmoids against PyTorch is then 9.8e-16 at n = 3, d = 10, K = 10
+# (1000 seeds, ordinary logits) and 4.7e-15 at n = 1, d = 3072 (400 seeds): hence sqrt(n d). A logit of 1e4 is itself
+# rounded by 1e-12, and P moves by as much (3.7e-13 measured at the small size): hence the tolerance grows with it.
+# Central differences are off by up to 1.2e-9, at large logits 1.8e-7; each mistake in the tests is off by over 1e-2.
 _EPS = 0.25
 _EXACT = 1e-14
 _DIFFERENCES = 1e-6
@@ -159,9 +158,9 @@ def check_gradients(
 ) -> GradientReport:
     """Compare hand-written gradients of the cost with independent oracles.
 
-    For each `l2` the comparison is made at two points: where logits are of order 1, and where the largest is 1e4, at
-    which a softmax overflows unless it subtracts the row's maximum. If a gradient has more than 2,000 elements, all
-    oracles except PyTorch check 200 of them, drawn at random.
+    Each `l2` is checked at two points: with logits of order 1, and with a largest logit of 1e4, at which a softmax
+    overflows unless it subtracts the row's maximum. All oracles except PyTorch check 200 random elements of a gradient
+    that has more than 2,000.
 
     Parameters
     ----------
@@ -173,7 +172,7 @@ def check_gradients(
         K; by default the largest label plus one.
     function : callable, optional
         The function to check, ``function(W, b, X, y, l2) -> (cost, dW, db)`` with W and dW (d, K), b and db (K,). By
-        default the cost and the gradients of `SoftmaxLayer`.
+        default it computes the cost and the gradients of `SoftmaxLayer`.
     loss : str
         The loss that `function` computes: "softmax", "sigmoid" or another name in `onelayer.losses.LOSSES`.
     l2 : sequence of float
@@ -181,7 +180,7 @@ def check_gradients(
     oracles : sequence of str, optional
         Names from `ORACLES`; by default all of them.
     seed : int
-        Seed for the random weights and biases, and for the sample of elements.
+        Seed for the random weights, biases and sample of elements.
     progress : callable, optional
         Called as ``progress(done, total)`` after each element of a gradient that the oracles compute one by one.
 
@@ -191,34 +190,19 @@ def check_gradients(
         If an argument is wrong, or `function` does not return a cost and two gradients of the right shapes.
     """
     X, y = np.asarray(X, np.float64), np.asarray(y)
-    names = tuple(ORACLES) if oracles is None else tuple(oracles)
     K = _checked_classes(X, y, n_classes)
-    for name, known in [(loss, list(LOSSES)), *((name, list(ORACLES)) for name in names)]:
-        if name not in known:
-            raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
-    reason = _without_pytorch(LOSSES[loss]) if "PyTorch" in names else ""
-    names = tuple(name for name in names if name != "PyTorch" or not reason)
-
-    stepping = [name for name in names if name != "PyTorch"]
+    names, skipped = _chosen_oracles(loss, oracles)
+    one_by_one = [name for name in names if name != "PyTorch"]
     places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
-    sample = ""
-    if stepping and len(places) < elements:
-        sample = f"{' and '.join(stepping)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
-    numbers, total = itertools.count(1), len(l2) * 2 * len(places) * len(stepping)
-
-    def tick() -> None:
-        if progress is not None:
-            progress(next(numbers), total)
-
+    sample = f"{' and '.join(one_by_one)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
+    tick = _counter(progress, len(l2) * 2 * len(places) * len(one_by_one))
+    function = function or _layer_function(LOSSES[loss])
     comparisons = []
-    checked = function or _layer_function(LOSSES[loss])
     for penalty, (name, W, b) in itertools.product(l2, _weights(X, y, K, seed)):
-        point = _Point(name, LOSSES[loss], penalty, X, y.astype(np.int64), W, b, checked, places)
-        with np.errstate(all="ignore"):  # an overflow is found in the numbers
-            result = _call(point, point.parameters())
-            for oracle in names:
-                comparisons += _compare(point, oracle, result, ORACLES[oracle](point, tick))
-    return GradientReport(tuple(comparisons), {"PyTorch": reason} if reason else {}, sample)
+        point = _Point(name, LOSSES[loss], penalty, X, y.astype(np.int64), W, b, function, places)
+        comparisons += _compare_at(point, names, tick)
+    sampled = bool(one_by_one) and len(places) < elements
+    return GradientReport(tuple(comparisons), skipped, sample if sampled else "")
 
 
 def _checked_classes(X: Array, y: Array, n_classes: int | None) -> int:
@@ -233,15 +217,36 @@ def _checked_classes(X: Array, y: Array, n_classes: int | None) -> int:
     return K
 
 
-def _without_pytorch(loss: Loss) -> str:
-    """Return the reason why PyTorch is not compared; empty if it can be."""
-    if loss.pytorch is None:
-        return f"PyTorch is not compared: the loss {loss.name} has no PyTorch reference"
+def _chosen_oracles(loss: str, oracles: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the oracles to compare with, and those that are skipped, each with the reason."""
+    names = list(ORACLES) if oracles is None else list(oracles)
+    for name, known in [(loss, list(LOSSES)), *((name, list(ORACLES)) for name in names)]:
+        if name not in known:
+            raise ConfigError(f"{name!r} is not known: choose from {', '.join(known)}")
+    skipped = {}
+    if "PyTorch" in names and LOSSES[loss].pytorch is None:
+        skipped["PyTorch"] = f"PyTorch is not compared: the loss {loss} has no PyTorch reference"
+    elif "PyTorch" in names and not _has_torch():
+        skipped["PyTorch"] = "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
+    return [name for name in names if name not in skipped], skipped
+
+
+def _has_torch() -> bool:
     try:
         import torch  # noqa: F401
     except ImportError:
-        return "PyTorch is not installed; with it (pip install torch) its autograd is compared too"
-    return ""
+        return False
+    return True
+
+
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    numbers = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    return tick
 
 
 def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]:
@@ -291,6 +296,12 @@ def _places(d: int, K: int, seed: int) -> Array:
     biases = min(K, SAMPLED_ELEMENTS // 2)
     of_weights = rng.choice(d * K, min(d * K, SAMPLED_ELEMENTS - biases), replace=False)
     return np.concatenate([np.sort(of_weights), d * K + np.sort(rng.choice(K, biases, replace=False))])
+
+
+def _compare_at(point: _Point, oracles: Sequence[str], tick: Callable[[], None]) -> list[Comparison]:
+    with np.errstate(all="ignore"):  # an overflow is found in the numbers
+        result = _call(point, point.parameters())
+        return [c for oracle in oracles for c in _compare(point, oracle, result, ORACLES[oracle](point, tick))]
 
 
 def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]) -> list[Comparison]:
