@@ -6,13 +6,13 @@ An image is a row of d numbers. The layer gives each of the K classes a score th
 
 Column k of W is a picture of the same shape as the images, the *template* of class k: its score is high where the
 image looks like the template. A loss turns scores and true labels into one number (`onelayer.losses`), and training
-walks down the gradient of the cost, which adds a penalty on large weights (the bias goes free)::
+walks down the gradient of the cost, which adds a penalty on large weights, but not on the bias::
 
     J(W, b) = loss(S, y) + lambda ||W||_F^2
 
-**The gradients.** Write G = d loss / d S, the residual, (n, K): for both losses it is the predicted minus the true
-probabilities, divided by how many of them were averaged. S_ik = sum_j X_ij W_jk + b_k, hence dS_ik/dW_jk = X_ij,
-dS_ik/db_k = 1, and by the chain rule::
+**The gradients.** Write G = d loss / d S, the residual, (n, K): for softmax and for sigmoids it is the predicted minus
+the true probabilities, divided by the number of terms whose mean the loss is. S_ik = sum_j X_ij W_jk + b_k, hence
+dS_ik/dW_jk = X_ij, dS_ik/db_k = 1, and by the chain rule::
 
     dJ/dW_jk = sum_i X_ij G_ik + 2 lambda W_jk      that is      dJ/dW = X^T G + 2 lambda W      (d, K)
     dJ/db_k  = sum_i G_ik                           that is      dJ/db = column sums of G        (K,)
@@ -61,10 +61,10 @@ class SoftmaxLayer:
         loss: str = "softmax",
         dtype: str = "float64",
     ) -> "SoftmaxLayer":
-        """Weights drawn from N(0, init_std^2), bias zero.
+        """Return a layer with weights drawn from N(0, init_std^2) and a bias of zero.
 
-        The draw is a (K, d) array, transposed: one class after the other, as the course this project starts from
-        draws them, so that the same seed gives the same numbers.
+        The weights are drawn as a (K, d) array and transposed, one class after the other, as in the course that this
+        project starts from: the same seed gives the same numbers.
         """
         templates = np.empty((K, d), dtype)
         for template in templates:  # one at a time, as all of them in float64 may be large
@@ -72,31 +72,31 @@ class SoftmaxLayer:
         return cls(templates.T, np.zeros(K, dtype), LOSSES[loss])
 
     def logits(self, X: Array) -> Array:
-        """Scores S (n, K) of standardised rows X (n, d)."""
+        """Return the logits S (n, K) of standardised rows X (n, d)."""
         return X @ self.weights + self.bias
 
     def probabilities(self, X: Array) -> Array:
-        """Probabilities P (n, K) of standardised rows X (n, d)."""
+        """Return the probabilities P (n, K) of standardised rows X (n, d)."""
         return self.loss.probabilities(self.logits(X))
 
     def penalty(self, l2: float) -> Array:
-        """The penalty lambda ||W||_F^2, a 0-d array."""
+        """Return the penalty lambda ||W||_F^2, a 0-d array."""
         xp = array_namespace(self.weights)
         return l2 * xp.sum(self.weights * self.weights)
 
     def cost(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> Array:
-        """The cost J, in nats: mean weighted loss of rows X (n, d) with labels y (n,), plus the penalty."""
+        """Return the cost J, in nats: mean weighted loss of rows X (n, d) with labels y (n,), plus the penalty."""
         xp = array_namespace(X)
         losses = self.loss.of_rows(self.logits(X), y)
         return xp.mean(losses if row_weights is None else losses * row_weights) + self.penalty(l2)
 
     def gradients(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> tuple[Array, Array]:
-        """The gradients dJ/dW (d, K) and dJ/db (K,) of `cost`."""
+        """Return the gradients dJ/dW (d, K) and dJ/db (K,) of `cost`."""
         xp = array_namespace(X)
         G = self.loss.residual(self.logits(X), y)  # (n, K)
         if row_weights is not None:
             G = G * row_weights[:, None]
-        dW = (G.T @ X).T  # (d, K); the same as X.T @ G, with the long side contiguous, which BLAS does faster
+        dW = (G.T @ X).T  # (d, K); equal to X.T @ G, but the long side is contiguous, which is faster in BLAS
         if l2:
             dW = dW + 2 * l2 * self.weights
         return dW, xp.sum(G, axis=0)
@@ -105,11 +105,11 @@ class SoftmaxLayer:
 def likeliest(S: Array) -> Array:
     """Return the class of each row (n,) of logits S (n, K): the largest logit, and of equal ones the first.
 
-    This is the one rule for the class of a row. Probabilities cannot tell it: those of two large logits can both be 1.
+    This is the only rule for the class of a row. Probabilities cannot decide: those of two large logits can both be 1.
     """
     return array_namespace(S).argmax(S, axis=1)
 
 
 def ranked(s: np.ndarray) -> np.ndarray:
-    """Return the classes (K,) of a row of logits s (K,), the likeliest first, in the order that `likeliest` goes by."""
+    """Return the classes (K,) of a row of logits s (K,), the likeliest first, in the order of `likeliest`."""
     return np.argsort(-s, kind="stable")
