@@ -27,31 +27,31 @@ from onelayer.training.state import HISTORY_COLUMNS, TrainingState
 from onelayer.training.train import train
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
-FORGOTTEN = 1000  # times a feature's deviation: what it was before counts as constant then, and taught nothing
-SETTINGS = ("l2", "batch_size", "loss", "flip", "decay_every", "decay_factor", "init_std")  # TrainConfig's, unchanged
+FORGOTTEN = 1000  # a feature whose deviation grows by this factor was as good as constant; its weights begin at 0
+SETTINGS = ("l2", "batch_size", "loss", "flip", "decay_every", "decay_factor", "init_std")  # as TrainConfig has them
 
 
 class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent.
 
-    The cost is the mean loss of the rows plus ``l2`` times the squared weights, of standardised features; the
-    intercept is not penalised. Training is that of the command ``onelayer train``: the same rows, settings and seed
-    give the same bits.
+    The cost is the mean loss of the rows plus ``l2`` times the squared weights of standardised features; the intercept
+    is not penalised. `fit` trains as the command ``onelayer train`` does: the same rows, settings and seed give the
+    same bits.
 
     Parameters
     ----------
     learning_rate : float or 'auto', default='auto'
-        Length of a step. 'auto' takes three quarters of the longest step that cannot overshoot, bounded by the mean
-        squared length of the rows: 3 / (d + 1 + 4 l2) for softmax with d standardised features. A float is the
-        command's ``--learning-rate``.
+        Step size of gradient descent. 'auto' takes three quarters of the longest step that cannot overshoot, according
+        to the mean squared length of the rows and the curvature of the loss: 3 / (d + 1 + 4 l2) for softmax with d
+        standardised features. A float is the command's ``--learning-rate``.
 
     l2 : float, default=0.0
-        Weight of the penalty. For n rows it is ``C = 1 / (2 * l2 * n)`` of
+        Weight of the penalty. For n rows it corresponds to ``C = 1 / (2 * l2 * n)`` of
         :class:`~sklearn.linear_model.LogisticRegression`, or ``C = 1 / (l2 * n)`` for two classes, if the features are
         standardised there too.
 
     batch_size : int, default=100
-        Rows in a step; the last of an epoch may have fewer.
+        Rows in a step; the last batch of an epoch may be shorter.
 
     epochs : int, default=40
         Passes over the training rows.
@@ -61,17 +61,17 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         the classes. Other names are those in `onelayer.losses.LOSSES`.
 
     standardize : bool, default=True
-        Subtract each feature's mean and divide by its standard deviation, those of the training rows. It is done a
+        Subtract the mean of each feature over the training rows and divide by its standard deviation. This is done one
         batch at a time and folded into `coef_`; `X` is not copied.
 
     flip : bool, default=False
         Mirror each training image left to right with probability 1/2, anew in every epoch. Needs `image_shape`.
 
     image_shape : (int, int, int), default=None
-        Channels, height and width of the images of which the rows of `X` are made, in this order.
+        Channels, height and width of the images, if the rows of `X` are images.
 
     decay_every : int, default=0
-        Multiply the learning rate by `decay_factor` after every so many epochs; 0 keeps it.
+        Multiply the learning rate by `decay_factor` each time this many epochs are done; 0 keeps it.
 
     decay_factor : float, default=0.1
         See `decay_every`.
@@ -80,29 +80,29 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Standard deviation of the initial weights.
 
     random_state : int, RandomState instance or None, default=None
-        Of the initial weights, the order of the rows, the flips, and the rows held out for early stopping. An int is
-        the command's ``--seed``; pass one for reproducible results.
+        Seed for the initial weights, the order of the rows, the flips, and the rows held out for early stopping. An
+        int is the command's ``--seed``; pass one for reproducible results.
 
     warm_start : bool, default=False
-        Let `fit` go on from the last result, the order of the rows and the learning rate's decay included, for `epochs`
-        more: twice 20 epochs on the same rows are 40.
+        Let `fit` continue from the last result for `epochs` more epochs. The order of the rows and the decay of the
+        learning rate continue too: two calls of 20 epochs on the same rows are one call of 40.
 
     class_weight : dict, 'balanced' or None, default=None
-        Weights ``{class: weight}`` that multiply those of the rows; classes left out have 1. 'balanced' gives all
-        classes the same total.
+        Weights ``{class: weight}`` that multiply the weights of the rows; a class that is left out has the weight 1.
+        'balanced' gives all classes the same total.
 
     early_stopping : bool, default=False
-        Hold out some rows of each class, end where their loss has not fallen for `n_iter_no_change` epochs, and keep
-        the weights of the best epoch. The loss, since on few rows the accuracy stands still for long. With
-        `warm_start`, the weights from before are kept where no epoch is better. Which rows are held out depends on what
-        they hold and on `random_state`, not on where they stand: equal rows stay together. `partial_fit` takes no
-        notice.
+        Hold out some rows of each class, end when their loss has not fallen for `n_iter_no_change` epochs, and keep the
+        weights of the best epoch. The loss decides, because the accuracy on few rows does not change for many epochs.
+        With `warm_start`, the weights from before are kept if no epoch is better. The content of a row and
+        `random_state` decide whether it is held out, not its place: equal rows stay together. `partial_fit` ignores
+        this parameter.
 
     validation_fraction : float, default=0.1
         Fraction of each class to hold out, by weight: at least one row, and not all.
 
     n_iter_no_change : int, default=5
-        Epochs without a better one after which early stopping ends.
+        Number of epochs without a better one after which training ends.
 
     verbose : int, default=0
         1 prints a line after each epoch.
@@ -110,11 +110,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; those whose rows all have weight 0 among them.
+        The labels, sorted, with those whose rows all have weight 0.
 
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features), float64
-        Weights for rows of `X` as they are, the standardisation folded in. For two classes, one row: the
-        difference of the classes' weights, half of it for sigmoids.
+        Weights for rows of `X` as they are, with the standardisation folded in. For two classes, one row: the
+        difference of the classes' weights, or half of it for sigmoids.
 
     intercept_ : ndarray of shape (1,) or (n_classes,), float64
 
@@ -122,40 +122,41 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Number of features.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, where `X` is a frame whose columns have strings for names.
+        Names of the features, if `X` is a frame whose column names are strings.
 
     n_iter_ : int
-        Epochs done.
+        Number of epochs done.
 
     learning_rate_ : float
-        That of the first epoch.
+        Learning rate of the first epoch.
 
     history_ : dict of str to ndarray of shape (n_iter_,)
-        What is known after each epoch, as a table for ``pandas.DataFrame(clf.history_)``: `epoch`, `learning_rate`,
-        `train_loss`, `train_cost` and `train_accuracy` over all training rows, with early stopping the same of the
-        rows held out (`validation_loss`, ...), and `seconds`. Losses are in nats; rows count by their weights.
+        One value for each epoch, for ``pandas.DataFrame(clf.history_)``: `epoch`, `learning_rate`, `train_loss`,
+        `train_cost` and `train_accuracy` over all training rows, the same for the rows held out if there is early
+        stopping (`validation_loss`, ...), and `seconds`. Losses are in nats; rows count by their weights.
 
     model_ : onelayer.Model
-        The layer with its standardisation, as other parts of onelayer take it.
+        The layer with its standardisation, for the other functions of onelayer.
 
     See Also
     --------
-    sklearn.linear_model.LogisticRegression : The same model, taken to its optimum.
-    sklearn.linear_model.SGDClassifier : One against the rest, one row at a time.
+    sklearn.linear_model.LogisticRegression : The same model, trained until it converges.
+    sklearn.linear_model.SGDClassifier : One class against the rest, trained one row at a time.
 
     Notes
     -----
-    Training has the type of `X`: ``float32`` and ``uint8`` are trained in ``float32``, by the compiled kernel if there
-    is one, and everything else in ``float64`` by NumPy. Rows of these two types and of ``float64`` are not copied, if
-    they lie in C order. Answers are always in ``float64``.
+    The type of `X` is the type of the arithmetic: ``float32`` and ``uint8`` are trained in ``float32``, by the compiled
+    kernel if there is one, and everything else in ``float64`` by NumPy. Rows of ``uint8``, ``float32`` and ``float64``
+    in C order are not copied. Answers are always in ``float64``.
 
-    A row of `sample_weight` 2 counts as two rows would, in the loss, the standardisation and the history, and a row of
-    weight 0 as none; that only their ratios count keeps the length of the steps. Batches are cut by the number of rows.
-    A class whose rows all have weight 0 is trained as one without rows: its bias starts at 0, as all do, and falls.
+    A row of `sample_weight` 2 counts as two rows in the loss, the standardisation and the history, and a row of weight
+    0 does not count. Only the ratios of the weights matter, so they do not change the length of the steps. A batch is a
+    number of rows, whatever their weights. A class whose rows all have weight 0 is trained as one without rows: its
+    bias starts at 0, as all do, and falls.
 
-    A column that is constant in all rows seen so far has the coefficient 0, so that no answer depends on what no row
-    taught. That holds without `standardize` too: the intercept does what such a column could, as at the optimum of
-    :class:`~sklearn.linear_model.LogisticRegression`.
+    A column that is constant in all rows seen so far has the coefficient 0, so that no answer depends on weights that
+    no row has trained. This holds without `standardize` too: the intercept does the work of such a column, as at the
+    optimum of :class:`~sklearn.linear_model.LogisticRegression`.
 
     Examples
     --------
@@ -229,7 +230,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         y : array-like of shape (n_samples,)
             Labels: numbers or strings.
         sample_weight : array-like of shape (n_samples,), default=None
-            How much each row counts; all the same by default.
+            Weight of each row; by default all rows have the same.
 
         Returns
         -------
@@ -238,7 +239,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises
         ------
         ValueError
-            If `X`, `y`, a weight or a parameter is not what it should be, or the cost is not finite after an epoch.
+            If `X`, `y`, a weight or a parameter is not valid, or the cost is not finite after an epoch.
         """
         goes_on = bool(self.warm_start) and hasattr(self, "model_")
         X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
@@ -246,11 +247,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return self._train(X, y, weights, classes, goes_on=goes_on, epochs=self.epochs, hold_out=self.early_stopping)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Train for one epoch on rows, going on from what `fit` or the calls before have left.
+        """Train for one epoch on rows, from the result of `fit` or of earlier calls.
 
         The standardisation is that of all rows seen so far. When it changes, the weights are expressed in the new
-        units, so that the answers stay the same; but where a feature's deviation grows more than a thousandfold, it
-        was as good as constant, and its weights begin at 0.
+        units, so that the answers stay the same. A feature whose deviation grows more than a thousandfold was as good
+        as constant: its weights begin at 0.
 
         Parameters
         ----------
@@ -259,9 +260,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         y : array-like of shape (n_samples,)
             Labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels there are ever to be; needed in the first call.
+            All labels that any call will have; needed in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            How much each row counts in this call, and in the standardisation beside the rows of others.
+            Weight of each row in this call, and in the standardisation of all rows seen so far.
 
         Returns
         -------
@@ -270,7 +271,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Raises
         ------
         ValueError
-            As `fit`, and if `classes` is missing or has changed, or the class weights are to be 'balanced'.
+            As for `fit`, and if `classes` is missing or has changed, or `class_weight` is 'balanced'.
         """
         goes_on = hasattr(self, "model_")
         if classes is None and not goes_on:
@@ -285,7 +286,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return self._train(X, y, weights, known, goes_on=goes_on, epochs=1, seen=seen)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores of rows: above 0 for the second of two classes, or the largest for the likeliest of many.
+        """Return the scores of rows: above 0 for the second of two classes, or the largest for the likeliest of many.
 
         Parameters
         ----------
@@ -294,12 +295,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Returns
         -------
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            ``X @ coef_.T + intercept_`` but for rounding.
+            ``X @ coef_.T + intercept_`` except for rounding.
         """
         return _merged(self._logits(X), self.model_)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of each row.
+        """Return the likeliest class of each row.
 
         Parameters
         ----------
@@ -313,10 +314,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return self.classes_[labels]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, in the order of `classes_`.
+        """Return the probabilities of the classes, in the order of `classes_`.
 
-        Those of more than two sigmoids are divided by their sum, as
-        :class:`~sklearn.multiclass.OneVsRestClassifier` does.
+        The probabilities of more than two sigmoids are divided by their sum, as in
+        :class:`~sklearn.multiclass.OneVsRestClassifier`.
 
         Parameters
         ----------
@@ -330,7 +331,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return softmax(self._log_odds(X), axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the probabilities, exact where those are rounded to 0 or 1.
+        """Return the logarithms of the probabilities, exact even where a probability is rounded to 0 or 1.
 
         Parameters
         ----------
@@ -350,19 +351,19 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return {name: column for name, column in columns.items() if name not in empty}
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Logits (n, K)."""
+        """Return the logits (n, K) of rows."""
         check_is_fitted(self, "model_")
         return self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))
 
     def _log_odds(self, X: Any) -> np.ndarray:
-        """Logarithms (n, K) of what the probabilities are in proportion to."""
+        """Return logarithms (n, K) of numbers to which the probabilities of a row are in proportion."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
             return np.column_stack([np.zeros_like(scores), scores])
         return np.asarray(self.model_.layer.loss.log_shares(scores))
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, labels and weights (n,) as arrays."""
+        """Return rows (n, d), labels (n,) and weights (n,) as arrays."""
         X, y = validate_data(self, X, y, order="C", reset=reset)
         X = _kept_or_float64(X)
         check_classification_targets(y)
@@ -389,34 +390,22 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         hold_out: bool = False,
         seen: Moments | None = None,
     ) -> Self:
-        d, K = X.shape[1], len(classes)
-        if K < 2:
+        if len(classes) < 2:
             raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs two")
         config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state))
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
-        standardizer = moments.standardizer  # refuses what cannot be calculated with
-        if self.flip and splits.dataset.image_shape is not None:
-            standardizer = standardizer.mirrored(splits.dataset.image_shape)
-        constant = standardizer.constant
-        if goes_on and constant is not None and self.model_.standardizer.constant is not None:
-            constant = constant & self.model_.standardizer.constant  # what moved earlier rows was learnt from them
-        mean, scale = (standardizer.mean, standardizer.scale) if self.standardize else (np.zeros(d), np.ones(d))
-        standardizer = Standardizer(mean, scale, constant)
+        standardizer = self._standardizer(moments, splits.dataset.image_shape, goes_on)
         if self.learning_rate == "auto":
-            config = replace(config, learning_rate=_sure_step(moments, standardizer, config, K))
+            config = replace(config, learning_rate=_sure_step(moments, standardizer, config, len(classes)))
         start = None
         if goes_on:
-            old = self.model_.standardizer
-            layer = replace(old, constant=standardizer.scale > FORGOTTEN * old.scale).clear(self._state.layer)
-            layer = old.reexpress(layer, standardizer)
-            weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
-            start = replace(self._state, layer=SoftmaxLayer(weights, bias, LOSSES[config.loss]))
+            start = replace(self._state, layer=self._layer_for(standardizer, config))
             config = replace(config, epochs=start.epoch + config.epochs)
         best, best_loss = None, math.inf
-        if start is not None and hold_out:  # what is given back must not be worse than what there was
+        if start is not None and hold_out:  # the result must not be worse than the weights from before
             before = replace(config, epochs=start.epoch)
-            there_was = train(splits, before, start=start, standardizer=standardizer, report_test=False)
-            best, best_loss = there_was.state, there_was.scores["validation"].loss
+            earlier = train(splits, before, start=start, standardizer=standardizer, report_test=False)
+            best, best_loss = earlier.state, earlier.scores["validation"].loss
 
         def on_epoch(state: TrainingState) -> bool:
             nonlocal best, best_loss
@@ -439,8 +428,29 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.coef_, self.intercept_ = _raw_weights(self.model_)
         return self
 
+    def _standardizer(self, moments: Moments, image_shape: tuple[int, int, int] | None, goes_on: bool) -> Standardizer:
+        """Return the standardisation of the training rows, and of their mirror images if there are flips."""
+        standardizer = moments.standardizer  # refuses numbers that are too large for the arithmetic
+        if self.flip and image_shape is not None:
+            standardizer = standardizer.mirrored(image_shape)
+        constant = standardizer.constant
+        if goes_on and constant is not None and self.model_.standardizer.constant is not None:
+            constant = constant & self.model_.standardizer.constant  # a feature that varied before has been learnt from
+        if self.standardize:
+            return Standardizer(standardizer.mean, standardizer.scale, constant)
+        d = len(standardizer.mean)
+        return Standardizer(np.zeros(d), np.ones(d), constant)
+
+    def _layer_for(self, standardizer: Standardizer, config: TrainConfig) -> SoftmaxLayer:
+        """Return the layer trained so far, expressed in the units of a new standardisation."""
+        old = self.model_.standardizer
+        layer = replace(old, constant=standardizer.scale > FORGOTTEN * old.scale).clear(self._state.layer)
+        layer = old.reexpress(layer, standardizer)
+        weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
+        return SoftmaxLayer(weights, bias, LOSSES[config.loss])
+
     def _config(self, X: np.ndarray, epochs: int, seed: int) -> TrainConfig:
-        """The parameters, checked; the learning rate 'auto' is yet to come."""
+        """Return the settings, checked; a learning rate 'auto' is not yet known and stands as the default."""
         shape, d = self.image_shape, X.shape[1]
         sizes = shape if isinstance(shape, tuple | list) and all(isinstance(size, Integral) for size in shape) else ()
         if shape is not None and not (len(sizes) == 3 and min(sizes) > 0 and math.prod(sizes) == d):
@@ -468,7 +478,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         hold_out_seed: int | None,
         seen: Moments | None,
     ) -> tuple[Splits, Moments]:
-        """Rows to train on, and to hold out if there is a seed; the moments of the former and those `seen`."""
+        """Return the rows to train on, and to hold out if there is a seed, and the moments of all rows trained on."""
         labels = LabelEncoder().fit(classes).transform(y)
         factors = _class_factors(self.class_weight, classes, labels, weights)
         places = np.flatnonzero(weights * factors[labels])
@@ -495,19 +505,19 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
 
 def _kept_or_float64(X: np.ndarray) -> np.ndarray:
-    # Not left to check_array, which takes every polars frame for one of another type.
+    # check_array would take every polars frame for one of another type.
     return X if X.dtype in KEPT_TYPES else X.astype(np.float64)
 
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int:
-    """An int is a seed as the command line takes it; anything else is asked for one."""
+    """Return a seed: an int as it is, as on the command line, or a number drawn from a generator."""
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31))
 
 
 def _class_factors(class_weight: Any, classes: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What the weights of each class's rows are multiplied by (K,)."""
+    """Return the factors (K,) by which the weights of each class's rows are multiplied."""
     if class_weight == "balanced":
         totals = np.bincount(labels, weights, len(classes))
         return np.divide(weights.sum(), len(classes) * totals, out=np.zeros(len(classes)), where=totals > 0)
@@ -518,7 +528,7 @@ def _class_factors(class_weight: Any, classes: np.ndarray, labels: np.ndarray, w
 
 
 def _within_range(weights: np.ndarray) -> np.ndarray:
-    """Weights whose sums and products fit into floats, by a power of two that changes no digit: only ratios count."""
+    """Return weights scaled by a power of two, so that sums and products fit into floats; no digit changes."""
     exponent = int(np.frexp(weights.max())[1])
     return np.ldexp(weights, -exponent) if abs(exponent) > 100 else weights
 
@@ -526,10 +536,10 @@ def _within_range(weights: np.ndarray) -> np.ndarray:
 def _held_out(
     X: np.ndarray, labels: np.ndarray, weights: np.ndarray, places: np.ndarray, fraction: float, seed: int
 ) -> np.ndarray:
-    """Which of the rows at `places` (n,) to hold out: some of each class, chosen by a hash of their content.
+    """Return a mask (n,) of the rows at `places` to hold out: some of each class, chosen by a hash of their content.
 
-    So equal rows stay together: none is held out whose twin was trained on, and a row that is there twice is treated as
-    one of weight 2.
+    So equal rows stay together: no row is held out if its twin is trained on, and a row that is there twice is treated
+    as one of weight 2.
     """
     start = hashlib.blake2b(str(seed).encode(), digest_size=8)
     hashes = np.empty(len(places), np.uint64)
@@ -550,7 +560,7 @@ def _held_out(
 
 
 def _sure_step(moments: Moments, standardizer: Standardizer, config: TrainConfig, K: int) -> float:
-    """A learning rate at which whole batches cannot overshoot.
+    """Return a learning rate at which whole batches cannot overshoot.
 
     Steps below 2/c reduce the cost where none of its curvatures is above c. The curvature of the loss is at most the
     mean of |x|^2 + 1 over the rows, times the bound for a row's logits.
@@ -569,7 +579,7 @@ def _merged(S: np.ndarray, model: Model) -> np.ndarray:
 
 
 def _raw_weights(model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """`coef_` and `intercept_`, in float64, in which the terms that cancel in the intercept keep their digits."""
+    """Return `coef_` and `intercept_`, in float64, so that terms that cancel in the intercept keep their digits."""
     folded = model.standardizer.fold(model.in_float64().layer)
     merged = _merged(np.vstack([folded.weights, folded.bias]), model)  # (d + 1,) or (d + 1, K)
     merged = np.atleast_2d(merged.T)  # (1 or K, d + 1)
