@@ -265,7 +265,9 @@ def test_the_compiled_kernel_does_not_know_it(hinge, run_cli, tmp_path):
 
 
 def test_the_command_line_offers_the_losses_that_there_are(hinge, run_cli):
-    assert "softmax, sigmoid, hinge]" in " ".join(run_cli("train", "--help")[1].replace("│", " ").split())
+    for command in ("train", "sweep"):
+        shown = " ".join(run_cli(command, "--help")[1].replace("│", " ").split())
+        assert "cross-entropy, or one squared hinge per class. [choices: softmax, sigmoid, hinge]" in shown
     words = 'Invalid value "hing" for --loss. Choose from: "softmax", "sigmoid", "hinge"'
     assert_one_line(run_cli("train", "--loss", "hing"), words)
     assert_one_line(run_cli("sweep", "--loss", "softmax", "hing"), words)
@@ -299,7 +301,7 @@ def test_no_other_code_knows_a_loss_by_its_name():
                 names = {name.value for name in ast.walk(node) if isinstance(name, ast.Constant)} & set(LOSSES)
                 found += [f"{file.relative_to(source)}:{node.lineno}: {name}" for name in names]
     # The losses that are compiled; and the names of studies, one of which is called sigmoid.
-    known = ("training/backends/native.py", "experiments/study.py", "cli/studies.py")
+    known = ("training/backends/native.py", "experiments/study/studies.py", "cli/studies.py")
     assert [place for place in found if not place.startswith(known)] == []
 
 

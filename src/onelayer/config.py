@@ -28,7 +28,7 @@ class TrainConfig:
     epochs
         Passes over the training rows; 0 keeps the initial weights (also --n-epochs).
     loss
-        Loss: softmax with cross-entropy, or one sigmoid per class with binary cross-entropy.
+        Loss to minimise: softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
     shuffle_blocks
         Rows in a block; blocks are shuffled, then rows within 64 blocks, for data larger than memory; 0 shuffles all.
     flip

@@ -95,12 +95,16 @@ def takes(command: str, option: str) -> bool:
 
 class _Application(App):
     def assemble_argument_collection(self, **options: Any) -> "ArgumentCollection":
-        """Return the arguments of a command; those of --loss are the losses of now, with those added by other code."""
+        """Return the arguments of a command; --loss offers the losses of this moment, with those added at run time."""
         arguments = super().assemble_argument_collection(**options)
         for argument in arguments:
             if argument.name == "--loss":
                 names: Any = Literal[tuple(LOSSES)]
                 argument.hint = list[names] if get_origin(argument.hint) is list else names
+                words = ", or ".join(loss.words for loss in LOSSES.values())
+                argument.parameter = Parameter.combine(
+                    argument.parameter, Parameter(help=f"Loss to minimise: {words}.")
+                )
         return arguments
 
 
