@@ -38,6 +38,8 @@ def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind
 def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return arrays and metadata of a file that `pack` made: finite floating-point arrays of these names.
 
+    A file may hold others whose names have a dot: those of a feature map.
+
     Raises
     ------
     ModelFileError
@@ -71,7 +73,7 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     begin = content[:end].replace(_stated(checksum), _stated(UNKNOWN), 1)
     if checksum and _sha256(begin, memoryview(content)[end:]) != checksum:
         raise ModelFileError(f"{path}: damaged: its checksum is not that of its content; train the model again")
-    if set(tensors) != set(names):
+    if {name for name in tensors if "." not in name} != set(names):
         raise ModelFileError(f"{path}: holds {sorted(tensors)}, expected {sorted(names)}; restore it, or train again")
     require_numbers(path, tensors)
     return tensors, metadata

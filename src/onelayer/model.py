@@ -5,35 +5,46 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
 from onelayer.container import pack, require_numbers, unpack
-from onelayer.errors import DataError, ModelFileError, OldModelWarning, OnelayerWarning
+from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
+from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity, misfit
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 
 MODEL_ARRAYS = ("weights", "bias", "mean", "scale")
+ROW_ARRAYS, FEATURE_PREFIX = ("rows.mean", "rows.scale"), "features."  # in files of models with a feature map
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A layer with the standardisation that its rows need, and what its inputs and outputs mean.
+    """A layer with the features and the standardisation that it needs, and what its inputs and outputs mean.
+
+    A raw row has d_in numbers. The feature map makes d features of them; with the identity, these are the same.
 
     Parameters
     ----------
     layer : SoftmaxLayer
         d features, K classes.
     standardizer : Standardizer
-        Mean and scale (d,), float64.
+        Mean and scale (d,) of the features of the training rows, float64.
     class_names : tuple of K str
     image_shape : (c, h, w) or None
+        The images that the raw rows are.
     pixels : bool
         Whether the training rows were pixels from 0 to 255. None, as in older files, takes images whose means say so.
+    features : FeatureMap
+        None, the default, is the identity.
+    row_standardizer : Standardizer or None
+        Mean and scale (d_in,) of the raw training rows, by which the unit of other rows is judged. Needed with every
+        map except the identity, with which `standardizer` has them.
     """
 
     layer: SoftmaxLayer
@@ -41,12 +52,49 @@ class Model:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int] | None
     pixels: bool | None = None
+    features: FeatureMap = None  # type: ignore[assignment]  # the identity, whose size the layer says
+    row_standardizer: Standardizer | None = None
 
     def __post_init__(self) -> None:
+        if self.features is None:
+            object.__setattr__(self, "features", Identity(len(self.layer.weights)))
+        if self.row_standardizer is None and not isinstance(self.features, Identity):
+            raise ConfigError(f"a model of the features {self.features.name} needs the mean and scale of the raw rows")
         if self.pixels is None:
-            mean = self.standardizer.mean
+            mean = self.of_rows.mean
             like_pixels = self.image_shape is not None and mean.size and mean.min() >= 0 and 1 < mean.max() <= 255
             object.__setattr__(self, "pixels", bool(like_pixels))
+
+    @property
+    def of_rows(self) -> Standardizer:
+        """Mean and scale (d_in,) of the raw training rows."""
+        return self.row_standardizer or self.standardizer
+
+    @property
+    def template_shape(self) -> tuple[int, int, int] | None:
+        """Shape (c, h, w) of the templates, the columns of ``on_raw_rows.layer.weights``; None if there are none."""
+        return self.image_shape if self.features.linear else None
+
+    @property
+    def on_raw_rows(self) -> "Model":
+        """The model without its linear map: the same answers by a layer on the standardised raw rows, in float64.
+
+        With the identity it is this model. Of a map F(R) = R A it is the layer with the weights s' A (W / s), where s'
+        is the scale of the raw rows.
+
+        Raises
+        ------
+        DataError
+            If the map is not linear.
+        """
+        if isinstance(self.features, Identity):
+            return self
+        layer, of_rows = self.standardizer.fold(self.in_float64().layer), self.of_rows
+        V = np.asarray(self.features.pull_back(layer.weights), np.float64)  # (d_in, K)
+        W = (V.T * of_rows.scale).T
+        layer = SoftmaxLayer(W, layer.bias + of_rows.mean @ V, layer.loss)
+        plain = Standardizer(of_rows.mean, of_rows.scale)
+        return Model(layer, plain, self.class_names, self.image_shape, self.pixels)
 
     def logits(self, rows: ArrayLike) -> np.ndarray:
         """Logits S (n, K) of raw rows (n, d), an array or nested lists, in float64, standardised a few at a time.
@@ -71,12 +119,12 @@ class Model:
     def doubt(self, rows: ArrayLike) -> OnelayerWarning | None:
         """Return a reason to doubt that rows (n, d) are in the unit of the training rows; it looks at a few of them."""
         R = np.asarray(rows)
-        mean, scale = self.standardizer.mean, self.standardizer.scale
+        mean, scale = self.of_rows.mean, self.of_rows.scale
         return doubt(R[places_to_look_at(len(R))], mean, scale, pixels=bool(self.pixels))
 
     def unchecked_logits(self, rows: ArrayLike) -> np.ndarray:
         """Return `logits` of rows whose unit was looked at before."""
-        d, K = self.layer.weights.shape
+        d, K = self.features.d_in, self.layer.weights.shape[1]
         try:
             R = np.asarray(rows)
         except ValueError:
@@ -85,13 +133,15 @@ class Model:
             raise DataError(f"rows are {R.dtype}; this model needs numbers")
         if R.ndim != 2 or R.shape[1] != d:
             raise DataError(f"rows have the shape {R.shape}; this model needs (n, {d})")
+        if not len(R):
+            return np.empty((0, K))
         exact = self.in_float64()
-        folded = exact.standardizer.input_layer(exact.layer, R)
+        folded = exact.standardizer.input_layer(exact.layer, self.features.transform(R[:1]))
         S = np.empty((len(R), K))
         with one_blas_thread():
             for start in range(0, len(R), BLOCK_ROWS):
                 block = slice(start, start + BLOCK_ROWS)
-                S[block] = folded.logits(exact.standardizer.inputs(R[block]))
+                S[block] = folded.logits(exact.standardizer.inputs(self.features.transform(R[block])))
         return S
 
     def probabilities(self, rows: ArrayLike) -> np.ndarray:
@@ -120,6 +170,7 @@ class Model:
             "scale": self.standardizer.scale,
         }
         where = "this model cannot be saved"
+        facts = self._add_features(where, tensors)
         require_numbers(where, tensors)
         self._require_whole(where)
         metadata = {
@@ -128,9 +179,22 @@ class Model:
             "image_shape": json.dumps(self.image_shape),
             "pixels": json.dumps(self.pixels),
         }
+        if facts is not None:
+            metadata["features"] = json.dumps(facts)
         if self.standardizer.constant is not None:  # in older files, these features may have random weights
             metadata["constant_weights"] = "0"
         return pack(tensors, metadata, kind="model")
+
+    def _add_features(self, where: str, tensors: dict[str, np.ndarray]) -> dict[str, Any] | None:
+        """Add the arrays of a map to those of a file, and return the facts of the map; nothing for the identity."""
+        features = self.features
+        if isinstance(features, Identity):
+            return None
+        if features.name not in FEATURE_MAPS:
+            raise ModelFileError(f"{where}: its features {features.name} are not in FEATURE_MAPS; add their reader")
+        tensors |= dict(zip(ROW_ARRAYS, (self.of_rows.mean, self.of_rows.scale), strict=True))
+        tensors |= {FEATURE_PREFIX + name: tensor for name, tensor in features.tensors().items()}
+        return {**features.facts(), "name": features.name}
 
     @classmethod
     def load(cls, path: str | Path) -> "Model":
@@ -153,9 +217,12 @@ class Model:
             layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
+        require_layer_shapes(path, layer)
         names = tuple(names) if isinstance(names, list) else ()
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
-        model = cls(layer, Standardizer(tensors["mean"], tensors["scale"]), names, shape, pixels)
+        features, of_rows = _read_features(path, tensors, metadata)
+        standardizer = Standardizer(tensors["mean"], tensors["scale"])
+        model = cls(layer, standardizer, names, shape, pixels, features, of_rows)
         model._require_whole(path)
         constant = _constant_features(path, model, known="constant_weights" in metadata)
         return replace(model, standardizer=replace(model.standardizer, constant=constant))
@@ -167,11 +234,37 @@ class Model:
         if mean.shape != (d,) or scale.shape != (d,) or not (scale > 0).all():
             raise ModelFileError(f"{where}: mean and scale do not fit weights for {d} features; train the model again")
         require_names(where, self.class_names, K)
+        d_in, mean, scale = self.features.d_in, self.of_rows.mean, self.of_rows.scale
+        if self.features.d_out != d or mean.shape != (d_in,) or scale.shape != (d_in,) or not (scale > 0).all():
+            name = self.features.name
+            raise ModelFileError(f"{where}: the features {name} do not fit weights for {d} features; train it again")
         shape = self.image_shape
         if shape is not None:
             sizes = shape if all(type(size) is int and size > 0 for size in shape) else ()
-            if len(sizes) != 3 or math.prod(sizes) != d:
-                raise ModelFileError(f"{where}: weights for {d} features are no pictures of {list(shape)!r:.80}")
+            if len(sizes) != 3 or math.prod(sizes) != d_in:
+                raise ModelFileError(f"{where}: weights for {d_in} features are no pictures of {list(shape)!r:.80}")
+        if problem := misfit(self.features, d_in, shape):
+            raise ModelFileError(f"{where}: {problem}; train it again")
+
+
+def _read_features(
+    path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
+) -> tuple[FeatureMap, Standardizer | None]:
+    """Return the map of a model file, and mean and scale of the raw rows where the map is not the identity."""
+    others = {name: tensor for name, tensor in tensors.items() if name not in MODEL_ARRAYS}
+    try:
+        if "features" not in metadata and not others:
+            return Identity(len(tensors["weights"])), None
+        facts = json.loads(metadata["features"])
+        name = facts["name"]
+        if name not in FEATURE_MAPS:
+            known = ", ".join(FEATURE_MAPS) or "no map"
+            raise ModelFileError(f"{path}: needs the features {name!r:.40}; this onelayer has {known}; upgrade it")
+        mean, scale = (others.pop(array) for array in ROW_ARRAYS)
+        of_map = {array.removeprefix(FEATURE_PREFIX): tensor for array, tensor in others.items()}
+        return FEATURE_MAPS[name](of_map, facts), Standardizer(mean, scale)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: the features are damaged ({error!r:.80}); train the model again") from None
 
 
 def _constant_features(path: str | Path, model: Model, *, known: bool) -> np.ndarray | None:

@@ -149,7 +149,7 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     dataset = split.dataset
     if split.weight == 0:
         raise DataError(f"the split {split.name} of {dataset.name} has no rows to evaluate; choose another")
-    d = len(model.layer.weights)
+    d = model.features.d_in
     if dataset.rows.shape[1] != d:
         raise DataError(f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers; the model is for {d} numbers")
     labels = _matched_labels(model, split)

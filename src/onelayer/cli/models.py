@@ -215,7 +215,7 @@ def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple
     from onelayer.data.untrusted.images import read_image
 
     if _is_array(path):
-        rows, note = read_rows(path, len(model.layer.weights), model.image_shape), None
+        rows, note = read_rows(path, model.features.d_in, model.image_shape), None
     elif model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; pass a .npy file of rows")
     else:

@@ -1,0 +1,130 @@
+"""Feature maps: numbers computed from a raw row, which the layer sees instead of the row.
+
+A map F is fixed before training. The features of the training rows are standardised, and the layer is linear in them::
+
+    S = X W + b,    X = (F(R) - m) / s        R (n, d_in) -> F(R) (n, d_out),  W (d_out, K)
+
+A map whose parameters are fitted or drawn (patches, a projection, an encoder) is made by a function of its own, from
+training rows or from a file: `onelayer.train` is given the finished map. Nothing else in the package knows which map it
+is. To add one, subclass `FeatureMap` and name its reader in `FEATURE_MAPS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from onelayer.errors import DataError
+
+Shape = tuple[int, int, int]  # of an image: channels, height, width
+
+
+class FeatureMap(Protocol):
+    """A fixed function of raw rows, R (n, d_in) -> F(R) (n, d_out), and its ways into files.
+
+    A linear map, F(R) = R A, needs `pull_back`: its layer is also a layer on the raw rows, `Model.on_raw_rows`, which
+    has templates, is explained number by number, and is exported without the map. Any other map needs `attribute`,
+    `onnx_nodes` and `numpy_source`, each of which refuses, with a DataError, where a map does not define it.
+
+    Parameters
+    ----------
+    name : str
+        The key in `FEATURE_MAPS`, and the word in messages.
+    image_shape : (c, h, w) or None
+        The images that the map takes; None takes rows of any shape.
+    d_in, d_out : int
+        Numbers of a raw row, and features of a row.
+    linear : bool
+    """
+
+    name: str
+    image_shape: Shape | None
+    d_in: int
+    d_out: int
+    linear: bool
+
+    def transform(self, R: np.ndarray) -> np.ndarray:
+        """Return the features (n, d_out) of raw rows R (n, d_in), of any numeric type, a block of one to a few hundred.
+
+        float32 or float64, whatever the rows are; the more exact of them where that costs little.
+        """
+        ...
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays that a model file keeps: finite, float32 or float64."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything else that a model file keeps, as JSON can hold it."""
+        return {}
+
+    def pull_back(self, V: np.ndarray) -> np.ndarray:
+        """Return the weights A V (d_in, K) on raw rows that do the same as V (d_out, K) on the features."""
+        raise DataError(f"the features {self.name} are not linear in the rows, so they have no weights on the rows")
+
+    def attribute(self, contributions: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return how much each number of a raw row (d_in,) adds to t logits, (t, d_in).
+
+        `contributions` (t, d_out) is how much each feature adds; the sum over a logit stays the same.
+        """
+        raise DataError(f"the features {self.name} cannot be traced back to the numbers of a row")
+
+    def onnx_nodes(self, rows: str, features: str) -> tuple[list[Any], dict[str, np.ndarray]]:
+        """Return ONNX nodes, and their constants by name, for the features as a tensor.
+
+        The nodes make the tensor `features` (batch, d_out) from the tensor `rows` (batch, d_in), both float32, by the
+        operators of opset 13. All other names that they use begin with ``features.``.
+        """
+        raise DataError(f"the features {self.name} cannot be exported for ONNX")
+
+    def numpy_source(self) -> str:
+        """Return the source of a function ``features(R, tensors)``, `transform` by NumPy (``np``) alone.
+
+        `tensors` are those of the method `tensors`.
+        """
+        raise DataError(f"the features {self.name} cannot be exported for NumPy")
+
+
+@dataclass(frozen=True)
+class Identity(FeatureMap):
+    """The map that leaves raw rows as they are.
+
+    Parameters
+    ----------
+    d_in : int
+        Numbers of a raw row.
+    """
+
+    d_in: int
+    name = "identity"
+    image_shape = None
+    linear = True
+
+    @property
+    def d_out(self) -> int:  # type: ignore[override]  # nobody sets it
+        return self.d_in
+
+    def transform(self, R: np.ndarray) -> np.ndarray:
+        return R
+
+    def pull_back(self, V: np.ndarray) -> np.ndarray:
+        return V
+
+    def attribute(self, contributions: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return contributions
+
+
+def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:
+    """Return the reason why a map does not take rows of d numbers, images of this shape or None; else nothing."""
+    if features.image_shape not in (None, image_shape):
+        found = "other rows" if image_shape is None else f"images of the shape {image_shape}"
+        return f"the features {features.name} are for images of the shape {features.image_shape}, not for {found}"
+    if features.d_in != d:
+        return f"the features {features.name} are for rows of {features.d_in} numbers, not for {d} numbers"
+    return ""
+
+
+# Names of maps, and for each the function that makes it from the `tensors` and `facts` of a model file; a file without
+# a map has the identity. A reader may raise KeyError, TypeError or ValueError for what does not fit.
+FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {}
