@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from onelayer.coded import coded
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError, DataError
+from onelayer.features.map import FeatureMap, Identity
 from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
@@ -123,38 +125,55 @@ class Problem:
     Parameters
     ----------
     splits : Splits
+        Rows of features, as the standardizer takes them.
     config : TrainConfig
     standardizer : Standardizer
         That of the training rows.
     backend : type of Backend
+    raw : Splits
+        The rows as they were given; `features` makes those of `splits` of them.
+    features : FeatureMap
     """
 
     splits: Splits
     config: TrainConfig
     standardizer: Standardizer
     backend: type[Backend]
+    raw: Splits
+    features: FeatureMap
 
     @classmethod
-    def of(cls, splits: Splits, config: TrainConfig, standardizer: Standardizer | None = None) -> "Problem":
-        """Choose a backend, and the standardizer of the training rows where none is given.
+    def of(
+        cls,
+        splits: Splits,
+        config: TrainConfig,
+        standardizer: Standardizer | None = None,
+        features: FeatureMap | None = None,
+    ) -> "Problem":
+        """Compute the features, choose a backend, and take the standardizer of the training rows where none is given.
+
+        By default, the features are the rows themselves.
 
         Raises
         ------
         ConfigError
-            If images are to be flipped where there are none, or the backend asked for cannot do this.
+            If images are to be flipped where there are none, the map does not take these rows, or the backend asked for
+            cannot do this.
         DataError
-            If there are no training rows of a weight above 0.
+            If there are no training rows of a weight above 0, or a feature is not finite.
         """
-        dataset = splits.dataset
         if splits.train.weight == 0:
-            raise DataError(f"{dataset.name} has no rows of a weight above 0 to train on; pass at least one")
+            raise DataError(f"{splits.dataset.name} has no rows of a weight above 0 to train on; pass at least one")
+        features = features or Identity(splits.dataset.rows.shape[1])
+        raw, splits = splits, coded(splits, features)
+        dataset = splits.dataset
         backend = choose_backend(dataset, config)
         if standardizer is None or standardizer.constant is None:
             of_rows = splits.standardizer
             if config.flip and dataset.image_shape is not None:
                 of_rows = of_rows.mirrored(dataset.image_shape)
             standardizer = replace(standardizer, constant=of_rows.constant) if standardizer else of_rows
-        return cls(splits, config, standardizer, backend)
+        return cls(splits, config, standardizer, backend, raw, features)
 
     def begin(self, start: TrainingState | None = None) -> TrainingState:
         """Return the state to start from, which is `start` or has initial weights; constant features weigh 0.
@@ -179,9 +198,10 @@ class Problem:
 
     def model(self, layer: SoftmaxLayer) -> Model:
         """Return the model that this layer makes."""
-        dataset = self.splits.dataset
-        pixels = are_pixels(_some_rows(self.splits.train))
-        return Model(layer, self.standardizer, dataset.class_names, dataset.image_shape, pixels)
+        dataset = self.raw.dataset
+        known = dataset.class_names, dataset.image_shape, are_pixels(_some_rows(self.raw.train))
+        of_rows = None if self.raw is self.splits else self.raw.standardizer
+        return Model(layer, self.standardizer, *known, self.features, of_rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
+from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
@@ -17,6 +18,7 @@ def train(
     config: TrainConfig,
     *,
     start: TrainingState | None = None,
+    features: FeatureMap | None = None,
     standardizer: Standardizer | None = None,
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
@@ -32,6 +34,8 @@ def train(
     config : TrainConfig
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
+    features : FeatureMap, optional
+        What the layer sees instead of the raw rows; by default, the rows themselves.
     standardizer : Standardizer, optional
         By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
         features are 0 throughout; where it does not know them, they are those of the training rows.
@@ -53,9 +57,8 @@ def train(
     InterruptedError
         If it was cancelled.
     """
-    return solve(
-        Problem.of(splits, config, standardizer), start, on_epoch=on_epoch, report_test=report_test, cancelled=cancelled
-    )
+    problem = Problem.of(splits, config, standardizer, features)
+    return solve(problem, start, on_epoch=on_epoch, report_test=report_test, cancelled=cancelled)
 
 
 def solve(
