@@ -1,4 +1,8 @@
-"""Why a model answers as it does: what each pixel adds to the logits. For one layer that is no estimate but a sum."""
+"""Why a model answers as it does: what each pixel adds to the logits. For one layer that is a sum and not an estimate.
+
+A linear feature map is multiplied into the layer first. Any other map divides the contribution of each
+feature among the numbers of the row (`FeatureMap.attribute`), or refuses.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +25,8 @@ class Explanation:
     probabilities : ndarray (t,)
         Theirs, as `Model.probabilities` has them.
     contributions : ndarray (t, d), float64
-        What each feature adds to each of their logits, (R_j - m_j) / s_j * W_jk: nothing where it is at its mean.
+        The amount that each number of the row adds to each of their logits, (R_j - m_j) / s_j * W_jk: nothing where it
+        is at its mean. With a feature map that is not linear, what the map attributes to it.
     bias : ndarray (t,), float64
     logits : ndarray (t,), float64
         The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` has the same numbers but
@@ -41,16 +46,17 @@ def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:
     Raises
     ------
     DataError
-        If the row does not have d numbers.
+        If the row does not have d numbers, or the model's features cannot be traced back to them.
     """
     R = np.asarray(row)[np.newaxis]  # (1, d)
     S = model.unchecked_logits(R)  # (1, K)
     model.warn_of(R, stacklevel=3)
     probabilities = np.asarray(model.layer.loss.probabilities(S))[0]  # (K,)
     classes = ranked(S[0])[:top]
-    exact = model.in_float64()
-    x = exact.standardizer.transform(R)[0]  # (d,)
-    contributions = exact.layer.weights[:, classes].T * x  # (t, d)
+    exact = (model.on_raw_rows if model.features.linear else model).in_float64()
+    x = exact.standardizer.transform(exact.features.transform(R))[0]  # (d_out,)
+    contributions = exact.layer.weights[:, classes].T * x  # (t, d_out)
+    contributions = exact.features.attribute(contributions, R[0])  # (t, d)
     bias = exact.layer.bias[classes]
     logits = np.array([math.fsum([*terms, b]) for terms, b in zip(contributions, bias, strict=True)])
     return Explanation(classes, probabilities[classes], contributions, bias, logits)
