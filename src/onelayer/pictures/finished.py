@@ -58,18 +58,20 @@ def figures_of_run(
         A file name without its suffix.
     figure : Figure
     """
-    weights = model.layer.weights
     # Names that the font cannot show would look alike.
     names = [name if legible(name) == name else f"{k}: {name}" for k, name in enumerate(model.class_names)]
     if history:
         yield "loss", loss_curve(history, f"Loss. {title}")
         yield "cost", cost_curve(history, f"Cost. {title}")
-    if model.image_shape is not None:
-        yield "templates", templates(weights, names, model.image_shape, f"Templates, each in its own range. {title}")
+    if (shape := model.template_shape) is not None:
+        flat = model.on_raw_rows
+        weights, standardizer = flat.layer.weights, flat.standardizer
+        yield "templates", templates(weights, names, shape, f"Templates, each in its own range. {title}")
         signed = f"Templates on one scale. {title}"
-        yield "templates_signed", signed_templates(weights, model.standardizer, names, model.image_shape, signed)
+        yield "templates_signed", signed_templates(weights, standardizer, names, shape, signed)
     else:
-        yield "weights", strongest_weights(weights, model.standardizer, names, f"Strongest weights. {title}")
+        weights, standardizer = model.layer.weights, model.standardizer
+        yield "weights", strongest_weights(weights, standardizer, names, f"Strongest weights. {title}")
     if test is None or evaluation is None:
         return
     yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")

@@ -63,18 +63,20 @@ def render(
         "calibration": pictures.calibration(evaluation),
         "pictures": None,
         "weights": None,
+        "mistakes": None,
     }
     tick()
-    if model.image_shape is None:
+    if model.template_shape is None:
         parts["weights"] = pictures.strongest_weights(model)
     else:
-        shape, names = model.image_shape, model.class_names
+        shape = model.template_shape
         parts["pictures"] = {
-            "templates": pictures.templates(model.layer.weights, names, shape),
+            "templates": pictures.templates(model.on_raw_rows.layer.weights, model.class_names, shape),
             "signed": pictures.signed_templates(model, shape),
-            "mistakes": pictures.mistakes(evaluation, split, model, shape),
             "epochs": pictures.formation(best.runs[0], model, shape, splits),
         }
+    if model.image_shape is not None:
+        parts["mistakes"] = pictures.mistakes(evaluation, split, model, model.image_shape)
     tick()
     parts["gradients"] = gradients(splits.dataset)
     tick()
@@ -155,9 +157,9 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
 def _setting_templates(setting: SettingRuns) -> list[pictures.Picture]:
     """Return the templates of a setting's first run."""
     model = setting.runs[0].read_model()
-    if model.image_shape is None:
+    if model.template_shape is None:
         return []
-    return pictures.templates(model.layer.weights, model.class_names, model.image_shape)
+    return pictures.templates(model.on_raw_rows.layer.weights, model.class_names, model.template_shape)
 
 
 def _hash(script: str) -> str:

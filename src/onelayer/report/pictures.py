@@ -5,7 +5,7 @@ import html
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -135,7 +135,8 @@ def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
     """Draw the number that one more grey level adds to each logit: channels side by side, all classes on one scale."""
     c, h, w = shape
     names = model.class_names[:MOST_TEMPLATES]
-    V, limit, beyond = signed_scale(model.layer.weights[:, : len(names)], model.standardizer)
+    flat = model.on_raw_rows
+    V, limit, beyond = signed_scale(flat.layer.weights[:, : len(names)], flat.standardizer)
     found = []
     for name, column in zip(names, V.T, strict=True):
         channels = column.reshape(c, h, w).transpose(1, 0, 2).reshape(h, c * w)
@@ -169,14 +170,15 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     K = min(len(model.class_names), MOST_CLASSES)
     chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
     initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
-    weights = {0: model.standardizer.clear(initial.layer).weights}
+    cleared = model.standardizer.clear(initial.layer)
+    weights = {0: replace(model, layer=cleared).on_raw_rows.layer.weights}
 
     def capture(state: TrainingState) -> None:
         if state.epoch in chosen:
-            weights[state.epoch] = state.layer.weights
+            weights[state.epoch] = replace(model, layer=state.layer).on_raw_rows.layer.weights
 
     try:
-        trained = train(splits, config, on_epoch=capture, report_test=False).model.layer
+        trained = train(splits, config, features=model.features, on_epoch=capture, report_test=False).model.layer
     except ConfigError as error:
         return {"reason": f"Training could not be repeated for these pictures: {error}."}
     same = all(getattr(trained, name).tobytes() == getattr(model.layer, name).tobytes() for name in ("weights", "bias"))
