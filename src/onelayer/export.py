@@ -5,6 +5,9 @@ weights, X W + b = R V + c with V = W / s and c = b - m V, as our own answers ar
 there only the scale is folded: c is the difference of larger numbers, which makes the probabilities of CIFAR-10's
 pixels three times less exact and those of features 10,000 standard deviations from zero wrong by 0.001. The graph
 subtracts m first.
+
+A linear feature map is multiplied into the weights, so the exported model does not differ from one of raw rows. Any
+other map brings ONNX nodes and NumPy source of its own, or refuses.
 """
 
 import hashlib
@@ -15,14 +18,14 @@ import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.units import FAR_OFF, SCALED_DOWN, far_off, scaled_down
 from onelayer.files import require_own, write_file, write_over
-from onelayer.model import Model
+from onelayer.model import FEATURE_PREFIX, Model
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -47,7 +50,7 @@ import numpy as np
 with np.load(Path(__file__).with_suffix(".npz")) as model:
     weights, bias, class_names = model["weights"], model["bias"], model["class_names"]
     mean, scale = model["mean"], model["scale"]  # of the training rows
-DOUBT = "{doubt}"
+{tensors}DOUBT = "{doubt}"
 
 
 {check}
@@ -55,7 +58,7 @@ def logits(rows):
     R = rows.reshape(len(rows), -1)
     if {doubtful}(R[:: len(R) // 32 + 1], mean, scale):
         warnings.warn(DOUBT)
-    return R @ weights + bias
+    return {features} @ weights + bias
 
 
 def of_logits(S):
@@ -74,6 +77,10 @@ if __name__ == "__main__":
         k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
         print(class_names[k], f"{{100 * p[k]:.2f}} %")
 '''
+TENSORS = f"""\
+    names = [name for name in model.files if name.startswith("{FEATURE_PREFIX}")]
+    tensors = {{name[{len(FEATURE_PREFIX)}:]: model[name] for name in names}}  # of the feature map
+"""
 SEAL = "# onelayer export "  # begins the last line of a script, which ends in the SHA-256 of those above it
 MARK = b"onelayer export"  # the comment of the .npz archive
 
@@ -120,33 +127,27 @@ def to_onnx(model: Model) -> bytes:
     ConfigError
         If the package ``onnx`` is not installed.
     DataError
-        If ONNX has no operator for the probabilities of the model's loss.
+        If ONNX has no operator for the probabilities of the model's loss, or the model's features cannot be exported.
     """
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ConfigError(f"ONNX needs a package more: pip install 'onelayer[onnx]' ({error})") from None
-    if model.layer.loss.onnx is None:
+    operation = model.layer.loss.onnx
+    if operation is None:
         raise DataError(f"ONNX has no operator for the probabilities of the loss {model.layer.loss.name}")
+    model = model.on_raw_rows if model.features.linear else model
     exact = model.in_float64()
     mean = exact.standardizer.mean.astype(np.float32)
     V = (exact.layer.weights.T / exact.standardizer.scale).T  # (d, K)
     bias = exact.layer.bias + (mean - exact.standardizer.mean) @ V  # with what rounding took from the mean
     arrays = {"mean": mean, "weights": V.astype(np.float32, order="C"), "bias": bias.astype(np.float32)}
-    d, K = V.shape
-    if model.image_shape is None:
-        given = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", d])
-        nodes = [helper.make_node("Sub", ["features", "mean"], ["centred"])]
-    else:
-        kind = TensorProto.UINT8 if model.pixels else TensorProto.FLOAT
-        given = helper.make_tensor_value_info("images", kind, ["batch", *model.image_shape])
-        nodes = [
-            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("Flatten", ["pixels"], ["rows"]),
-            helper.make_node("Sub", ["rows", "mean"], ["centred"]),
-        ]
+    K = V.shape[1]
+    given, nodes, features, more = _onnx_features(model)
+    arrays |= more
+    nodes.append(helper.make_node("Sub", [features, "mean"], ["centred"]))
     nodes.append(helper.make_node("Gemm", ["centred", "weights", "bias"], ["logits"]))
-    operator, attributes = model.layer.loss.onnx
+    operator, attributes = operation
     nodes.append(helper.make_node(operator, ["logits"], ["probabilities"], **attributes))
     nodes.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0, select_last_index=0))
     answers = [
@@ -168,21 +169,42 @@ def to_onnx(model: Model) -> bytes:
     return made.SerializeToString()
 
 
+def _onnx_features(model: Model) -> tuple[Any, list[Any], str, dict[str, np.ndarray]]:
+    """Return the input of an ONNX graph, nodes from it to the features, the name of the features, and constants."""
+    from onnx import TensorProto, helper
+
+    if model.image_shape is None:
+        given = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", model.features.d_in])
+        nodes, rows = [], "features"
+    else:
+        kind = TensorProto.UINT8 if model.pixels else TensorProto.FLOAT
+        given = helper.make_tensor_value_info("images", kind, ["batch", *model.image_shape])
+        nodes, rows = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)], "rows"
+        nodes.append(helper.make_node("Flatten", ["pixels"], ["rows"]))
+    if model.features.linear:
+        return given, nodes, rows, {}
+    mapped, constants = model.features.onnx_nodes(rows, "mapped")
+    return given, nodes + mapped, "mapped", constants
+
+
 def to_numpy(model: Model) -> tuple[str, bytes]:
     """A script of a few lines that needs NumPy alone, and the ``.npz`` that it reads: weights, bias, class names.
 
     Raises
     ------
     DataError
-        If the model's loss has no NumPy text.
+        If the model's loss has no NumPy text, or its features cannot be exported for NumPy.
     """
     loss = model.layer.loss
     if loss.numpy is None:
         raise DataError(f"the probabilities of the loss {loss.name} cannot be exported as a NumPy script")
+    model = model.on_raw_rows if model.features.linear else model
+    mapped = "" if model.features.linear else f"\n{model.features.numpy_source().strip()}\n\n"
     exact = model.in_float64()
     folded = exact.standardizer.fold(exact.layer)
     arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
-    arrays |= {"mean": exact.standardizer.mean, "scale": exact.standardizer.scale}
+    arrays |= {"mean": exact.of_rows.mean, "scale": exact.of_rows.scale}
+    arrays |= {FEATURE_PREFIX + name: tensor for name, tensor in exact.features.tensors().items()}
     content = io.BytesIO()
     np.savez(content, **arrays)
     with zipfile.ZipFile(content, "a") as archive:
@@ -194,9 +216,11 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     check, doubt = (scaled_down, SCALED_DOWN) if model.pixels else (far_off, FAR_OFF)
     script = SCRIPT.format(
         formula=f"{loss.name} of a matrix product",
-        d=len(folded.weights),
+        d=model.features.d_in,
         rows=rows,
-        check=inspect.getsource(check) + "\n",
+        tensors=TENSORS if mapped else "",
+        features="features(R, tensors)" if mapped else "R",
+        check=inspect.getsource(check) + "\n" + mapped,
         doubtful=check.__name__,
         doubt=doubt,
         returned=loss.numpy,
@@ -213,7 +237,7 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
     Raises
     ------
     DataError
-        If the model's probabilities are not the softmax of its logits, or it has one class only.
+        If the probabilities are not the softmax of the logits, the features are not linear, or there is one class.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -222,6 +246,12 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
             f"LogisticRegression is a softmax of the logits, and the loss {model.layer.loss.name} has other "
             "probabilities; export the model for ONNX or NumPy"
         )
+    if not model.features.linear:
+        raise DataError(
+            f"LogisticRegression is linear, the features {model.features.name} are not; "
+            "export the model for ONNX or NumPy"
+        )
+    model = model.on_raw_rows
     if len(model.class_names) < 2:
         raise DataError("LogisticRegression needs two classes at least, this model has one")
     exact = model.in_float64()
