@@ -24,7 +24,8 @@ from limits import AnonymousPeak, forget, limited, run
 
 import onelayer
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 
 D, K, HIDDEN, APART, NOISE, BLOCK = 768, 100, 64, 5, 0.3, 4096
 

@@ -26,7 +26,8 @@ from limits import AnonymousPeak, forget, limited, run
 
 import onelayer
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset, Splits, split
+from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.protocols import split
 
 D, K, BLOCK = 3072, 10, 4096
 

@@ -13,7 +13,8 @@ import pytest
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
-from onelayer.data.dataset import Dataset, Splits, split
+from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.protocols import split
 from onelayer.features.standardizer import Standardizer
 from onelayer.files import write_json
 from onelayer.layer import SoftmaxLayer

@@ -14,7 +14,8 @@ from onelayer.analysis.evaluation import evaluate
 from onelayer.cli.main import run as run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
-from onelayer.data.dataset import Splits, split
+from onelayer.data.dataset import Splits
+from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.pairing import compare_runs, find_runs, pair

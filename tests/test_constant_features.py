@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
 from onelayer.cli.main import run as run_command
 from onelayer.container import pack, unpack
-from onelayer.data.dataset import Dataset, Split, Splits, split
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.protocols import split
 from onelayer.errors import OldModelWarning
 from onelayer.experiments.sweep import Sweep, SweepPlan, run_sweep
 from onelayer.features.standardizer import Standardizer

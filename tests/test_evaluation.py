@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
-from onelayer.data.dataset import split as divide
+from onelayer.data.protocols import split as divide
 from onelayer.errors import DataError, OnelayerWarning
 from onelayer.training.train import train
 

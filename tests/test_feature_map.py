@@ -13,7 +13,8 @@ from helpers import assert_one_line, plain_training, toy_dataset, toy_splits
 from onelayer import Model, SplitConfig, TrainConfig, evaluate, explain, load_splits, train
 from onelayer.coded import coded
 from onelayer.container import pack, unpack
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, ModelFileError, UnitWarning
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
 from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity

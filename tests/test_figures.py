@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import split
+from onelayer.data.protocols import split
 from onelayer.pictures.curves import cost_curve, loss_curve
 from onelayer.pictures.explanation import explanation
 from onelayer.pictures.finished import figures_of_run

@@ -11,7 +11,8 @@ from helpers import opened, plain_training, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset, Split, split
+from onelayer.data.dataset import Dataset, Split
+from onelayer.data.protocols import split
 from onelayer.errors import DivergedError
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import split
+from onelayer.data.protocols import split
 from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep

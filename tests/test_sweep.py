@@ -15,7 +15,8 @@ import pytest
 from helpers import assert_one_line, start, toy_splits, turn_training_round
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Split, Splits, split
+from onelayer.data.dataset import Split, Splits
+from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
 from onelayer.runs.directory import Run

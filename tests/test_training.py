@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
-from onelayer.data.dataset import Dataset, Split, Splits, split
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
@@ -144,7 +145,8 @@ THREADS = """
 import hashlib
 import numpy as np
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 from onelayer.training.train import train
 rng = np.random.default_rng(0)
 rows = rng.integers(0, 256, (1000, 3072), dtype=np.uint8)  # OpenBLAS shares out a product of this size

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.datasets import load_digits
 
 from onelayer import Model, OnelayerWarning, SoftmaxClassifier, SplitConfig, TrainConfig, evaluate, explain, train
-from onelayer.data.dataset import Dataset, split
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 from onelayer.errors import UnitWarning
 from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import FAR_OFF, SCALED_DOWN

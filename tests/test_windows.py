@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import windows
-from onelayer.data.dataset import Dataset, Split, split
+from onelayer.data.dataset import Dataset, Split
+from onelayer.data.protocols import split
 from onelayer.data.scan import memory_map_of
 from onelayer.data.windows import WINDOW_BLOCKS, draw_windows, loaded
 from onelayer.training.train import train

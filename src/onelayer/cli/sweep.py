@@ -158,7 +158,7 @@ def _search(
     refitted : SettingResult or None
         That of the chosen setting on the training and validation rows, if `refit`.
     """
-    from onelayer.data.dataset import split
+    from onelayer.data.protocols import split
     from onelayer.experiments import sweep as sweeps
 
     results, refitted = _train(screen, made, splits, search.workers, report_test=search.report_test == "all"), None

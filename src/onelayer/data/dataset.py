@@ -6,9 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from onelayer.config import SplitConfig
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
-from onelayer.errors import ConfigError, DataError
+from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 
 MOST_WEIGHT = 1e30  # of a row: sums of such weights and losses fit into the floats of every backend
@@ -232,104 +231,6 @@ PARTS = {
     **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-BATCH_PROTOCOL = {"train": "data_batch_1", "validation": "data_batch_2", "test": "test_batch"}
-
-
-def split(dataset: Dataset, config: SplitConfig, progress: Callable[[int, int | None], None] | None = None) -> Splits:
-    """Divide a data set.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        With at least the parts that the protocol needs.
-    config : SplitConfig
-    progress : callable, optional
-        As for `Dataset.scan`, where features have to be looked through.
-
-    Raises
-    ------
-    ConfigError
-        If the protocol or a size does not fit the data set.
-    DataError
-        If a feature is not a finite number.
-    """
-    protocol = config.protocol or default_protocol(dataset.parts)
-    rng = np.random.default_rng(config.split_seed)
-    sizes = ("validation_size", "test_size")
-    lacking = tuple(size for size in sizes if size.removesuffix("_size") not in dataset.parts)
-    drawn = {"batch": (), "given": lacking, "full": sizes[:1], "stratified": sizes}
-    for name in sizes:
-        if getattr(config, name) is not None and name not in drawn[protocol]:
-            raise ConfigError(f"{name.replace('_', ' ')} does not apply to the protocol {protocol}; leave it out")
-    places = {}
-    if protocol == "batch":
-        places = {name: _places(dataset, [part]) for name, part in BATCH_PROTOCOL.items()}
-    elif protocol == "stratified":
-        rest, places["test"] = _draw(dataset, dataset.everything.indices, config.test_size or 0.2, "test", rng)
-        size = config.validation_size or 0.2
-        size = size * len(dataset.labels) if size < 1 else size
-        places["train"], places["validation"] = _draw(dataset, rest, max(1, round(size)), "validation", rng)
-    else:
-        test = [part for part in dataset.parts if part.startswith("test")]
-        rest = _places(dataset, ["train"] if protocol == "given" else [p for p in dataset.parts if p not in test])
-        if protocol == "full" or test:
-            places["test"] = _places(dataset, test)
-        else:
-            rest, places["test"] = _draw(dataset, rest, config.test_size or 0.2, "test", rng)
-        if "validation_size" in drawn[protocol]:
-            size = config.validation_size or min(1000, max(1, len(rest) // 5))
-            rest, places["validation"] = _draw(dataset, rest, size, "validation", rng)
-        else:
-            places["validation"] = _places(dataset, ["validation"])
-        places["train"] = rest
-    require_finite(dataset, progress)
-    if config.refit:
-        places["train"] = np.concatenate([places["train"], places["validation"]])
-        protocol += ", refitted on train and validation"
-    return Splits(**{name: Split(name, dataset, indices) for name, indices in places.items()}, protocol=protocol)
-
-
-def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:
-    """The protocol for a source with these parts, where none was asked for."""
-    if set(BATCH_PROTOCOL.values()) <= set(parts):
-        return "batch"
-    if "validation" in parts:  # which trains nothing where train is lacking
-        return "given"
-    return "full" if any(part.startswith("test") for part in parts) else "stratified"
-
-
-def _places(dataset: Dataset, parts: list[str]) -> np.ndarray:
-    missing = [part for part in parts if part not in dataset.parts]
-    if missing or not parts:
-        what = " and ".join(missing) or "training or test rows of its own"
-        raise ConfigError(f"{dataset.name} has no {what}; use the protocol stratified")
-    everything = np.arange(len(dataset.rows))
-    return np.concatenate([everything[dataset.parts[part]] for part in parts])
-
-
-def _draw(
-    dataset: Dataset, places: np.ndarray, size: float, what: str, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn.
-
-    Each class keeps a row in the rest, as far as the drawn rows can be taken from others.
-    """
-    count = max(1, round(size * len(places))) if size < 1 else int(size)
-    if count >= len(places):
-        raise ConfigError(f"{what} size {count} leaves nothing of {len(places)} rows to train on; ask for fewer")
-    labels = dataset.labels[places]
-    present, members = np.unique(labels, return_counts=True)
-    exact = count * members / len(places)
-    quota = np.floor(exact).astype(int)
-    while left := count - quota.sum():  # the largest remainders round up, but no class is drawn whole where others do
-        order = np.argsort(quota - exact, kind="stable")
-        spared = order[quota[order] + 1 < members[order]]
-        quota[spared[:left] if len(spared) else order[quota[order] < members[order]][:left]] += 1
-    drawn = np.zeros(len(places), bool)
-    for label, share in zip(present, quota, strict=True):
-        drawn[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
-    return places[~drawn], places[drawn]
 
 
 def require_finite(dataset: Dataset, progress: Callable[[int, int | None], None] | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.cache import cache_directory
-from onelayer.data.dataset import BATCH_PROTOCOL, Dataset, Splits, split
+from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.download import Download, fetch
 from onelayer.data.formats.arrays import find_arrays, find_unnamed, read_arrays
 from onelayer.data.formats.cifar import MissingPartError, find_cifar, find_cifar_below, read_cifar, require_cifar
@@ -20,6 +20,7 @@ from onelayer.data.formats.folder import find_folder, read_folder
 from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.data.formats.parquet import NUMBERED, find_parquet, read_parquet
+from onelayer.data.protocols import BATCH_PROTOCOL, split
 from onelayer.data.untrusted.archive import Progress
 from onelayer.errors import ConfigError, DataError, DownloadError
 from onelayer.words import listed

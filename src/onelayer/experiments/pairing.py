@@ -11,7 +11,7 @@ import numpy as np
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.data.dataset import Split, Splits
-from onelayer.data.dataset import split as divide
+from onelayer.data.protocols import split as divide
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.comparison import Comparison, compare_answers
 from onelayer.runs.directory import Run

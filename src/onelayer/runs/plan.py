@@ -6,7 +6,8 @@ from pathlib import Path
 
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load, load_splits, split
-from onelayer.data.dataset import BATCH_PROTOCOL, Split, Splits, require_finite
+from onelayer.data.dataset import Split, Splits, require_finite
+from onelayer.data.protocols import BATCH_PROTOCOL
 from onelayer.data.sources import load_for
 from onelayer.errors import ConfigError, DataError
 
