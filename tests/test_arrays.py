@@ -213,7 +213,7 @@ def test_what_is_not_read_is_named():
 
 def test_one_of_several_files_is_noted():
     Path(save("plain", data=X, target=Y)).rename("set-00000-of-00002.npz")
-    words = "set-00000-of-00002.npz is by its name one of 2 files; the others are not read"
+    words = "only set-00000-of-00002.npz is read, which is one of 2 files by its name"
     assert load("set-00000-of-00002.npz").notes == (words,)
 
 

@@ -90,7 +90,7 @@ def test_without_network_the_job_runs_on_digits(run_cli, tmp_path, monkeypatch):
     notes = [line for line in out.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
     assert "digits" in notes[0]
-    assert "CIFAR-10 could not be had" in notes[0]
+    assert "CIFAR-10 is not available" in notes[0]
     assert (tmp_path / "runs" / "digits-1" / "summary.json").exists()
 
 

@@ -313,7 +313,7 @@ def test_many_classes(tmp_path):
 def test_sizes(tmp_path, sizes, asked, expected):
     for place, size in enumerate(sizes):
         write(tmp_path / "ab"[place % 2] / f"{place}.png", size)
-    dataset = load(tmp_path, SourceConfig(image_size=asked))
+    dataset = load(tmp_path, source_config=SourceConfig(image_size=asked))
     w, h = expected
     assert dataset.image_shape == (3, h, w)
     for row, place in zip(dataset.rows, [0, 2, 1], strict=True):
@@ -322,7 +322,7 @@ def test_sizes(tmp_path, sizes, asked, expected):
 
 
 def test_each_size_has_rows_of_its_own(pets):
-    assert [load(pets, SourceConfig(image_size=size)).image_shape for size in ("2", None, "2")] == [
+    assert [load(pets, source_config=SourceConfig(image_size=size)).image_shape for size in ("2", None, "2")] == [
         (3, 2, 2),
         (3, 3, 4),
         (3, 2, 2),
@@ -430,7 +430,7 @@ def photographs(tmp_path) -> Path:
 
 def test_photographs(photographs, no_decoding):
     for start in range(2):
-        dataset = load(photographs, SourceConfig(image_size="40x30"))
+        dataset = load(photographs, source_config=SourceConfig(image_size="40x30"))
         pictures = dataset.rows[dataset.labels == 0].reshape(-1, 3, 30, 40)
         assert len(pictures) == 9
         np.testing.assert_allclose(pictures[:, :, :14].mean(axis=(2, 3)), [[0, 0, 255]] * 9, atol=8)
@@ -445,7 +445,7 @@ def test_headers_tell_the_size_that_decoding_finds(photographs):
     paths = list((photographs / "kinds").iterdir())
     headers = list(images.each_image(images.read_header, paths, lambda done, total: None))
     assert headers == [((40, 30), False)] * len(paths)
-    assert load(photographs, SourceConfig(allow_unreadable=True)).image_shape == (3, 3, 4)
+    assert load(photographs, source_config=SourceConfig(allow_unreadable=True)).image_shape == (3, 3, 4)
 
 
 # what is wrong
@@ -463,7 +463,7 @@ def test_too_many_unreadable(pets, no_decoding):
     no_decoding()
     with pytest.raises(DataError, match=words):
         load(pets)
-    dataset = load(pets, SourceConfig(allow_unreadable=True))
+    dataset = load(pets, source_config=SourceConfig(allow_unreadable=True))
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
 
@@ -497,7 +497,7 @@ def test_what_failed_for_a_while_is_asked_again(pets, monkeypatch, error, words)
         patch.setattr(ImageFile.ImageFile, "load", fail)
         with pytest.raises(DataError, match=rf"1 of 6 images cannot be read: cat/1\.png: {words}"):
             load(pets)
-        left = load(pets, SourceConfig(allow_unreadable=True))
+        left = load(pets, source_config=SourceConfig(allow_unreadable=True))
     assert len(left.rows) == 5
     assert len(load(pets).rows) == 6
     assert left.fingerprint  # the rows of before can be read still
@@ -519,18 +519,18 @@ def test_what_is_no_file_is_not_waited_for(pets):
     with pytest.raises(DataError, match=r"3 of 9 .*gone\.png: no such file; .*pipe\.png: a device or pipe, not an im"):
         load(pets)
     (pets / "dog" / "self.png").unlink()
-    assert len(load(pets, SourceConfig(allow_unreadable=True)).rows) == 6
+    assert len(load(pets, source_config=SourceConfig(allow_unreadable=True)).rows) == 6
 
 
 def test_all_unreadable(pets):
     for path in pets.glob("dog/*"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or take it out, if"):
-        load(pets, SourceConfig(allow_unreadable=True))
+        load(pets, source_config=SourceConfig(allow_unreadable=True))
     for path in pets.glob("cat/*"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=rf"^{pets}: none of 6 images can be read: cat/0\.png: is no image"):
-        load(pets, SourceConfig(allow_unreadable=True))
+        load(pets, source_config=SourceConfig(allow_unreadable=True))
 
 
 def test_links_are_followed(pets, tmp_path):
@@ -625,7 +625,11 @@ def test_permissions(pets):
 
 def test_progress(cifar_folder):
     calls = []
-    load(cifar_folder[0], SourceConfig(image_size="8"), progress=lambda done, total: calls.append((done, total)))
+    load(
+        cifar_folder[0],
+        source_config=SourceConfig(image_size="8"),
+        progress=lambda done, total: calls.append((done, total)),
+    )
     counting, looking = calls[:20], calls[20:]
     assert counting == [(done, None) for done, _ in counting]
     assert counting[-1] == (360, None)
@@ -693,7 +697,7 @@ def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
     cli.run(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
     of_other = capsys.readouterr()[0]
     assert "other, all: 60 rows" in of_other
-    model, other = Run.open(run).read_model(), load(tmp_path / "other", SourceConfig(image_size="32x32"))
+    model, other = Run.open(run).read_model(), load(tmp_path / "other", source_config=SourceConfig(image_size="32x32"))
     right = (model.probabilities(other.rows).argmax(axis=1) == other.labels).mean()
     assert 0.5 < right < 0.9
     assert f"accuracy {100 * right:.2f} %" in of_other

@@ -94,7 +94,7 @@ def test_cifar_100_has_two_kinds_of_labels(tmp_path):
     columns = {"fine_label": [3, 1, 2, 0], "coarse_label": [1, 0, 1, 0]}
     features = {"fine_label": ["a", "b", "c", "d"], "coarse_label": ["x", "y"]}
     path = write(tmp_path / "cifar100" / "train-00000-of-00001.parquet", pictures(4), columns, features, "img").parent
-    fine, coarse = load(path), load(path, SourceConfig(coarse=True))
+    fine, coarse = load(path), load(path, source_config=SourceConfig(coarse=True))
     assert (fine.class_names, fine.labels.tolist()) == (("a", "b", "c", "d"), [3, 1, 2, 0])
     assert (coarse.class_names, coarse.labels.tolist()) == (("x", "y"), [1, 0, 1, 0])
     assert fine.fingerprint != coarse.fingerprint
@@ -102,7 +102,7 @@ def test_cifar_100_has_two_kinds_of_labels(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^coarse does not apply to .*a\.parquet, which has no column coarse_label; leave"
     ):
-        load(path, SourceConfig(coarse=True))
+        load(path, source_config=SourceConfig(coarse=True))
 
 
 def test_greys_and_sizes(tmp_path):
@@ -116,7 +116,7 @@ def test_greys_and_sizes(tmp_path):
     assert dataset.image_shape == (3, 8, 8)
     np.testing.assert_array_equal(dataset.rows[:4], rows_of(mixed[:4]))
     assert dataset.notes == ("2 images of other proportions squeezed to 8 x 8, such as mixed.parquet, row 4",)
-    assert load(path, SourceConfig(image_size="4x3")).image_shape == (3, 3, 4)
+    assert load(path, source_config=SourceConfig(image_size="4x3")).image_shape == (3, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_images_that_cannot_be_read(tmp_path):
         DataError, match=r"set: 2 of 180 images cannot be read: .*, or pass --allow-unreadable to leave"
     ):
         load(tmp_path / "set")
-    assert len(load(tmp_path / "set", SourceConfig(allow_unreadable=True)).rows) == 178
+    assert len(load(tmp_path / "set", source_config=SourceConfig(allow_unreadable=True)).rows) == 178
 
 
 def test_a_null_struct_is_no_image(tmp_path):
@@ -248,7 +248,7 @@ def test_files_that_others_count_are_missing(tmp_path):
 
 def test_one_of_several_files_is_noted(tmp_path):
     path = numbered(tmp_path, "train", 3, [1]) / "train-00001-of-00003.parquet"
-    words = "train-00001-of-00003.parquet is by its name one of 3 files; the others are not read"
+    words = "only train-00001-of-00003.parquet is read, which is one of 3 files by its name"
     assert load(path).notes == (words,)
 
 

@@ -15,10 +15,11 @@ from sklearn.datasets import load_digits
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data import load, load_splits
+from onelayer.data.catalogue import KNOWN, Format
 from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100
 from onelayer.data.formats.idx import find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import MNIST, PublishedFile
-from onelayer.data.sources import KNOWN, Format, Source, find
+from onelayer.data.sources import Source, find
 from onelayer.errors import ConfigError, DataError, DownloadError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the user's cache is elsewhere, and cannot be moved")
@@ -55,7 +56,7 @@ def test_a_path(tiny_cifar):
 def test_a_path_without_data(tmp_path):
     (tmp_path / "notes.txt").touch()
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(DataError, match=rf"^{path}: holds no data that onelayer reads; they can be "):
+        with pytest.raises(DataError, match=rf"^{path}: holds no data that onelayer reads; pass CIFAR-10 or "):
             load(path)
 
 
@@ -175,7 +176,7 @@ def test_the_hundred_by_name_or_path(tiny_batches, write_form_100, write_tar, tm
         assert splits.protocol == "full"
         assert [len(split) for split in splits] == [48, 12, 60]
         assert len(splits.dataset.class_names) == 100
-        coarse = load_splits(source, SplitConfig(protocol="given"), SourceConfig(coarse=True)).dataset
+        coarse = load_splits(source, SplitConfig(protocol="given"), source_config=SourceConfig(coarse=True)).dataset
         assert coarse.labels.tolist() == labels.tolist() * 2
     with pytest.raises(DataError, match=r"any.tar.gz: lacks data_batch_1, "):  # another set than was asked for
         monkeypatch.setenv("ONELAYER_DATA", str(archive))
@@ -186,7 +187,7 @@ def test_the_hundred_by_name_or_path(tiny_batches, write_form_100, write_tar, tm
 def test_coarse_labels_where_there_are_none(source, tiny_mnist):
     words = r"^coarse does not apply to .*; leave it out$"
     with pytest.raises(ConfigError, match=words):
-        load(tiny_mnist / "MNIST" if source == "path" else source, SourceConfig(coarse=True))
+        load(tiny_mnist / "MNIST" if source == "path" else source, source_config=SourceConfig(coarse=True))
 
 
 @linux_only
@@ -252,17 +253,17 @@ def test_offline(offline):
     splits = load_splits("auto", SplitConfig())
     assert splits.dataset.name == "digits"
     (note,) = splits.dataset.notes
-    assert note.startswith("these are scikit-learn's digits, as CIFAR-10 could not be had: https://")
+    assert note.startswith("these are scikit-learn's digits, as CIFAR-10 is not available: https://")
     assert "\n" not in note
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cifar", r"^cifar: no such file or folder, nor one of auto, cifar10, .*, digits; did you mean cifar10\?$"),
+        ("cifar", r"^cifar: no such file or folder, and not one of auto, cifar10, .*, digits; did you mean cifar10\?$"),
         ("digit", r"did you mean digits\?$"),
         ("fashion_mnist", r"did you mean fashion-mnist\?$"),
-        ("imagenet", r"nor one of auto, cifar10, cifar100, mnist, fashion-mnist, kmnist, digits$"),
+        ("imagenet", r"and not one of auto, cifar10, cifar100, mnist, fashion-mnist, kmnist, digits$"),
         ("./cifar", r"^cifar: no such file or folder$"),
         ("no/where", r"^no/where: no such file or folder$"),
     ],

@@ -24,7 +24,7 @@ def data(
 
     screen = Screen()
     with screen.working("reading") as progress:
-        dataset = load(source, source_config, progress=progress)
+        dataset = load(source, source_config=source_config, progress=progress)
     print_dataset(screen, dataset)
 
 

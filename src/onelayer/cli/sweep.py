@@ -105,7 +105,7 @@ def sweep(
     configs, seeds = _settings(options, search)
     apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
-        splits = load_splits(data, apart, source_config, progress=progress)
+        splits = load_splits(data, apart, source_config=source_config, progress=progress)
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
     plan = sweeps.SweepPlan(configs, seeds, apart, dataset.source, dataset.fingerprint, source_config)

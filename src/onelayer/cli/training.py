@@ -63,7 +63,7 @@ def train(
 
     screen = Screen(quiet)
     with screen.working("reading") as progress:
-        splits = load_splits(data, split_config, source_config, progress=progress)
+        splits = load_splits(data, split_config, source_config=source_config, progress=progress)
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
     problem = Problem.of(splits, config)  # refuses an unfit backend before a directory is made
     warn_of_units(splits)

@@ -1,121 +1,27 @@
-"""Data sets by name or path: what there is, where it lies, and who reads it."""
+"""Loading a data set by its name or path."""
 
 import difflib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.cache import cache_directory
+from onelayer.data.catalogue import FORMATS, KNOWN, NAMES
 from onelayer.data.dataset import Dataset, Splits
-from onelayer.data.download import Download, fetch
-from onelayer.data.formats.arrays import find_arrays, find_unnamed, read_arrays
-from onelayer.data.formats.cifar import MissingPartError, find_cifar, find_cifar_below, read_cifar, require_cifar
-from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100, Cifar
-from onelayer.data.formats.folder import find_folder, read_folder
-from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
-from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
-from onelayer.data.formats.parquet import NUMBERED, find_parquet, read_parquet
+from onelayer.data.download import fetch
+from onelayer.data.formats.cifar import MissingPartError, require_cifar
+from onelayer.data.formats.cifar_sets import CIFAR10
+from onelayer.data.formats.parquet import NUMBERED
 from onelayer.data.protocols import BATCH_PROTOCOL, split
 from onelayer.data.untrusted.archive import Progress
 from onelayer.errors import ConfigError, DataError, DownloadError
 from onelayer.words import listed
 
 VARIABLE = "ONELAYER_DATA"
-
-
-class Format(NamedTuple):
-    """A form that data can have at a path.
-
-    Parameters
-    ----------
-    find : callable
-        Where at an existing path data of this form lie; None if there are none. It looks at names, not into files.
-    read : callable
-        Reads what `find` found. The parts are those that are needed, where the form has any; None is all of them.
-    coarse : bool
-        Whether it can have coarse labels too, and the reader refuses to give such that are not there.
-    """
-
-    find: Callable[[Path], Path | None]
-    read: Callable[[Path, SourceConfig, Collection[str] | None, Progress | None], Dataset]
-    coarse: bool = False
-
-
-_CIFAR = Format(
-    find_cifar,
-    lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse),
-    coarse=True,
-)
-_ARRAYS = Format(find_arrays, lambda path, _, __, progress: read_arrays(path, progress))
-
-# In the order in which a path is asked; the first that finds something reads it.
-FORMATS: dict[str, Format] = {
-    "cifar": _CIFAR,
-    "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
-    "arrays": _ARRAYS,
-    "parquet": Format(
-        find_parquet, lambda path, config, _, progress: read_parquet(path, config, progress), coarse=True
-    ),
-    "cifar below": _CIFAR._replace(find=find_cifar_below),
-    "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
-    "unnamed arrays": _ARRAYS._replace(find=find_unnamed),  # to be told which names are known
-}
-
-
-class Known(NamedTuple):
-    """A data set that can be asked for by its name.
-
-    Parameters
-    ----------
-    format : Format
-        Finds it in a folder of data sets, and reads it.
-    downloads : tuple of Download
-        Its files.
-    kept : str
-        Where in the cache they are to be read, once they have been downloaded.
-    """
-
-    format: Format
-    downloads: tuple[Download, ...]
-    kept: str
-
-
-def _cifar(cifar: Cifar, md5: str, size: int) -> Known:
-    archive = cifar.archives[0]
-    form = Format(
-        lambda path: (
-            find_cifar(path, (cifar,)) or find_cifar_below(path, (cifar,))
-            if path.is_dir() or path.name in cifar.archives
-            else None
-        ),
-        lambda path, config, parts, progress: read_cifar(path, parts, progress, coarse=config.coarse, sets=(cifar,)),
-        coarse=len(cifar.classes) > 1,
-    )
-    return Known(form, (Download(f"https://www.cs.toronto.edu/~kriz/{archive}", md5, archive, size),), archive)
-
-
-def _idx(idx_set: IdxSet) -> Known:
-    form = Format(
-        lambda path: find_idx_set(path, idx_set),
-        lambda path, _, __, progress: read_idx(path, progress, idx_set),
-    )
-    return Known(form, idx_set.downloads, idx_set.folders[0])
-
-
-# Checksums of CIFAR's archives are those of torchvision's datasets/cifar.py.
-KNOWN = {
-    "cifar10": _cifar(CIFAR10, "c58f30108f718f92721af3b95e74349a", 170_498_071),
-    "cifar100": _cifar(CIFAR100, "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
-    "mnist": _idx(MNIST),
-    "fashion-mnist": _idx(FASHION_MNIST),
-    "kmnist": _idx(KMNIST),
-}
-NAMES = ("auto", *KNOWN, "digits")
 
 
 @dataclass(frozen=True)
@@ -125,12 +31,12 @@ class Source:
     Parameters
     ----------
     name : str
-        One of NAMES, or, of data that were asked for by their path, of FORMATS; auto is cifar10 where that can be had,
-        else digits.
+        One of NAMES for a data set that was given by its name, or one of FORMATS for a path. auto is cifar10 if that is
+        available, else digits.
     path : Path or None
-        Where it lies; None if it is yet to be downloaded, or is digits.
+        Its place; None for digits, and for a data set that is not downloaded yet.
     given : bool
-        Whether it was asked for by its path, not by its name.
+        Whether it was given by its path, not by its name.
     """
 
     name: str
@@ -139,14 +45,14 @@ class Source:
 
 
 def find(source: str | Path) -> Source:
-    """Find a data set. Nothing is read or downloaded yet.
+    """Find a data set, without reading or downloading it.
 
     Parameters
     ----------
     source : str or Path
-        cifar10, cifar100, mnist, fashion-mnist, kmnist: at or in the path in the environment variable ONELAYER_DATA,
-        else in the user's cache, else to be downloaded; digits: scikit-learn's; auto: cifar10 if it can be had, else
-        digits; anything else is a path.
+        cifar10, cifar100, mnist, fashion-mnist and kmnist are searched for at and in the path in the environment
+        variable ONELAYER_DATA, then in the user's cache, and are else to be downloaded. digits is scikit-learn's set.
+        auto is cifar10 if that is available, else digits. Anything else is a path.
 
     Returns
     -------
@@ -160,15 +66,15 @@ def find(source: str | Path) -> Source:
     if source == "digits":
         return Source("digits")
     if source == "auto" or source in KNOWN:
-        return Source(str(source), _lying("cifar10" if source == "auto" else str(source)))
+        return Source(str(source), _place_of("cifar10" if source == "auto" else str(source)))
     path = Path(source)
     if source == "":
-        raise DataError("the path of the data is empty")
+        raise DataError("the path of the data is empty; pass a path or a name")
     try:
         if isinstance(source, str) and path.name == source and not os.path.lexists(path):
             near = difflib.get_close_matches(source, NAMES, n=1)
             guess = f"; did you mean {near[0]}?" if near else ""
-            raise DataError(f"{source}: no such file or folder, nor one of {', '.join(NAMES)}{guess}")
+            raise DataError(f"{source}: no such file or folder, and not one of {', '.join(NAMES)}{guess}")
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         for name, form in FORMATS.items():
@@ -180,31 +86,31 @@ def find(source: str | Path) -> Source:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     raise DataError(
-        f"{path}: holds no data that onelayer reads; they can be CIFAR-10 or CIFAR-100 as published, IDX files as of "
-        "MNIST, .npz or .npy arrays, parquet files with images, or a folder of images for each class"
+        f"{path}: holds no data that onelayer reads; pass CIFAR-10 or CIFAR-100 as published, IDX files like those of "
+        "MNIST, .npz or .npy arrays, parquet files with images, or a folder with a folder of images for each class"
     )
 
 
 def load(
     source: str | Path = "auto",
-    config: SourceConfig = SourceConfig(),
     *,
+    source_config: SourceConfig = SourceConfig(),
     parts: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Load a data set, downloading it if it is asked for by name and not there.
+    """Load a data set. One that is given by its name and not there is downloaded.
 
     Parameters
     ----------
     source : str or Path
-        As for `find`.
-    config : SourceConfig
-        How to read it.
+        A name (auto, cifar10, cifar100, mnist, fashion-mnist, kmnist or digits) or a path. auto is cifar10 if that is
+        available, else digits.
+    source_config : SourceConfig
+        Settings of the reader.
     parts : collection of str, optional
-        Read only these of CIFAR-10's parts, data_batch_1 to data_batch_5 and test_batch.
+        The parts of CIFAR-10 to read, of data_batch_1 to data_batch_5 and test_batch; all by default.
     progress : callable, optional
-        Called with what is done and what there is in all (None where unknown), during a download and, anew, during
-        reading and, where splits are made, while all rows are looked through.
+        Called with the amount done and the total (None where unknown), during a download and again during reading.
 
     Returns
     -------
@@ -217,12 +123,12 @@ def load(
     ConfigError
         If a setting does not fit it.
     DownloadError
-        If it cannot be downloaded; auto then loads digits, and says so in the notes.
+        If it cannot be downloaded. auto then loads digits, with a note that says so.
     """
     found = find(source)
     name = "cifar10" if found.name == "auto" else found.name
     form = None if name == "digits" else FORMATS[name] if found.given else KNOWN[name].format
-    if config.coarse and not (form and form.coarse):
+    if source_config.coarse and not (form and form.coarse):
         raise ConfigError(f"coarse does not apply to {source}; leave it out")
     if form is None:
         return load_digits()
@@ -233,11 +139,11 @@ def load(
         except DownloadError as error:
             if found.name != "auto":
                 raise
-            return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 could not be had: {error}",))
+            return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 is not available: {error}",))
         path = cache_directory() / KNOWN[name].kept
-    dataset = form.read(path, config, parts, progress)
+    dataset = form.read(path, source_config, parts, progress)
     if (match := NUMBERED.fullmatch(path.name)) and int(match["count"]) > 1 and not path.is_dir():
-        alone = f"{path.name} is by its name one of {int(match['count'])} files; the others are not read"
+        alone = f"only {path.name} is read, which is one of {int(match['count'])} files by its name"
         dataset = replace(dataset, notes=(alone, *dataset.notes))
     return replace(dataset, source=str(path.resolve()) if found.given else name)
 
@@ -245,33 +151,36 @@ def load(
 def load_preferred(
     source: str | Path,
     parts: Collection[str] | None,
-    config: SourceConfig = SourceConfig(),
     *,
+    source_config: SourceConfig = SourceConfig(),
     progress: Progress | None = None,
 ) -> Dataset:
-    """As `load`, but whatever is there where one of the parts is not."""
+    """Load these parts of a data set; all that it has if one of them is missing."""
     try:
-        return load(source, config, parts=parts, progress=progress)
+        return load(source, source_config=source_config, parts=parts, progress=progress)
     except MissingPartError:
-        return load(source, config, progress=progress)
+        return load(source, source_config=source_config, progress=progress)
 
 
 def load_splits(
-    source: str | Path,
-    split_config: SplitConfig,
-    config: SourceConfig = SourceConfig(),
+    source: str | Path = "auto",
+    split_config: SplitConfig = SplitConfig(),
     *,
+    source_config: SourceConfig = SourceConfig(),
     progress: Progress | None = None,
 ) -> Splits:
-    """Load what a protocol needs of a data set, and divide it.
+    """Load the parts of a data set that a protocol needs, and divide them.
 
     Parameters
     ----------
     source : str or Path
-        As for `find`.
+        A name or a path, as for `load`.
     split_config : SplitConfig
-    config, progress
-        As for `load`.
+        The protocol and its sizes.
+    source_config : SourceConfig
+        Settings of the reader.
+    progress : callable, optional
+        As for `load`; called again while all rows are looked through.
 
     Returns
     -------
@@ -284,30 +193,34 @@ def load_splits(
     ConfigError
         If the protocol does not fit it.
     """
-    dataset = load_for(source, split_config, config, progress=progress)
+    dataset = load_for(source, split_config, source_config=source_config, progress=progress)
     splits = split(dataset, split_config, progress)
     trained = np.unique(splits.train.labels)
     if len(trained) == 1:
         only = dataset.class_names[trained[0]]
         raise DataError(f"{dataset.name}: the training rows are of one class only, {only}; a classifier needs two")
-    dataset.scan(progress)  # whoever loads by name or path wants the fingerprint, or the duplicates, next
+    dataset.scan(progress)  # the fingerprint or the duplicates are asked for next
     return splits
 
 
 def load_for(
-    source: str | Path, split_config: SplitConfig, config: SourceConfig, *, progress: Progress | None = None
+    source: str | Path,
+    split_config: SplitConfig,
+    *,
+    source_config: SourceConfig = SourceConfig(),
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Load what a protocol needs of a data set, as `load_splits` does before it divides it."""
+    """Load the parts of a data set that a protocol needs."""
     parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
-    return load_preferred(source, parts, config, progress=progress)
+    return load_preferred(source, parts, source_config=source_config, progress=progress)
 
 
 def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
-    """Load scikit-learn's 1797 digits of 8 x 8 pixels."""
+    """Load scikit-learn's 1,797 digits of 8 x 8 pixels."""
     from sklearn import datasets
 
     found = datasets.load_digits()
-    # Their greys run from 0 to 16. As 0 to 255, an image file that is to be classified means the same to the model.
+    # Their greys run from 0 to 16. They are scaled to 0 to 255, the range of the image files that a model classifies.
     rows = np.rint(found.data * (255 / 16)).astype(np.uint8)  # (n, 64)
     return Dataset(
         rows=rows,
@@ -320,15 +233,13 @@ def load_digits(notes: tuple[str, ...] = ()) -> Dataset:
     )
 
 
-def _lying(name: str) -> Path | None:
-    """Where a known set lies already: where the environment says, else in the cache."""
+def _place_of(name: str) -> Path | None:
+    """Return the place of a known set: at the path in ONELAYER_DATA, else in the cache; None if it is in neither."""
     form = KNOWN[name].format
     if named := os.environ.get(VARIABLE):
         path = Path(named)
         try:
-            if (
-                name == "cifar10"
-            ):  # whose place the variable is before all; where it is not there, the variable is wrong
+            if name == "cifar10":  # the variable must lead to CIFAR-10; the other sets may be elsewhere
                 return require_cifar(path, (CIFAR10,))
             if not path.exists():
                 raise DataError(f"{path}: no such file or folder")

@@ -44,7 +44,8 @@ class Plan:
         """
         if source is None and Path(self.source).is_absolute() and not Path(self.source).exists():
             raise DataError(f"{self.source}: the data of this run are not there; if they were moved, pass --data")
-        splits = load_splits(source or self.source, self.split_config, self.source_config, progress=progress)
+        source_config = self.source_config
+        splits = load_splits(source or self.source, self.split_config, source_config=source_config, progress=progress)
         if splits.dataset.fingerprint != self.fingerprint:
             raise DataError(
                 f"{source or self.source} is not the data of this run: its fingerprint begins with "
@@ -83,12 +84,12 @@ class Plan:
         if image_shape is not None:
             config = replace(config, image_size="{2}x{1}".format(*image_shape))
         try:
-            dataset = load_for(source, self.split_config, config, progress=progress)
+            dataset = load_for(source, self.split_config, source_config=config, progress=progress)
         except ConfigError:
             if not config.coarse:
                 raise
             config = replace(config, coarse=False)  # the source has classes of one kind only
-            dataset = load_for(source, self.split_config, config, progress=progress)
+            dataset = load_for(source, self.split_config, source_config=config, progress=progress)
         require_finite(dataset, progress)
         if dataset.fingerprint == self.fingerprint:
             if part == "all":
@@ -99,7 +100,7 @@ class Plan:
                 what = f"{dataset.name} holds the rows of this run in other parts, so which it tested on is not known"
                 raise DataError(f"{what}; pass the data as they were, or --split all") from None
         if set(BATCH_PROTOCOL.values()) <= set(dataset.parts):  # CIFAR-10, of which a protocol may read half
-            dataset = load(source, config, progress=progress)
+            dataset = load(source, source_config=config, progress=progress)
         parts = {name: [p for p in dataset.parts if p.startswith(name)] for name in ("test", "validation")}
         parts["train"] = [p for p in dataset.parts if p not in parts["test"] + parts["validation"]]
         note = f"{dataset.name} is not the data of this run; "
