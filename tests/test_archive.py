@@ -7,7 +7,8 @@ import tracemalloc
 
 import pytest
 
-from onelayer.data.untrusted.archive import MAX_FILE_BYTES, read_members
+from onelayer.data.untrusted.archive import read_members
+from onelayer.data.untrusted.reading import MAX_FILE_BYTES
 from onelayer.errors import DataError
 
 GIB = 2**30
@@ -74,9 +75,9 @@ def test_long_names_are_honest(archive):
         (member("..\\a"), "lies outside"),
         (member("x/a", tarfile.SYMTYPE, link="/etc/passwd"), "member 'x/a' is a link; refused"),
         (member("x/a", tarfile.LNKTYPE, link="x/b"), "is a link; refused"),
-        (member("x/a", tarfile.CHRTYPE), "neither a plain file nor a folder; refused"),
-        (member("x/a", tarfile.BLKTYPE), "neither a plain file nor a folder; refused"),
-        (member("x/a", tarfile.FIFOTYPE), "neither a plain file nor a folder; refused"),
+        (member("x/a", tarfile.CHRTYPE), "is not a plain file or a folder; refused"),
+        (member("x/a", tarfile.BLKTYPE), "is not a plain file or a folder; refused"),
+        (member("x/a", tarfile.FIFOTYPE), "is not a plain file or a folder; refused"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -113,7 +114,7 @@ def bomb(path, head, zeros):
 
 def test_a_member_of_gigabytes(tmp_path):
     path = bomb(tmp_path / "a.tar.gz", member("x/a", size=3 * GIB).tobuf(), 2**20)
-    assert peak_of(path, "member 'x/a' is 3072 MiB; refused, as no batch is above 256 MiB") < 10**6
+    assert peak_of(path, "member 'x/a' is 3072 MiB; refused, as the limit is 256 MiB") < 10**6
 
 
 @pytest.mark.parametrize("name", ["x/other", "x/a"])
@@ -154,13 +155,13 @@ def test_damaged_archives(tmp_path, tar_of):
     good = tar_of((member("x/a"), os.urandom(5000)), (member("x/b"), os.urandom(5000)))
     path = tmp_path / "a.tar.gz"
     for content, words in {
-        b"": "is damaged or no tar archive",
-        b"<html>Not found</html>" * 100: "is damaged or no tar archive",
+        b"": "is damaged or not a tar archive",
+        b"<html>Not found</html>" * 100: "is damaged or not a tar archive",
         good[:-4]: "is damaged or cut off",
         good[:2000]: "is damaged or cut off|cut off within 'x/a'",
-        good[:9]: "is damaged or cut off|is damaged or no tar archive",
+        good[:9]: "is damaged or cut off|is damaged or not a tar archive",
         good[:4000] + b"\x55" + good[4001:]: "is damaged",
-        gzip.decompress(good)[:3000]: "is damaged or no tar archive|cut off within 'x/a'",
+        gzip.decompress(good)[:3000]: "is damaged or not a tar archive|cut off within 'x/a'",
     }.items():
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"a\.tar\.gz: ({words})") as caught:
@@ -185,7 +186,7 @@ def test_pipes_folders_and_missing_files(tmp_path):
     os.mkfifo(tmp_path / "a")
     with pytest.raises(DataError, match=r"/a: is not a file$"):
         read(tmp_path)
-    with pytest.raises(DataError, match=r"/a: is neither a folder nor a file$"):
+    with pytest.raises(DataError, match=r"/a: is not a folder or a file$"):
         read(tmp_path / "a")
     with pytest.raises(DataError, match=r"/none: cannot be read \(No such file or directory\)$"):
         read(tmp_path / "none")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onelayer.data import load
-from onelayer.data.untrusted.archive import FREE_BYTES, MAX_RATIO
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 
 RNG = np.random.default_rng(0)

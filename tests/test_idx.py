@@ -240,7 +240,7 @@ def test_unpacked_kmnist_has_nothing_to_be_compared_with(parts, tmp_path):
 
 def test_labels_beyond_those_of_the_set(parts, tmp_path):
     parts["t10k"][1][4] = 17
-    with pytest.raises(DataError, match=r"/mnist: row 64 has the label 17; labels of MNIST are 0 to 9$"):
+    with pytest.raises(DataError, match=r"/mnist: row 64 has the label 17; labels are 0 to 9$"):
         read_idx(write_set(tmp_path / "mnist", parts))
 
 
@@ -280,11 +280,11 @@ def test_emnist_is_turned_upright_and_its_labels_are_characters(tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "words"),
     [
-        (b"1 65\n2 x\n", "line 2 is not a label and the codes of its characters"),
-        (b"1\n", "line 1 is not a label and the codes of its characters"),
-        (b"1 65\n2 65\n", "line 2 gives no characters of its own"),
-        (b"1 27\n", "line 1 gives no characters of its own"),
-        (bytes(70_000), "is too large to be a table of EMNIST's labels"),
+        (b"1 65\n2 x\n", "line 2 is not a label and the codes of its characters; mend it"),
+        (b"1\n", "line 1 is not a label and the codes of its characters; mend it"),
+        (b"1 65\n2 65\n", "line 2 does not give the label a name of its own; mend it"),
+        (b"1 27\n", "line 1 does not give the label a name of its own; mend it"),
+        (bytes(70_000), "is too large for a table of EMNIST's labels; remove it"),
     ],
 )
 def test_mappings_that_are_none(parts, tmp_path, mapping, words):
@@ -304,9 +304,9 @@ def header(kind, *sizes):
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (b"", None, "train-images-idx3-ubyte: is no IDX file of unsigned bytes"),
-        (b"\x89PNG1234", None, "train-images-idx3-ubyte: is no IDX file of unsigned bytes"),
-        (header(0x0D, 2, 2, 2) + bytes(32), None, "train-images-idx3-ubyte: is no IDX file of unsigned bytes"),
+        (b"", None, "train-images-idx3-ubyte: is not an IDX file of unsigned bytes"),
+        (b"\x89PNG1234", None, "train-images-idx3-ubyte: is not an IDX file of unsigned bytes"),
+        (header(0x0D, 2, 2, 2) + bytes(32), None, "train-images-idx3-ubyte: is not an IDX file of unsigned bytes"),
         (header(8, 2, 2, 2)[:9], None, "train-images-idx3-ubyte: is cut off within its header"),
         (
             header(8, 2**31, 28, 28) + bytes(784),
@@ -316,8 +316,8 @@ def header(kind, *sizes):
         (header(8, *[2**32 - 1] * 255), None, "numbers, but 0 bytes follow"),
         (header(8, 2, 2, 2) + bytes(7), None, "its header promises 2 x 2 x 2 numbers, but 7 bytes follow"),
         (header(8, 2, 2, 2) + bytes(9), None, "its header promises 2 x 2 x 2 numbers, but 9 bytes follow"),
-        (header(8, 0, 2, 2), None, "train-images-idx3-ubyte: holds 0 x 2 x 2 numbers, which are no images"),
-        (header(8, 2, 0, 2), None, "train-images-idx3-ubyte: holds 2 x 0 x 2 numbers, which are no images"),
+        (header(8, 0, 2, 2), None, "train-images-idx3-ubyte: holds 0 x 2 x 2 numbers, which are not images"),
+        (header(8, 2, 0, 2), None, "train-images-idx3-ubyte: holds 2 x 0 x 2 numbers, which are not images"),
         (
             header(8, 4, 2) + bytes(8),
             None,
@@ -346,9 +346,7 @@ def test_bad_files(tmp_path, images, labels, words):
 
 def test_sizes_that_differ_between_parts(parts, tmp_path):
     parts["t10k"] = images_and_labels(30, (4, 4))
-    words = (
-        r"/t10k-images-idx3-ubyte: holds 30 x 4 x 4 numbers, but train-images-idx3-ubyte 60 x 5 x 4; images of a set"
-    )
+    words = r"/t10k-images-idx3-ubyte: holds 30 x 4 x 4 numbers, but train-images-idx3-ubyte 60 x 5 x 4; all images"
     with pytest.raises(DataError, match=words):
         read_idx(write_set(tmp_path, parts))
 
@@ -360,9 +358,7 @@ def test_files_that_are_not_there(parts, tmp_path):
         read_idx(tmp_path)
     (tmp_path / "test-images-idx3-ubyte").unlink()
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    words = (
-        r"/t10k-images-idx3-ubyte: has no labels beside it; put t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz "
-    )
+    words = r"/t10k-images-idx3-ubyte: there are no labels beside it; put t10k-labels-idx1-ubyte or "
     with pytest.raises(DataError, match=words):
         read_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").mkdir()
@@ -384,7 +380,7 @@ def test_a_bomb(parts, tmp_path):
     with pytest.raises(DataError, match=words):
         read_idx(tmp_path)
     file.write_bytes(endless)
-    with pytest.raises(DataError, match=r"goes on after the 60 x 5 x 4 numbers that its header promises$"):
+    with pytest.raises(DataError, match=r"holds more than the 60 x 5 x 4 numbers that its header promises$"):
         read_idx(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()

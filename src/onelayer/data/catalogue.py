@@ -14,7 +14,7 @@ from onelayer.data.formats.folder import find_folder, read_folder
 from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.data.formats.parquet import find_parquet, read_parquet
-from onelayer.data.untrusted.archive import Progress
+from onelayer.data.progress import Progress
 
 
 class Format(NamedTuple):

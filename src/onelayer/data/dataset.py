@@ -1,11 +1,12 @@
 """A data set as it was read, and its division into training, validation and test rows, which copies nothing."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from onelayer.data.progress import Progress
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
@@ -68,10 +69,7 @@ class Dataset:
         if self.labels.dtype != np.int64:
             raise DataError(f"{self.name}: labels are {self.labels.dtype}; expected int64")
         object.__setattr__(self, "labels", np.require(self.labels, requirements=("C", "A")))  # as the kernel reads them
-        K = len(self.class_names)
-        if self.labels.min() < 0 or self.labels.max() >= K:
-            row = int(np.argmax((self.labels < 0) | (self.labels >= K)))
-            raise DataError(f"{self.name}: row {row} has label {self.labels[row]}; labels are 0 to {K - 1}")
+        require_labels(self.labels, len(self.class_names), self.name)
         if self.image_shape is not None and np.prod(self.image_shape) != self.rows.shape[1]:
             raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
         if self.row_weights is not None:
@@ -99,7 +97,7 @@ class Dataset:
         """
         return self.scan().fingerprint
 
-    def scan(self, progress: Callable[[int, int | None], None] | None = None) -> Scan:
+    def scan(self, progress: Progress | None = None) -> Scan:
         """Look through all rows once, in the order of the fingerprint; the second time it is known.
 
         Called with the rows done and the rows in all, `progress` tells how far it is.
@@ -233,7 +231,7 @@ PARTS = {
 }
 
 
-def require_finite(dataset: Dataset, progress: Callable[[int, int | None], None] | None = None) -> None:
+def require_finite(dataset: Dataset, progress: Progress | None = None) -> None:
     """Raise a DataError if a feature is not a finite number."""
     if not_finite := dataset.scan(progress).not_finite:
         row, column = not_finite
@@ -247,3 +245,11 @@ def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str) -> None:
     """Raise a DataError for the number at a row and column of rows (n, d), which is not finite."""
     row, column = place
     raise DataError(f"{name}: row {row}, column {column} is {rows[place]}; every feature must be a finite number")
+
+
+def require_labels(labels: np.ndarray, K: int, name: str, first_row: int = 0) -> None:
+    """Raise a DataError if one of the labels (n,) of the rows from `first_row` on is not 0 to K - 1."""
+    outside = (labels < 0) | (labels >= K)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(f"{name}: row {first_row + row} has the label {labels[row]}; labels are 0 to {K - 1}")

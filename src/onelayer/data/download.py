@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from onelayer.data.untrusted.archive import Progress
+from onelayer.data.progress import Progress
 from onelayer.errors import DownloadError
 
 

@@ -1,17 +1,18 @@
 """Protocols: the division of a data set into training, validation and test rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Split, Splits, require_finite
+from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError
 
 BATCH_PROTOCOL = {"train": "data_batch_1", "validation": "data_batch_2", "test": "test_batch"}
 
 
-def split(dataset: Dataset, config: SplitConfig, progress: Callable[[int, int | None], None] | None = None) -> Splits:
+def split(dataset: Dataset, config: SplitConfig, progress: Progress | None = None) -> Splits:
     """Divide a data set.
 
     Parameters

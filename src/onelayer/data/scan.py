@@ -2,12 +2,14 @@
 
 import hashlib
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
+from onelayer.data.progress import Progress
 
 BLOCK_BYTES = 4 * 2**20  # of rows looked at together; their numbers stay in memory for so long
 
@@ -62,7 +64,7 @@ def scan(
     labels: np.ndarray,
     row_weights: np.ndarray | None,
     parts: Iterable[slice],
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Scan:
     """Read all rows (n, d), once and a few at a time, part by part; the arguments are those of `Dataset`."""
     n, d = rows.shape

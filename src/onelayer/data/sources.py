@@ -16,8 +16,8 @@ from onelayer.data.download import fetch
 from onelayer.data.formats.cifar import MissingPartError, require_cifar
 from onelayer.data.formats.cifar_sets import CIFAR10
 from onelayer.data.formats.parquet import NUMBERED
+from onelayer.data.progress import Progress
 from onelayer.data.protocols import BATCH_PROTOCOL, split
-from onelayer.data.untrusted.archive import Progress
 from onelayer.errors import ConfigError, DataError, DownloadError
 from onelayer.words import listed
 

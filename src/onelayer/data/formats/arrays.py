@@ -17,9 +17,10 @@ import numpy as np
 
 from onelayer.data.cache import MEMORY_BYTES, cache_directory, cached_rows, state_of
 from onelayer.data.dataset import PARTS, Dataset, refuse_number
+from onelayer.data.progress import Progress
 from onelayer.data.scan import first_not_finite
-from onelayer.data.untrusted.archive import Progress, file_at
 from onelayer.data.untrusted.npy import Npz, StoredArray, open_npy
+from onelayer.data.untrusted.reading import file_at
 from onelayer.errors import DataError
 from onelayer.words import is_name, printable
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from onelayer.data.dataset import Dataset
 from onelayer.data.formats.cifar_sets import SETS, Cifar
-from onelayer.data.untrusted.archive import Progress, file_at, read_members
+from onelayer.data.progress import Progress
+from onelayer.data.untrusted.archive import read_members
 from onelayer.data.untrusted.matlab import read_matlab
+from onelayer.data.untrusted.reading import file_at
 from onelayer.data.untrusted.unpickle import read_pickle
 from onelayer.errors import ConfigError, DataError
 from onelayer.words import is_name, listed

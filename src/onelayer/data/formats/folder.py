@@ -14,7 +14,7 @@ from onelayer.config import SourceConfig
 from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.formats.image_rows import MAX_LOST, MOST_NAMED, image_rows
-from onelayer.data.untrusted.archive import Progress
+from onelayer.data.progress import Progress, silent
 from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, listed, printable
@@ -60,7 +60,7 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         If the layout is another, as where the classes lie a level deeper, a class has no images, a link leads in a
         circle, or more than 1 % of the images cannot be read and this is not allowed.
     """
-    progress = progress or (lambda done, total: None)
+    progress = progress or silent
     scan = _Scan(path, progress)
     groups = _groups(scan)
     files = [file for group in groups for file in group.files]

@@ -14,7 +14,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows
-from onelayer.data.untrusted.archive import Progress
+from onelayer.data.progress import Progress
 from onelayer.data.untrusted.images import (
     Decoded,
     Encoded,

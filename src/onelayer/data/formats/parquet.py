@@ -17,8 +17,9 @@ from onelayer.config import SourceConfig
 from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.formats.image_rows import image_rows
-from onelayer.data.untrusted.archive import FREE_BYTES, MAX_RATIO, Progress
+from onelayer.data.progress import Progress, silent
 from onelayer.data.untrusted.images import Encoded
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
 from onelayer.errors import ConfigError, DataError
 from onelayer.words import is_name, listed, printable
 
@@ -93,7 +94,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     state = hashlib.sha256(columns.image.encode())
     for file in files:
         state.update(os.fsencode(f"{file.name}\0{state_of(file.stat())}\n"))
-    report = progress or (lambda done, total: None)
+    report = progress or silent
     result = image_rows(path, images, lambda image: image, state.digest(), config, report, images.block)
 
     class_names, numbers = columns.class_names, np.concatenate(labels)

@@ -1,33 +1,20 @@
-"""Chosen files out of a folder or a tar archive, read into memory one at a time; nothing is unpacked to disk."""
+"""A reader of chosen files in a folder or a tar archive, one at a time; nothing is unpacked to disk."""
 
 import gzip
 import tarfile
-import zlib
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from onelayer.data.progress import Progress, silent
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_FILE_BYTES, MAX_RATIO, file_at, reading
 from onelayer.errors import DataError
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes done and the bytes in all (None where unknown)."""
-
-MAX_FILE_BYTES = 256 * 2**20  # eight times an official batch
 _MAX_HEADER_BYTES = 2**20  # of one member: tar allows headers that claim gigabytes
-FREE_BYTES, MAX_RATIO = 16 * 2**20, 20  # images hardly compress; zeros do so a thousandfold
-
-
-def file_at(path: Path) -> Path:
-    """The path, or, where a folder has the place and the name of a file, the file of this name in it.
-
-    Some programs unpack a file into a folder that is called as the file.
-    """
-    inner = path / path.name
-    return inner if inner.is_file() else path
 
 
 def read_members(path: Path, wanted: Collection[str], progress: Progress | None = None) -> Generator[tuple[str, bytes]]:
-    """Read the wanted files that are there.
+    """Read those of the wanted files that a folder or an archive holds.
 
     Parameters
     ----------
@@ -35,7 +22,7 @@ def read_members(path: Path, wanted: Collection[str], progress: Progress | None 
         A folder, or an archive: .tar, or .tar.gz under any name.
     wanted : collection of str
         File names, without a folder.
-    progress : callable or None
+    progress : callable, optional
         Called with the bytes done and the bytes in all.
 
     Yields
@@ -46,18 +33,22 @@ def read_members(path: Path, wanted: Collection[str], progress: Progress | None 
     Raises
     ------
     DataError
-        If something cannot be read, is damaged, or is none of an honest archive's business: a member outside its
-        folder, a link, a device, a wanted file twice, a file of more than 256 MiB, or a bomb.
+        If something cannot be read, is damaged, or does not belong in an honest archive: a member outside the folder, a
+        link, a device, a wanted file twice, a file of more than 256 MiB, or a bomb (a small file that decompresses to a
+        huge one).
     """
     try:
-        yield from (_folder if path.is_dir() else _archive)(path, wanted, progress or (lambda done, total: None))
+        with reading(path):
+            yield from (_folder if path.is_dir() else _archive)(path, wanted, progress or silent)
     except tarfile.TarError as error:
-        raise DataError(f"{path}: is damaged or no tar archive ({error})") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: is damaged or cut off ({error}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:  # of tarfile, on odd headers
+        raise DataError(f"{path}: is damaged or not a tar archive ({error})") from None
+    except (
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        RecursionError,
+    ) as error:  # from odd headers
         raise DataError(f"{path}: is damaged: a tar header makes no sense ({type(error).__name__})") from None
 
 
@@ -76,8 +67,8 @@ def _folder(path: Path, wanted: Collection[str], progress: Progress) -> Iterator
 
 
 def _archive(path: Path, wanted: Collection[str], progress: Progress) -> Iterator[tuple[str, bytes]]:
-    if path.exists() and not path.is_file():  # to open a pipe would wait for ever
-        raise DataError(f"{path}: is neither a folder nor a file")
+    if path.exists() and not path.is_file():  # a read of a pipe would wait for ever
+        raise DataError(f"{path}: is not a folder or a file")
     seen = set()
     with path.open("rb") as raw:
         total = path.stat().st_size
@@ -93,7 +84,7 @@ def _archive(path: Path, wanted: Collection[str], progress: Progress) -> Iterato
                     yield name, _content(path, tar, member)
                 progress(raw.tell(), total)
         stream.limit = None
-        while stream.read(2**16):  # to the end, where gzip keeps its checksum
+        while stream.read(2**16):  # gzip keeps its checksum at the end
             pass
         if stream.tail.strip(b"\0"):
             raise DataError(f"{path}: is cut off: the end mark of a tar archive is missing; fetch it again")
@@ -115,18 +106,18 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
     if member.issym() or member.islnk():
         raise DataError(f"{where} is a link; refused")
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.sparse is not None:
-        raise DataError(f"{where} is neither a plain file nor a folder; refused")
+        raise DataError(f"{where} is not a plain file or a folder; refused")
     _check_size(where, member.size)
 
 
 def _check_size(where: str, size: int) -> None:
     if not 0 <= size <= MAX_FILE_BYTES:
-        raise DataError(f"{where} is {size / 2**20:.0f} MiB; refused, as no batch is above {MAX_FILE_BYTES >> 20} MiB")
+        raise DataError(f"{where} is {size / 2**20:.0f} MiB; refused, as the limit is {MAX_FILE_BYTES >> 20} MiB")
 
 
 def _content(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
-    # In pieces, as a read of the whole copies it several times.
+    # A read of the whole file at once would copy it several times.
     content = b"".join(iter(lambda: file.read(2**20), b"")) if file else b""
     if len(content) != member.size:
         raise DataError(f"{path}: is cut off within {member.name[:80]!r}; fetch it again")
@@ -134,7 +125,7 @@ def _content(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes
 
 
 class _Guarded:
-    """The bytes of a tar archive, decompressed where need be, that stop where a hostile archive would fill memory."""
+    """The decompressed bytes of a tar archive. They end with an error where a hostile archive would fill the memory."""
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         self.path = path
@@ -144,7 +135,7 @@ class _Guarded:
         self.source = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if magic == b"\x1f\x8b" else raw
         self.done = 0
         self.tail = b""  # the last block of all that was read
-        self.limit: int | None = _MAX_HEADER_BYTES  # up to which the next header may reach; tarfile reads ahead
+        self.limit: int | None = _MAX_HEADER_BYTES  # the end of the next header at the latest; tarfile reads ahead
 
     def read(self, size: int) -> bytes:
         content = self.source.read(size)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from onelayer.data.untrusted.archive import Progress
+from onelayer.data.progress import Progress
 from onelayer.errors import DataError
 
 if TYPE_CHECKING:

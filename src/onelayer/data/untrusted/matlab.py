@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from onelayer.data.untrusted.archive import FREE_BYTES, MAX_FILE_BYTES, MAX_RATIO
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_FILE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 
 # Data types of an element, and classes of an array, as the format numbers them.

@@ -19,7 +19,7 @@ from typing import IO
 
 import numpy as np
 
-from onelayer.data.untrusted.archive import FREE_BYTES, MAX_RATIO
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 from onelayer.words import printable
 
