@@ -81,7 +81,7 @@ def test_a_toml_file_may_begin_with_a_byte_order_mark(run_cli, tiny_cifar, tmp_p
         (["--data", "nowhere/at-all"], "nowhere/at-all: no such file or folder"),
         (["--data", "cifar11"], "cifar11: no such file or folder, .* did you mean cifar10"),
         (["--data", "digits", "--protocol", "batch"], "digits has no data_batch_1.*; use the protocol stratified"),
-        (["--data", "digits", "--test-size", "2000"], "test size 2000 leaves nothing of 1797 rows"),
+        (["--data", "digits", "--test-size", "2000"], "test size 2000 leaves none of 1797 rows"),
         (["--data", "digits", "--out", "file"], "cannot make the directory file: File exists"),
     ],
 )

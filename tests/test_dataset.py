@@ -50,7 +50,7 @@ def test_stratified_splits_are_disjoint_and_complete(n, K, validation, test, see
     try:
         splits = split(dataset, config)
     except ConfigError as error:
-        assert "leaves nothing of" in str(error)
+        assert "leaves none of" in str(error)
         return
     train, held_out, tested = places(splits)
     assert train | held_out | tested == set(range(n))
@@ -68,7 +68,7 @@ def test_full_splits_are_disjoint_and_keep_the_test_rows(n, size, seed):
     dataset = make(4 * n, parts=batches(n), seed=seed)
     config = SplitConfig(protocol="full", validation_size=size, split_seed=seed)
     if size >= 3 * n:
-        with pytest.raises(ConfigError, match=f"validation size {size} leaves nothing of {3 * n} rows"):
+        with pytest.raises(ConfigError, match=f"validation size {size} leaves none of {3 * n} rows"):
             split(dataset, config)
         return
     splits = split(dataset, config)
@@ -241,8 +241,8 @@ def test_a_seed_repeats_its_splits_and_another_gives_others():
             {"validation_size": 9},
             "validation size does not apply to the protocol given; leave it out",
         ),
-        ({}, {"test_size": 120}, "test size 120 leaves nothing of 120 rows to train on; ask for fewer"),
-        ({}, {"validation_size": 96}, "validation size 96 leaves nothing of 96 rows to train on; ask for fewer"),
+        ({}, {"test_size": 120}, "test size 120 leaves none of 120 rows to train on; ask for fewer"),
+        ({}, {"validation_size": 96}, "validation size 96 leaves none of 96 rows to train on; ask for fewer"),
     ],
 )
 def test_protocols_that_do_not_fit(parts, options, words):
@@ -370,7 +370,7 @@ def test_rows_of_a_split():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rows": np.zeros((0, 3), np.uint8)}, r"rows have the shape \(0, 3\); expected \(n, d\), neither of them 0"),
+        ({"rows": np.zeros((0, 3), np.uint8)}, r"rows have the shape \(0, 3\); expected \(n, d\), both at least 1"),
         ({"rows": np.zeros(3, np.uint8)}, r"rows have the shape \(3,\)"),
         ({"rows": np.zeros((120, 3), np.int16)}, "rows are int16; expected uint8 pixels or float features"),
         ({"labels": np.zeros(119, np.int64)}, r"120 rows but labels of shape \(119,\)"),
@@ -382,7 +382,7 @@ def test_rows_of_a_split():
         ({"row_weights": np.full(120, -1.0)}, "row weights must be finite numbers of at least 0"),
         ({"row_weights": np.full(120, 1e307)}, r"row weights .* at most 1e\+30; only .*, so divide all by their mean"),
         ({"row_weights": np.full(120, np.nan)}, "row weights must be finite numbers of at least 0"),
-        ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are no pictures of \(1, 2, 2\)"),
+        ({"image_shape": (1, 2, 2)}, r"rows of 3 numbers are not images of \(1, 2, 2\)"),
     ],
 )
 def test_pieces_that_do_not_fit(changes, words):

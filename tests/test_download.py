@@ -123,7 +123,7 @@ def test_all_files_or_none(server, tmp_path):
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ("wrong", f"the checksum of what came is not {MD5}"),
+        ("wrong", f"the checksum of the downloaded file is not {MD5}"),
         ("half", "the connection broke off"),
         ("404", "the server answers 404"),
         ("silent", "no answer within 0.3 seconds"),

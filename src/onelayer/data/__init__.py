@@ -1,4 +1,4 @@
-"""Data sets: where they come from, what was read, and how it is divided."""
+"""Data sets: their sources, formats and cache, and their division into splits."""
 
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.protocols import split

@@ -1,7 +1,7 @@
-"""The user's cache: what was downloaded, and rows that took long to read, as memory maps.
+"""The user's cache: downloaded files, and rows that took long to read, as memory maps.
 
-An entry is two files, ``<key>.rows`` with the numbers of the rows one after the other and ``<key>.json`` with their
-shape and whatever else is known of them, and a checksum of these, written last: an entry without it is not there.
+An entry is two files: ``<key>.rows`` has the numbers of the rows one after the other, and ``<key>.json`` has their
+shape, other facts, and a checksum of these. The second is written last; an entry without it does not count.
 """
 
 import errno
@@ -19,22 +19,23 @@ from numpy.typing import DTypeLike
 
 from onelayer.errors import DataError
 
-MEMORY_BYTES = 256 * 2**20  # of rows that may be in memory instead of the cache
+MEMORY_BYTES = 256 * 2**20  # rows up to this size may be in memory instead of the cache
 
 _ZEROS = bytes(2**20)
 
 
 def cache_directory() -> Path:
-    """Where the cache is; it need not exist yet."""
+    """Return the folder of the cache, which may not exist yet."""
     import platformdirs
 
     return platformdirs.user_cache_path("onelayer")
 
 
 def state_of(status: os.stat_result) -> tuple[int, int]:
-    """What changes whenever a file's content does, or the permission to read it: part of the keys of its rows.
+    """Return the size and the change time of a file, which are part of the keys of its rows.
 
-    Not the time of modification, which copying may set to that of another file.
+    They change with the file's content and with the permission to read it. The time of modification does not count, as
+    copying may set it to that of another file.
     """
     return status.st_size, status.st_ctime_ns
 
@@ -45,36 +46,36 @@ def cached_rows(
     fill: Callable[[np.ndarray], tuple[int, Mapping[str, Any]]],
     dtype: DTypeLike = np.uint8,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read rows from the cache, or make them and keep them there.
+    """Return rows from the cache, after making them if they are not there.
 
     Parameters
     ----------
     key : str
-        What decides the rows and their type, as a hexadecimal digest.
+        A hexadecimal digest of everything that decides the rows and their type.
     shape : (n, d)
-        Of the rows to make.
+        The shape of the rows to make.
     fill : callable
-        Fills an array (n, d) and returns how many of its first rows count and what is to be kept with them, as
-        JSON can hold it.
+        Fills an array (n, d); returns the number m of its first rows to keep, and facts to keep with them, which JSON
+        can hold.
     dtype : dtype
-        Of the numbers, uint8 by default.
+        The type of the numbers, uint8 by default.
 
     Returns
     -------
     rows : ndarray (m, d)
-        A read-only memory map; in memory, and not kept, where they are few and the cache cannot be written.
+        A read-only memory map. An array in memory, which is not kept, if they are few and the cache cannot be written.
     facts : dict
-        What `fill` returned with them.
+        The facts that `fill` returned.
 
     Raises
     ------
     DataError
-        If the cache cannot be written, and the rows take more than 256 MiB.
+        If the cache cannot be written and the rows take more than 256 MiB.
     """
     dtype = np.dtype(dtype)
     if (found := find_rows(key, dtype)) is not None:
         return found
-    path, facts_path = _paths(key)
+    path, _ = _paths(key)
     folder = path.parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
     size = shape[0] * shape[1] * dtype.itemsize
@@ -93,11 +94,7 @@ def cached_rows(
         n, facts = fill(made)
         made.flush()
         del made
-        os.truncate(temporary, n * shape[1] * dtype.itemsize)
-        temporary.replace(path)
-        content = {"shape": [n, shape[1]], "facts": facts}
-        temporary.write_text(json.dumps({"sha256": _checksum(content), **content}), encoding="utf-8")
-        temporary.replace(facts_path)
+        _keep(key, temporary, (n, shape[1]), dtype, facts)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = f"{error.strerror or error}; {'free some space' if full else 'make it writable'}"
@@ -107,12 +104,22 @@ def cached_rows(
             temporary.unlink(missing_ok=True)
     found = find_rows(key, dtype)
     if found is None:
-        raise DataError(f"{path}: is not what was written a moment ago; try again")
+        raise DataError(f"{path}: changed while it was written; try again")
     return found
 
 
+def _keep(key: str, temporary: Path, shape: tuple[int, int], dtype: np.dtype, facts: Mapping[str, Any]) -> None:
+    """Make an entry of the rows in a temporary file, which may be longer than they are."""
+    path, facts_path = _paths(key)
+    os.truncate(temporary, shape[0] * shape[1] * dtype.itemsize)
+    temporary.replace(path)
+    content = {"shape": list(shape), "facts": facts}
+    temporary.write_text(json.dumps({"sha256": _checksum(content), **content}), encoding="utf-8")
+    temporary.replace(facts_path)
+
+
 def find_rows(key: str, dtype: DTypeLike = np.uint8) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """What the cache holds under a key, as `cached_rows` returns it; None if it is not there, or not sound."""
+    """Return the entry of the cache with this key, like `cached_rows`; None if it is missing or damaged."""
     path, facts_path = _paths(key)
     size = np.dtype(dtype).itemsize
     try:
@@ -129,7 +136,7 @@ def find_rows(key: str, dtype: DTypeLike = np.uint8) -> tuple[np.ndarray, dict[s
 
 
 def forget_rows(key: str) -> None:
-    """Keep rows no longer than they are in use."""
+    """Remove rows from the cache; an open memory map of them stays usable."""
     for path in reversed(_paths(key)):
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -145,7 +152,7 @@ def _paths(key: str) -> tuple[Path, Path]:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Take the space now: a memory map that finds the disk full ends the process."""
+    """Take the space now: the process would be killed if a write to a memory map found the disk full."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS

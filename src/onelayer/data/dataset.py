@@ -1,4 +1,4 @@
-"""A data set as it was read, and its division into training, validation and test rows, which copies nothing."""
+"""A data set as it was read, and its splits, which are views that copy no rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 
-MOST_WEIGHT = 1e30  # of a row: sums of such weights and losses fit into the floats of every backend
+MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,21 +26,21 @@ class Dataset:
         Values 0..K-1.
     class_names : tuple of K str
     image_shape : (c, h, w) or None
-        None where rows are no pictures.
+        None where rows are not images.
     name : str
-        What the set is called.
+        The name of the set, as messages print it.
     parts : mapping of str to slice
-        The source's own division of the rows, in the source's order; empty where it has none.
+        The division of the rows by the source, in the source's order; empty where it has none.
     official : bool or None
-        Whether all parts, or all that were asked for, are there and are, to the last bit, the published ones; None
-        where nothing is published to compare with.
+        Whether all parts that were asked for are there and equal the published ones bit for bit; None where nothing is
+        published to compare with.
     notes : tuple of str
-        What a person should be told about the source.
+        Sentences about the source that a person should read.
     source : str
-        What `onelayer.load` takes to load it again: a name or an absolute path; empty where it cannot.
+        The name or absolute path from which `onelayer.load` loads it again; empty where there is none.
     row_weights : ndarray (n,), float64, or None
-        How much each row counts in the loss, the standardisation and the scores, 1 on average over the training rows:
-        a row of weight 2 is as good as two rows. None is 1 for all.
+        The weight of each row in the loss, the standardisation and the scores, 1 on average over the training rows. A
+        row of weight 2 counts as two rows. None is a weight of 1 for all rows.
 
     Raises
     ------
@@ -61,17 +61,17 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:
-            raise DataError(f"{self.name}: rows have the shape {self.rows.shape}; expected (n, d), neither of them 0")
+            raise DataError(f"{self.name}: rows have the shape {self.rows.shape}; expected (n, d), both at least 1")
         if self.rows.dtype not in (np.uint8, np.float16, np.float32, np.float64):
             raise DataError(f"{self.name}: rows are {self.rows.dtype}; expected uint8 pixels or float features")
         if self.labels.shape != (len(self.rows),):
             raise DataError(f"{self.name}: {len(self.rows)} rows but labels of shape {self.labels.shape}")
         if self.labels.dtype != np.int64:
             raise DataError(f"{self.name}: labels are {self.labels.dtype}; expected int64")
-        object.__setattr__(self, "labels", np.require(self.labels, requirements=("C", "A")))  # as the kernel reads them
+        object.__setattr__(self, "labels", np.require(self.labels, requirements=("C", "A")))  # the kernel needs both
         require_labels(self.labels, len(self.class_names), self.name)
         if self.image_shape is not None and np.prod(self.image_shape) != self.rows.shape[1]:
-            raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are no pictures of {self.image_shape}")
+            raise DataError(f"{self.name}: rows of {self.rows.shape[1]} numbers are not images of {self.image_shape}")
         if self.row_weights is not None:
             w = self.row_weights
             if w.shape != self.labels.shape or w.dtype != np.float64:
@@ -83,7 +83,7 @@ class Dataset:
                     "their ratios count, so divide all by their mean"
                 )
             object.__setattr__(self, "row_weights", np.ascontiguousarray(w))
-        # Views that cannot be written to; the caller's arrays stay as they are.
+        # Views that cannot be written to; the caller's arrays stay writable.
         for name in ("rows", "labels") + ("row_weights",) * (self.row_weights is not None):
             view = getattr(self, name).view()
             view.flags.writeable = False
@@ -91,16 +91,19 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the rows and labels, part by part in the source's order, whatever files they were read from.
+        """SHA-256 of the rows, the labels and any row weights, part by part in the source's order.
 
-        And of the rows' weights, where there are any.
+        It does not depend on the files from which they were read.
         """
         return self.scan().fingerprint
 
     def scan(self, progress: Progress | None = None) -> Scan:
-        """Look through all rows once, in the order of the fingerprint; the second time it is known.
+        """Look through all rows, in the order of the fingerprint; a second call returns the same result at once.
 
-        Called with the rows done and the rows in all, `progress` tells how far it is.
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the rows done and the total.
         """
         if "_scan" not in self.__dict__:
             parts = self.parts.values() or (slice(None),)
@@ -114,14 +117,14 @@ class Dataset:
         return self.only("all", self.parts) if self.parts else Split("all", self, np.arange(len(self.rows)))
 
     def only(self, name: str, parts: Iterable[str]) -> "Split":
-        """The rows of some of the source's parts, as a split of this name."""
+        """Return the rows of some of the source's parts as a split of this name."""
         n = np.arange(len(self.rows))
         return Split(name, self, np.concatenate([n[self.parts[part]] for part in parts]))
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a data set, by their places in it.
+    """Some rows of a data set, given by their places.
 
     Parameters
     ----------
@@ -145,33 +148,33 @@ class Split:
         return self.dataset.labels[self.indices]
 
     def row_weights(self, places: slice | np.ndarray) -> np.ndarray | None:
-        """Weights of the rows at `places` within the split; None is 1 for all."""
+        """Return the weights (k,) of the rows at `places` within the split; None is a weight of 1 for all."""
         weights = self.dataset.row_weights
         return None if weights is None else weights[self.indices[places]]
 
     @cached_property
     def weight(self) -> float:
-        """Sum of the rows' weights, by which sums over the split are divided."""
+        """Sum of the rows' weights. Means over the split divide by it."""
         weights = self.row_weights(slice(None))
         return float(len(self) if weights is None else weights.sum())
 
     def rows(self, places: slice | np.ndarray) -> np.ndarray:
-        """Raw rows at `places` within the split: a view where they lie side by side, else a copy of these few."""
+        """Return the raw rows (k, d) at `places` within the split: a view where they are adjacent, else a copy."""
         if isinstance(places, slice) and places.step in (None, 1) and self._contiguous:
             start, stop, _ = places.indices(len(self))
             return self.dataset.rows[self.indices[0] + start : self.indices[0] + stop]
-        return np.take(self.dataset.rows, self.indices[places], axis=0)  # half as long as indexing takes
+        return np.take(self.dataset.rows, self.indices[places], axis=0)  # takes half as long as indexing
 
     def blocks(self, size: int) -> Iterator[slice]:
-        """Slices that cover the split, each of at most `size` rows."""
+        """Return slices that cover the split, each of at most `size` rows."""
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
     def row_blocks(self, size: int) -> Iterator[np.ndarray]:
-        """The split's raw rows, at most `size` at a time."""
+        """Return the split's raw rows in blocks (k, d) of at most `size` rows."""
         return (self.rows(block) for block in self.blocks(size))
 
     def weight_blocks(self, size: int) -> Iterator[np.ndarray] | None:
-        """The weights of the rows of `row_blocks`; None is 1 for all."""
+        """Return the weights (k,) of the rows of `row_blocks`; None is a weight of 1 for all."""
         weights = self.dataset.row_weights
         return None if weights is None else (weights[self.indices[block]] for block in self.blocks(size))
 
@@ -184,14 +187,14 @@ class Split:
 class Splits:
     """Training, validation and test rows of one data set.
 
-    They are disjoint by construction, but that a refit trains on the validation rows too: validation figures are then
-    of rows that were trained on.
+    They are disjoint, except after a refit, which trains on the validation rows too: the validation figures are then
+    figures of training rows.
 
     Parameters
     ----------
     train, validation, test : Split
     protocol : str
-        batch, given, full or stratified, and whether it is refitted.
+        batch, given, full or stratified, followed by a note after a refit.
     """
 
     train: Split
@@ -204,17 +207,18 @@ class Splits:
 
     @property
     def dataset(self) -> Dataset:
+        """The data set of the splits."""
         return self.train.dataset
 
     @cached_property
     def standardizer(self) -> Standardizer:
-        """Of the training rows."""
+        """The standardizer of the training rows."""
         with read_forwards(self.dataset.rows):
             return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS), self.train.weight_blocks(BLOCK_ROWS))
 
     @cached_property
     def duplicates(self) -> dict[str, int]:
-        """How many rows of a later split equal, bit for bit, another of an earlier: ``{"test in train": 3, ...}``."""
+        """The number of rows of a later split that equal a row of an earlier one: ``{"test in train": 3, ...}``."""
         first = first_equals(self.dataset.rows, self.dataset.scan().hashes)
         counts = {}
         for a, b in ((self.validation, self.train), (self.test, self.train), (self.test, self.validation)):
@@ -223,7 +227,7 @@ class Splits:
         return counts
 
 
-# What folders and files call the parts of a set, in small letters, and what these are called here, in their order.
+# The names that folders and files give to the parts of a set, in small letters, and the names used here, in order.
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
@@ -235,7 +239,10 @@ def require_finite(dataset: Dataset, progress: Progress | None = None) -> None:
     """Raise a DataError if a feature is not a finite number."""
     if not_finite := dataset.scan(progress).not_finite:
         row, column = not_finite
-        for part, where in dataset.parts.items():  # whose rows people count anew, as they lie in arrays of their own
+        for (
+            part,
+            where,
+        ) in dataset.parts.items():  # a source may hold each part in an array
             if row in (members := range(len(dataset.rows))[where]):
                 refuse_number(dataset.rows[where], (members.index(row), column), f"{dataset.name}, {part}")
         refuse_number(dataset.rows, not_finite, dataset.name)

@@ -1,4 +1,4 @@
-"""Fetching a data set's files, checked and complete or not at all."""
+"""Downloading a data set's files: all of them with the right checksums, or none."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ class Download(NamedTuple):
     url : str
     md5 : str
     name : str
-        What it is called in the cache, with the folders in it.
+        Its path in the cache, with folders.
     size : int
-        In bytes, to show progress.
+        Bytes, to show progress.
     """
 
     url: str
@@ -30,22 +30,22 @@ class Download(NamedTuple):
 
 
 def fetch(files: Sequence[Download], cache: Path, progress: Progress | None = None, timeout: float = 30) -> None:
-    """Download what of a data set the cache lacks.
+    """Download those files of a data set that are not in the cache.
 
     Parameters
     ----------
     files : sequence of Download
     cache : Path
-        Folder to keep them in; made if need be.
+        The folder to keep them in; made if necessary.
     progress : callable, optional
-        Called with the bytes done and the bytes in all, over all the files.
+        Called with the bytes done and the total over all files.
     timeout : float
-        Seconds without a word from the server before giving up.
+        Seconds without an answer from the server before giving up.
 
     Raises
     ------
     DownloadError
-        If one of them cannot be had. The cache then holds nothing new.
+        If one of them cannot be downloaded. The cache then holds no new file.
     """
     new = []
     done, total = 0, sum(file.size for file in files)
@@ -64,7 +64,7 @@ def fetch(files: Sequence[Download], cache: Path, progress: Progress | None = No
         for path in new:
             path.unlink(missing_ok=True)
         for folder in {(cache / file.name).parent for file in files} - {cache}:
-            with suppress(OSError):  # there is none, or something else in it
+            with suppress(OSError):  # it is missing or not empty
                 folder.rmdir()
         raise
 
@@ -88,15 +88,15 @@ def _fetch(file: Download, path: Path, bar: "_Progress | bool", timeout: float) 
         reason = f"no answer within {timeout:g} seconds" if late else "no connection to the server"
     except exceptions.RequestException as error:
         reason = str(error)
-    except ValueError:  # as pooch reports a checksum
-        reason = f"the checksum of what came is not {file.md5}"
+    except ValueError:  # pooch raises this for a wrong checksum
+        reason = f"the checksum of the downloaded file is not {file.md5}"
     except OSError as error:
         reason = f"cannot write to {path.parent}: {error.strerror or error}"
     raise DownloadError(f"{file.url}: {reason}; download it by hand and pass --data PATH")
 
 
 class _Progress:
-    """What pooch takes for a progress bar, for one file of several."""
+    """A progress bar for pooch that counts one file of several."""
 
     total = 0  # set by pooch
 
@@ -108,10 +108,10 @@ class _Progress:
         self.done = 0
 
     def update(self, size: int) -> None:
-        self.done += size  # the size of a block even where the last one is shorter
+        self.done += size  # pooch gives the size of a full block even for a shorter last one
         self.report(self.start + min(self.done, self.size), self.total_of_all)
 
-    def reset(self) -> None:  # before an update to the size that the server gave; 0 where it gave none
+    def reset(self) -> None:  # pooch calls this before an update to the size that the server gave, or 0
         pass
 
     def close(self) -> None:

@@ -18,10 +18,15 @@ def split(dataset: Dataset, config: SplitConfig, progress: Progress | None = Non
     Parameters
     ----------
     dataset : Dataset
-        With at least the parts that the protocol needs.
+        It must have the parts that the protocol needs.
     config : SplitConfig
+        The protocol, its sizes and its seed.
     progress : callable, optional
-        As for `Dataset.scan`, where features have to be looked through.
+        As for `Dataset.scan`, which looks for features that are not finite.
+
+    Returns
+    -------
+    Splits
 
     Raises
     ------
@@ -67,10 +72,10 @@ def split(dataset: Dataset, config: SplitConfig, progress: Progress | None = Non
 
 
 def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:
-    """The protocol for a source with these parts, where none was asked for."""
+    """Return the protocol for a source with these parts if none was given."""
     if set(BATCH_PROTOCOL.values()) <= set(parts):
         return "batch"
-    if "validation" in parts:  # which trains nothing where train is lacking
+    if "validation" in parts:  # where train is missing, nothing may be trained on the other rows
         return "given"
     return "full" if any(part.startswith("test") for part in parts) else "stratified"
 
@@ -87,18 +92,18 @@ def _places(dataset: Dataset, parts: list[str]) -> np.ndarray:
 def _draw(
     dataset: Dataset, places: np.ndarray, size: float, what: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn.
+    """Draw `size` (a number or a fraction) of `places`, each class in proportion; return the rest and the drawn ones.
 
-    Each class keeps a row in the rest, as far as the drawn rows can be taken from others.
+    Each class keeps a row in the rest if the other classes have rows enough to draw from.
     """
     count = max(1, round(size * len(places))) if size < 1 else int(size)
     if count >= len(places):
-        raise ConfigError(f"{what} size {count} leaves nothing of {len(places)} rows to train on; ask for fewer")
+        raise ConfigError(f"{what} size {count} leaves none of {len(places)} rows to train on; ask for fewer")
     labels = dataset.labels[places]
     present, members = np.unique(labels, return_counts=True)
     exact = count * members / len(places)
     quota = np.floor(exact).astype(int)
-    while left := count - quota.sum():  # the largest remainders round up, but no class is drawn whole where others do
+    while left := count - quota.sum():  # round up the largest remainders; draw a whole class only as a last resort
         order = np.argsort(quota - exact, kind="stable")
         spared = order[quota[order] + 1 < members[order]]
         quota[spared[:left] if len(spared) else order[quota[order] < members[order]][:left]] += 1

@@ -1,4 +1,4 @@
-"""One look at all rows of a data set: what they are, whether they are numbers, and which of them are equal."""
+"""One pass over all rows of a data set: their fingerprint, the first number that is not finite, and equal rows."""
 
 import hashlib
 import mmap
@@ -11,11 +11,11 @@ import numpy as np
 
 from onelayer.data.progress import Progress
 
-BLOCK_BYTES = 4 * 2**20  # of rows looked at together; their numbers stay in memory for so long
+BLOCK_BYTES = 4 * 2**20  # of rows that are looked at together
 
 
 def memory_map_of(rows: np.ndarray) -> mmap.mmap | None:
-    """The memory map that rows are a view of, if any."""
+    """Return the memory map that rows are a view of; None if they are in memory."""
     base: object = rows
     while isinstance(base, np.ndarray):
         base = base.base
@@ -26,9 +26,9 @@ def memory_map_of(rows: np.ndarray) -> mmap.mmap | None:
 
 @contextmanager
 def read_forwards(rows: np.ndarray) -> Iterator[None]:
-    """Tell the system that rows in a memory map are read in their order: it reads far ahead, and forgets what was read.
+    """Tell the system that rows in a memory map are read in their order: it reads far ahead and forgets what was read.
 
-    Else it would keep what was read last, which is what a next pass needs last, and have to look for room.
+    Otherwise it keeps what was read last, which a next pass needs last, and has to make room for the rest.
     """
     source = memory_map_of(rows)
     if source:
@@ -42,16 +42,16 @@ def read_forwards(rows: np.ndarray) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What is known of rows once all have been read.
+    """The result of a pass over all rows.
 
     Parameters
     ----------
     fingerprint : str
         As `Dataset.fingerprint`.
     hashes : ndarray (n,), int64
-        Of each row's bytes, as `hash` gives them; salted anew in every process, so that none can be made to collide.
+        Python's `hash` of each row's bytes. Its salt differs in every process, so that nobody can make rows collide.
     not_finite : (int, int) or None
-        Row and column of the first feature that is no finite number.
+        Row and column of the first feature that is not a finite number.
     """
 
     fingerprint: str
@@ -66,19 +66,19 @@ def scan(
     parts: Iterable[slice],
     progress: Progress | None = None,
 ) -> Scan:
-    """Read all rows (n, d), once and a few at a time, part by part; the arguments are those of `Dataset`."""
+    """Read all rows (n, d) once, a few at a time, part by part; the arguments are those of `Dataset`."""
     n, d = rows.shape
     step = max(1, BLOCK_BYTES // (d * rows.itemsize))
     digest = hashlib.sha256(f"{rows.dtype} {d}".encode())
     hashes = np.zeros(n, np.int64)
     not_finite = None
     done = 0
-    # The digest needs no Python for a block at a time: another thread has it, while this one hashes row by row.
+    # The digest of a block releases Python's lock: another thread computes it while this one hashes row by row.
     with read_forwards(rows), ThreadPoolExecutor(1) as other:
         for part in parts:
             places = np.arange(n)[part]
             for start in range(0, len(places), step):
-                block = np.ascontiguousarray(rows[part][start : start + step])  # (k, d); no copy of what lies in order
+                block = np.ascontiguousarray(rows[part][start : start + step])  # (k, d); mostly not a copy
                 digested = other.submit(digest.update, block.data)
                 hashes[places[start : start + step]] = [hash(row.tobytes()) for row in block]
                 if not_finite is None and (found := first_not_finite(block)):
@@ -94,7 +94,7 @@ def scan(
 
 
 def first_not_finite(rows: np.ndarray) -> tuple[int, int] | None:
-    """Row and column of the first of the numbers (n, d) that is not finite."""
+    """Return row and column of the first number in rows (n, d) that is not finite; None if all are finite."""
     if rows.dtype == np.uint8:
         return None
     step = max(1, BLOCK_BYTES // (rows.shape[1] * rows.itemsize))
@@ -107,7 +107,7 @@ def first_not_finite(rows: np.ndarray) -> tuple[int, int] | None:
 
 
 def first_equals(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """The place of the first row that is equal, bit for bit, to each of the rows (n, d).
+    """Return, for each of the rows (n, d), the place of the first row that is equal to it bit for bit.
 
     Only rows whose hashes agree are compared.
 
@@ -118,7 +118,7 @@ def first_equals(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     step = max(1, BLOCK_BYTES // (rows.shape[1] * rows.itemsize))
     first = np.arange(len(rows))
     left = first
-    while len(left):  # more than once only where rows differ and their hashes do not
+    while len(left):  # runs again only where different rows have the same hash
         _, leading, group = np.unique(hashes[left], return_index=True, return_inverse=True)
         leader = left[leading[group]]
         left, leader = left[leader != left], leader[leader != left]

@@ -1,9 +1,9 @@
 """The order in which an epoch visits the training rows; by blocks, for sets that are larger than memory.
 
-To shuffle all rows of a file is to read it row by row. Read by blocks of neighbouring rows, in a random order, it comes
-in pieces that a disk is quick at; the rows of a *window*, of many blocks, are shuffled among each other. A window of a
-memory map is copied into memory while the one before is trained, so that two of them are all the memory an epoch takes.
-An evaluation goes through the rows in their order, in the same way.
+A shuffle of all rows would read a file row by row, which is slow. Blocks of neighbouring rows in a random order are
+pieces that a disk reads quickly. Many blocks form a *window*, and the rows of a window are shuffled among each other. A
+window of a memory map is copied into memory while the window before it is trained, so an epoch needs memory for two
+windows. An evaluation goes through the rows in their order in the same way.
 """
 
 import ctypes
@@ -17,16 +17,19 @@ import numpy as np
 from onelayer.data.dataset import Split
 from onelayer.data.scan import memory_map_of
 
-# Blocks of a window. Where rows are sorted by class, a block is of one class: as the classes of a batch of 64 rows
-# scatter about those of all rows, so do the classes of 64 blocks. With fewer, a window would be one-sided; with more,
-# the same memory holds shorter blocks, and a disk has to look for more of them.
+# Blocks of a window. Where rows are sorted by class, a block has one class, so the classes of 64 blocks are as mixed as
+# those of a batch of 64 rows. With fewer blocks, a window would lack classes; with more, the blocks in the same memory
+# would be shorter, and a disk would have to seek more often.
 WINDOW_BLOCKS = 64
-PART_BYTES, PARTS_AHEAD = 2**20, 8  # copied at a time, and how many of these the disk is asked for meanwhile
-LEAST_ROWS = 256  # evaluated together, however long they are: a layer takes as long to set up as a few rows
+PART_BYTES, PARTS_AHEAD = (
+    2**20,
+    8,
+)  # bytes copied at a time, and parts that the disk reads ahead
+LEAST_ROWS = 256  # evaluated together, however long they are: setting up a layer takes as long as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 
 
-# Python's own holds the interpreter's lock, and to ask for pages can take as long as to read them.
+# Python's own madvise holds the interpreter's lock, and asking for pages can take as long as reading them.
 madvise = ctypes.CDLL(None).madvise
 madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
@@ -37,17 +40,18 @@ def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Genera
     Parameters
     ----------
     n : int
+        Number of places.
     block_rows : int
-        Places of a block; 0 is one permutation of all.
+        Places in a block; 0 gives one permutation of all places.
     batch_size : int
-        Windows are cut where a batch ends: the rows that are left of one begin the next.
+        Rows of a batch. Windows are cut where a batch ends; the rows that are left over begin the next window.
     rng : Generator
-        Draws the order of the blocks, and then, window by window, that of its places.
+        Draws the order of the blocks, then, window by window, the order of the places.
 
     Returns
     -------
     list of ndarray (k,), int64
-        Together every place once; all but the last of a multiple of `batch_size`.
+        Every place once; the length of each window except the last is a multiple of `batch_size`.
     """
     if block_rows == 0:
         return [rng.permutation(n)]
@@ -64,14 +68,14 @@ def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Genera
 
 
 def forward_windows(split: Split) -> list[np.ndarray]:
-    """The places of a split in their order, a few megabytes of rows at a time."""
+    """Return the places of a split in their order, a few megabytes of rows at a time."""
     rows = split.dataset.rows
     step = max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
     return [np.arange(block.start, block.stop) for block in split.blocks(step)]
 
 
 def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
-    """Copy the windows of a memory map into memory, each while the one before is in use.
+    """Copy the windows of a memory map into memory, each while the window before it is in use.
 
     Parameters
     ----------
@@ -82,7 +86,7 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
     Yields
     ------
     Split
-        The rows of a window, in its order; of a memory map in memory, until the next is asked for.
+        The rows of a window, in its order. Copied rows are valid until the next window is asked for.
     """
     dataset = split.dataset
     source = memory_map_of(dataset.rows)
@@ -90,7 +94,7 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
         yield from (replace(split, indices=split.indices[window]) for window in windows)
         return
     size = max(len(window) for window in windows), dataset.rows.shape[1]
-    # Each thread has one, and they change hands: memory that is new costs as much again as what is copied there.
+    # Each thread has one, and they swap: filling new memory costs twice as much as filling used memory.
     buffers = [np.empty(size, dataset.rows.dtype) for _ in windows[:2]]
 
     def load(number: int) -> Split:
@@ -111,29 +115,29 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
 
 
 def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
-    """Copy the rows at ascending `places`; the system reads the next of them meanwhile, and may forget those before."""
+    """Copy the rows at ascending `places`; meanwhile the system reads the next rows and may forget earlier ones."""
     step = max(1, PART_BYTES // (rows.shape[1] * rows.itemsize))
     parts = [slice(start, start + step) for start in range(0, len(places), step)]
     for part in parts[:PARTS_AHEAD]:
         _advise(rows, places[part], mmap.MADV_WILLNEED)
     read_only = memoryview(source).readonly
     for number, part in enumerate(parts):
-        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # to raise, it would copy twice
+        np.take(rows, places[part], axis=0, out=out[part], mode="clip")  # mode="raise" would copy twice
         if number + PARTS_AHEAD < len(parts):
             _advise(rows, places[parts[number + PARTS_AHEAD]], mmap.MADV_WILLNEED)
-        # Pages that this process still refers to cost the system much more to take back. To let go of those of a map
-        # that is written to would undo what was written.
+        # Pages that this process still refers to cost the system much more to take back. In a map that can be written,
+        # letting go of a page would undo what was written to it.
         if read_only:
             _advise(rows, places[part], mmap.MADV_DONTNEED)
 
 
 def _advise(rows: np.ndarray, places: np.ndarray, advice: int) -> None:
-    """Tell the system what is going to happen to the rows at ascending `places`; it does not wait for it."""
-    if not rows.flags.c_contiguous:  # rows lie in many pieces
+    """Give the system an advice on the rows at ascending `places`, without waiting for it."""
+    if not rows.flags.c_contiguous:  # a row is in many pieces
         return
     row_bytes = rows.strides[0]
     gaps = np.flatnonzero(np.diff(places) * row_bytes > NEAR_BYTES + row_bytes)
     for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
         begin = rows.ctypes.data + int(first) * row_bytes
         begin -= begin % mmap.PAGESIZE
-        madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # what fails was only advice
+        madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # an error does no harm
