@@ -113,7 +113,7 @@ def test_a_small_folder_needs_no_cache(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(image_rows, "cache_directory", lambda: place)
     dataset = load(pets)
     assert dataset.fingerprint == expected.fingerprint
-    assert dataset.notes == (f"the cache {place} cannot be written: every start decodes the images anew",)
+    assert dataset.notes == (f"the cache {place} cannot be written, so every start decodes the images again",)
     assert isinstance(expected.rows, np.memmap)
     assert expected.notes == ()
 
@@ -166,7 +166,7 @@ def test_what_is_hidden_or_no_image_is_left_out(pets):
     assert load(pets).fingerprint == expected
     assert load(pets).notes == (
         f"1 image in {pets} left out, outside the folders of the classes",
-        "3 files left out whose suffix is no image's: .heic, none",
+        "3 files left out, as their suffixes are not those of images: .heic, none",
     )
 
 
@@ -205,7 +205,7 @@ def test_divisions(tmp_path, folders, parts):
         place = next(part for part in folders if folder.PARTS.get(part.lower()) == name)
         np.testing.assert_array_equal(dataset.labels[rows], [0, 0, 1, 1])
         np.testing.assert_array_equal(dataset.rows[rows][2], pixels(tmp_path / place / "b" / "0.png"))
-    assert dataset.notes == (("left out, as they are beside test: masks",) if "masks" in folders else ())
+    assert dataset.notes == (("left out, as they are not parts of the set: masks",) if "masks" in folders else ())
 
 
 @pytest.mark.parametrize(
@@ -213,15 +213,15 @@ def test_divisions(tmp_path, folders, parts):
     [
         (
             ["fold1/a", "fold1/b", "fold2/a", "fold2/b"],
-            ": fold1, fold2 are not classes: each holds folders of the same names (a, b) and no images of its own; "
-            "pass one of them, as {}/fold1, or call them train, validation and test; "
-            "if they are classes, put their images right into them",
+            ": fold1, fold2 are not classes, as each holds folders of the same names (a, b) and no images; "
+            "pass one of them, such as {}/fold1, or rename them to train, validation and test; "
+            "if they are classes, move their images directly into them",
         ),
         (["seg_test/a", "seg_test/b", "seg_train/a", "seg_train/b", "seg_train/c"], ": seg_test, seg_train are not "),
-        (["train/a", "train/b", "eval/a", "eval/b"], ": eval, train are not classes: each holds folders of the same"),
-        (["train/x/a", "train/x/b", "train/y/a", "train/y/b", "test/x/a"], "/train: x, y are not classes: each holds"),
-        (["set/train/a", "set/train/b", "set/test/a"], ": holds one folder of images only, set, which is not a class "),
-        (["set/a", "set/b"], ": holds one folder of images only, set, which is not a class but holds folders itself "
+        (["train/a", "train/b", "eval/a", "eval/b"], ": eval, train are not classes, as each holds folders of"),
+        (["train/x/a", "train/x/b", "train/y/a", "train/y/b", "test/x/a"], "/train: x, y are not classes, as each"),
+        (["set/train/a", "set/train/b", "set/test/a"], ": holds only the folder set, which is not a class, "),
+        (["set/a", "set/b"], ": holds only the folder set, which is not a class, as it holds folders "
          "(a, b); pass {}/set"),
     ],
 )  # fmt: skip
@@ -356,7 +356,7 @@ def test_distortion_is_told_each_time(pets):
     write(pets / "dog" / "wide.png", (40, 3))
     write(pets / "dog" / "large.png", (40, 30))
     for _ in range(2):
-        assert load(pets).notes == ("1 image of other proportions squeezed to 4 x 3, such as dog/wide.png",)
+        assert load(pets).notes == ("1 image distorted to fit 4 x 3, such as dog/wide.png",)
 
 
 def test_greys(tmp_path):
@@ -376,8 +376,8 @@ def test_greys(tmp_path):
 
 
 DARK = (
-    "16 bits become 8 by a division by 257, which leaves the values 0 to {} of 255; where white is not 65,535, as of "
-    "cameras with 10 or 12 bits, scale the values up to it first"
+    "16 bits become 8 by a division by 257, which leaves the values 0 to {} of 255; if white is not 65,535, as in "
+    "files of 10-bit or 12-bit cameras, scale the values up to it first"
 )
 
 
@@ -455,8 +455,8 @@ def test_too_many_unreadable(pets, no_decoding):
     for name in ("cat/a.png", "cat/b.jpg", "dog/c.gif", "dog/d\x1b[31m.png"):
         (pets / name).write_bytes(b"no image")
     words = (
-        rf"^{pets}: 4 of 10 images cannot be read: cat/a\.png: is no image that can be read \(.*\); cat/b\.jpg: .*; "
-        r"dog/c\.gif: .*; \.\.\.; mend or remove them, or pass --allow-unreadable to leave them out$"
+        rf"^{pets}: 4 of 10 images cannot be read: cat/a\.png: is not an image that can be read \(.*\); "
+        r"cat/b\.jpg: .*; dog/c\.gif: .*; \.\.\.; mend or remove them, or pass --allow-unreadable to leave them out$"
     )
     with pytest.raises(DataError, match=words):
         load(pets)
@@ -465,7 +465,7 @@ def test_too_many_unreadable(pets, no_decoding):
         load(pets)
     dataset = load(pets, source_config=SourceConfig(allow_unreadable=True))
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is no image that")
+    assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is not an image that")
 
 
 def test_one_in_a_hundred_may_be_unreadable(tmp_path):
@@ -505,10 +505,13 @@ def test_what_failed_for_a_while_is_asked_again(pets, monkeypatch, error, words)
 
 def test_names_are_fit_to_be_printed(pets):
     (pets / "cat" / "a\x1b[31m\n.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"cannot be read: cat/a\?\[31m\?\.png: is no image"):
+    with pytest.raises(DataError, match=r"cannot be read: cat/a\?\[31m\?\.png: is not an image"):
         load(pets)
     write(pets / "a\x1b[31m" / "x.png")
-    with pytest.raises(DataError, match=r"^.*/a\?\[31m: has no name for a class; rename the folder$"):
+    with pytest.raises(
+        DataError,
+        match=r"^.*/a\?\[31m: its name is too long, or not printable; rename the folder$",
+    ):
         load(pets)
 
 
@@ -525,11 +528,11 @@ def test_what_is_no_file_is_not_waited_for(pets):
 def test_all_unreadable(pets):
     for path in pets.glob("dog/*"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or take it out, if"):
+    with pytest.raises(DataError, match=rf"^{pets}/dog: holds no image that can be read; add some, or remove it, if"):
         load(pets, source_config=SourceConfig(allow_unreadable=True))
     for path in pets.glob("cat/*"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=rf"^{pets}: none of 6 images can be read: cat/0\.png: is no image"):
+    with pytest.raises(DataError, match=rf"^{pets}: none of 6 images can be read: cat/0\.png: is not an image"):
         load(pets, source_config=SourceConfig(allow_unreadable=True))
 
 
@@ -549,7 +552,7 @@ def test_a_link_that_leads_back(pets, target):
     (pets / "cat" / "deep").mkdir()
     (pets / "cat" / "deep" / "back").symlink_to(target)
     with pytest.raises(
-        DataError, match=rf"^{pets}/cat/deep/back: is {pets}(/cat(/deep)?)? once more; remove the link$"
+        DataError, match=rf"^{pets}/cat/deep/back: is the same folder as {pets}(/cat(/deep)?)?; remove the link$"
     ):
         load(pets)
 
@@ -581,12 +584,12 @@ def filled(*names):
         pytest.param([filled("train/x.png", "test/x.png")], "/train: holds images, but no folder for", id="flat parts"),
         pytest.param(
             [filled("train/a/x.png", "train/b/x.png", "val/a/x.png", "valid/a/x.png")],
-            ": train and val and valid are more than one folder for a part; keep one of each",
+            ": train and val and valid are several folders for one part; keep one for each part",
             id="twice",
         ),
         pytest.param(
             [filled("train/a/x.png", "train/b/x.png", "test/c/x.png")],
-            "/test/c: is no class of train; add it there, or remove the folder",
+            "/test/c: is not a class of train; add it there, or remove the folder",
             id="unknown class",
         ),
         pytest.param(

@@ -115,7 +115,7 @@ def test_greys_and_sizes(tmp_path):
     dataset = load(path)
     assert dataset.image_shape == (3, 8, 8)
     np.testing.assert_array_equal(dataset.rows[:4], rows_of(mixed[:4]))
-    assert dataset.notes == ("2 images of other proportions squeezed to 8 x 8, such as mixed.parquet, row 4",)
+    assert dataset.notes == ("2 images distorted to fit 8 x 8, such as mixed.parquet, row 4",)
     assert load(path, source_config=SourceConfig(image_size="4x3")).image_shape == (3, 3, 4)
 
 
@@ -397,7 +397,7 @@ def test_a_value_that_stands_for_many_rows(tmp_path):
     before = pool.max_memory()
     pa.set_memory_pool(pool)
     try:
-        with pytest.raises(DataError, match=r"none of 160 images can be read: a\.parquet, row 0: is no image"):
+        with pytest.raises(DataError, match=r"none of 160 images can be read: a\.parquet, row 0: is not an image"):
             load(path)
     finally:
         pa.set_memory_pool(usual)

@@ -1,4 +1,4 @@
-"""A folder of images: a folder for each class, and above these, where there is a division, train and its like."""
+"""A folder of images, with a folder for each class, which may be in a folder for each part, such as train."""
 
 import hashlib
 import os
@@ -19,12 +19,12 @@ from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, listed, printable
 
-_OFTEN = 10_000  # files after which a person wants to see that something goes on
+_OFTEN = 10_000  # files between two reports of progress
 _SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 def find_folder(path: Path) -> Path | None:
-    """The path, if it is a folder with folders or images in it."""
+    """Return the path if it is a folder with folders or images in it, else None."""
     if path.is_dir():
         with os.scandir(path) as entries:
             if any(not _hidden(entry.name) and (entry.is_dir() or _is_image(entry.name)) for entry in entries):
@@ -33,32 +33,32 @@ def find_folder(path: Path) -> Path | None:
 
 
 def read_folder(path: Path, config: SourceConfig, progress: Progress | None = None) -> Dataset:
-    """Read a folder of images, from the cache where it was read before and none of its files has changed since.
+    """Read a folder of images; from the cache if it was read before and none of its files has changed since.
 
-    Classes are numbered in the order of their names, and rows stand in the order of part, class and file name. Files at
-    any depth below a class are its images; hidden ones, and such of other suffixes than images have, are left out.
+    Classes are numbered in the order of their names, and rows are in the order of part, class and file name. Files at
+    any depth below a class are its images. Hidden files, and files without the suffix of an image, are left out.
 
     Parameters
     ----------
     path : Path
-        Of ``CLASS/.../IMAGE``, or of ``train/CLASS/.../IMAGE`` with the like in validation and test, or in folders of
-        other usual names for these (PARTS).
+        A folder with images at ``CLASS/.../IMAGE``, or at ``train/CLASS/.../IMAGE`` and the same in validation and
+        test. Other usual names of these (PARTS) will do.
     config : SourceConfig
-        The size that images are brought to is by default the most common of those that they have when both sides are
-        scaled down to at most 64 pixels.
+        Images are resized to its image size. The default is their most common size after both sides are scaled down to
+        at most 64 pixels.
     progress : callable, optional
-        Called with the files done and the files in all (None while they are counted), anew for counting, sizes, pixels.
+        Called with the files done and the total (None while they are counted), anew for counting, sizes and pixels.
 
     Returns
     -------
     Dataset
-        Of one channel where all images are stored as greys, else of three.
+        Its images have one channel if all are stored as greys, else three.
 
     Raises
     ------
     DataError
-        If the layout is another, as where the classes lie a level deeper, a class has no images, a link leads in a
-        circle, or more than 1 % of the images cannot be read and this is not allowed.
+        If the layout is another (such as classes one level deeper), a class has no images, a link makes a circle, or
+        more than 1 % of the images cannot be read and the settings do not allow that.
     """
     progress = progress or silent
     scan = _Scan(path, progress)
@@ -86,9 +86,9 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
 
 @dataclass
 class _Group:
-    """The images of a class in a part; the part is "" where the folder has no division.
+    """The images of a class in a part; the part is "" if the folder is not divided into parts.
 
-    Those that train say which classes there are. Where nothing trains, as in a folder to evaluate on, all do.
+    The groups that train decide the classes. If there is no part train, as in a folder to evaluate on, all groups do.
     """
 
     part: str
@@ -99,13 +99,13 @@ class _Group:
 
 
 class _Scan:
-    """A walk through a folder. Places in it are named relative to it, with slashes.
+    """A walk through a folder. Places in the folder are paths relative to it, with slashes.
 
     Parameters
     ----------
     root : Path
     progress : callable
-        Called with the images found.
+        Called with the number of images found.
     """
 
     def __init__(self, root: Path, progress: Progress) -> None:
@@ -113,17 +113,17 @@ class _Scan:
         self.progress = progress
         self.count = 0
         self.notes: list[str] = []
-        self.other: Counter[str] = Counter()  # suffixes of files that are no images
+        self.other: Counter[str] = Counter()  # suffixes of files that are not images
         self.digest = hashlib.sha256()  # of the images' names and states
 
     def folders(self, place: str) -> tuple[list[str], int]:
-        """Names of the folders in a place, sorted, and the number of images beside them."""
+        """Return the names of the folders in a place, sorted, and the number of images beside them."""
         entries = self.entries(place)
         folders = sorted(name for name, status in entries if _is_folder(status))
         return folders, sum(_is_image(name) and not _is_folder(status) for name, status in entries)
 
     def images(self, place: str) -> list[str]:
-        """The images in a place and below it, sorted."""
+        """Return the images in a place and below it, sorted."""
         found: list[str] = []
         seen = {self.identity(above): above for above in ("", place.rpartition("/")[0])}
         pending = [place]
@@ -131,7 +131,7 @@ class _Scan:
             folder = pending.pop()
             first = seen.setdefault(self.identity(folder), folder)
             if first != folder:
-                raise DataError(f"{self.path(folder)}: is {self.path(first)} once more; remove the link")
+                raise DataError(f"{self.path(folder)}: is the same folder as {self.path(first)}; remove the link")
             entries = sorted(self.entries(folder), key=itemgetter(0))
             for name, status in entries:
                 if _is_folder(status):
@@ -147,7 +147,7 @@ class _Scan:
         return sorted(found)
 
     def entries(self, place: str) -> list[tuple[str, os.stat_result | None]]:
-        """Names and states of what is in a place; None for an image that is a link to nowhere."""
+        """Return names and states of the entries of a place; the state of an image that is a broken link is None."""
         found: list[tuple[str, os.stat_result | None]] = []
         try:
             with os.scandir(self.root / place) as entries:
@@ -166,16 +166,17 @@ class _Scan:
         return found
 
     def identity(self, place: str) -> tuple[int, int]:
+        """Return numbers that are the same for two paths of one folder."""
         status = (self.root / place).stat()
         return status.st_dev, status.st_ino
 
     def path(self, place: str) -> str:
-        """A place in words."""
+        """Return the whole path of a place, fit to be printed."""
         return printable(f"{self.root}/{place}".rstrip("/"), 300)
 
 
 def _groups(scan: _Scan) -> list[_Group]:
-    """The images of a folder by part and class, in the order of the rows."""
+    """Return the images of a folder by part and class, in the order of the rows."""
     places = _part_folders(scan)
     groups = [
         _Group(part, name, f"{place}/{name}".lstrip("/"), trains=part in ("train", "") or "train" not in places)
@@ -187,79 +188,82 @@ def _groups(scan: _Scan) -> list[_Group]:
         _require_no_part(scan, next(group.folder for group in groups if group.trains), min(classes))
     for group in groups:
         if group.class_name not in classes:
-            raise DataError(f"{scan.path(group.folder)}: is no class of train; add it there, or remove the folder")
+            raise DataError(f"{scan.path(group.folder)}: is not a class of train; add it there, or remove the folder")
     for group in groups:
         group.files = scan.images(group.folder)
     _require_classes(scan, [group for group in groups if group.trains])
     _require_images(scan, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(_SUFFIXES))})")
     if sum(scan.other.values()) > MAX_LOST * scan.count:
         suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(MOST_NAMED))
-        scan.notes.append(f"{counted(scan.other.total(), 'file')} left out whose suffix is no image's: {suffixes}")
+        scan.notes.append(
+            f"{counted(scan.other.total(), 'file')} left out, as their suffixes are not those of images: {suffixes}"
+        )
     return groups
 
 
 def _require_no_part(scan: _Scan, folder: str, name: str) -> None:
-    """Refuse an only class that holds folders itself and no images: the classes are a level below."""
+    """Raise a DataError if the only class holds folders and no images: the classes are a level below."""
     inner, beside = scan.folders(folder)
     if len(inner) > 1 and not beside:
         raise DataError(
-            f"{scan.root}: holds one folder of images only, {name}, which is not a class but holds folders itself "
+            f"{scan.root}: holds only the folder {name}, which is not a class, as it holds folders "
             f"({listed(inner)}); pass {scan.path(folder)}"
         )
 
 
 def _require_classes(scan: _Scan, groups: list[_Group]) -> None:
-    """Refuse "classes" that hold the same folders and no images of their own: the classes are a level below.
+    """Raise a DataError if all "classes" hold the same folders and no images: the classes are a level below.
 
-    One folder in each is not that; some sets keep the images of every class in a folder called images.
+    One folder in each class is allowed: some sets keep the images of every class in a folder called images.
     """
     inner: list[set[str]] = []
     for group in groups:
         start = len(group.folder) + 1
-        if not all("/" in file[start:] for file in group.files):  # in most sets the first file decides
+        if not all("/" in file[start:] for file in group.files):  # in most sets already the first file returns
             return
         inner.append({file[start:].partition("/")[0] for file in group.files})
     most = max(inner, key=len)
     if all(len(names) > 1 and names <= most for names in inner):
         above = scan.path(groups[0].folder.rpartition("/")[0])
         raise DataError(
-            f"{above}: {listed([group.class_name for group in groups])} are not classes: each holds folders of the "
-            f"same names ({listed(sorted(most))}) and no images of its own; pass one of them, as "
-            f"{scan.path(groups[0].folder)}, or call them train, validation and test; "
-            "if they are classes, put their images right into them"
+            f"{above}: {listed([group.class_name for group in groups])} are not classes, as each holds folders of the "
+            f"same names ({listed(sorted(most))}) and no images; pass one of them, such as "
+            f"{scan.path(groups[0].folder)}, or rename them to train, validation and test; "
+            "if they are classes, move their images directly into them"
         )
 
 
 def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: str) -> None:
-    """Each part needs images, and each class of train: a class that is not met in testing is no matter."""
+    """Raise a DataError if a part, or a class of train, has no images; a class may be missing from the other parts."""
     totals: Counter[str] = Counter()
     for group, count in zip(groups, counts, strict=True):
         totals[group.folder if group.trains else group.folder.partition("/")[0]] += count
     for place, total in totals.items():
         if not total:
             raise DataError(
-                f"{scan.path(place)}: holds {what}; add some, or take it out, if {scan.root} is the folder you mean"
+                f"{scan.path(place)}: holds {what}; add some, or remove it, if {scan.root} is the folder you mean"
             )
 
 
 def _part_folders(scan: _Scan) -> dict[str, str]:
-    """The folder of each part, in their order; a folder without a division is one part without a name."""
+    """Return the folder of each part, in order; a folder that is not divided is one part without a name."""
     folders, _ = scan.folders("")
     named = [name for name in folders if name.lower() in PARTS]
     places: dict[str, str] = {}
     for name in named:
         places.setdefault(PARTS[name.lower()], name)
-    # Classes can be called train or test: a division is train and another part, or nothing but parts.
+    # Classes can be called train or test. The folder is divided if it has train and another part, or only parts.
     if not named or (len(named) < len(folders) and not ("train" in places and len(named) > 1)):
         return {"": ""}
     if len(places) < len(named):
-        raise DataError(f"{scan.root}: {' and '.join(named)} are more than one folder for a part; keep one of each")
+        raise DataError(f"{scan.root}: {' and '.join(named)} are several folders for one part; keep one for each part")
     if others := [name for name in folders if name not in named]:
-        scan.notes.append(f"left out, as they are beside {named[0]}: {printable(', '.join(others))}")
+        scan.notes.append(f"left out, as they are not parts of the set: {printable(', '.join(others))}")
     return {part: places[part] for part in ("train", "validation", "test") if part in places}
 
 
 def _class_folders(scan: _Scan, place: str) -> list[str]:
+    """Return the names of the classes in the folder of a part."""
     names, beside = scan.folders(place)
     where = scan.path(place)
     if not names:
@@ -267,14 +271,16 @@ def _class_folders(scan: _Scan, place: str) -> list[str]:
         raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE")
     for name in names:
         if not is_name(name):
-            raise DataError(f"{scan.path(f'{place}/{name}'.lstrip('/'))}: has no name for a class; rename the folder")
+            raise DataError(
+                f"{scan.path(f'{place}/{name}'.lstrip('/'))}: its name is too long, or not printable; rename the folder"
+            )
     if beside:
         scan.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")
     return names
 
 
 def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
-    """Where the rows of each part stand, when the groups have so many."""
+    """Return the places of the rows of each part; `counts` are the rows of each group."""
     parts: dict[str, slice] = {}
     stop = 0
     for group, count in zip(groups, counts, strict=True):
@@ -292,7 +298,7 @@ def _is_folder(status: os.stat_result | None) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # which archives made on a Mac bring along
+    return name.startswith(".") or name == "__MACOSX"  # a folder in archives that a Mac made
 
 
 def _is_image(name: str) -> bool:

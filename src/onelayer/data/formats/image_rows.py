@@ -30,28 +30,28 @@ from onelayer.data.untrusted.images import (
 from onelayer.errors import DataError
 from onelayer.words import counted, printable
 
-MAX_SIDE = 64  # of the size that images get where none is asked for
-MAX_LOST = 0.01  # of all images: files that may be left out without a word or an error
-MOST_NAMED = 3  # unreadable files that a message names
+MAX_SIDE = 64  # pixels: the longest side of the default size
+MAX_LOST = 0.01  # the fraction of files that may be left out without an error
+MOST_NAMED = 3  # the number of unreadable files that a message names
 
-_VERSION = 1  # of the rows in the cache: another number where the same images give other rows
-_SAMPLE = 1000  # images, at least, that tell the size of all where they agree
+_VERSION = 1  # of the rows in the cache; it changes when the same images give other rows
+_SAMPLE = 1000  # images, at least; if they have one size, it is the size of all
 _BLOCK_BYTES = 2**22  # of the rows that a thread makes at a time
 
 
 class ImageRows(NamedTuple):
-    """What became of images.
+    """The rows of images, and the images that they belong to.
 
     Parameters
     ----------
     rows : ndarray (m, d), uint8
-        As `cached_rows` returns them; the images that can be read, in their order.
+        The images that can be read, in their order, as `cached_rows` returns them.
     image_shape : (c, h, w)
-        Of one channel where all images are stored as greys, else of three.
+        One channel if all images are stored as greys, else three.
     kept : ndarray (n,), bool
-        Which of the images these are.
+        True for the images that can be read.
     notes : tuple of str
-        What a person should be told.
+        Sentences that a person should read.
     """
 
     rows: np.ndarray
@@ -69,30 +69,31 @@ def image_rows(
     progress: Progress,
     block: int = 16,
 ) -> ImageRows:
-    """Decode images, or find their rows in the cache.
+    """Return the rows of images, decoded or from the cache.
 
     Parameters
     ----------
     path : Path
-        Where the images are, as errors say it.
+        The place of the images, as errors name it.
     images : Images
-        In the order of the rows; gone through once for their sizes and once for their pixels. Their texts name them.
+        The images in the order of the rows, read once for their sizes and once for their pixels. `str` of one is its
+        name.
     source : callable
-        Makes of one of them what holds it.
+        Returns the file, or the content of the file, of an image.
     state : bytes
-        A digest of what decides the images' contents.
+        A digest of everything that decides the images' contents.
     config : SourceConfig
-        The size that they are brought to is by default the most common of those that they have when both sides are
-        scaled down to at most 64 pixels.
+        Images are resized to its image size. The default is their most common size after both sides are scaled down to
+        at most 64 pixels.
     progress : callable
-        Called with the images done and the images in all, anew for sizes and pixels.
+        Called with the images done and the total, anew for sizes and pixels.
     block : int
-        Images that a thread takes at a time, as far as their rows are not too large for so many.
+        Images that a thread takes at a time; fewer if their rows are large.
 
     Raises
     ------
     DataError
-        If more than 1 % of the images cannot be read and this is not allowed, or none can.
+        If none of the images can be read, or more than 1 % cannot and the settings do not allow that.
     """
     from PIL import __version__
 
@@ -111,7 +112,10 @@ def image_rows(
     c, h, w = facts["image_shape"]
     notes = (*_lost(path, len(images), facts, config), *_squeezed(facts), *_dark(facts))
     if not isinstance(rows, np.memmap):
-        notes = (*notes, f"the cache {cache_directory()} cannot be written: every start decodes the images anew")
+        notes = (
+            *notes,
+            f"the cache {cache_directory()} cannot be written, so every start decodes the images again",
+        )
     return ImageRows(rows, (c, h, w), kept, notes)
 
 
@@ -123,9 +127,9 @@ def _choose_shape(
     progress: Progress,
     block: int,
 ) -> tuple[int, int, int]:
-    """The shape (c, h, w) that all images are brought to."""
-    # Opening a small image takes a third of the time of decoding it. Where files from everywhere agree on a size, and
-    # one of them has colours, looking into all would tell nothing new.
+    """Return the shape (c, h, w) that all images are resized to."""
+    # Opening a small image takes a third of the time of decoding it. If a sample of the files has one size and one of
+    # them has colours, looking into all files would change nothing.
     for some in (_Sample(images, max(1, len(images) // _SAMPLE)), images):
         sizes: Counter[tuple[int, int]] = Counter()
         grey, reason = True, ""
@@ -140,13 +144,13 @@ def _choose_shape(
             break
     if not sizes:
         raise _none_readable(path, len(images), reason)
-    # Of equally many, the largest, which is the closest to a square.
+    # Of sizes that are equally common, the largest wins.
     w, h = config.width_and_height or max(sizes, key=lambda size: (sizes[size], prod(size), size))
     return 1 if grey else 3, h, w
 
 
 class _Sample(Generic[F]):
-    """One of every so many images, drawn: the names of two sizes may alternate, and any fixed step with them."""
+    """A sample with an image drawn from each `step`; a fixed step could meet only one of two alternating sizes."""
 
     def __init__(self, images: Images[F], step: int) -> None:
         self.images = images
@@ -163,7 +167,7 @@ class _Sample(Generic[F]):
 
 
 def _fit(size: tuple[int, int]) -> tuple[int, int]:
-    """A size scaled down, where need be, to at most MAX_SIDE on both sides."""
+    """Return a size scaled down, if necessary, to at most MAX_SIDE on both sides."""
     scale = min(1, MAX_SIDE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -177,7 +181,7 @@ def _fill(
     block: int,
     rows: np.ndarray,
 ) -> tuple[int, dict[str, Any]]:
-    """Decode images into the first of the rows (n, d); return how many, and what else is to be known."""
+    """Decode images into rows (n, d), from the first on; return the number of rows and facts about the images."""
     unreadable: list[int] = []
     reasons: list[str] = []
     squeezed, first_squeezed = 0, ""
@@ -222,7 +226,7 @@ def _none_readable(path: Path, count: int, reason: str) -> DataError:
 
 
 def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> Iterator[str]:
-    """Say which of so many images could not be read; an error if these are too many."""
+    """Yield a note on the images that cannot be read, if any; raise a DataError if they are too many."""
     lost = len(facts["unreadable"])
     if not lost:
         return
@@ -234,18 +238,20 @@ def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -
 
 
 def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield a note on images with other proportions, if any."""
     count, first = facts["squeezed"]
     _, h, w = facts["image_shape"]
     if count:
-        yield f"{counted(count, 'image')} of other proportions squeezed to {w} x {h}, such as {first}"
+        yield f"{counted(count, 'image')} distorted to fit {w} x {h}, such as {first}"
 
 
 def _dark(facts: dict[str, Any]) -> Iterator[str]:
-    count, brightest = facts.get("of 16 bits", (0, 0))  # which older rows in the cache do not tell
+    """Yield a note on images of 16 bits that use few of them, if any."""
+    count, brightest = facts.get("of 16 bits", (0, 0))  # older entries of the cache do not have it
     if count and (dark := dark_note(brightest)):
         yield f"{counted(count, 'image')} of 16 bits: {dark}"
 
 
 def _relative(path: Path, error: DataError) -> str:
-    """An error of an image, named from where `path` ends."""
+    """Return the message of an image's error, with the image's path relative to `path`."""
     return printable(str(error).removeprefix(f"{path}/"), 200)

@@ -1,4 +1,4 @@
-"""Image files as rows of pixels of the shape that a model takes."""
+"""A reader of image files, as rows of pixels of a given shape."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ from onelayer.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Only what people keep pictures in. Pillow knows more formats, and some, such as EPS, run other programs.
+# Only formats in which people keep pictures. Pillow knows more, and some of them, such as EPS, run other programs.
 FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -33,12 +33,12 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 _NAMES = tuple(FORMATS)
-_MAX_PIXELS = 100_000_000  # of an image, and of all that are decoded at a time, which take up to 20 bytes each
-_SMALL_PIXELS = 2**20  # are not counted
-_DISTORTION = 1.05  # ratio of the aspect ratios above which a person sees it
+_MAX_PIXELS = 100_000_000  # of an image, and of all images decoded at a time; a pixel takes up to 20 bytes
+_SMALL_PIXELS = 2**20  # an image of at most this many pixels is not counted
+_DISTORTION = 1.05  # above this ratio of the aspect ratios a person sees it
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 
-_KEPT = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM)  # what the system says of a file until it is changed
+_KEPT = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM)  # errors that stay until the file is changed
 
 F = TypeVar("F")
 F_co = TypeVar("F_co", covariant=True)
@@ -46,11 +46,11 @@ T = TypeVar("T")
 
 
 class PassingError(DataError):
-    """An image could not be read for a reason that may be gone the next time, such as a disk that is not there."""
+    """An image could not be read for a reason that may be gone the next time, such as a missing disk."""
 
 
 class Encoded(NamedTuple):
-    """An image file that lies in another, under a name; empty where there is none."""
+    """The content of an image file that is part of another file, and its name; empty if there is no image."""
 
     name: str
     content: bytes
@@ -60,7 +60,7 @@ class Encoded(NamedTuple):
 
 
 class Images(Protocol[F_co]):
-    """A number of images that can be gone through more than once, and need not all be in memory."""
+    """A collection of images that can be iterated more than once, and need not all be in memory."""
 
     def __len__(self) -> int: ...
 
@@ -68,12 +68,12 @@ class Images(Protocol[F_co]):
 
 
 class Header(NamedTuple):
-    """What an image file says of itself before its pixels.
+    """The facts in an image file's header.
 
     Parameters
     ----------
     size : (w, h)
-        Of the image when it is the right way up.
+        Width and height of the upright image.
     grey : bool
         Whether it is stored as greys.
     """
@@ -90,9 +90,9 @@ class Decoded(NamedTuple):
     row : ndarray (c * h * w,), uint8
         Channels first.
     distorted : str or None
-        How, where it was.
+        A sentence about the distortion, if there is one.
     brightest : int or None
-        Of an image of 16 bits, the largest of its values once they have 8.
+        The largest value of an image of 16 bits after its reduction to 8 bits; None for other images.
     """
 
     row: np.ndarray
@@ -101,26 +101,26 @@ class Decoded(NamedTuple):
 
 
 def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, str | None]:
-    """Read an image and bring it to a shape.
+    """Read an image and resize it to a shape.
 
     Parameters
     ----------
     path : Path
-        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM; of an animation, the first frame.
+        A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file. Of an animation, the first frame is read.
     image_shape : (c, h, w)
-        With 1 channel for greys or 3 for red, green and blue.
+        c is 1 for greys or 3 for red, green and blue.
 
     Returns
     -------
     row : ndarray (c * h * w,), uint8
         Channels first.
     note : str or None
-        What a person should be told: the image was distorted, or lost most of its 16 bits.
+        A sentence that a person should read: the image was distorted, or lost most of its 16 bits.
 
     Raises
     ------
     DataError
-        If the file is missing, no image, damaged, or larger than 100 megapixels.
+        If the file is missing, not an image, damaged, or larger than 100 megapixels.
     """
     with _pillow_ready():
         row, distorted, brightest = decode_image(path, image_shape)
@@ -129,34 +129,35 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
 
 
 def dark_note(brightest: int | None) -> str | None:
-    """What to tell of images of 16 bits with this brightest value of 8 bits; None where they use half of the range."""
+    """Return a note on images of 16 bits with this brightest value of 8 bits; None if they use half of the range."""
     if brightest is None or brightest > 127:
         return None
     what = f"16 bits become 8 by a division by 257, which leaves the values 0 to {brightest} of 255"
-    return f"{what}; where white is not 65,535, as of cameras with 10 or 12 bits, scale the values up to it first"
+    return f"{what}; if white is not 65,535, as in files of 10-bit or 12-bit cameras, scale the values up to it first"
 
 
 def each_image(
     function: Callable[[F], T], files: Images[F], progress: Progress, block: int = 16
 ) -> Generator[T | DataError]:
-    """What a function makes of each file, in the files' order, from several threads.
+    """Yield the result of a function for each file, in the files' order; several threads call it.
 
-    Close it where not all is taken: what the threads are at ends then, and nothing more is begun.
+    Close the generator if not all results are taken: the calls that run are finished then, and no other begins.
 
     Parameters
     ----------
     function : callable
-        Of a file; it calls `read_header` or `decode_image`. Pillow lets other threads work while it decodes.
+        Takes a file and calls `read_header` or `decode_image`. Pillow lets other threads work while it decodes.
     files : Images
-        Anything that stands for them.
+        The files, or objects that stand for them.
     progress : callable
-        Called with the files done and the files in all.
+        Called with the files done and the total.
     block : int
-        Files that a thread takes at a time. Up to three blocks for each thread are ahead of what is taken.
+        Files that a thread takes at a time. Up to three blocks for each thread are computed ahead.
 
     Yields
     ------
-    What the function returns, or the DataError that it raises.
+    object
+        The result of the function, or the DataError that it raised.
     """
     threads = min(32, (os.cpu_count() or 1) + 4)  # some wait for the disk
     closed = threading.Event()
@@ -192,18 +193,18 @@ def each_image(
 
 
 def read_header(source: Path | Encoded) -> Header:
-    """Read size and kind of an image; within `each_image`."""
+    """Return size and kind of an image; call it within `each_image`."""
     with _opened(source) as image:
         w, h = image.size
-        # Pillow turns the sizes of TIFF itself. Elsewhere what it knows of the orientation is in info, and to ask it of
-        # a PNG without would decode the pixels.
+        # Pillow swaps the sizes of TIFF itself. In other formats it keeps the orientation in info; asking for the EXIF
+        # data of a PNG that has none would decode the pixels.
         if image.format != "TIFF" and "exif" in image.info and image.getexif().get(_ORIENTATION) in _LYING:
             w, h = h, w
         return Header((w, h), image.mode in ("1", "L", "LA") or image.mode.startswith("I"))
 
 
 def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> Decoded:
-    """As `read_image`, within `each_image`, but what a person should be told is left to who has all images."""
+    """Read an image like `read_image`, but return facts instead of a note; call it within `each_image`."""
     from PIL import Image, ImageOps
 
     c, h, w = image_shape
@@ -212,7 +213,7 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> D
     with _opened(source) as image, _room(image.width * image.height):
         deep = _has_16_bits(image)
         image.load()
-        if image.info:  # where Pillow keeps whatever tells the orientation; of many images there is nothing in it
+        if image.info:  # Pillow keeps the orientation there; in many images it is empty
             ImageOps.exif_transpose(image, in_place=True)
         eight_bits = _eight_bits(image, source)
         brightest = _brightest(eight_bits) if deep else None
@@ -232,8 +233,8 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> D
 
 @contextmanager
 def _pillow_ready() -> Iterator[None]:
-    """Neither Python's switches for warnings nor Pillow's first look for its readers can be left to several threads."""
-    from PIL import (  # noqa: F401  # to import them makes them known to Image.open
+    """Import Pillow's readers and silence its warnings, since several threads cannot safely do either."""
+    from PIL import (  # noqa: F401  # the import makes them known to Image.open
         BmpImagePlugin,
         GifImagePlugin,
         JpegImagePlugin,
@@ -244,19 +245,19 @@ def _pillow_ready() -> Iterator[None]:
     )
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's on odd metadata, and on sizes that are checked here
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are checked here
         yield
 
 
 @contextmanager
 def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
-    """The first frame, yet to be decoded; what goes wrong with it is a DataError."""
+    """Open the first frame of an image, without decoding it; turn every error into a DataError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         if isinstance(source, Path):
             mode = source.stat().st_mode
-            if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+            if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
                 raise DataError(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'}, not an image")
         elif not source.content:
             raise DataError(f"{source}: has no image")
@@ -272,11 +273,11 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
     except Image.DecompressionBombError:
         raise DataError(f"{source}: claims more than {_MAX_PIXELS // 10**6} megapixels; make it smaller") from None
     except UnidentifiedImageError:
-        raise DataError(f"{source}: is no image that can be read ({', '.join(_NAMES)})") from None
+        raise DataError(f"{source}: is not an image that can be read ({', '.join(_NAMES)})") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         if isinstance(error, MemoryError):
             raise PassingError(f"{source}: there is not enough memory for it") from None
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+        if isinstance(error, OSError) and error.errno is not None:  # from the system, not from Pillow
             kind = DataError if error.errno in _KEPT else PassingError
             raise kind(f"{source}: {error.strerror}") from None
         raise DataError(f"{source}: is damaged or cut off ({error})") from None
@@ -288,7 +289,7 @@ _changed = threading.Condition()
 
 @contextmanager
 def _room(pixels: int) -> Iterator[None]:
-    """Wait until so many pixels can be decoded beside those that are being: every thread may have got a huge image."""
+    """Wait until this many pixels can be decoded beside those in work: every thread may have a huge image."""
     global _in_work
     if pixels <= _SMALL_PIXELS:
         yield
@@ -305,7 +306,7 @@ def _room(pixels: int) -> Iterator[None]:
 
 
 def _eight_bits(image: "Image.Image", source: Path | Encoded) -> "Image.Image":
-    """Scale greys of 16 bits to 8; Pillow's own conversion would clip them."""
+    """Return an image with greys of 16 bits scaled to 8 bits; Pillow's own conversion would clip them."""
     from PIL import Image
 
     if not image.mode.startswith("I"):
@@ -321,9 +322,9 @@ def _eight_bits(image: "Image.Image", source: Path | Encoded) -> "Image.Image":
 
 
 def _has_16_bits(image: "Image.Image") -> bool:
-    """Whether a file that is yet to be decoded has 16 bits for each channel; of colours, Pillow keeps 8 of them.
+    """Return whether an image that is not decoded yet has 16 bits for each channel; Pillow keeps 8 bits of colours.
 
-    Of PPM, Pillow itself scales values with another maximum than 65,535 up to it.
+    In a PPM file with another maximum than 65,535, Pillow itself scales the values up to it.
     """
     how = [str(tile[3]) for tile in getattr(image, "tile", ())]
     return image.mode.startswith("I") or any(
@@ -332,12 +333,13 @@ def _has_16_bits(image: "Image.Image") -> bool:
 
 
 def _brightest(image: "Image.Image") -> int:
-    """The largest value of greys or colours, whatever their transparency."""
+    """Return the largest value of greys or colours, without regard to transparency."""
     values = np.asarray(image)  # (h, w) or (h, w, c)
     return int(values[..., : -1 if image.mode.endswith("A") else None].max() if values.ndim == 3 else values.max())
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
+    """Return an image whose transparent parts are white."""
     from PIL import Image
 
     if not image.has_transparency_data:
