@@ -12,7 +12,7 @@ import pytest
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import cache, load, load_splits
-from onelayer.data.formats import arrays
+from onelayer.data.formats import array_labels, arrays
 from onelayer.data.formats.arrays import find_arrays, read_rows
 from onelayer.errors import DataError
 from onelayer.training.train import train
@@ -208,7 +208,7 @@ def test_labels_of_parts_may_be_strings_of_several_kinds():
 def test_what_is_not_read_is_named():
     dataset = load(save("plain", data=X, target=Y, feature_names=np.array(list("abcdef")), rows=np.array({}, object)))
     (note,) = dataset.notes
-    assert note == "not read: feature_names, rows (by name neither rows nor labels)"
+    assert note == "not read, as their names are not known: feature_names, rows"
 
 
 def test_one_of_several_files_is_noted():
@@ -281,27 +281,27 @@ NAMES = r"rows are called x, images, .*, labels y, .*, both alone or with _train
     [
         ({"X": X, "y": Y[:39]}, r"X(\.npy)? has 40 rows, but .*y(\.npy)? 39 labels"),
         ({"X": np.float32(3), "y": Y}, r"X(\.npy)? has no rows, but .*y(\.npy)? 40 labels"),
-        ({"X": X}, f"X has no labels beside it .there are X.; {NAMES}"),
-        ({"X": X, "y_train": Y}, "holds X and y_train; keep either all rows or their parts"),
-        ({"X": X, "x_test": X, "y": Y, "y_test": Y}, "holds X and x_test; keep either all rows or their parts"),
-        ({"X": X, "data": X, "y": Y}, "(X and data|data and X) could both be the rows; keep one of them"),
-        ({"X_test": X, "test_X": X, "y_test": Y}, " could both be the test rows; keep one"),
-        ({"X": X, "y": Y.astype(float)}, r"y.*: labels are float64; expected integers or strings, as y\.astype\(int\)"),
+        ({"X": X}, f"X is there without labels .found X.; {NAMES}"),
+        ({"X": X, "y_train": Y}, "holds X and y_train; remove the array of all rows, or those of the parts"),
+        ({"X": X, "x_test": X, "y": Y, "y_test": Y}, "holds X and x_test; remove the array of all rows, or"),
+        ({"X": X, "data": X, "y": Y}, "(X and data|data and X) could both be the rows; remove or rename one"),
+        ({"X_test": X, "test_X": X, "y_test": Y}, " could both be the test rows; remove or rename one"),
+        ({"X": X, "y": Y.astype(float)}, r"y.*: labels are float64; expected .* strings, such as y\.astype\(int\)"),
         ({"X": X, "y": Y > 0}, r"y.*: labels are bool; expected integers or strings"),
         ({"X": X, "y": np.eye(3, dtype=int)[Y]}, r"y.* shape \(40, 3\); .* row: save y\.argmax\(axis=1\)$"),
         ({"X": X, "y": np.eye(3)[Y] > 0}, r"y.* shape \(40, 3\); .* row: save y\.argmax\(axis=1\)$"),
-        ({"X": X, "y": np.eye(3, dtype=int)[Y] + 1}, r"y.* shape \(40, 3\); expected one for each row$"),
-        ({"X": X, "y": np.eye(3)[Y] * (X[:, :1] > 0)}, r"y.* shape \(40, 3\); expected one for each row$"),
-        ({"X": X, "y": np.tile([0.5, 0.5, 0], (40, 1))}, r"y.* shape \(40, 3\); expected one for each row$"),
-        ({"X": X, "y": np.full((40, 2), "a")}, r"y.* shape \(40, 2\); expected one for each row$"),
-        ({"X": X, "y": Y.astype(object)}, r"y.*: holds Python objects, which are not loaded .*array\(labels, str"),
+        ({"X": X, "y": np.eye(3, dtype=int)[Y] + 1}, r"y.* shape \(40, 3\); expected one label for each row$"),
+        ({"X": X, "y": np.eye(3)[Y] * (X[:, :1] > 0)}, r"y.* shape \(40, 3\); expected one label for each row$"),
+        ({"X": X, "y": np.tile([0.5, 0.5, 0], (40, 1))}, r"y.* shape \(40, 3\); expected one label for each row$"),
+        ({"X": X, "y": np.full((40, 2), "a")}, r"y.* shape \(40, 2\); expected one label for each row$"),
+        ({"X": X, "y": Y.astype(object)}, r"y.*: holds Python objects, which are not loaded, as .*array\(labels, str"),
         ({"X": X.astype(object), "y": Y}, r"X.*: holds Python objects, which are not loaded"),
-        ({"X": X, "y": Y.astype(np.uint64) + 2**63}, r"y.*: holds the label 9223372036854775810, which is more than"),
+        ({"X": X, "y": Y.astype(np.uint64) + 2**63}, r"y.*: the label 9223372036854775810 is too large for int64"),
         ({"X": X[:0], "y": Y[:0]}, r"X.*: is empty: its shape is \(0, 6\)"),
-        ({"X": X, "y": np.array(["a\x1b[1m", "b"])[Y % 2]}, r"y.*: the label 'a\\x1b\[1m' is no name"),
-        ({"X": X, "y": np.array(["a", ""])[Y % 2]}, "y.*: the label '' is no name; names have 1 to 99 printable"),
-        ({"X": X, "y": np.array(["a", "b" * 100])[Y % 2]}, "y.*: the label 'bbb.* is no name"),
-        ({"X": X, "y": np.full(40, 2**31, np.uint32).view("<U1")}, "y.*: is damaged: a label is no text"),
+        ({"X": X, "y": np.array(["a\x1b[1m", "b"])[Y % 2]}, r"y.*: the label 'a\\x1b\[1m' cannot be a name"),
+        ({"X": X, "y": np.array(["a", ""])[Y % 2]}, "y.*: the label '' cannot be a name; names have 1 to 99 printable"),
+        ({"X": X, "y": np.array(["a", "b" * 100])[Y % 2]}, "y.*: the label 'bbb.* cannot be a name"),
+        ({"X": X, "y": np.full(40, 2**31, np.uint32).view("<U1")}, "y.*: is damaged: a label is not text"),
         ({"X": X, "y": np.array([b"a", b"\xff"])[Y % 2]}, "y.*: a label is not UTF-8"),
         ({"X": X, "y": Y, "class_names": np.array(["a", "b"])}, "y.*: there is a label 2, but .*; .*0 to 1"),
         ({"X": X, "y": np.array(list("abc"))[Y], "class_names": np.array(["a", "b"])}, "y.*: there is a label c, but"),
@@ -313,12 +313,12 @@ NAMES = r"rows are called x, images, .*, labels y, .*, both alone or with _train
         ({"X": X[:, 0], "y": Y}, r"X.*: is float32 of the shape \(40,\); rows are features \(n, d\), or images"),
         ({"X": COLOUR / np.float32(255), "y": Y}, r"X.*: is float32 .*; save images as uint8 from .*reshape"),
         ({"X": X.reshape(40, 2, 3), "y": Y}, r"X.*: is float32 .*; save images as uint8 from 0 to 255"),
-        ({"X": COLOUR[..., [0, 1, 2, 2]], "y": Y}, r"X.*1 or 3 channels; leave transparency out, X\[\.\.\., :3\]"),
+        ({"X": COLOUR[..., [0, 1, 2, 2]], "y": Y}, r"X.*1 or 3 channels; remove the transparency with X\[\.\.\., :3\]"),
         ({"X": COLOUR[..., None], "y": Y}, r"X.*: is uint8 .*; rows are features"),
         ({"X_train": X, "y_train": Y, "X_test": X[:, :5], "y_test": Y}, "X_test.* is float32 .*; rows of all parts"),
         ({"X_train": X, "y_train": Y, "X_val": X.astype("f8"), "y_val": Y}, "X_val.* is float64 .*; rows of all"),
-        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 1}, "y_test.*: the label 3 occurs only here, not in"),
-        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y.astype(str)}, "y_test.* is <U21, .* save labels of o"),
+        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 1}, "y_test.*: no row trains the label 3, which "),
+        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y.astype(str)}, "y_test.* is <U21, .* all with one type"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(form, named, words):
@@ -329,25 +329,25 @@ def test_what_does_not_fit_is_one_line(form, named, words):
 
 @pytest.mark.parametrize("form", ["plain", "compressed"])
 def test_unknown_names(form):
-    with pytest.raises(DataError, match=rf"^set.npz: holds arr_0, arr_1, of which none is known by its name; {NAMES}"):
+    with pytest.raises(DataError, match=rf"^set.npz: holds no array with a known name .found arr_0, arr_1.; {NAMES}"):
         load(save(form, arr_0=X, arr_1=Y))
 
 
 def test_a_folder_of_files_of_unknown_names():
     save("folder", vectors=X, answers=Y)
-    with pytest.raises(DataError, match=rf"^set: holds answers, vectors, of which none is known by its name; {NAMES}"):
+    with pytest.raises(DataError, match=rf"^set: holds no array with a known name .found answers, vectors.; {NAMES}"):
         load("set")
     save("folder", y=Y)
-    with pytest.raises(DataError, match=r"^set: y has no rows beside it"):
+    with pytest.raises(DataError, match=r"^set: y is there without rows"):
         load("set")
 
 
 def test_a_file_whose_labels_are_missing_or_which_is_labels():
     save("folder", X=X, y=Y, X_test=X, other=X)
     for name, words in (
-        ("y", f"is a file of labels; pass that of the rows; {NAMES}"),
-        ("other", f"is not known by its name; {NAMES}"),
-        ("X_test", "X_test has no labels beside it"),
+        ("y", f"is a file of labels; pass the file of rows; {NAMES}"),
+        ("other", f"has a name that is not known; {NAMES}"),
+        ("X_test", "X_test is there without labels"),
     ):
         with pytest.raises(DataError, match=rf"^set/{name}\.npy: {words}"):
             load(f"set/{name}.npy")
@@ -365,8 +365,8 @@ def test_nan_is_named_with_its_row_and_column():
 
 
 def test_more_labels_than_classes_can_be(monkeypatch):
-    monkeypatch.setattr(arrays, "MOST_CLASSES", 30)
-    with pytest.raises(DataError, match="has 40 different labels; more than 30 are no classes"):
+    monkeypatch.setattr(array_labels, "MOST_CLASSES", 30)
+    with pytest.raises(DataError, match="has 40 different labels; at most 30 can be classes"):
         load(save("plain", X=X, y=np.arange(40)))
 
 
@@ -389,7 +389,7 @@ def test_files_that_are_none(path):
     Path(path).write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.np"):
         load(path)
-    with pytest.raises(DataError, match=r"is damaged or no \.npy file|is damaged or no \.npz file"):
+    with pytest.raises(DataError, match=r"is damaged or not a \.npy file|is damaged or not a \.npz file"):
         load("a.npz") if path == "a.npz" else read_rows(Path(path), 6, None)
     Path(path).unlink()
     os.mkfifo(path)  # to open it would wait for ever
@@ -492,7 +492,7 @@ def test_members_that_share_their_bytes():
         content[first + at : first + at + 4] = struct.pack("<I", len(npy(X)) + 64)
     Path("set.npz").write_bytes(content)
     assert second < first + size
-    with pytest.raises(DataError, match=r"its members lie on one another|it reaches into what follows it|Overlapped"):
+    with pytest.raises(DataError, match=r"its members overlap|it overlaps the next member|Overlapped"):
         load("set.npz")
 
 
@@ -501,7 +501,7 @@ def test_a_member_that_begins_later_than_it_can():
     content = zipped([("X.npy", npy(np.tile(X, 200))), ("y.npy", npy(Y))])
     content[28:30] = b"\xff\x00"  # bytes between its name and its contents
     Path("set.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"^set\.npz: X: is damaged: it reaches into what follows it$"):
+    with pytest.raises(DataError, match=r"^set\.npz: X: is damaged: it overlaps the next member$"):
         load("set.npz")
 
 
@@ -511,16 +511,16 @@ def test_a_list_of_members_that_would_fill_memory():
         file.truncate(size)  # which takes no space
         file.seek(size)
         file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0))
-    with pytest.raises(DataError, match=r"^set\.npz: is damaged or no \.npz file \(its list of members is too long\)$"):
+    with pytest.raises(DataError, match=r"^set\.npz: is damaged or not a \.npz file \(its list of members is too long"):
         load("set.npz")
 
 
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("X.npy", npy(X)), ("X.npy", npy(X)), ("y.npy", npy(Y))], "member X.npy is there twice"),
-        ([("X.npy", npy(X)), ("y.npy", npy(Y)), ("run\x1b.sh", b"")], r"member run\?\.sh is no array"),
-        ([], "holds nothing, of which none is known"),
+        ([("X.npy", npy(X)), ("X.npy", npy(X)), ("y.npy", npy(Y))], "member X.npy occurs twice"),
+        ([("X.npy", npy(X)), ("y.npy", npy(Y)), ("run\x1b.sh", b"")], r"member run\?\.sh is not an array"),
+        ([], r"holds no array with a known name \(found nothing\)"),
     ],
 )
 def test_members_that_do_not_belong(members, words):

@@ -1,7 +1,7 @@
-"""Arrays in .npy files and in the .npy members of a .npz file, which is a zip archive.
+"""A reader of arrays in .npy files and in the .npy members of a .npz file, which is a zip archive.
 
-Nothing is unpickled. What a header promises is held against the bytes that are there before anything is mapped or
-memory is taken for it.
+Nothing is unpickled. The size that a header promises is compared with the bytes that are there before anything is
+mapped or memory is taken for it.
 """
 
 import io
@@ -19,36 +19,36 @@ from typing import IO
 
 import numpy as np
 
-from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO, reading, require_file
 from onelayer.errors import DataError
 from onelayer.words import printable
 
 _BLOCK_BYTES = 4 * 2**20  # read at a time
 _HEADER_BYTES = 2**15  # NumPy itself takes no header above 10,000
-_MAX_READ = 2**23  # what reading a zip archive may ask for at once; its list of members is read in one piece
+_MAX_READ = 2**23  # bytes that zipfile may read at once; it reads the list of members in one piece
 _ZIP_HEADER = 30  # bytes of a member's own header, before its name
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file, of which only the header was read.
+    """An array in a file. Only its header has been read.
 
     Parameters
     ----------
     path : Path
         The file.
     name : str
-        What errors call the array.
+        The name of the array in messages.
     dtype : dtype
-        Without Python objects.
+        A type without Python objects.
     shape : tuple of int
-        None of them 0.
+        All sizes are at least 1.
     fortran : bool
         Whether its first index varies fastest.
     offset : int
-        Where the numbers begin in the file, or in the compressed member.
+        The place of the first number in the file, or in the compressed member.
     member : str or None
-        The compressed member that it is; None if it can be mapped.
+        The name of the compressed member that holds it; None if it can be mapped.
     """
 
     path: Path
@@ -61,20 +61,21 @@ class StoredArray:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def map(self) -> np.ndarray:
-        """A read-only memory map of an array that is not compressed."""
+        """Return a read-only memory map of an array that is not compressed."""
         order = "F" if self.fortran else "C"
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)  # type: ignore[call-overload]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The array, a few of its rows at a time.
+        """Return the array, a few of its rows at a time.
 
         Raises
         ------
         DataError
-            If it is damaged, which may be found in the end only.
+            If it is damaged, which may be found only at the end.
         """
         count = max(1, _BLOCK_BYTES * self.shape[0] // self.nbytes)
         if self.member is None:
@@ -106,16 +107,13 @@ def open_npy(path: Path) -> StoredArray:
     Raises
     ------
     DataError
-        If it is missing, no such file, damaged, empty, or holds Python objects.
+        If it is missing, not a .npy file, damaged or empty, or holds Python objects.
     """
-    try:
-        if not path.is_file():
-            raise DataError(f"{path}: {'no such file' if not path.exists() else 'is not a file'}")
+    with reading(path):
+        require_file(path)
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
         return _stored(path, str(path), head, path.stat().st_size, 0)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 class Npz:
@@ -128,13 +126,12 @@ class Npz:
     Raises
     ------
     DataError
-        If it cannot be read, is damaged, or holds anything but arrays.
+        If it cannot be read, is damaged, or holds something else than arrays.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if not path.is_file():  # to open a pipe would wait for ever
-            raise DataError(f"{path}: is not a file")
+        require_file(path)
         with _open_zip(path) as (_, archive):
             members = archive.infolist()
             self._end = archive.start_dir
@@ -142,25 +139,25 @@ class Npz:
         for member in members:
             where = f"{path}: member {printable(member.filename)}"
             if not member.filename.endswith(".npy"):
-                raise DataError(f"{where} is no array; a .npz file holds .npy files only")
+                raise DataError(f"{where} is not an array; a .npz file holds only .npy files")
             if member.flag_bits & 1:
                 raise DataError(f"{where} is encrypted; save it without a password")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise DataError(f"{where} is compressed in a way that NumPy does not use; save it with numpy.savez")
             if member.filename in self._members:
-                raise DataError(f"{where} is there twice")
+                raise DataError(f"{where} occurs twice; write the file again with numpy.savez")
             self._members[member.filename] = member
-        # A bomb can be made of members that share their bytes.
+        # Members that share their bytes could be a bomb.
         in_order = sorted(members, key=lambda member: member.header_offset)
         starts = [*(member.header_offset for member in in_order), self._end]
         self._ends = dict(zip((member.filename for member in in_order), starts[1:], strict=True))
         for member, (start, end) in zip(in_order, pairwise(starts), strict=True):
             if start + _ZIP_HEADER + member.compress_size > end:
-                raise DataError(f"{path}: is damaged: its members lie on one another")
+                raise DataError(f"{path}: is damaged: its members overlap; write it again with numpy.savez")
 
     @property
     def names(self) -> list[str]:
-        """Of the arrays, as `numpy.savez` was given them."""
+        """The names of the arrays, as `numpy.savez` was given them."""
         return [name.removesuffix(".npy") for name in self._members]
 
     def open(self, name: str) -> StoredArray:
@@ -169,7 +166,7 @@ class Npz:
         Raises
         ------
         DataError
-            As `open_npy`, and if it is a bomb.
+            As `open_npy` does, and if it could be a bomb.
         """
         member = self._members[f"{name}.npy"]
         shown = f"{self._path}: {printable(name)}"
@@ -179,26 +176,26 @@ class Npz:
             file.seek(member.header_offset)
             local = file.read(_ZIP_HEADER)
         start = member.header_offset + _ZIP_HEADER
-        start += int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")  # its name, and more
+        start += int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")  # name and more
         if start + member.compress_size > self._ends[member.filename]:
-            raise DataError(f"{shown}: is damaged: it reaches into what follows it")
+            raise DataError(f"{shown}: is damaged: it overlaps the next member")
         if member.compress_type == zipfile.ZIP_STORED:
             if member.compress_size != member.file_size:
                 raise DataError(f"{shown}: is damaged: its two sizes differ")
             return _stored(self._path, shown, head, member.file_size, start)
         if member.file_size > FREE_BYTES + MAX_RATIO * member.compress_size:
             raise DataError(
-                f"{shown}: decompresses to more than {MAX_RATIO} times its size; refused as it could be a bomb: "
-                "if it is yours, save it uncompressed, with numpy.savez"
+                f"{shown}: decompresses to more than {MAX_RATIO} times its size; refused, as it could be a bomb; "
+                "if you made it, save it uncompressed, with numpy.savez"
             )
         return _stored(self._path, shown, head, member.file_size, None, member.filename)
 
 
 class _Careful(io.FileIO):
-    """A file of which no absurd part is read at once, as zipfile would a list of a billion members."""
+    """A file that refuses to read a huge part at once, such as a list of a billion members for zipfile."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:  # from near the end
+        if size is None or size < 0:  # zipfile reads the rest of the file near its end
             size = _MAX_READ
         if size > _MAX_READ:
             raise zipfile.BadZipFile("its list of members is too long")
@@ -207,12 +204,12 @@ class _Careful(io.FileIO):
 
 @contextmanager
 def _open_zip(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
-    """A file and the archive in it; what zipfile raises on a damaged one becomes a DataError."""
+    """Open a file and the archive in it; turn the errors of zipfile on a damaged one into a DataError."""
     try:
         with _Careful(path) as file, zipfile.ZipFile(file) as archive:
             yield file, archive
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: is damaged or no .npz file ({printable(str(error))})") from None
+        raise DataError(f"{path}: is damaged or not a .npz file ({printable(str(error))})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, LookupError, ArithmeticError, TypeError, RuntimeError) as error:  # on odd headers
@@ -220,28 +217,28 @@ def _open_zip(path: Path) -> Iterator[tuple[IO[bytes], zipfile.ZipFile]]:
 
 
 def _stored(path: Path, name: str, head: bytes, size: int, start: int | None, member: str | None = None) -> StoredArray:
-    """The array whose header is at the beginning of `head`, of `size` bytes with it, at `start` in the file."""
-    stream = io.BytesIO(head)  # so that the length a header claims takes no more memory than there is
+    """Return the array whose header begins `head`; both take `size` bytes from `start` in the file on."""
+    stream = io.BytesIO(head)  # a header that claims a huge length then takes no memory
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's on headers that Python 2 wrote
+            warnings.simplefilter("ignore")  # NumPy warns of headers that Python 2 wrote
             shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (
         *(ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
         *(SyntaxError, RecursionError, MemoryError, tokenize.TokenError),
     ) as error:
         reason = printable(str(error).split("\n")[0])
-        raise DataError(f"{name}: is damaged or no .npy file ({reason})") from None
+        raise DataError(f"{name}: is damaged or not a .npy file ({reason})") from None
     if dtype.hasobject:
         raise DataError(
-            f"{name}: holds Python objects, which are not loaded since they can run any program; "
-            "save numbers, or strings as numpy.array(labels, str)"
+            f"{name}: holds Python objects, which are not loaded, as they can run any program; "
+            "save numbers, or strings with numpy.array(labels, str)"
         )
     offset, count = stream.tell(), math.prod(shape)
     if min(shape, default=1) < 0 or len(shape) > 32 or offset + count * dtype.itemsize != size:
         promised = f"shape {shape} of {dtype}"
-        raise DataError(f"{name}: is damaged: its header promises the {printable(promised)}, which is not its size")
+        raise DataError(f"{name}: is damaged: its header promises the {printable(promised)}, not its real size")
     if count * dtype.itemsize == 0:
         raise DataError(f"{name}: is empty: its shape is {printable(str(shape))}")
     return StoredArray(path, name, dtype, shape, fortran, offset + (start or 0), member)
