@@ -12,7 +12,8 @@ from PIL import Image
 from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data import load, load_splits
 from onelayer.data.formats import image_rows
-from onelayer.data.formats.parquet import StoredImages, find_parquet
+from onelayer.data.formats.parquet import find_parquet
+from onelayer.data.formats.parquet_file import StoredImages
 from onelayer.errors import ConfigError, DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -200,11 +201,11 @@ def test_images_and_labels_of_a_damaged_file_do_not_shift(tmp_path, labels, word
 def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path / "train.parquet", pictures(6))
     write(tmp_path / "trainer.parquet", pictures(6))
-    assert load(tmp_path).notes == ("left out, as they are of neither train, validation nor test: trainer.parquet",)
+    assert load(tmp_path).notes == ("left out, as they are not in train, validation or test: trainer.parquet",)
     for columns in ({"label": [0, 1], "labels": [1, 0]}, {"label": ["a", "b"]}, {"labels": [0, 1]}):
         write(tmp_path / "test.parquet", pictures(2), columns)
         if len(columns) == 1:
-            with pytest.raises(DataError, match=r"/test.parquet: has other columns, or classes, than train.parquet$"):
+            with pytest.raises(DataError, match=r"/test.parquet: has other columns or classes than train.parquet$"):
                 load(tmp_path)
         else:
             assert len(load(tmp_path).rows) == 8
@@ -271,7 +272,7 @@ def test_a_piece_of_a_part_is_noted(tmp_path):
     write(tmp_path / "default" / "partial-train" / "0000.parquet", pictures(8))
     dataset = load(tmp_path)
     assert list(dataset.parts) == ["train"]
-    assert dataset.notes == ("partial-train is, as its name says, a piece of the part only",)
+    assert dataset.notes == ("partial-train holds only a piece of the part, by its name",)
 
 
 def test_a_folder_with_the_name_of_a_file_is_looked_into(tmp_path):
@@ -314,7 +315,7 @@ def test_several_sets_in_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "features", "words"),
     [
-        ({"x": [0, 1, 2]}, None, "which column holds the labels is not clear; of image, x, call it label"),
+        ({"x": [0, 1, 2]}, None, "the column of the labels is not clear; rename one of image, x to label"),
         ({"label": [0, None, 2]}, None, "row 1 has no label"),
         ({"label": [0.0, 1.0, 2.0]}, None, "the column label is double; labels are integers or texts"),
         ({"label": [True, False, True]}, None, "the column label is bool; labels are integers or texts"),
@@ -323,12 +324,12 @@ def test_several_sets_in_a_folder(tmp_path):
         (
             {"label": [0, 1, 0]},
             {"label": ["a", "a"]},
-            "the classes of label have no names of their own, fit to be printed",
+            "the class names of label are not all different and printable",
         ),
-        ({"label": [0, 1, 0]}, {"label": ["a", "\x1b[2J"]}, "the classes of label have no names of their own"),
-        ({"label": ["a", "\x1b[2J", "b"]}, None, r"the label '\?\[2J' is no name for a class"),
-        ({"label": ["a", "b" * 101, "b"]}, None, r"the label 'b{100}\.\.\.' is no name for a class"),
-        ({"label": np.array([2**64 - 1, 1, 2], np.uint64)}, None, "is damaged or no parquet file"),
+        ({"label": [0, 1, 0]}, {"label": ["a", "\x1b[2J"]}, "the class names of label are not"),
+        ({"label": ["a", "\x1b[2J", "b"]}, None, r"the label '\?\[2J' cannot be the name of a class"),
+        ({"label": ["a", "b" * 101, "b"]}, None, r"the label 'b{100}\.\.\.' cannot be the name of a class"),
+        ({"label": np.array([2**64 - 1, 1, 2], np.uint64)}, None, "is damaged or not a parquet file"),
     ],
 )
 def test_labels_that_are_none(tmp_path, columns, features, words):
@@ -340,11 +341,11 @@ def test_labels_that_are_none(tmp_path, columns, features, words):
 
 def test_no_column_of_images(tmp_path):
     path = write(tmp_path / "a.parquet", ["x", "y"], {"label": [0, 1]}, type_=pa.string())
-    with pytest.raises(DataError, match=r"which column holds the images is not clear; of image, label, call it image$"):
+    with pytest.raises(DataError, match=r"the column of the images is not clear; rename one of image, label to image$"):
         load(path)
     path = write(tmp_path / "a.parquet", pictures(2), {"mask": [b"x", b"y"], "label": [0, 1]}, image="left")
     with pytest.raises(
-        DataError, match=r"which column holds the images is not clear; of left, mask, label, call it image$"
+        DataError, match=r"the column of the images is not clear; rename one of left, mask, label to image$"
     ):
         load(path)
 
@@ -362,15 +363,13 @@ def test_metadata_that_make_no_sense_are_left_out(tmp_path, metadata):
 def test_without_pyarrow(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", pictures(3))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(
-        DataError, match=r"a\.parquet: parquet files are read by pyarrow; pip install 'onelayer\[parquet\]'$"
-    ):
+    with pytest.raises(DataError, match=r"a\.parquet: parquet files need pyarrow; pip install 'onelayer\[parquet\]'$"):
         load(path)
 
 
 def test_no_parquet_file(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and so on")
-    with pytest.raises(DataError, match=r"/a\.parquet: is damaged or no parquet file \("):
+    with pytest.raises(DataError, match=r"/a\.parquet: is damaged or not a parquet file \("):
         load(tmp_path / "a.parquet")
     os.mkfifo(tmp_path / "b.parquet")  # to open it would wait for ever
     with pytest.raises(DataError, match=r"/b\.parquet: is not a file$"):
