@@ -323,7 +323,7 @@ def test_an_archive_of_both_sets(tiny_cifar, parts_100, write_form_100, write_ta
     write_form_100(parts_100, NAMES_100, "binary", tiny_cifar)
     archive = write_tar(tiny_cifar, tmp_path / "a.tar.gz")
     with pytest.raises(
-        DataError, match=r"a\.tar\.gz/\S+: is CIFAR-10{1,2}'s, the files before it CIFAR-10{1,2}'s; keep one$"
+        DataError, match=r"a\.tar\.gz/\S+: is CIFAR-10{1,2}, but earlier files are CIFAR-10{1,2}; keep one$"
     ):
         read_cifar(archive)
     assert list(read_cifar(archive, sets=(CIFAR100,)).parts) == ["train", "test"]
@@ -388,13 +388,13 @@ ROWS = np.zeros((2, 3072), np.uint8)
         ({"data": ROWS, "labels": np.array([1, 200], np.uint8)}, "row 1 has the label 200; labels are 0 to 9"),
         ({"data": ROWS, "labels": np.array([1, 1.5])}, r"row 1 has the label 1\.5; labels are 0 to 9"),
         ({"data": ROWS, "labels": np.array([1, np.nan])}, "row 1 has the label nan; labels are 0 to 9"),
-        ({"data": ROWS, "labels": [1, "cat"]}, "row 1 has a label that is no integer; labels are 0 to 9"),
-        ({"data": ROWS, "labels": [1, True]}, "row 1 has a label that is no integer"),
+        ({"data": ROWS, "labels": [1, "cat"]}, "row 1 has a label that is not an integer; labels are 0 to 9"),
+        ({"data": ROWS, "labels": [1, True]}, "row 1 has a label that is not an integer"),
         ({"data": ROWS, "labels": [1, 10**500]}, "row 1 has the label 1000+; labels are 0 to 9"),
-        ({"data": ROWS, "labels": 1}, "labels are no list of integers"),
+        ({"data": ROWS, "labels": 1}, "labels are not a list of integers"),
         ({"data": ROWS[:, :100], "labels": [1, 2]}, r"data is an array of shape \(2, 100\); expected \(n, 3072\)"),
         ({"data": ROWS.reshape(2, 3, 32, 32), "labels": [1, 2]}, r"data is an array of shape \(2, 3, 32, 32\)"),
-        ({"data": [1, 2], "labels": [1, 2]}, r"data is no array; expected \(n, 3072\)"),
+        ({"data": [1, 2], "labels": [1, 2]}, r"data is not an array; expected \(n, 3072\)"),
         ({"data": ROWS / np.float32(255), "labels": [1, 2]}, "data is float32; expected uint8"),
         ({"data": ROWS[:0], "labels": []}, "holds no rows"),
     ],
@@ -432,7 +432,7 @@ def test_cut_off(tiny_batches, write_form, tmp_path, form):
 def test_names_that_are_no_ten(tmp_path, tiny_batches, write_form, name, content):
     folder = write_form(tiny_batches, "binary" if name.endswith("txt") else "python", tmp_path)
     (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"/{name}: holds no 10 different names of classes$"):
+    with pytest.raises(DataError, match=f"/{name}: does not hold 10 different names of classes$"):
         read_cifar(folder)
 
 
@@ -512,7 +512,7 @@ def test_matlab_numbers_that_grow_when_read(tmp_path):
 
 def test_names_of_megabytes(tiny_cifar):
     (tiny_cifar / "batches.meta").write_bytes(b"\n" * 10**6)
-    with pytest.raises(DataError, match=r"/batches.meta: is 1000000 bytes, too many for the names of the classes$"):
+    with pytest.raises(DataError, match=r"/batches.meta: has 1000000 bytes, too many for the names of the classes$"):
         read_cifar(tiny_cifar)
 
 
@@ -527,16 +527,16 @@ def test_matlab_claims_are_checked(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"data": {"a": 1}}, "data is neither real numbers nor a cell array of texts"),
-        ({"data": np.array([1j])}, "data is neither real numbers nor a cell array of texts"),
-        ({"data": "text"}, "data is neither real numbers nor a cell array of texts"),
+        ({"data": {"a": 1}}, "data is not an array of real numbers or a cell array of texts"),
+        ({"data": np.array([1j])}, "data is not an array of real numbers or a cell array of texts"),
+        ({"data": "text"}, "data is not an array of real numbers or a cell array of texts"),
         ({"x": np.eye(2)}, "holds no data"),
     ],
 )
 def test_other_matlab_files(tmp_path, variables, words):
     with pytest.raises(DataError, match=f"^x: {words}$"):
         read_matlab(matlab(tmp_path, variables), ("data",), "x")
-    with pytest.raises(DataError, match=r"in MATLAB, save it with -v7$"):
+    with pytest.raises(DataError, match=r"; save it with -v7 in MATLAB$"):
         read_matlab(b"\x89HDF" + bytes(600), ("data",), "x")
 
 

@@ -18,6 +18,7 @@ from onelayer.data.formats.cifar_sets import CIFAR10
 from onelayer.data.formats.parquet import NUMBERED
 from onelayer.data.progress import Progress
 from onelayer.data.protocols import BATCH_PROTOCOL, split
+from onelayer.data.untrusted.reading import reading
 from onelayer.errors import ConfigError, DataError, DownloadError
 from onelayer.words import listed
 
@@ -70,7 +71,7 @@ def find(source: str | Path) -> Source:
     path = Path(source)
     if source == "":
         raise DataError("the path of the data is empty; pass a path or a name")
-    try:
+    with reading(path):
         if isinstance(source, str) and path.name == source and not os.path.lexists(path):
             near = difflib.get_close_matches(source, NAMES, n=1)
             guess = f"; did you mean {near[0]}?" if near else ""
@@ -83,8 +84,6 @@ def find(source: str | Path) -> Source:
         files = sorted(file for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
         if inside := [file.name for file in files if any(form.find(file) for form in FORMATS.values())]:
             raise DataError(f"{path}: is a folder; pass the path of a file in it: {listed(inside)}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     raise DataError(
         f"{path}: holds no data that onelayer reads; pass CIFAR-10 or CIFAR-100 as published, IDX files like those of "
         "MNIST, .npz or .npy arrays, parquet files with images, or a folder with a folder of images for each class"
@@ -241,12 +240,11 @@ def _place_of(name: str) -> Path | None:
         try:
             if name == "cifar10":  # the variable must lead to CIFAR-10; the other sets may be elsewhere
                 return require_cifar(path, (CIFAR10,))
-            if not path.exists():
-                raise DataError(f"{path}: no such file or folder")
-            if found := form.find(path):
-                return found
-        except OSError as error:
-            raise DataError(f"{VARIABLE}: {path}: cannot be read ({error.strerror})") from None
+            with reading(path):
+                if not path.exists():
+                    raise DataError(f"{path}: no such file or folder")
+                if found := form.find(path):
+                    return found
         except DataError as error:
             raise DataError(f"{VARIABLE}: {error}") from None
     try:

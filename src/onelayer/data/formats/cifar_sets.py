@@ -1,4 +1,4 @@
-"""What differs between CIFAR-10 and CIFAR-100: names of files and classes, and the checksums that are published."""
+"""The names of files and classes of CIFAR-10 and CIFAR-100, and their published checksums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, eq=False)
 class Cifar:
-    """What differs between the two sets.
+    """The names and checksums of one of the two sets.
 
     Parameters
     ----------
     name : str
     parts : tuple of str
     classes : mapping of str to tuple of str
-        For each kind of labels, under its key in a pickle or a MATLAB file, the names of its classes. A row of the
-        binary version starts with a byte for each kind, in this order. The last kind is that of the smallest classes.
+        The class names of each kind of labels; a kind is the key of the labels in a pickle or a MATLAB file. A row of
+        the binary version starts with a byte for each kind, in this order. The last kind has the finest classes.
     metas : mapping of str to str
-        Files with the names of the classes, by form; ``{}`` stands for the kind of label.
+        The file with the names of the classes, by form; ``{}`` stands for the kind of label.
     folders, archives : tuple of str
-        What they are called as published.
+        The published names of folders and archives.
     python_md5, rows_md5 : mapping of str to str
-        MD5 of the parts' files in the Python, and in the binary version. The latter is also what a MATLAB file is
-        compared with, written out as labels and pixels row by row: the MATLAB files' own are not published.
+        MD5 of each part's file in the Python version and in the binary version. A MATLAB file is compared with the
+        second after its labels and pixels are written row by row, as no checksums of MATLAB files are published.
     """
 
     name: str
@@ -88,11 +88,11 @@ CIFAR100 = Cifar(
     metas={"": "meta", ".bin": "{}_names.txt", ".mat": "meta.mat"},
     folders=("cifar-100-python", "cifar-100-binary", "cifar-100-matlab"),
     archives=("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz", "cifar-100-matlab.tar.gz"),
-    python_md5={  # as torchvision's datasets/cifar.py has them
+    python_md5={  # from torchvision's datasets/cifar.py
         "train": "16019d7e3df5f24257cddd939b257f8d",
         "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     },
-    rows_md5={  # as vision/cifar100.go of github.com/rai-project/dldataset has them; its figures of CIFAR-10 are ours
+    rows_md5={  # from vision/cifar100.go of github.com/rai-project/dldataset, whose values for CIFAR-10 equal ours
         "train": "6172c7755cfe09b2fe270c85cebc1b15",
         "test": "4499cfba6c016c1be1438163640a0898",
     },

@@ -1,7 +1,7 @@
-"""The sets that are published as IDX files: where they are, what they are called, and their checksums.
+"""The addresses, names and checksums of the sets that are published as IDX files.
 
-Addresses and checksums of the packed files are those of torchvision's datasets/mnist.py, sizes those of TensorFlow
-Datasets' url_checksums; checksums of the unpacked files are those that several public projects check theirs with.
+Addresses and checksums of the packed files are those in torchvision's datasets/mnist.py, and sizes those in TensorFlow
+Datasets' url_checksums. The checksums of the unpacked files are those that several public projects use.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from onelayer.data.download import Download
 
 
 class PublishedFile(NamedTuple):
-    """A file's MD5 and size as it is published, packed, and its MD5 unpacked, where that is known."""
+    """MD5 and size of a published, packed file, and MD5 of the unpacked file if that is known."""
 
     md5: str
     size: int
@@ -27,7 +27,7 @@ class IdxSet:
     ----------
     name : str
     folders : tuple of str
-        What a folder with its files is usually called, in small letters; the first is its folder in the cache.
+        The usual names of a folder with its files, in small letters; the first is the name of its folder in the cache.
     class_names : tuple of str
     url : str
         The folder of its files.
@@ -43,7 +43,7 @@ class IdxSet:
 
     @property
     def downloads(self) -> tuple[Download, ...]:
-        """Its files, and where in the cache they are kept."""
+        """The downloads of its files."""
         return tuple(
             Download(f"{self.url}/{name}.gz", file.md5, f"{self.folders[0]}/{name}.gz", file.size)
             for name, file in self.files.items()

@@ -1,7 +1,7 @@
-"""The numbers and texts in a MATLAB file of version 5 to 7.
+"""A reader of the numbers and texts in a MATLAB file of version 5 to 7.
 
-scipy reads these files too, but believes the sizes that a file claims: damaged ones made it crash the process (scipy
-1.17). A batch needs little of the format, so it is read here, with each size checked against the bytes there are.
+scipy reads these files too, but trusts the sizes that a file claims: damaged files crashed the process (scipy 1.17). A
+batch needs little of the format, so it is read here, and each size is compared with the bytes that are there.
 """
 
 import math
@@ -22,7 +22,7 @@ _TEXTS = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16", 18: "u
 _CELL, _CHAR = 1, 4
 _NUMBERS = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = 0x0800  # a flag
-_MAX_CELLS = 100  # as many as CIFAR-100 has classes; they are small, and a bomb could hold millions
+_MAX_CELLS = 100  # the number of CIFAR-100's classes; a bomb could hold millions of cells
 
 Value = np.ndarray | list[str]
 
@@ -35,22 +35,22 @@ def read_matlab(content: bytes, wanted: tuple[str, ...], name: str) -> dict[str,
     content : bytes
         The whole file.
     wanted : tuple of str
-        The variables to read; others are left out.
+        The variables to read.
     name : str
-        What errors call the file.
+        The name of the file in messages.
 
     Returns
     -------
     dict
-        The wanted variables; numbers as an array of the file's shape, a cell array as a list.
+        The wanted variables: numbers as an array with the shape in the file, a cell array as a list.
 
     Raises
     ------
     DataError
-        If the file is damaged, is a bomb, lacks a variable, or holds something else under its name.
+        If the file is damaged, is a bomb, lacks a variable, or holds something else under the variable's name.
     """
     if len(content) < 128 or content[126:128] not in (b"IM", b"MI"):
-        raise DataError(f"{name}: is no MATLAB file of version 5 to 7; in MATLAB, save it with -v7")
+        raise DataError(f"{name}: is not a MATLAB file of version 5 to 7; save it with -v7 in MATLAB")
     return _Reader("little" if content[126:128] == b"IM" else "big", name).variables(memoryview(content)[128:], wanted)
 
 
@@ -85,7 +85,7 @@ class _Reader:
         if class_ == _CELL:
             return [self.text(cell) for _, cell in parts[3:]]
         if class_ not in _NUMBERS or flags & _COMPLEX or len(parts) != 4:
-            raise DataError(f"{self.name}: {variable} is neither real numbers nor a cell array of texts")
+            raise DataError(f"{self.name}: {variable} is not an array of real numbers or a cell array of texts")
         shape = np.frombuffer(parts[1][1], self.dtype("i4")).tolist() if len(parts[1][1]) % 4 == 0 else []
         stored, content = parts[3]
         of_class = self.dtype(_NUMBERS[class_])
@@ -101,7 +101,7 @@ class _Reader:
         return np.frombuffer(content, dtype).astype(of_class, copy=False).reshape(shape, order="F")
 
     def text(self, matrix: memoryview) -> str:
-        """The text in a cell, or nothing where there is something else."""
+        """Return the text in a cell, or an empty text if the cell holds something else."""
         parts = self.parts(matrix)
         if self.array_class(parts)[0] != _CHAR or len(parts) != 4 or parts[3][0] not in _TEXTS:
             return ""
@@ -111,10 +111,11 @@ class _Reader:
         return bytes(parts[3][1]).decode(encoding, "replace")
 
     def parts(self, matrix: memoryview) -> list[tuple[int, memoryview]]:
-        """The class, shape, name and contents of an array; no more cells than names of classes may take."""
+        """Return the class, shape, name and contents of an array, with no more cells than there can be classes."""
         return list(islice(self.elements(matrix), 3 + _MAX_CELLS))
 
     def array_class(self, parts: list[tuple[int, memoryview]]) -> tuple[int, int]:
+        """Return the class and the flags of an array."""
         flags = int.from_bytes(parts[0][1][:4], self.order) if len(parts) > 2 else 0
         return flags & 0xFF, flags
 
@@ -124,7 +125,7 @@ class _Reader:
     def inflate(self, content: memoryview, limit: int) -> memoryview:
         inflater = zlib.decompressobj()
         try:
-            inflated = inflater.decompress(content, max(limit, 1))  # 0 would be no limit
+            inflated = inflater.decompress(content, max(limit, 1))  # 0 would mean no limit
         except zlib.error as error:
             raise DataError(f"{self.name}: is damaged ({error})") from None
         if not inflater.eof:
@@ -132,7 +133,7 @@ class _Reader:
         return memoryview(inflated)
 
     def elements(self, content: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The elements side by side in `content`: the data type, and the bytes."""
+        """Yield the data type and the bytes of each element in `content`."""
         at = 0
         while at < len(content):
             tag = int.from_bytes(content[at : at + 4], self.order)

@@ -1,8 +1,8 @@
-"""A reader of the pickles in which CIFAR-10 is published, which can run no code.
+"""A reader of the pickles in which CIFAR-10 is published. It cannot run code.
 
-``pickle.load`` runs whatever a file names. This reader knows only the few opcodes that a dict of arrays, lists and
-strings needs, as Python 2 wrote the official files and as Python 3 writes subsets of them (protocols 2 to 5). A global
-in the file is looked up in a short table of symbols; nothing is imported. The pixels are not copied.
+``pickle.load`` runs any function that a file names. This reader knows only the few opcodes that a dict of arrays, lists
+and strings needs, as Python 2 wrote them in the official files and Python 3 writes them (protocols 2 to 5). A global in
+the file is looked up in a short table of symbols; nothing is imported. The pixels are not copied.
 """
 
 import math
@@ -19,7 +19,7 @@ _Global = Enum("_Global", "RECONSTRUCT NDARRAY DTYPE SCALAR FROMBUFFER ENCODE")
 _GLOBALS = {
     "numpy ndarray": _Global.NDARRAY,
     "numpy dtype": _Global.DTYPE,
-    "_codecs encode": _Global.ENCODE,  # how Python 3 writes bytes under protocol 2
+    "_codecs encode": _Global.ENCODE,  # Python 3 writes bytes so under protocol 2
 } | {
     f"numpy.{core}.{symbol}": value
     for core in ("core", "_core")
@@ -31,7 +31,7 @@ _GLOBALS = {
 }
 _DTYPES = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
 
-# Opcodes by their byte. Where a number stands, the opcode is followed by as many bytes of an integer or a length.
+# Opcodes by their byte. The number is the size in bytes of the integer or the length that follows the opcode.
 _PROTO, _FRAME, _STOP, _MARK = 0x80, 0x95, ord("."), ord("(")
 _CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
 _INTEGERS = {ord("J"): 4, ord("K"): 1, ord("M"): 2}
@@ -64,18 +64,18 @@ def read_pickle(content: bytes, name: str) -> dict[str, Any]:
     content : bytes
         The whole file.
     name : str
-        What errors call the file.
+        The name of the file in messages.
 
     Returns
     -------
     dict
-        Keys as str. A value is an ndarray (a read-only view of `content` where it can be), list, tuple, dict, str,
-        bytes, memoryview, int, bool or None.
+        The keys are str. A value is an ndarray (mostly a read-only view of `content`), list, tuple, dict, str, bytes,
+        memoryview, int, bool or None.
 
     Raises
     ------
     DataError
-        If the file is damaged, or asks for anything but these.
+        If the file is damaged, or needs anything else.
     """
     return _Machine(content, name).run()
 
@@ -91,18 +91,18 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.encoded = 0
-        # A row of 3072 pixels takes some five opcodes. Far more of them are no images, but a way to fill the memory:
-        # an opcode of one byte makes an object of up to a hundred.
+        # A row of 3072 pixels takes about five opcodes. A file with far more is made to fill the memory: an opcode
+        # of one byte makes an object of up to a hundred bytes.
         self.steps_left = 20_000 + len(content) // 64
 
     def run(self) -> dict[str, Any]:
         if len(self.content) < 2 or self.content[0] != _PROTO or not 2 <= self.content[1] <= 5:
-            raise DataError(f"{self.name}: is no pickle of protocol 2 to 5")
+            raise DataError(f"{self.name}: is not a pickle of protocol 2 to 5")
         while (opcode := self.take(1)[0]) != _STOP:
             self.start = self.at - 1
             self.steps_left -= 1
             if self.steps_left < 0:
-                self.refuse("so many objects for so few bytes")
+                self.refuse("too many objects for its size")
             self.step(opcode)
         result = self.pop()
         if type(result) is not dict or self.stack or self.marks:
@@ -122,7 +122,7 @@ class _Machine:
         elif opcode in _GETS:
             key = self.integer(_GETS[opcode])
             if key not in self.memo:
-                self.broken("recalls what it never stored")
+                self.broken("recalls an object that it did not store")
             push(self.memo[key])
         elif opcode in _CONSTANTS:
             push(_CONSTANTS[opcode])
@@ -150,7 +150,7 @@ class _Machine:
         elif opcode == _STACK_GLOBAL:
             module, symbol = self.pop_many(2)
             if not (type(module) is str and type(symbol) is str):
-                self.broken("names a global by no text")
+                self.broken("names a global without text")
             push(self.find_global(f"{module} {symbol}"))
         elif opcode == _REDUCE:
             function, arguments = self.pop_many(2)
@@ -172,12 +172,12 @@ class _Machine:
             self.broken("has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, bytes):
-                self.refuse("a key that is no text")
+                self.refuse("a key that is not text")
             target[key if type(key) is str else key.decode("latin-1")] = value
 
     def find_global(self, name: str) -> _Global:
         if name not in _GLOBALS:
-            # repr, so that a name cannot write control characters to the terminal
+            # repr keeps control characters in a name from the terminal
             self.refuse(f"the global {repr(name.replace(' ', '.'))[1:-1][:80]}")
         return _GLOBALS[name]
 
@@ -188,7 +188,7 @@ class _Machine:
             case _Global.DTYPE, (str() | bytes() as kind, 0 | 1, 0 | 1):
                 kind = kind if isinstance(kind, str) else kind.decode("latin-1")
                 if kind not in _DTYPES:
-                    self.refuse("an array of anything but numbers")
+                    self.refuse("an array without numbers")
                 return _Dtype(kind)
             case _Global.SCALAR, (_Dtype() as dtype, raw):
                 return self.array(raw, dtype, (), "C").item()
@@ -197,11 +197,11 @@ class _Machine:
             case _Global.ENCODE, (str() as text, "latin1" | "latin-1"):
                 return self.encode(text)
             case _:
-                return self.refuse("a call that makes no array")
+                return self.refuse("a call that does not make an array")
 
     def encode(self, text: str) -> bytes:
         self.encoded += len(text)
-        if self.encoded > len(self.content):  # one long text, encoded again and again
+        if self.encoded > len(self.content):  # one long text could be encoded again and again
             self.refuse("more bytes than it holds")
         try:
             return text.encode("latin-1")
@@ -219,7 +219,7 @@ class _Machine:
             case _Array(values=None), (1, tuple() as shape, _Dtype() as dtype, bool() as fortran, raw):
                 target.values = self.array(raw, dtype, shape, "F" if fortran else "C")
             case _:
-                self.refuse("a state that is no array's")
+                self.refuse("a state that does not belong to an array")
 
     def array(self, raw: object, dtype: _Dtype, shape: tuple[Any, ...], order: Any) -> np.ndarray:
         if not isinstance(raw, bytes | memoryview) or dtype.order is None:
@@ -229,7 +229,7 @@ class _Machine:
         numbers = np.dtype(dtype.kind).newbyteorder(dtype.order)
         if math.prod(shape) * numbers.itemsize != len(raw):
             self.broken(f"has an array of shape {shape} and {numbers.itemsize}-byte numbers in {len(raw)} bytes")
-        if 0 in shape:  # which numpy.frombuffer does not make
+        if 0 in shape:  # numpy.frombuffer refuses it
             return np.zeros(shape if len(shape) <= 2 else 0, numbers)
         return np.frombuffer(raw, numbers).reshape(shape, order=order)
 
@@ -261,14 +261,14 @@ class _Machine:
     def line(self) -> str:
         end = self.content[self.at : self.at + 256].find(b"\n")
         if end < 0:
-            self.broken("has no end of a name")
+            self.broken("has a name without an end")
         return self.text(self.take(end + 1)[:-1])
 
     def top(self, kind: type = object) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            self.broken("takes more than it put")
+            self.broken("takes more objects than it has put")
         if kind is not object and type(self.stack[-1]) is not kind:
-            self.broken(f"adds to what is no {kind.__name__}")
+            self.broken(f"adds to an object that is not a {kind.__name__}")
         return self.stack[-1]
 
     def pop(self) -> Any:
@@ -280,7 +280,7 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marks:
-            self.broken("closes what it never opened")
+            self.broken("closes a group that it did not open")
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
