@@ -98,7 +98,7 @@ def test_rows_of_weight_zero_are_not_looked_at(size):
 @pytest.mark.parametrize("weights", [None, [np.zeros(3)]])
 def test_without_rows_there_is_no_mean(weights):
     for rows in ([], [np.zeros((0, 2))]) if weights is None else ([np.ones((3, 2))],):
-        with pytest.raises(FeatureError, match="no rows of a weight above 0 to standardise by; pass at least one"):
+        with pytest.raises(FeatureError, match="no rows with a weight above 0 to standardise with; pass at least one"):
             Standardizer.fit(rows, weights)
 
 

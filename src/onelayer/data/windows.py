@@ -21,10 +21,7 @@ from onelayer.data.scan import memory_map_of
 # those of a batch of 64 rows. With fewer blocks, a window would lack classes; with more, the blocks in the same memory
 # would be shorter, and a disk would have to seek more often.
 WINDOW_BLOCKS = 64
-PART_BYTES, PARTS_AHEAD = (
-    2**20,
-    8,
-)  # bytes copied at a time, and parts that the disk reads ahead
+PART_BYTES, PARTS_AHEAD = 2**20, 8  # bytes copied at a time, and how many such parts are read ahead
 LEAST_ROWS = 256  # evaluated together, however long they are: setting up a layer takes as long as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 

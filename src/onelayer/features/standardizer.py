@@ -1,6 +1,6 @@
 """Standardisation: every feature gets mean 0 and standard deviation 1 over the training rows.
 
-It is linear, so that it can be folded into a layer instead of being done to every row::
+It is linear, so it can be folded into a layer instead of being applied to every row::
 
     X W + b = (R - m)/s W + b = R V + c        with V = W / s (d, K),  c = b - m V (K,)
 
@@ -8,12 +8,12 @@ and the gradients of the folded layer, dJ/dV = R^T G and dJ/dc = column sums of 
 
     dJ/dW = X^T G = (R^T G - m (column sums of G)) / s
 
-Folding saves two passes over every batch. It is used for pixels, whose 0..255 lose nothing by it; features may lie far
-from zero, where the terms that cancel would be larger than the result, and are standardised themselves.
+Folding saves two passes over every batch. It is used for pixels, whose values 0..255 lose no accuracy. Other features
+may be far from zero, where the terms that cancel would be larger than the result; their rows are standardised.
 
-A feature that is constant in the training rows teaches nothing. Its scale is 1 and its weights are exactly 0, so that a
-model does not answer by what no training row moved. While a layer is trained the scale is infinite instead: the feature
-is 0 in every row, V and dJ/dW are 0 too, and rounding cannot give it a weight.
+A feature that is constant in the training rows teaches nothing. Its scale is 1 and its weights are exactly 0, so that
+the feature cannot change a model's answer. While a layer is trained the scale is infinite instead: the feature is 0 in
+every row, V and dJ/dW are 0 too, and rounding cannot give it a weight.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,13 +27,13 @@ from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 
-BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and many enough to keep Python out of the way
-PIXEL_ROWS = 256  # whose squares, of 255 at most, add up to less than 2^24: floats hold such whole numbers exactly
+BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and enough to make Python's own time small
+PIXEL_ROWS = 256  # added up at a time: their squares sum to less than 2^24, which float32 holds exactly
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and variance of some rows, which can be merged with those of others.
+    """Mean and variance of some rows, which can be merged with those of other rows.
 
     They are merged by the pairwise formula of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
     computing sample variances" (1979). Everything is taken relative to the first row, so that a constant feature has a
@@ -58,10 +58,10 @@ class Moments:
 
     @classmethod
     def of(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Moments":
-        """Moments of the rows in `blocks`, arrays (k, d), in one pass.
+        """Return the moments of the rows in `blocks`, arrays (k, d), in one pass.
 
-        Their `weights` are arrays (k,); None is 1 for all. Rows of weight 0 are left out. Of pixels without weights the
-        sums are whole numbers, taken exactly.
+        The `weights` are arrays (k,); None is a weight of 1 for all rows. Rows of weight 0 are left out. The sums of
+        pixels without weights are whole numbers and exact.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class Moments:
         counted = _counted(blocks, weights)
         first = next(counted, None)
         if first is None:
-            raise FeatureError("there are no rows of a weight above 0 to standardise by; pass at least one")
+            raise FeatureError("there are no rows with a weight above 0 to standardise with; pass at least one")
         counted = chain([first], counted)
         if weights is None and _are_pixels(first[0]):
             return cls._of_pixels(block for block, _ in counted)
@@ -89,7 +89,7 @@ class Moments:
             offset = D.mean(axis=0)
             D -= offset
             return cls(float(len(D)), origin, offset, np.einsum("ij,ij->j", D, D))
-        weight = float(w.sum())  # einsum and not a product of BLAS, whose bits would depend on its threads
+        weight = float(w.sum())  # not a product of BLAS, whose bits depend on its threads
         offset = np.einsum("i,ij->j", w, D) / weight
         D -= offset
         return cls(weight, origin, offset, np.einsum("i,ij,ij->j", w, D, D))
@@ -104,12 +104,12 @@ class Moments:
                 n += len(R)
                 total = total + R.sum(axis=0).astype(np.int64)  # (d,)
                 squares = squares + np.einsum("ij,ij->j", R, R).astype(np.int64)
-        # n^2 times the variance, in Python's numbers: what cancels here has more digits than others hold
+        # n^2 times the variance, in Python's integers: the terms that cancel have more digits than a float holds
         spread = np.array([n * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
         return cls(float(n), np.zeros(len(total)), total / n, spread / n)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of both together."""
+        """Return the moments of the rows of both."""
         delta = (other.origin - self.origin) + other.offset - self.offset
         weight = self.weight + other.weight
         squares = self.squares + (other.squares + delta * delta * (self.weight * other.weight / weight))
@@ -127,12 +127,12 @@ class Moments:
 
     @property
     def standardizer(self) -> "Standardizer":
-        """What gives the rows seen mean 0 and standard deviation 1.
+        """The standardizer that gives these rows mean 0 and standard deviation 1.
 
         Raises
         ------
         FeatureError
-            If the squares of a feature are too large to be added up.
+            If the squares of a feature are too large to add up.
         """
         finite = np.isfinite(self.variance)
         if not finite.all():
@@ -153,7 +153,7 @@ class Standardizer:
     scale : array (d,)
         s, the standard deviation (divided by n, not n - 1); 1 for a constant feature.
     constant : ndarray (d,), bool, or None
-        Which features are constant in the training rows; None where that is not known.
+        True for the features that are constant in the training rows; None where that is not known.
 
     The floating-point type of mean and scale is the type of the rows that `transform` returns.
     """
@@ -164,18 +164,18 @@ class Standardizer:
 
     @classmethod
     def fit(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Standardizer":
-        """Mean and standard deviation, in float64, of rows, as `Moments.of` takes them."""
+        """Return the standardizer of rows, in float64; the arguments are those of `Moments.of`."""
         return Moments.of(blocks, weights).standardizer
 
     def to(self, convert: Callable[[Array], Array]) -> "Standardizer":
-        """The same numbers in another type or another array library."""
+        """Return the standardizer with mean and scale in another type or another array library."""
         return Standardizer(convert(self.mean), convert(self.scale), self.constant)
 
     def mirrored(self, image_shape: tuple[int, int, int]) -> "Standardizer":
-        """The standardiser of images (c, h, w) that are mirrored, left to right, half of the time.
+        """Return the standardizer of images (c, h, w) that are mirrored, left to right, half of the time.
 
-        A pixel that is constant takes mean and scale of its mirror pixel where that one varies. Where both are constant
-        at different values, they vary about the middle of the two.
+        A constant pixel takes mean and scale of its mirror pixel if that pixel varies. If both are constant with
+        different values, they vary about the middle of the two.
         """
         if self.constant is None or not self.constant.any():
             return self
@@ -188,7 +188,7 @@ class Standardizer:
         return Standardizer(mean, scale, self.constant & ~alone & ~differ)
 
     def clear(self, layer: SoftmaxLayer) -> SoftmaxLayer:
-        """The layer with weights of 0 for the constant features."""
+        """Return the layer with weights of 0 for the constant features."""
         if self.constant is None or not layer.weights[self.constant].any():
             return layer
         templates = layer.weights.T.copy()  # (K, d); every class in one piece
@@ -197,39 +197,39 @@ class Standardizer:
 
     @property
     def for_training(self) -> "Standardizer":
-        """The standardiser by which constant features are 0, whatever a row holds, and so are their gradients."""
+        """The standardizer that makes constant features 0 in every row, and their gradients too."""
         if self.constant is None or not self.constant.any():
             return self
         return Standardizer(self.mean, np.where(self.constant, np.inf, self.scale), self.constant)
 
     def reexpress(self, layer: SoftmaxLayer, new: "Standardizer") -> SoftmaxLayer:
-        """What gives rows standardised by `new` the logits that `layer` gives rows standardised by this; in float64."""
+        """Return the float64 layer whose logits of rows standardised by `new` are those of `layer` after this one."""
         W = (layer.weights.T * (new.scale / self.scale)).T  # (d, K); every class in one piece
         return SoftmaxLayer(W, layer.bias + ((new.mean - self.mean) / self.scale) @ layer.weights, layer.loss)
 
     def transform(self, R: Array) -> Array:
-        """Standardised rows X (n, d) of raw rows R (n, d)."""
+        """Return the standardised rows X (n, d) of raw rows R (n, d)."""
         X = array_namespace(R).astype(R, self.mean.dtype)
         X -= self.mean
         X /= self.scale
         return X
 
     def inputs(self, R: Array) -> Array:
-        """What the layer of `input_layer` multiplies: pixels as they are, features standardised, (n, d)."""
+        """Return the input (n, d) of the layer of `input_layer`: pixels as they are, features standardised."""
         xp = array_namespace(R)
         return xp.astype(R, self.mean.dtype) if _are_pixels(R) else self.transform(R)
 
     def input_layer(self, layer: SoftmaxLayer, R: Array) -> SoftmaxLayer:
-        """The layer whose logits of ``inputs(R)`` are those of `layer` of the standardised rows."""
+        """Return the layer whose logits of ``inputs(R)`` are those of `layer` of the standardised rows."""
         return self.fold(layer) if _are_pixels(R) else layer
 
     def fold(self, layer: SoftmaxLayer) -> SoftmaxLayer:
-        """The layer whose logits of raw rows are those of `layer` of the standardised rows."""
+        """Return the layer whose logits of raw rows are those of `layer` of the standardised rows."""
         V = (layer.weights.T / self.scale).T  # (d, K); every class in one piece, as the weights are
         return SoftmaxLayer(V, layer.bias - self.mean @ V, layer.loss)
 
     def unfold_gradient(self, dV: Array, dc: Array, R: Array) -> Array:
-        """dJ/dW (d, K) from the gradients of ``input_layer(layer, R)``, dJ/dV (d, K) and dJ/dc (K,)."""
+        """Return dJ/dW (d, K) from the gradients of ``input_layer(layer, R)``, dJ/dV (d, K) and dJ/dc (K,)."""
         if not _are_pixels(R):
             return dV
         return ((dV.T - dc[:, None] * self.mean) / self.scale).T  # (d, K); every class in one piece
@@ -238,7 +238,7 @@ class Standardizer:
 def _counted(
     blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Blocks of at least one row, with the rows' weights, without the rows of weight 0."""
+    """Yield the blocks that have rows of a weight above 0, without the other rows, and the weights of the rows."""
     for block, w in zip(blocks, repeat(None) if weights is None else weights, strict=False):
         if w is not None and not w.all():
             block, w = block[w != 0], w[w != 0]

@@ -1,19 +1,21 @@
-"""A look at whether rows are in the unit of those that a model was trained on, at 32 rows at most.
+"""A check of at most 32 rows for another scale than that of the rows that a model was trained on.
 
-A model of pixels 0 to 255 takes images divided by 255 for black ones, and a model of features between 0 and 1 is sure
-of everything that it is given as pixels. Nothing fails; the answers are wrong.
+To a model of pixels from 0 to 255, images divided by 255 are black, and a model of features between 0 and 1 is sure of
+every answer about pixels. No error is raised, but the answers are wrong.
 
-A doubt that is wrong is worse than silence. `far_off` takes rows for strange if, in most of them, most numbers
+A wrong warning is worse than none. `far_off` is true if one of these holds for most numbers in most rows:
 
-- are more than 20 standard deviations from the mean. Of rows like those trained on, however they are distributed, at
-  most 1 in 200 is so (Chebyshev's inequality for a number, Markov's for half of them);
-- or, of the numbers that are not 0, are more than 20 times the usual size E[x^2] / |E[x]|. For sparse features this is
-  the size of what is not 0, and at most 1 in 400 such numbers is so. It finds what the many zeros of digits hide.
+- The number is more than 20 standard deviations from the mean. For rows of the training distribution, whatever it is,
+  this happens in at most 1 of 200 rows (Chebyshev's inequality for a number, Markov's for half of the numbers).
+- The number is not 0 and more than 20 times the usual size E[x^2] / |E[x]|. For sparse features this is the size of the
+  numbers that are not 0, and at most 1 of 400 of them is this large. Zeros do not count, so the many zeros of digits
+  hide nothing from this test.
 
-A feature with the scale 1 was constant, or nothing was standardised: it says nothing. Of features that held only zeros
-and ones (then E[x^2] = E[x]), zeros and ones are left out of the first: rare ones are far from the mean.
+A feature with scale 1 was constant, or the rows were not standardised; it is left out. If a feature held only zeros and
+ones in training (then E[x^2] = E[x]), its zeros and ones do not count in the first test, as rare ones are far from the
+mean.
 
-Exported scripts hold the source of `scaled_down` and `far_off`, which therefore need nothing but NumPy.
+Exported scripts hold the source of `scaled_down` and `far_off`, so these functions need only NumPy.
 """
 
 import numpy as np
@@ -22,7 +24,7 @@ from onelayer.errors import OnelayerWarning, UnitWarning
 
 SCALED_DOWN = "the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply the rows by 255"
 FAR_OFF = "the rows lie far outside those trained on; prepare them as the training rows were"
-LOOKED_AT = 32  # rows
+LOOKED_AT = 32  # rows that are checked, at most
 LEAST_IMAGE = 64  # numbers of an image of 8 x 8
 
 

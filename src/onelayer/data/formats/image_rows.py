@@ -112,10 +112,8 @@ def image_rows(
     c, h, w = facts["image_shape"]
     notes = (*_lost(path, len(images), facts, config), *_squeezed(facts), *_dark(facts))
     if not isinstance(rows, np.memmap):
-        notes = (
-            *notes,
-            f"the cache {cache_directory()} cannot be written, so every start decodes the images again",
-        )
+        why = f"the cache {cache_directory()} cannot be written, so every start decodes the images again"
+        notes = (*notes, why)
     return ImageRows(rows, (c, h, w), kept, notes)
 
 

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_IMAGES, _LABELS = (
-    ("image", "img"),
-    ("label", "labels", "fine_label"),
-)  # columns, the first that exists
+_IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns, the first that exists
 _COARSE = "coarse_label"
 _LEAST_IMAGE_BYTES = 16  # no image file is smaller
 _FREE_ROWS = 1000  # files of at most this many rows may claim smaller images
