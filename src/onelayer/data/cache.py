@@ -75,8 +75,18 @@ def cached_rows(
     dtype = np.dtype(dtype)
     if (found := find_rows(key, dtype)) is not None:
         return found
-    path, _ = _paths(key)
-    folder = path.parent
+    if (made := _make_rows(key, shape, fill, dtype)) is not None:
+        return made
+    if (found := find_rows(key, dtype)) is None:
+        raise DataError(f"{_paths(key)[0]}: changed while it was written; try again")
+    return found
+
+
+def _make_rows(
+    key: str, shape: tuple[int, int], fill: Callable[[np.ndarray], tuple[int, Mapping[str, Any]]], dtype: np.dtype
+) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Make rows in the cache; return rows and facts if they are in memory instead."""
+    folder = _paths(key)[0].parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
     size = shape[0] * shape[1] * dtype.itemsize
     try:
@@ -102,10 +112,7 @@ def cached_rows(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    found = find_rows(key, dtype)
-    if found is None:
-        raise DataError(f"{path}: changed while it was written; try again")
-    return found
+    return None
 
 
 def _keep(key: str, temporary: Path, shape: tuple[int, int], dtype: np.dtype, facts: Mapping[str, Any]) -> None:

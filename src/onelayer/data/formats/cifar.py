@@ -143,15 +143,9 @@ def read_cifar(
         If the set has no coarse labels.
     """
     path = require_cifar(path, sets)
-    versions = [(cifar, form) for cifar in sets for form in _FORMS]  # an archive may hold any
-    if path.is_dir():
-        versions = [(cifar, form) for cifar in sets if (form := _form(path, cifar)) is not None][:1]
-        sets = [cifar for cifar, _ in versions]
-    files = {
-        name: CifarFile(cifar, form, part)
-        for cifar, form in versions
-        for name, part in _names(cifar, form, parts, coarse).items()
-    }
+    versions = _versions(path, sets)
+    sets = list(dict.fromkeys(cifar for cifar, _ in versions))
+    files = {name: file for version in versions for name, file in _files(*version, parts, coarse).items()}
     found = _Found(sets[0], path, parts, coarse) if len(sets) == 1 else None
     pending: deque[Future[Batch]] = deque()
     # Hashing takes most of the time and releases the interpreter's lock: a file is hashed while the next one is read.
@@ -175,6 +169,13 @@ def read_cifar(
     return found.dataset()
 
 
+def _versions(path: Path, sets: Sequence[Cifar]) -> list[tuple[Cifar, str]]:
+    """Return the set and the version in a folder, or all that an archive may hold."""
+    if path.is_dir():
+        return [(cifar, form) for cifar in sets if (form := _form(path, cifar)) is not None][:1]
+    return [(cifar, form) for cifar in sets for form in _FORMS]
+
+
 def _form(folder: Path, cifar: Cifar) -> str | None:
     """Return the version that a folder holds; None if it has no part of the set."""
     return next(
@@ -182,10 +183,11 @@ def _form(folder: Path, cifar: Cifar) -> str | None:
     )
 
 
-def _names(cifar: Cifar, form: str, parts: Collection[str] | None, coarse: bool) -> dict[str, str]:
-    """Return the part in each file to read, by the file's name; "" for the file with the names of the classes."""
-    wanted = {f"{part}{form}": part for part in _chosen(cifar, parts) or cifar.parts}
-    return {cifar.metas[form].format(_kind(cifar, coarse)[:-1]): "", **wanted}
+def _files(cifar: Cifar, form: str, parts: Collection[str] | None, coarse: bool) -> dict[str, CifarFile]:
+    """Return the files to read by their names: that of the names of the classes, then those of the parts."""
+    meta = cifar.metas[form].format(_kind(cifar, coarse)[:-1])
+    names = {meta: "", **{f"{part}{form}": part for part in _chosen(cifar, parts) or cifar.parts}}
+    return {name: CifarFile(cifar, form, part) for name, part in names.items()}
 
 
 def _chosen(cifar: Cifar, parts: Collection[str] | None) -> list[str]:
