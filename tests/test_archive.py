@@ -104,7 +104,7 @@ def peak_of(path, words):
 
 
 def bomb(path, head, zeros):
-    """Write a gzip file of a head and so many zeros."""
+    """Write a gzip file of a head and this many zeros."""
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(head)
         for _ in range(zeros // 2**20):

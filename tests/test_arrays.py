@@ -1,4 +1,4 @@
-"""Arrays that NumPy saved: what is read is what was saved, and what cannot be read is named in a line."""
+"""Arrays that NumPy saved: they are read as they were saved, and errors are one line."""
 
 import io
 import os
@@ -542,7 +542,7 @@ def test_members_that_numpy_does_not_write():
 
 @pytest.mark.parametrize("form", ["plain", "compressed", "folder"])
 def test_damage_is_a_line_or_harmless(form):
-    """Bytes of headers and of lists of members are changed; what is read then, if anything, is sound."""
+    """After a change of bytes in headers and lists of members, reading fails in one line or gives sound data."""
     source = save(form, X=X, y=Y, class_names=np.array(["ant", "bee", "cow"]))
     path = Path(source) if form != "folder" else Path("set/X.npy")
     good = path.read_bytes()

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in every form they are published in, whole, in part, and damaged."""
+"""CIFAR-10 and CIFAR-100 in every published form, whole, in part and damaged."""
 
 import dataclasses
 import hashlib
@@ -289,7 +289,7 @@ def test_a_binary_row_of_the_hundred(tmp_path):
 
 
 def test_the_hundred_that_are_official(parts_100, write_form_100, tmp_path):
-    """With the checksums of the sets made here for the published ones, which are not here."""
+    """The checksums of small sets made here stand in for those of the published sets."""
     md5 = {form: {} for form in ARCHIVES}
     folders = {form: write_form_100(parts_100, NAMES_100, form, tmp_path) for form in ARCHIVES}
     for form, suffix in (("python", ""), ("binary", ".bin")):
@@ -494,7 +494,7 @@ def test_matlab_elements_without_number(tmp_path, head, words):
 
 
 def test_matlab_numbers_that_grow_when_read(tmp_path):
-    """Whole numbers of class double may be stored as bytes: eight times less than they become."""
+    """Whole numbers of class double may be stored as bytes, and take eight times as much memory when read."""
     content = matlab(tmp_path, {"data": np.zeros((1, 2**20 + 3), np.uint8)})
     stored = content.index(struct.pack("<II", 2, 2**20 + 3))
     element = bytearray(content[128:stored])

@@ -1,4 +1,4 @@
-"""Fetching files from a server on this machine, which behaves or does not."""
+"""Downloads from a local server that works, or fails in several ways."""
 
 import hashlib
 import logging.handlers

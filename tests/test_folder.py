@@ -1,4 +1,4 @@
-"""Folders of images: what is in them, in which order, at which size, and what is wrong with them."""
+"""Folders of images: their classes, order and sizes, and errors in them."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from onelayer.cli import main as cli
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import load, load_splits, split
 from onelayer.data.dataset import Dataset
-from onelayer.data.formats import folder, image_rows
+from onelayer.data.formats import folder, folder_walk, image_rows
 from onelayer.data.untrusted import images
 from onelayer.errors import ConfigError, DataError
 from onelayer.runs.directory import Run
@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 
 
 def write(path: Path, size=(4, 3), mode="RGB", **options) -> Path:
-    """An image of noise."""
+    """Write an image of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = RNG.integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(noise).convert(mode).save(path, **options)
@@ -55,7 +55,7 @@ def no_decoding(monkeypatch):
 
 
 def pixels(path: Path) -> np.ndarray:
-    """Its row, by Pillow alone."""
+    """Return the row of an image, read by Pillow alone."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1).ravel()
 
@@ -256,7 +256,7 @@ def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
 
 @pytest.mark.parametrize("parts", [["test"], ["val"], ["val", "testing"]])
 def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts):
-    """There is a model to evaluate."""
+    """Such a folder can be used to evaluate a model."""
     assert cli.run(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
     for part in parts:
         for name in ("cat", "dog"):
@@ -384,7 +384,7 @@ DARK = (
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 @pytest.mark.parametrize(("white", "brightest"), [(1023, 4), (4095, 16), (32767, 127), (32768, None), (65535, None)])
 def test_images_of_16_bits_that_use_few_of_them_are_noted(tmp_path, no_decoding, suffix, white, brightest):
-    """The set decides, not the image: a dark one among others is as it should be."""
+    """The brightest image of the set decides: one dark image among others is normal."""
     for number in range(6):
         pixels = np.full((3, 4), white if number == 3 else white // 4, np.uint16)
         path = tmp_path / "ab"[number % 2] / f"{number}.{suffix}"
@@ -646,7 +646,7 @@ def test_progress(cifar_folder):
 
 
 def test_a_long_list_of_files_tells_how_far_it_is(pets, monkeypatch):
-    monkeypatch.setattr(folder, "_OFTEN", 3)
+    monkeypatch.setattr(folder_walk, "_OFTEN", 3)
     calls = []
     load(pets, progress=lambda *how_far: calls.append(how_far))
     assert calls[:4] == [(3, None), (3, None), (6, None), (6, None)], "of each class, in its midst and at its end"

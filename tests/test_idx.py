@@ -1,4 +1,4 @@
-"""IDX files as MNIST, Fashion-MNIST, KMNIST and EMNIST are published, one's own, and damaged ones."""
+"""IDX files: published sets, other sets in the same format, and damaged ones."""
 
 import dataclasses
 import gzip
@@ -17,7 +17,7 @@ from onelayer.errors import DataError
 
 
 def idx_file(array, kind=8):
-    """The bytes of an IDX file, as the format is described."""
+    """Return the bytes of an IDX file, as the description of the format says."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape) + array.tobytes()
 
 
@@ -111,7 +111,7 @@ def test_packed_and_unpacked_side_by_side(parts, tmp_path):
 
 @pytest.mark.parametrize("beside", ["none", "labels", "all"])
 def test_folders_with_the_names_of_files_are_looked_into(parts, tmp_path, beside):
-    """As MNIST is often handed on; what lies beside the folders comes first."""
+    """People often copy MNIST so; a file beside a folder of its name comes first."""
     kinds = {"none": [], "labels": ["labels"], "all": ["images", "labels"]}[beside]
     write_set(tmp_path / "flat", parts, dot=".")
     for file in (tmp_path / "flat").iterdir():

@@ -1,4 +1,4 @@
-"""Parquet files with images, as the hub lays them out, as other libraries write them, and damaged."""
+"""Parquet files with images, in the layout of the hub or of other libraries, and damaged ones."""
 
 import io
 import json
@@ -389,7 +389,7 @@ def test_rows_without_bytes(tmp_path):
 
 
 def test_a_value_that_stands_for_many_rows(tmp_path):
-    """1 MiB a hundred and sixty times, stored once."""
+    """A value of 1 MiB that 160 rows share is stored once."""
     path = write(tmp_path / "a.parquet", [bytes(2**20)] * 160, dictionary_pagesize_limit=2**21, write_statistics=False)
     assert path.stat().st_size < 2**20
     usual, pool = pa.default_memory_pool(), pa.system_memory_pool()

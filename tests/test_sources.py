@@ -335,3 +335,14 @@ def test_importing_loads_no_heavy_library():
     code = f"import sys, onelayer.data, onelayer.data.untrusted.images; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_settings_of_the_reader_are_given_by_name():
+    with pytest.raises(TypeError):
+        load("digits", SourceConfig())
+    with pytest.raises(TypeError):
+        load_splits("digits", SplitConfig(), SourceConfig())
+    given = load_splits("digits", SplitConfig(), source_config=SourceConfig())
+    for splits in (load_splits("digits"), load_splits(source="digits", split_config=SplitConfig())):
+        for ours, theirs in zip(splits, given, strict=True):
+            np.testing.assert_array_equal(ours.indices, theirs.indices)

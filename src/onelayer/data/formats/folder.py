@@ -1,33 +1,26 @@
 """A folder of images, with a folder for each class, which may be in a folder for each part, such as train."""
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
-from stat import S_ISDIR
 
 import numpy as np
 
 from onelayer.config import SourceConfig
-from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
+from onelayer.data.formats.folder_walk import SUFFIXES, Walk, is_hidden, is_image
 from onelayer.data.formats.image_rows import MAX_LOST, MOST_NAMED, image_rows
 from onelayer.data.progress import Progress, silent
-from onelayer.data.untrusted.images import FORMATS
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, listed, printable
-
-_OFTEN = 10_000  # files between two reports of progress
-_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 def find_folder(path: Path) -> Path | None:
     """Return the path if it is a folder with folders or images in it, else None."""
     if path.is_dir():
         with os.scandir(path) as entries:
-            if any(not _hidden(entry.name) and (entry.is_dir() or _is_image(entry.name)) for entry in entries):
+            if any(not is_hidden(entry.name) and (entry.is_dir() or is_image(entry.name)) for entry in entries):
                 return path
     return None
 
@@ -61,13 +54,13 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         more than 1 % of the images cannot be read and the settings do not allow that.
     """
     progress = progress or silent
-    scan = _Scan(path, progress)
-    groups = _groups(scan)
+    walk = Walk(path, progress)
+    groups = _groups(walk)
     files = [file for group in groups for file in group.files]
-    rows, image_shape, kept, notes = image_rows(path, files, path.joinpath, scan.digest.digest(), config, progress)
+    rows, image_shape, kept, notes = image_rows(path, files, path.joinpath, walk.digest.digest(), config, progress)
     ends = np.cumsum([len(group.files) for group in groups])
     counts = [int(part.sum()) for part in np.split(kept, ends[:-1])]
-    _require_images(scan, groups, counts, "no image that can be read")
+    _require_images(walk, groups, counts, "no image that can be read")
     classes = sorted({group.class_name for group in groups if group.trains})
     numbers = {name: number for number, name in enumerate(classes)}
     return Dataset(
@@ -77,7 +70,7 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         image_shape=image_shape,
         name=printable(path.resolve().name) or "images",
         parts=_parts(groups, counts),
-        notes=(*scan.notes, *notes),
+        notes=(*walk.notes, *notes),
     )
 
 
@@ -98,120 +91,43 @@ class _Group:
     files: list[str] = field(default_factory=list)
 
 
-class _Scan:
-    """A walk through a folder. Places in the folder are paths relative to it, with slashes.
-
-    Parameters
-    ----------
-    root : Path
-    progress : callable
-        Called with the number of images found.
-    """
-
-    def __init__(self, root: Path, progress: Progress) -> None:
-        self.root = root
-        self.progress = progress
-        self.count = 0
-        self.notes: list[str] = []
-        self.other: Counter[str] = Counter()  # suffixes of files that are not images
-        self.digest = hashlib.sha256()  # of the images' names and states
-
-    def folders(self, place: str) -> tuple[list[str], int]:
-        """Return the names of the folders in a place, sorted, and the number of images beside them."""
-        entries = self.entries(place)
-        folders = sorted(name for name, status in entries if _is_folder(status))
-        return folders, sum(_is_image(name) and not _is_folder(status) for name, status in entries)
-
-    def images(self, place: str) -> list[str]:
-        """Return the images in a place and below it, sorted."""
-        found: list[str] = []
-        seen = {self.identity(above): above for above in ("", place.rpartition("/")[0])}
-        pending = [place]
-        while pending:
-            folder = pending.pop()
-            first = seen.setdefault(self.identity(folder), folder)
-            if first != folder:
-                raise DataError(f"{self.path(folder)}: is the same folder as {self.path(first)}; remove the link")
-            entries = sorted(self.entries(folder), key=itemgetter(0))
-            for name, status in entries:
-                if _is_folder(status):
-                    pending.append(f"{folder}/{name}")
-                elif _is_image(name):
-                    found.append(f"{folder}/{name}")
-                    state = state_of(status) if status else None
-                    self.digest.update(os.fsencode(f"{found[-1]}\0{state}\n"))
-                    self.count += 1
-                else:
-                    self.other[_suffix(name)] += 1
-            self.progress(self.count, None)
-        return sorted(found)
-
-    def entries(self, place: str) -> list[tuple[str, os.stat_result | None]]:
-        """Return names and states of the entries of a place; the state of an image that is a broken link is None."""
-        found: list[tuple[str, os.stat_result | None]] = []
-        try:
-            with os.scandir(self.root / place) as entries:
-                for entry in entries:
-                    if not _hidden(entry.name):
-                        try:
-                            found.append((entry.name, entry.stat()))
-                        except OSError:
-                            if not _is_image(entry.name):
-                                raise
-                            found.append((entry.name, None))
-                        if len(found) % _OFTEN == 0:
-                            self.progress(self.count + len(found), None)
-        except OSError as error:
-            raise DataError(f"{printable(error.filename, 300)}: {error.strerror}") from None
-        return found
-
-    def identity(self, place: str) -> tuple[int, int]:
-        """Return numbers that are the same for two paths of one folder."""
-        status = (self.root / place).stat()
-        return status.st_dev, status.st_ino
-
-    def path(self, place: str) -> str:
-        """Return the whole path of a place, fit to be printed."""
-        return printable(f"{self.root}/{place}".rstrip("/"), 300)
-
-
-def _groups(scan: _Scan) -> list[_Group]:
+def _groups(walk: Walk) -> list[_Group]:
     """Return the images of a folder by part and class, in the order of the rows."""
-    places = _part_folders(scan)
+    places = _part_folders(walk)
     groups = [
         _Group(part, name, f"{place}/{name}".lstrip("/"), trains=part in ("train", "") or "train" not in places)
         for part, place in places.items()
-        for name in _class_folders(scan, place)
+        for name in _class_folders(walk, place)
     ]
     classes = {group.class_name for group in groups if group.trains}
     if len(classes) == 1:
-        _require_no_part(scan, next(group.folder for group in groups if group.trains), min(classes))
+        _require_no_part(walk, next(group.folder for group in groups if group.trains), min(classes))
     for group in groups:
         if group.class_name not in classes:
-            raise DataError(f"{scan.path(group.folder)}: is not a class of train; add it there, or remove the folder")
+            raise DataError(f"{walk.path(group.folder)}: is not a class of train; add it there, or remove the folder")
     for group in groups:
-        group.files = scan.images(group.folder)
-    _require_classes(scan, [group for group in groups if group.trains])
-    _require_images(scan, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(_SUFFIXES))})")
-    if sum(scan.other.values()) > MAX_LOST * scan.count:
-        suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in scan.other.most_common(MOST_NAMED))
-        scan.notes.append(
-            f"{counted(scan.other.total(), 'file')} left out, as their suffixes are not those of images: {suffixes}"
+        group.files = walk.images(group.folder)
+    _require_classes(walk, [group for group in groups if group.trains])
+    _require_images(walk, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(SUFFIXES))})")
+    if sum(walk.other.values()) > MAX_LOST * walk.count:
+        suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in walk.other.most_common(MOST_NAMED))
+        walk.notes.append(
+            f"{counted(walk.other.total(), 'file')} left out, as their suffixes are not those of images: {suffixes}"
         )
     return groups
 
 
-def _require_no_part(scan: _Scan, folder: str, name: str) -> None:
+def _require_no_part(walk: Walk, folder: str, name: str) -> None:
     """Raise a DataError if the only class holds folders and no images: the classes are a level below."""
-    inner, beside = scan.folders(folder)
+    inner, beside = walk.folders(folder)
     if len(inner) > 1 and not beside:
         raise DataError(
-            f"{scan.root}: holds only the folder {name}, which is not a class, as it holds folders "
-            f"({listed(inner)}); pass {scan.path(folder)}"
+            f"{walk.root}: holds only the folder {name}, which is not a class, as it holds folders "
+            f"({listed(inner)}); pass {walk.path(folder)}"
         )
 
 
-def _require_classes(scan: _Scan, groups: list[_Group]) -> None:
+def _require_classes(walk: Walk, groups: list[_Group]) -> None:
     """Raise a DataError if all "classes" hold the same folders and no images: the classes are a level below.
 
     One folder in each class is allowed: some sets keep the images of every class in a folder called images.
@@ -224,16 +140,16 @@ def _require_classes(scan: _Scan, groups: list[_Group]) -> None:
         inner.append({file[start:].partition("/")[0] for file in group.files})
     most = max(inner, key=len)
     if all(len(names) > 1 and names <= most for names in inner):
-        above = scan.path(groups[0].folder.rpartition("/")[0])
+        above = walk.path(groups[0].folder.rpartition("/")[0])
         raise DataError(
             f"{above}: {listed([group.class_name for group in groups])} are not classes, as each holds folders of the "
             f"same names ({listed(sorted(most))}) and no images; pass one of them, such as "
-            f"{scan.path(groups[0].folder)}, or rename them to train, validation and test; "
+            f"{walk.path(groups[0].folder)}, or rename them to train, validation and test; "
             "if they are classes, move their images directly into them"
         )
 
 
-def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: str) -> None:
+def _require_images(walk: Walk, groups: list[_Group], counts: list[int], what: str) -> None:
     """Raise a DataError if a part, or a class of train, has no images; a class may be missing from the other parts."""
     totals: Counter[str] = Counter()
     for group, count in zip(groups, counts, strict=True):
@@ -241,13 +157,13 @@ def _require_images(scan: _Scan, groups: list[_Group], counts: list[int], what: 
     for place, total in totals.items():
         if not total:
             raise DataError(
-                f"{scan.path(place)}: holds {what}; add some, or remove it, if {scan.root} is the folder you mean"
+                f"{walk.path(place)}: holds {what}; add some, or remove it, if {walk.root} is the folder you mean"
             )
 
 
-def _part_folders(scan: _Scan) -> dict[str, str]:
+def _part_folders(walk: Walk) -> dict[str, str]:
     """Return the folder of each part, in order; a folder that is not divided is one part without a name."""
-    folders, _ = scan.folders("")
+    folders, _ = walk.folders("")
     named = [name for name in folders if name.lower() in PARTS]
     places: dict[str, str] = {}
     for name in named:
@@ -256,26 +172,26 @@ def _part_folders(scan: _Scan) -> dict[str, str]:
     if not named or (len(named) < len(folders) and not ("train" in places and len(named) > 1)):
         return {"": ""}
     if len(places) < len(named):
-        raise DataError(f"{scan.root}: {' and '.join(named)} are several folders for one part; keep one for each part")
+        raise DataError(f"{walk.root}: {' and '.join(named)} are several folders for one part; keep one for each part")
     if others := [name for name in folders if name not in named]:
-        scan.notes.append(f"left out, as they are not parts of the set: {printable(', '.join(others))}")
+        walk.notes.append(f"left out, as they are not parts of the set: {printable(', '.join(others))}")
     return {part: places[part] for part in ("train", "validation", "test") if part in places}
 
 
-def _class_folders(scan: _Scan, place: str) -> list[str]:
+def _class_folders(walk: Walk, place: str) -> list[str]:
     """Return the names of the classes in the folder of a part."""
-    names, beside = scan.folders(place)
-    where = scan.path(place)
+    names, beside = walk.folders(place)
+    where = walk.path(place)
     if not names:
         what = "images, but no folder for each class" if beside else "no folders of images"
         raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE")
     for name in names:
         if not is_name(name):
             raise DataError(
-                f"{scan.path(f'{place}/{name}'.lstrip('/'))}: its name is too long, or not printable; rename the folder"
+                f"{walk.path(f'{place}/{name}'.lstrip('/'))}: its name is too long, or not printable; rename the folder"
             )
     if beside:
-        scan.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")
+        walk.notes.append(f"{counted(beside, 'image')} in {where} left out, outside the folders of the classes")
     return names
 
 
@@ -288,22 +204,3 @@ def _parts(groups: list[_Group], counts: list[int]) -> dict[str, slice]:
         stop += count
         parts[group.part] = slice(start, stop)
     return {} if "" in parts else parts
-
-
-# names
-
-
-def _is_folder(status: os.stat_result | None) -> bool:
-    return status is not None and S_ISDIR(status.st_mode)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # a folder in archives that a Mac made
-
-
-def _is_image(name: str) -> bool:
-    return _suffix(name) in _SUFFIXES
-
-
-def _suffix(name: str) -> str:
-    return name[name.rfind(".") :].lower() if "." in name else ""
