@@ -1,13 +1,18 @@
 """One-layer image classifiers: train, check and show softmax regression.
 
-Everything public is here; each name is loaded when it is first used.
+Everything public is named here, once; each name is loaded when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# `import name as name` is the form that type checkers and editors take for public. At run time, this file reads these
+# very lines to find the module of each name. A table of the names beside them would be a second list; a stub file would
+# hide this one from whoever opens the package. Type checkers do not see the rest, or they would accept any name.
 if TYPE_CHECKING:
+    from onelayer.analysis.evaluation import Evaluation as Evaluation
     from onelayer.analysis.evaluation import evaluate as evaluate
+    from onelayer.analysis.explanation import Explanation as Explanation
     from onelayer.analysis.explanation import explain as explain
     from onelayer.analysis.gradcheck import check_gradients as check_gradients
     from onelayer.config import SourceConfig as SourceConfig
@@ -23,39 +28,24 @@ if TYPE_CHECKING:
     from onelayer.estimator import SoftmaxClassifier as SoftmaxClassifier
     from onelayer.features.standardizer import Standardizer as Standardizer
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
+    from onelayer.losses import LOSSES as LOSSES
     from onelayer.model import Model as Model
+    from onelayer.runs.directory import Run as Run
+    from onelayer.runs.directory import load_run as load_run
+    from onelayer.training.state import TrainingResult as TrainingResult
+    from onelayer.training.state import TrainingState as TrainingState
     from onelayer.training.train import train as train
+else:
+    _LINES = map(str.split, __spec__.loader.get_data(__spec__.origin).decode().splitlines())
+    _MODULES = {words[3]: words[1] for words in _LINES if words[:1] == ["from"] and words[1].startswith("onelayer.")}
+    __all__ = sorted(_MODULES)
 
-_ROOMS = {
-    "SourceConfig": "config",
-    "SplitConfig": "config",
-    "TrainConfig": "config",
-    "Dataset": "data",
-    "Split": "data",
-    "Splits": "data",
-    "load": "data",
-    "load_splits": "data",
-    "OnelayerError": "errors",
-    "OnelayerWarning": "errors",
-    "SoftmaxClassifier": "estimator",
-    "evaluate": "analysis.evaluation",
-    "explain": "analysis.explanation",
-    "check_gradients": "analysis.gradcheck",
-    "SoftmaxLayer": "layer",
-    "Model": "model",
-    "Standardizer": "features.standardizer",
-    "train": "training.train",
-}
-__all__ = sorted(_ROOMS)
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'onelayer' has no attribute {name!r}")
+        value = getattr(import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value
 
-
-def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'onelayer' has no attribute {name!r}")
-    value = getattr(import_module(f"onelayer.{_ROOMS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_ROOMS]
+    def __dir__() -> list[str]:
+        return __all__

@@ -283,6 +283,9 @@ class Run:
                     file.unlink(missing_ok=True)
 
 
+load_run = Run.open  # its name in `onelayer`, where people look for it beside load and load_splits
+
+
 def resume_command(path: Path) -> str:
     """What to type to go on with a run."""
     return f"onelayer resume {shlex.quote(str(path))}"
