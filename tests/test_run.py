@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from helpers import toy_dataset, toy_splits
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ from onelayer.model import Model
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Problem, TrainingState
+from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Problem, TrainingResult, TrainingState
 from onelayer.training.train import train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
@@ -83,6 +84,48 @@ def test_files_of_a_run(tmp_path):
         assert file.metadata()["format"] == "onelayer-model"
         assert file.metadata()["version"] == "1"
         assert json.loads(file.metadata()["class_names"]) == list(splits.dataset.class_names)
+
+
+def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
+    run, _plan = finished(tmp_path / "run")
+    expected = pandas.read_csv(run.history_path, float_precision="round_trip")
+    for history in (run.history, runs.resume(run, toy_splits()).history):
+        table = pandas.DataFrame(history)
+        pandas.testing.assert_frame_equal(table, expected, check_exact=True)
+        assert table["test_accuracy"].isna().tolist() == [False, True, False]
+    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), {}, "").history.items()} == {
+        name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS
+    }
+
+
+def none_yet() -> TrainingState:
+    return TrainingState.initial(60, 4, CONFIG)
+
+
+def test_a_run_shows_what_its_files_hold(tmp_path):
+    run, plan = finished(tmp_path / "run")
+    expected = train(toy_splits(), CONFIG)
+    assert np.array_equal(run.model.layer.weights, expected.model.layer.weights)
+    assert replace(run.config, backend="auto") == plan.config  # a run records the backend that was chosen
+    assert run.scores == expected.scores
+    assert run.summary == run.read_summary()
+    assert run.summary["results"]["test"]["accuracy"] == expected.scores["test"].accuracy
+    runs.resume(run, toy_splits(), 5)
+    assert run.config.epochs == len(run.history["epoch"]) == 5
+
+
+def test_an_interrupted_run_shows_its_history_so_far(tmp_path):
+    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(run, plan, Problem.of(toy_splits(), plan.config), interrupt)
+    assert run.history["epoch"].tolist() == [1]
+    for name in ("model", "summary", "scores"):
+        with pytest.raises(RunError, match="is not complete; go on with: onelayer resume"):
+            getattr(run, name)
 
 
 def test_a_model_file_gives_the_same_answers(tmp_path):

@@ -23,7 +23,7 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.training.state import HISTORY_COLUMNS, TrainingState
+from onelayer.training.state import TrainingState, table_of
 from onelayer.training.train import train
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
@@ -346,7 +346,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     @property
     def history_(self) -> dict[str, np.ndarray]:
         check_is_fitted(self, "model_")
-        columns = {name: np.array([getattr(r, name) for r in self._state.history]) for name in HISTORY_COLUMNS}
+        columns = table_of(self._state.history)
         empty = {"test_accuracy"} | {name for name in columns if "validation" in name and np.isnan(columns[name]).all()}
         return {name: column for name, column in columns.items() if name not in empty}
 

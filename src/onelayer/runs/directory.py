@@ -34,7 +34,7 @@ from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState
+from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, table_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,6 +103,33 @@ class Run:
             raise RunError(f"{path} is no run of onelayer: it has no {run.checkpoint_path.name}")
         return run
 
+    # Each of these reads the files anew, so that it is right while the run is trained for longer.
+
+    @property
+    def model(self) -> Model:
+        """The trained model of a complete run; see `read_model`."""
+        return self.read_model()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings of the training."""
+        return self.read_checkpoint()[0].config
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Loss, cost and accuracy after each epoch so far, as columns (epochs,) by name; see `table_of`."""
+        return table_of(self.read_checkpoint()[1].history)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json`` of a complete run: settings, data, results, versions."""
+        return self.read_summary()
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Loss, cost and accuracy of a complete run on train and validation, and on test if the run has read it."""
+        return self.read_scores()
+
     @property
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.safetensors"
@@ -121,9 +148,7 @@ class Run:
 
     def write_checkpoint(self, plan: Plan, state: TrainingState) -> None:
         """Write what resuming needs."""
-        history = np.array(
-            [[np.nan if value is None else value for value in asdict(record).values()] for record in state.history]
-        ).reshape(-1, len(HISTORY_COLUMNS))
+        history = np.column_stack(list(table_of(state.history).values()))  # (epochs, columns)
         tensors = {"weights": state.layer.weights, "bias": state.layer.bias, "history": history}
         metadata = {
             "config": json.dumps(asdict(plan.config)),

@@ -79,6 +79,16 @@ History = tuple[EpochRecord, ...]
 HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
 
 
+def table_of(history: History) -> dict[str, np.ndarray]:
+    """Return the columns of a history by name, each (epochs,), for ``pandas.DataFrame(...)``.
+
+    They are those of ``history.csv``: `epoch` in int64, the others in float64. A test accuracy that was not measured is
+    NaN.
+    """
+    types = {field.name: np.int64 if field.type is int else np.float64 for field in fields(EpochRecord)}
+    return {name: np.array([getattr(record, name) for record in history], dtype) for name, dtype in types.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingState:
     """All that training needs to go on after an epoch: with it, an interrupted run ends with the same bits.
@@ -223,6 +233,11 @@ class TrainingResult:
     state: TrainingState
     scores: dict[str, Score]
     backend: str
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Loss, cost and accuracy after each epoch, as columns (epochs,) by name; see `table_of`."""
+        return table_of(self.state.history)
 
     @property
     def advice(self) -> str:
