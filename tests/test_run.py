@@ -88,10 +88,11 @@ def test_files_of_a_run(tmp_path):
 
 def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
     run, _plan = finished(tmp_path / "run")
-    expected = pandas.read_csv(run.history_path, float_precision="round_trip")
+    rows = list(csv.DictReader(run.history_path.read_text().splitlines()))
+    expected = pandas.DataFrame({name: [float(row[name] or "nan") for row in rows] for name in rows[0]})
     for history in (run.history, runs.resume(run, toy_splits()).history):
         table = pandas.DataFrame(history)
-        pandas.testing.assert_frame_equal(table, expected, check_exact=True)
+        pandas.testing.assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
         assert table["test_accuracy"].isna().tolist() == [False, True, False]
     assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), {}, "").history.items()} == {
         name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS
@@ -100,6 +101,41 @@ def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
 
 def none_yet() -> TrainingState:
     return TrainingState.initial(60, 4, CONFIG)
+
+
+def test_a_model_is_saved_over_model_files_only(tmp_path):
+    model = train(toy_splits(), CONFIG).model
+    run, _ = finished(tmp_path / "run", replace(CONFIG, seed=1))
+    path = tmp_path / "model.safetensors"
+    for _ in range(2):
+        model.save(str(path))
+        rows = toy_splits().test.rows(slice(None))
+        assert Model.load(path).logits(rows).tobytes() == model.logits(rows).tobytes()
+    assert path.read_bytes() != run.model_path.read_bytes()
+    model.save(run.model_path)
+    assert path.read_bytes() == run.model_path.read_bytes()
+    path.write_bytes(path.read_bytes()[:-1])  # a damaged one may be replaced
+    model.save(path)
+    assert path.read_bytes() == run.model_path.read_bytes()
+
+    others = {
+        "notes.txt": b"mine",
+        "empty": b"",
+        "deep": b"\xff" * 8 + b"[" * 100_000,
+        "list": b"\x02" + bytes(7) + b"[]",
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    save_file({"weights": np.zeros(3)}, tmp_path / "plain.safetensors")  # of another program
+    for file in (*(tmp_path / name for name in (*others, "plain.safetensors")), run.checkpoint_path):
+        before = file.read_bytes()
+        with pytest.raises(RunError, match="is there, and does not say that this command wrote it; choose another"):
+            model.save(file)
+        assert file.read_bytes() == before
+    with pytest.raises(RunError, match="cannot write"):
+        model.save(tmp_path / "missing" / "model.safetensors")
+    names = {"run", "model.safetensors", "plain.safetensors", *others}
+    assert {file.name for file in tmp_path.iterdir()} == names
 
 
 def test_a_run_shows_what_its_files_hold(tmp_path):

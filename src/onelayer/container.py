@@ -79,6 +79,15 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
     return tensors, metadata
 
 
+def is_packed(content: bytes, kind: str) -> bool:
+    """Return whether the content of a file says that it is a `kind` of onelayer, even if it is damaged or newer."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        return bool(json.loads(content[8:end])["__metadata__"]["format"] == f"onelayer-{kind}")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def stated_checksum(table: Mapping[str, Any]) -> str:
     """Return the checksum that a table of a file states, or an empty text if an older file has none.
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
-from onelayer.container import pack, require_numbers, unpack
+from onelayer.container import is_packed, pack, require_numbers, unpack
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
 from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity, misfit
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
+from onelayer.files import write_over
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 
@@ -184,6 +185,20 @@ class Model:
         if self.standardizer.constant is not None:  # in older files, these features may have random weights
             metadata["constant_weights"] = "0"
         return pack(tensors, metadata, kind="model")
+
+    def save(self, path: str | Path) -> None:
+        """Write a model file, completely or not at all.
+
+        A model file of onelayer that is there is replaced; a file of any other kind is refused.
+
+        Raises
+        ------
+        ModelFileError
+            If `load` would refuse the file, as in `to_bytes`.
+        RunError
+            If a file of another kind is there, or the file cannot be written.
+        """
+        write_over(Path(path), self.to_bytes(), lambda content: is_packed(content, "model"))
 
     def _add_features(self, where: str, tensors: dict[str, np.ndarray]) -> dict[str, Any] | None:
         """Add the arrays of a map to those of a file, and return the facts of the map; nothing for the identity."""
