@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 FLOORS = (
     *("__main__", "cli", "estimator", "report", "experiments", "pictures"),
     *("analysis", "runs", "export", "training", "coded", "model", "data", "features", "kernel"),
-    *("layer", "files", "container", "config", "losses", "words", "blas", "errors"),
+    *("layer", "files", "container", "config", "losses", "tables", "words", "blas", "errors"),
 )
 INSIDE_DATA = ("sources", "formats", "untrusted")
 

@@ -66,6 +66,10 @@ class Model:
             like_pixels = self.image_shape is not None and mean.size and mean.min() >= 0 and 1 < mean.max() <= 255
             object.__setattr__(self, "pixels", bool(like_pixels))
 
+    def __repr__(self) -> str:
+        d, K = self.layer.weights.shape
+        return f"<Model of {d:,} features and {K} classes, {self.layer.loss.name}>"
+
     @property
     def of_rows(self) -> Standardizer:
         """Mean and scale (d_in,) of the raw training rows."""

@@ -11,7 +11,8 @@ from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
 from onelayer.model import Model
-from onelayer.words import listed
+from onelayer.tables import html_table
+from onelayer.words import listed, percent, row_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,10 @@ class Evaluation:
     probabilities : ndarray (n, K)
     weights : ndarray (n,), float64, or None
         How much each row counts; None is 1 for all.
+    class_names : tuple of K str
+        By default the numbers of the classes.
+    name : str
+        The data set and the split, in words.
     """
 
     loss: float
@@ -60,6 +65,25 @@ class Evaluation:
     predictions: np.ndarray
     probabilities: np.ndarray
     weights: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    name: str = "rows"
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(map(str, range(self.probabilities.shape[1]))))
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.in_words()}>"
+
+    def _repr_html_(self) -> str:
+        of_class = zip(self.class_names, self.confusion.sum(axis=1), self.class_accuracies, strict=True)
+        rows = [(name, row_count(count), percent(accuracy) if count else "-") for name, count, accuracy in of_class]
+        caption = f"{self.in_words()} (standard error {percent(self.standard_error)})"
+        return html_table(caption, ("rows", "accuracy"), rows)
+
+    def in_words(self) -> str:
+        """Return the rows, their loss and their accuracy in a line."""
+        return f"{self.name}: {len(self.labels):,} rows, loss {self.loss:.4f} nats, accuracy {percent(self.accuracy)}"
 
     def mean(self, of_rows: np.ndarray) -> float:
         """Mean over the rows of numbers (n,)."""
@@ -160,7 +184,8 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     probabilities = np.asarray(model.layer.loss.probabilities(S))
     weights = split.row_weights(slice(None))
     loss = float((losses if weights is None else losses * weights).sum() / split.weight)
-    return Evaluation(loss, labels, likeliest(S), probabilities, weights)
+    name = f"{dataset.name}, {split.name}"
+    return Evaluation(loss, labels, likeliest(S), probabilities, weights, model.class_names, name)
 
 
 def _matched_labels(model: Model, split: Split) -> np.ndarray:

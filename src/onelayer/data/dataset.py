@@ -10,6 +10,8 @@ from onelayer.data.progress import Progress
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.tables import html_table
+from onelayer.words import counted
 
 MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend
 
@@ -89,6 +91,21 @@ class Dataset:
             view.flags.writeable = False
             object.__setattr__(self, name, view)
 
+    def __repr__(self) -> str:
+        return f"<Dataset {self.in_words()}>"
+
+    def _repr_html_(self) -> str:
+        parts = {"rows": slice(None)} if len(self.parts) < 2 else {**self.parts, "all": slice(None)}
+        counts = [np.bincount(self.labels[rows], minlength=len(self.class_names)) for rows in parts.values()]
+        of_class = zip(self.class_names, np.transpose(counts), strict=True)
+        rows = [[name, *(f"{count:,}" for count in of_parts)] for name, of_parts in of_class]
+        return html_table(self.in_words(), list(parts), rows)
+
+    def in_words(self) -> str:
+        """Return the name and the sizes in a line."""
+        n, d = self.rows.shape
+        return f"{self.name}: {n:,} rows of {counted(d, 'number')}, {len(self.class_names)} classes"
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the rows, the labels and any row weights, part by part in the source's order.
@@ -138,6 +155,9 @@ class Split:
     name: str
     dataset: Dataset
     indices: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<Split {self.name} of {self.dataset.name}: {len(self):,} rows>"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -201,6 +221,10 @@ class Splits:
     validation: Split
     test: Split
     protocol: str
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(split):,} {split.name}" for split in self)
+        return f"<Splits of {self.dataset.name}, protocol {self.protocol}: {sizes} rows>"
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.train, self.validation, self.test))

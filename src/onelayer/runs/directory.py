@@ -18,6 +18,7 @@ import re
 import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +28,22 @@ import numpy as np
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Splits
-from onelayer.errors import ConfigError, ModelFileError, RunError
+from onelayer.errors import ConfigError, ModelFileError, OnelayerError, RunError
 from onelayer.files import HALF_WRITTEN, read_json, write_figure, write_file, write_json
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Score, TrainingResult, TrainingState, table_of
+from onelayer.training.state import (
+    HISTORY_COLUMNS,
+    EpochRecord,
+    Score,
+    TrainingResult,
+    TrainingState,
+    scores_as_html,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +59,12 @@ class Run:
     """A run directory on disk. Use `Run.create` or `Run.open`."""
 
     path: Path
+
+    def _repr_html_(self) -> str:
+        try:
+            return scores_as_html(f"{self.path}: {self.config.in_words()}", self.scores)
+        except OnelayerError as error:  # it is not complete, or damaged
+            return f"<p>{escape(str(error))}</p>"
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> "Run":

@@ -15,9 +15,10 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.tables import html_table
 from onelayer.training.backends import Backend
 from onelayer.training.backends.registry import choose_backend
-from onelayer.words import percent
+from onelayer.words import counted, percent
 
 STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the epochs
 
@@ -29,6 +30,12 @@ class Score:
     loss: float
     cost: float
     accuracy: float
+
+
+def scores_as_html(caption: str, scores: dict[str, Score]) -> str:
+    """Return a table of the scores of splits, by name."""
+    rows = [(name, f"{of.loss:.4f}", f"{of.cost:.4f}", percent(of.accuracy)) for name, of in scores.items()]
+    return html_table(caption, ("loss (nats)", "cost (nats)", "accuracy"), rows)
 
 
 NO_SCORE = Score(math.nan, math.nan, math.nan)
@@ -109,6 +116,9 @@ class TrainingState:
     rng_state: dict[str, object]
     history: History = ()
     scores: dict[str, Score] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<TrainingState after {counted(self.epoch, 'epoch')}>"
 
     @property
     def epoch(self) -> int:
@@ -233,6 +243,16 @@ class TrainingResult:
     state: TrainingState
     scores: dict[str, Score]
     backend: str
+
+    def __repr__(self) -> str:
+        accuracies = ", ".join(f"{name} {percent(score.accuracy)}" for name, score in self.scores.items())
+        return f"<TrainingResult of {self._work_in_words()}: {accuracies}>"
+
+    def _repr_html_(self) -> str:
+        return scores_as_html(self._work_in_words(), self.scores)
+
+    def _work_in_words(self) -> str:
+        return f"{counted(self.state.epoch, 'epoch')} ({self.backend})"
 
     @property
     def history(self) -> dict[str, np.ndarray]:

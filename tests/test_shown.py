@@ -1,0 +1,129 @@
+"""How results show themselves: in a line and as a table in a notebook."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from helpers import toy_dataset
+
+from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data import split
+from onelayer.runs import training as runs
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.tables import html_table
+from onelayer.training.train import train
+
+CONFIG = TrainConfig(epochs=3, learning_rate=0.001, l2=0.1)
+WILD = ('<script>alert("1")</script>', "a & b", "</table>", "d")
+
+
+class Cells(HTMLParser):
+    """The texts of a caption and of the rows of a table, and the tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.caption, self.rows = set(), "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.within = tag
+
+    def handle_data(self, data):
+        if self.within == "p":
+            self.caption += data.strip()
+        elif self.within in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return split(replace(toy_dataset(), class_names=WILD, name="<i>toy"), SplitConfig())
+
+
+@pytest.fixture(scope="module")
+def result(splits):
+    return train(splits, CONFIG)
+
+
+def shown(thing):
+    cells = Cells(thing._repr_html_())
+    assert cells.tags == {"p", "table", "thead", "tbody", "tr", "th", "td"}  # no name has made another
+    return cells
+
+
+def test_a_data_set_counts_its_classes(splits):
+    dataset = splits.dataset
+    assert repr(dataset) == "<Dataset <i>toy: 300 rows of 60 numbers, 4 classes>"
+    counts = [str((dataset.labels == k).sum()) for k in range(4)]
+    assert shown(dataset).caption == "<i>toy: 300 rows of 60 numbers, 4 classes"
+    assert shown(dataset).rows == [["", "rows"], *map(list, zip(WILD, counts, strict=True))]
+    halves = replace(dataset, parts={"train": slice(0, 200), "test": slice(200, 300)})
+    tests = [(dataset.labels[200:] == k).sum() for k in range(4)]
+    assert shown(halves).rows[0] == ["", "train", "test", "all"]
+    assert [[int(cell) for cell in row[1:]] for row in shown(halves).rows[1:]] == [
+        [int(count) - test, test, int(count)] for count, test in zip(counts, tests, strict=True)
+    ]
+
+
+def test_a_result_shows_its_scores(result):
+    scores = result.scores
+    rows = [[name, f"{of.loss:.4f}", f"{of.cost:.4f}", f"{100 * of.accuracy:.2f} %"] for name, of in scores.items()]
+    assert len(rows) == 3
+    assert rows[0][1] != rows[0][2]
+    assert shown(result).rows == [["", "loss (nats)", "cost (nats)", "accuracy"], *rows]
+    assert shown(result).caption == f"3 epochs ({result.backend})"
+    accuracies = ", ".join(f"{row[0]} {row[3]}" for row in rows)
+    assert repr(result) == f"<TrainingResult of 3 epochs ({result.backend}): {accuracies}>"
+
+
+def test_an_evaluation_shows_its_classes(splits, result):
+    found = evaluate(result.model, splits.test)
+    table = shown(found)
+    right = found.labels == found.predictions
+    line = f"<i>toy, test: 60 rows, loss {found.loss:.4f} nats, accuracy {100 * right.mean():.2f} %"
+    assert repr(found) == f"<Evaluation of {line}>"
+    assert table.caption == f"{line} (standard error {100 * found.standard_error:.2f} %)"
+    of_class = [found.labels == k for k in range(4)]
+    expected = [[WILD[k], str(rows.sum()), f"{100 * right[rows].mean():.2f} %"] for k, rows in enumerate(of_class)]
+    assert len({accuracy for *_, accuracy in expected}) > 2
+    assert table.rows == [["", "rows", "accuracy"], *expected]
+
+
+def test_an_evaluation_without_names_numbers_its_classes():
+    found = Evaluation(0.5, np.array([0, 0, 2]), np.array([0, 1, 2]), np.eye(3))
+    assert [row[0] for row in shown(found).rows] == ["", "0", "1", "2"]
+    assert shown(found).rows[2] == ["1", "0", "-"]
+
+
+def test_a_run_shows_its_scores_or_what_it_lacks(tmp_path, splits, result):
+    run = Run.create(tmp_path / "a & b")
+    plan = Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint)
+    run.write_checkpoint(plan, result.state)
+    lacking = Cells(run._repr_html_())
+    assert lacking.caption.startswith(f"{run.path} is not complete; go on with: onelayer resume")
+    assert (lacking.tags, lacking.rows) == ({"p"}, [])
+    runs.resume(run, splits)
+    assert shown(run).rows == shown(result).rows
+    assert shown(run).caption == f"{run.path}: {CONFIG.in_words()}"
+
+
+def test_short_words_for_what_holds_arrays(splits, result):
+    assert repr(splits) == "<Splits of <i>toy, protocol stratified: 180 train, 60 validation, 60 test rows>"
+    assert repr(splits.test) == "<Split test of <i>toy: 60 rows>"
+    assert repr(result.state) == "<TrainingState after 3 epochs>"
+    assert repr(result.model) == "<Model of 60 features and 4 classes, softmax>"
+
+
+def test_a_long_table_is_cut():
+    rows = [(str(number), "x") for number in range(1234)]
+    table = Cells(html_table("", ["column"], rows))
+    assert table.rows[1:] == [*map(list, rows[:100]), ["... and 1,134 more", ""]]
+    assert Cells(html_table("", ["column"], rows[:100])).rows[1:] == [*map(list, rows[:100])]
