@@ -1,6 +1,7 @@
 """Imports go downwards: from a room to the rooms below it, and never in a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 FLOORS = (
     *("__main__", "cli", "estimator", "report", "experiments", "pictures"),
     *("analysis", "runs", "export", "training", "coded", "model", "data", "features", "kernel"),
-    *("layer", "files", "container", "config", "losses", "tables", "words", "blas", "errors"),
+    *("layer", "files", "container", "config", "losses", "drawing", "tables", "words", "blas", "errors"),
 )
 INSIDE_DATA = ("sources", "formats", "untrusted")
 
@@ -46,6 +47,14 @@ def test_every_room_has_a_floor():
 def test_no_import_goes_up():
     upward = [(a, b) for a, below in imports().items() for b in below if floor(b) < floor(a)]
     assert upward == []
+
+
+def test_modules_are_loaded_by_name_in_three_places():
+    """The package loads its public names, `kernel` its compiled module, and `drawing` what stands above: `pictures`."""
+    loading = {file for file in SOURCE.rglob("*.py") if re.search("import_module|__import__", file.read_text("utf-8"))}
+    assert loading == {SOURCE / name for name in ("__init__.py", "kernel/__init__.py", "drawing.py")}
+    names = re.findall(r"import_module\((.*)\)", (SOURCE / "drawing.py").read_text("utf-8"))
+    assert names == ['"onelayer.pictures.results"']
 
 
 def test_no_circle():

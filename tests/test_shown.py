@@ -1,5 +1,7 @@
-"""How results show themselves: in a line and as a table in a notebook."""
+"""How results show themselves: in a line, as a table in a notebook, and as a picture."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -84,7 +86,7 @@ def test_a_result_shows_its_scores(result):
     assert repr(result) == f"<TrainingResult of 3 epochs ({result.backend}): {accuracies}>"
 
 
-def test_an_evaluation_shows_its_classes(splits, result):
+def test_an_evaluation_shows_its_classes_and_draws_its_confusion(splits, result):
     found = evaluate(result.model, splits.test)
     table = shown(found)
     right = found.labels == found.predictions
@@ -95,6 +97,13 @@ def test_an_evaluation_shows_its_classes(splits, result):
     expected = [[WILD[k], str(rows.sum()), f"{100 * right[rows].mean():.2f} %"] for k, rows in enumerate(of_class)]
     assert len({accuracy for *_, accuracy in expected}) > 2
     assert table.rows == [["", "rows", "accuracy"], *expected]
+    figure = found.draw()
+    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert any(text.replace("\n", " ") == line for text in texts)
+    (image,) = (image for axes in figure.axes for image in axes.images if image.get_array().shape == (4, 4))
+    confusion = np.zeros((4, 4))
+    np.add.at(confusion, (found.labels, found.predictions), 1)
+    assert np.allclose(image.get_array(), confusion / confusion.sum(axis=1, keepdims=True))
 
 
 def test_an_evaluation_without_names_numbers_its_classes():
@@ -127,3 +136,16 @@ def test_a_long_table_is_cut():
     table = Cells(html_table("", ["column"], rows))
     assert table.rows[1:] == [*map(list, rows[:100]), ["... and 1,134 more", ""]]
     assert Cells(html_table("", ["column"], rows[:100])).rows[1:] == [*map(list, rows[:100])]
+
+
+def test_matplotlib_is_loaded_by_the_first_picture_only():
+    code = """
+import sys, numpy as np, onelayer
+found = onelayer.Evaluation(0.5, np.array([0, 1]), np.array([0, 1]), np.eye(2))
+repr(found), found._repr_html_()
+assert "matplotlib" not in sys.modules
+found.draw()
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,10 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onelayer.data.dataset import Split
+from onelayer.drawing import draw
 from onelayer.errors import DataError, OnelayerWarning
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.features.units import places_to_look_at
@@ -13,6 +15,9 @@ from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.tables import html_table
 from onelayer.words import listed, percent, row_count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,10 @@ class Evaluation:
     def in_words(self) -> str:
         """Return the rows, their loss and their accuracy in a line."""
         return f"{self.name}: {len(self.labels):,} rows, loss {self.loss:.4f} nats, accuracy {percent(self.accuracy)}"
+
+    def draw(self) -> "Figure":
+        """Return a picture of the confusion matrix, a matplotlib figure."""
+        return draw(self)
 
     def mean(self, of_rows: np.ndarray) -> float:
         """Mean over the rows of numbers (n,)."""
