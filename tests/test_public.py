@@ -5,14 +5,20 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions
 
+import numpy as np
 import pytest
+from helpers import toy_dataset
 
 import onelayer
+from onelayer.experiments.pairing import compare_runs
+from onelayer.runs import training as runs
+from onelayer.runs.plan import Plan
+from onelayer.training.state import Problem
 
 NAMES = {
     *("SourceConfig", "SplitConfig", "TrainConfig", "Dataset", "Split", "Splits", "Standardizer", "SoftmaxLayer"),
     *("LOSSES", "Model", "TrainingState", "TrainingResult", "Run", "Evaluation", "Explanation", "SoftmaxClassifier"),
-    *("load", "load_splits", "load_run", "train", "evaluate", "explain", "check_gradients"),
+    *("load", "load_splits", "load_run", "train", "evaluate", "explain", "compare", "check_gradients"),
     *("OnelayerError", "OnelayerWarning"),
 }
 
@@ -60,3 +66,34 @@ def test_type_checkers_know_the_names(tmp_path):
         assert expected in line
     assert len(errors) == 1, done.stdout
     assert 'Module has no attribute "nonsense"' in errors[0]
+
+
+def test_compare_takes_runs_and_paths_and_finds_their_data(tmp_path):
+    data = toy_dataset()
+    file = tmp_path / "toy.npz"
+    np.savez(file, X=data.rows, y=data.labels)
+    splits = onelayer.load_splits(str(file), onelayer.SplitConfig())
+
+    def trained(place, seed, l2, *, report_test=True):
+        config = onelayer.TrainConfig(epochs=2, learning_rate=0.01, seed=seed, l2=l2)
+        plan = Plan(config, onelayer.SplitConfig(), str(file), splits.dataset.fingerprint)
+        run = onelayer.Run.create(tmp_path / place)
+        runs.start(run, plan, Problem.of(splits, config), report_test=report_test)
+        return run
+
+    a = [trained(f"a/{seed}", seed, 0.0) for seed in (1, 2)]
+    b = [trained(f"b/{seed}", seed, 30.0) for seed in (1, 2)]
+    untested = trained("untested", 1, 30.0, report_test=False)
+    of_folders, of_runs = onelayer.compare(tmp_path / "a", str(tmp_path / "b")), onelayer.compare(a[0], b[0])
+    assert of_folders == compare_runs(a, b, "test", splits)
+    assert of_runs == compare_runs(a[:1], b[:1], "test", splits)
+    assert 2 == of_folders.pairs != of_runs.pairs
+    assert of_runs.only_a + of_runs.only_b > 0
+    on_validation = compare_runs(a[:1], [untested], "validation", splits)
+    assert on_validation != of_runs
+    assert onelayer.compare(a[0], untested) == onelayer.compare(a[0], b[0], split="validation") == on_validation
+    assert onelayer.compare(a[0], untested, split="test") == of_runs
+    file.rename(tmp_path / "moved.npz")
+    with pytest.raises(onelayer.OnelayerError, match="the data of this run are not there"):
+        onelayer.compare(a[0], b[0])
+    assert onelayer.compare(a[0], b[0], source=str(tmp_path / "moved.npz")) == of_runs

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onelayer.errors import OnelayerError as OnelayerError
     from onelayer.errors import OnelayerWarning as OnelayerWarning
     from onelayer.estimator import SoftmaxClassifier as SoftmaxClassifier
+    from onelayer.experiments.pairing import compare as compare
     from onelayer.features.standardizer import Standardizer as Standardizer
     from onelayer.layer import SoftmaxLayer as SoftmaxLayer
     from onelayer.losses import LOSSES as LOSSES

@@ -156,3 +156,37 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
             raise ConfigError(
                 f"{run.path} divides {dataset.name} in another way{words and ': '}{words}; compare runs that share rows"
             )
+
+
+def compare(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    source: str | None = None,
+    split: Literal["test", "validation"] | None = None,
+) -> Comparison:
+    """Compare B with A, each a run or the runs of a setting, on their own data, which are read again.
+
+    Parameters
+    ----------
+    a, b : Run, str or Path
+        A run, its directory, a folder of the runs of one setting, or the beginning of their names in a sweep, such as
+        ``sweep/runs/002``. Several runs are matched by seed.
+    source : str, optional
+        Place of the runs' data, if they were moved.
+    split : {"test", "validation"}, optional
+        By default test, or validation if a run has not read the test rows.
+
+    Raises
+    ------
+    RunError
+        If a run is missing or not complete.
+    ConfigError, DataError
+        As `compare_runs`, and if the data cannot be read.
+    """
+    pairing = pair(*([side] if isinstance(side, Run) else find_runs(Path(side)) for side in (a, b)))
+    paired = (*pairing.runs_a, *pairing.runs_b)
+    if split is None:
+        split = "test" if all("test" in run.scores for run in paired) else "validation"
+    splits = paired[0].read_checkpoint()[0].load_splits(source)
+    return compare_runs(pairing.runs_a, pairing.runs_b, split, splits)
