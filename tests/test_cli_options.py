@@ -106,7 +106,7 @@ def test_commands_that_need_a_run_say_so(run_cli, tmp_path, command):
     more = {"predict": ["image.png"], "explain": ["image.png"], "export": ["model.onnx"]}.get(command, [])
     assert_one_line(run_cli(command, "missing", *more), "missing: no such run directory")
     (tmp_path / "other").mkdir()
-    assert_one_line(run_cli(command, "other", *more), "other is no run of onelayer")
+    assert_one_line(run_cli(command, "other", *more), "other is not a run of onelayer")
 
 
 def test_file_names_are_taken_as_they_are(run_cli, trained, tmp_path):

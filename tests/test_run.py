@@ -294,7 +294,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path, overwrite):
     (tmp_path / "loss.png").write_text("a picture")
     save_file({"weights": np.zeros(3)}, tmp_path / "checkpoint.safetensors")  # as other programs call theirs
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(RunError, match="is no run of onelayer; choose another --out"):
+    with pytest.raises(RunError, match="is not a run of onelayer; choose another --out"):
         Run.create(tmp_path, overwrite=overwrite)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -306,7 +306,7 @@ def test_paths_that_cannot_hold_a_run(tmp_path):
             Run.create(path)
     with pytest.raises(RunError, match="no such run directory"):
         Run.open(tmp_path / "missing")
-    with pytest.raises(RunError, match=r"is no run of onelayer: it has no checkpoint\.safetensors"):
+    with pytest.raises(RunError, match=r"is not a run of onelayer: it has no checkpoint\.safetensors"):
         Run.open(tmp_path)
 
 

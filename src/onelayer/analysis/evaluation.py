@@ -1,4 +1,4 @@
-"""What a model gets right and wrong on a split. Everything is counted as sums and divided once."""
+"""Evaluation of a model on a split. Every mean is a sum over all rows, divided once."""
 
 import warnings
 from dataclasses import dataclass
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often answers of about the same confidence are right. A bin without answers has NaN for its means.
+    """Confidence and accuracy of the answers in bins of confidence. The means of a bin without answers are NaN.
+
+    The confidence of an answer is the probability of the predicted class.
 
     Parameters
     ----------
     edges : ndarray (B + 1,)
-        Of the bins of confidence, the probability of the predicted class: each begins at its edge, the last ends at 1.
+        Edges of the bins: each begins at its edge, and the last ends at 1.
     counts : ndarray (B,), int64, or float64 where rows have weights
-        Answers in each bin.
+        Number of answers in each bin.
     confidence, accuracy : ndarray (B,)
-        Their mean confidence, and the fraction of them that is right.
+        Mean confidence of the answers in each bin, and the fraction of them that is right.
     """
 
     edges: np.ndarray
@@ -41,7 +43,7 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean over the answers of how far confidence and accuracy of their bin are apart (Guo et al., 2017)."""
+        """Mean over the answers of the distance of confidence and accuracy of their bin (Guo et al., 2017)."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.nansum(self.counts * gaps) / self.counts.sum())
 
@@ -53,12 +55,12 @@ class Evaluation:
     Parameters
     ----------
     loss : float
-        Mean over the rows, in nats.
+        Mean loss of the rows, in nats.
     labels, predictions : ndarray (n,), int64
-        True and predicted classes.
+        True and predicted class of each row.
     probabilities : ndarray (n, K)
     weights : ndarray (n,), float64, or None
-        How much each row counts; None is 1 for all.
+        Weight of each row; None is 1 for all.
     class_names : tuple of K str
         By default the numbers of the classes.
     name : str
@@ -95,19 +97,19 @@ class Evaluation:
         return draw(self)
 
     def mean(self, of_rows: np.ndarray) -> float:
-        """Mean over the rows of numbers (n,)."""
-        # Not a product of BLAS, whose bits would depend on its threads.
+        """Return the mean over the rows of numbers (n,)."""
+        # No product of BLAS is used here, since its bits depend on the number of threads.
         return float(of_rows.mean() if self.weights is None else (of_rows * self.weights).sum() / self.weights.sum())
 
     def median(self, of_rows: np.ndarray) -> float:
-        """Median over the rows of numbers (n,)."""
+        """Return the median over the rows of numbers (n,)."""
         if self.weights is None:
             return float(np.median(of_rows))
         return float(np.quantile(of_rows, 0.5, weights=self.weights, method="inverted_cdf"))
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each row is right (n,), bool."""
+        """Rows that are right (n,), bool."""
         found: np.ndarray = self.predictions == self.labels
         return found
 
@@ -118,9 +120,9 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the accuracy, sqrt(p (1 - p) / n): how far another draw of as many rows may put it.
+        """Standard error of the accuracy p, sqrt(p (1 - p) / n): its scatter over other draws of n rows.
 
-        With weights w, n is (sum of w)^2 / (sum of w^2): as many equal rows would scatter as much.
+        With weights w, n is (sum of w)^2 / (sum of w^2), the number of equal rows that would scatter as much.
         """
         w = None if self.weights is None else self.weights / self.weights.max()  # squares of tiny ones would be 0
         n = len(self.labels) if w is None else w.sum() ** 2 / (w * w).sum()
@@ -150,7 +152,7 @@ class Evaluation:
         return self.probabilities[np.arange(len(self.labels)), self.labels]
 
     def reliability(self, bins: int = 15) -> Reliability:
-        """Confidence against accuracy, in bins of equal width."""
+        """Return confidence and accuracy in bins of equal width."""
         confidences = self.confidences.astype(np.float64)
         place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
         counts, w = np.bincount(place, self.weights, bins), 1 if self.weights is None else self.weights
@@ -198,7 +200,7 @@ def evaluate(model: Model, split: Split) -> Evaluation:
 
 
 def _matched_labels(model: Model, split: Split) -> np.ndarray:
-    """Labels (n,) of a split in the model's numbering of the classes, which are matched by name."""
+    """Return labels (n,) of a split in the model's numbering of the classes, which are matched by name."""
     dataset, known = split.dataset, model.class_names
     if dataset.class_names == known:
         return split.labels

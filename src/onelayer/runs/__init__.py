@@ -1,1 +1,1 @@
-"""Run directories: what training leaves, and who may write there."""
+"""Run directories: their files, their plans, training in them, and the claim of the process that writes there."""

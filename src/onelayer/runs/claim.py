@@ -1,9 +1,9 @@
 """A directory that one process at a time works in.
 
-Who comes first makes the file `.onelayer-running` in it, which either succeeds or fails as a whole, on network file
-systems too. The file says which process made it. A process that was killed leaves it behind: on the same machine it
-is seen that the process has ended, and its claim passes on. For another machine or another container this cannot be
-seen, and the message says which file to delete.
+The first process makes the file `.onelayer-running` in it. This succeeds or fails as a whole, on network file systems
+too. The file names the process. A process that was killed leaves the file behind. On the same machine, the next process
+sees that the first one has ended, and takes the claim over. It cannot see this for another machine or another
+container; then the message says which file to delete.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ from typing import Any
 from onelayer.errors import RunError
 
 CLAIM = ".onelayer-running"
-_held: set[Path] = set()  # by this process
+_held: set[Path] = set()  # the directories that this process has claimed
 _lock = threading.Lock()
 
 
 @contextmanager
 def claimed(path: Path | None, default: Path = Path()) -> Iterator[Path]:
-    """Make a directory, unless it is there, and work in it alone; what this process has claimed already, it may again.
+    """Make a directory unless it exists, and claim it; a process may claim the same directory again.
 
     Parameters
     ----------
     path : Path or None
     default : Path
-        Where `path` is None, the first of ``<default>-1``, ``<default>-2``, ... that is made here and now is it.
+        If `path` is None, the first of ``<default>-1``, ``<default>-2``, ... that does not exist is made.
 
     Raises
     ------
     RunError
-        If another process is at work there, or the directory cannot be made.
+        If another process works there, or the directory cannot be made.
     """
     path, made = _make(path, default)
     place = path.resolve()
@@ -72,7 +72,7 @@ def _release(claim: Path, content: bytes) -> None:
 
 
 def _make(path: Path | None, default: Path) -> tuple[Path, bool]:
-    """Make the directory; return it, and whether it was not there."""
+    """Make the directory; return it, and whether it is new."""
     try:
         if path:
             made = not path.exists()
@@ -94,7 +94,7 @@ def _make(path: Path | None, default: Path) -> tuple[Path, bool]:
 
 
 def _acquire(claim: Path) -> bytes:
-    """Make the file of a claim, or take it over from a process that has ended; return what it holds."""
+    """Make the file of a claim, or take it over from a process that has ended; return its content."""
     me = {"host": platform.node(), "pids": _pids(), "pid": os.getpid(), "process": _process(os.getpid())}
     me |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
     content = json.dumps(me).encode()
@@ -109,14 +109,14 @@ def _acquire(claim: Path) -> bytes:
             continue  # it has just been released
         here = all(holder.get(name, me[name]) == me[name] for name in ("host", "pids"))
         pid = holder.get("pid")
-        # One of this process, which does not hold it, was left behind where it was interrupted.
+        # This process does not hold the claim, so a claim in its name was left behind by an interruption.
         ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
         if holder and not ended:
             raise RunError(
                 f"{claim.parent}: process {pid} on {holder.get('host')} has worked there since "
                 f"{holder.get('since')}; wait until it has ended, or if it has, delete {claim}"
             )
-        # Of those that find the same claim left behind, one may replace it: who makes the file named after it.
+        # Several processes may find the same claim left behind; the one that makes the file named after it replaces it.
         right = claim.with_name(f"{CLAIM}-{hashlib.sha256(theirs).hexdigest()[:16]}")
         _acquire(right)
         try:
@@ -128,7 +128,7 @@ def _acquire(claim: Path) -> bytes:
 
 
 def _created(claim: Path, content: bytes) -> bool:
-    """Make a file with this content, or return that it is there."""
+    """Make a file with this content; return False if the file exists."""
     try:
         file = claim.open("xb")
     except FileExistsError:
@@ -143,7 +143,7 @@ def _created(claim: Path, content: bytes) -> bool:
 
 
 def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
-    """What a claim holds: None where there is none any more, nothing where who made it was killed at that moment."""
+    """Return the content of a claim: None if it is gone, an empty table if it is incomplete, as after a kill."""
     content = b""
     for _ in range(50):
         try:
@@ -160,7 +160,7 @@ def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
 
 
 def _pids() -> str:
-    """Return what tells the numbers of processes here from those in another container of this machine."""
+    """Return a name for the process numbers of this container, which differs between containers of one machine."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -168,7 +168,7 @@ def _pids() -> str:
 
 
 def _process(pid: object) -> str | None:
-    """Return what tells a process from all others of this machine, or None if it has ended."""
+    """Return a name for a process that no other process on this machine has, or None if it has ended."""
     if not isinstance(pid, int):
         return None
     try:

@@ -1,10 +1,10 @@
-"""A run directory: what training leaves, each file complete or absent.
+"""A run directory: the files of a training, each complete or absent.
 
 ===========================  ============================================================================
-``summary.json``             settings, data, results, time, versions; written last, when a run is complete
-``history.csv``              a row an epoch
+``summary.json``             settings, data, results, time, versions; written last, when the run is complete
+``history.csv``              a row for each epoch
 ``model.safetensors``        the trained model
-``checkpoint.safetensors``   what resuming needs; the first file that a run writes, so the mark of a run
+``checkpoint.safetensors``   the state to resume from; the first file that a run writes, so it marks a run
 ``*.png``                    pictures
 ===========================  ============================================================================
 """
@@ -73,7 +73,7 @@ class Run:
         Raises
         ------
         RunError
-            If it exists and holds a run and `overwrite` is false, or holds anything else, or cannot be made.
+            If it holds a run and `overwrite` is false, if it holds anything else, or if it cannot be made.
         """
         run = cls(Path(path))
         with claimed(run.path):
@@ -81,16 +81,16 @@ class Run:
         return run
 
     def _prepare(self, overwrite: bool) -> None:
-        """Remove the run that is to be replaced, and refuse what is not one."""
+        """Remove the run that is to be replaced; refuse a directory that holds anything else."""
         path = self.path
         try:
             present = [file for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
             if present and not self._is_run():
-                raise RunError(f"{path} holds {present[0].name!r} and is no run of onelayer; choose another --out")
+                raise RunError(f"{path} holds {present[0].name!r} and is not a run of onelayer; choose another --out")
             if present and not overwrite:
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
             self.remove_temporary()
-            # The mark of a run goes last, so that an interruption leaves a directory that can be overwritten again.
+            # The checkpoint marks a run. It is removed last, so that an interrupted removal can be repeated.
             figures = (path / f"{name}.png" for name in FIGURES)
             for file in (self.summary_path, self.model_path, self.history_path, *figures, self.checkpoint_path):
                 file.unlink(missing_ok=True)
@@ -104,7 +104,7 @@ class Run:
         Raises
         ------
         RunError
-            If there is none.
+            If `path` is not a run.
         """
         run = cls(Path(path))
         try:
@@ -115,7 +115,7 @@ class Run:
         if (run.path / "sweep.json").exists():
             raise RunError(f"{path} is a sweep; its runs are in {run.path / 'runs'}")
         if not run.checkpoint_path.exists():
-            raise RunError(f"{path} is no run of onelayer: it has no {run.checkpoint_path.name}")
+            raise RunError(f"{path} is not a run of onelayer: it has no {run.checkpoint_path.name}")
         return run
 
     # Each of these reads the files anew, so that it is right while the run is trained for longer.
@@ -162,7 +162,7 @@ class Run:
         return self.path / "history.csv"
 
     def write_checkpoint(self, plan: Plan, state: TrainingState) -> None:
-        """Write what resuming needs."""
+        """Write the plan and the state from which the run can be resumed."""
         history = np.column_stack(list(table_of(state.history).values()))  # (epochs, columns)
         tensors = {"weights": state.layer.weights, "bias": state.layer.bias, "history": history}
         metadata = {
@@ -177,7 +177,7 @@ class Run:
         write_file(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
 
     def read_checkpoint(self) -> tuple[Plan, TrainingState]:
-        """Read what resuming needs.
+        """Return the plan and the state from which the run can be resumed.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class Run:
         return plan, TrainingState(layer, rng_state, history)
 
     def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
-        """Write all that a complete run has but pictures; the summary last."""
+        """Write all files of a complete run except the pictures; the summary last."""
         self.write_checkpoint(plan, result.state)
         self.write_history(result.state)
         write_file(self.model_path, result.model.to_bytes())
@@ -236,7 +236,7 @@ class Run:
         write_json(self.summary_path, summary)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary of a complete run.
+        """Return the summary of a complete run.
 
         Raises
         ------
@@ -251,7 +251,7 @@ class Run:
             raise RunError(f"{self.summary_path}: damaged ({error})") from None
 
     def read_scores(self) -> dict[str, Score]:
-        """The scores of a complete run: of train and validation, and of test where that was read.
+        """Return the scores of a complete run on train and validation, and on test if it has read the test rows.
 
         Raises
         ------
@@ -270,7 +270,7 @@ class Run:
         return scores
 
     def read_model(self) -> Model:
-        """The trained model.
+        """Return the trained model.
 
         Raises
         ------
@@ -282,7 +282,7 @@ class Run:
         plan, state = self.read_checkpoint()
         trained = self.read_summary().get("config", {})
         if not isinstance(trained, dict) or not trained.get("epochs") == plan.config.epochs == state.epoch:
-            raise self._incomplete()  # it was complete, and is being trained for longer
+            raise self._incomplete()  # it was complete, and is now being trained for longer
         return Model.load(self.model_path)
 
     def write_figure(self, name: str, figure: "Figure") -> Path:
@@ -298,7 +298,7 @@ class Run:
         write_file(self.history_path, text.getvalue().encode())
 
     def _is_run(self) -> bool:
-        """Whether the checkpoint, or the model if that is damaged, is one of onelayer's: others use the same names."""
+        """Return whether the checkpoint or the model is a file of onelayer; other programs use the same names."""
         for path, kind, names in (
             (self.checkpoint_path, "checkpoint", CHECKPOINT_ARRAYS),
             (self.model_path, "model", MODEL_ARRAYS),
@@ -309,7 +309,7 @@ class Run:
         return False
 
     def is_older(self) -> bool:
-        """Return whether an older onelayer left this, which gave constant features random weights."""
+        """Return whether an older onelayer wrote the run, which gave constant features random weights."""
         _, metadata = unpack(self.checkpoint_path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         return "constant_weights" not in metadata
 
@@ -327,7 +327,7 @@ load_run = Run.open  # its name in `onelayer`, where people look for it beside l
 
 
 def resume_command(path: Path) -> str:
-    """What to type to go on with a run."""
+    """Return the command that resumes a run."""
     return f"onelayer resume {shlex.quote(str(path))}"
 
 

@@ -14,7 +14,7 @@ from onelayer.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do: its settings, and the data they are for.
+    """The settings of a run, and the data they are for.
 
     Parameters
     ----------
@@ -23,9 +23,9 @@ class Plan:
     source : str
         As `onelayer.data.load` takes it; a path is absolute.
     fingerprint : str
-        Of the data set as it was read.
+        Fingerprint of the data set as it was read.
     source_config : SourceConfig
-        How the source was read.
+        Settings by which the source was read.
     """
 
     config: TrainConfig
@@ -35,7 +35,7 @@ class Plan:
     source_config: SourceConfig = SourceConfig()
 
     def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
-        """Read the run's own data again, from where it was or from `source`.
+        """Read the run's own data again, from their old place or from `source`.
 
         Raises
         ------
@@ -60,17 +60,17 @@ class Plan:
         image_shape: tuple[int, int, int] | None,
         progress: Callable[..., None] | None = None,
     ) -> tuple[Split, str | None]:
-        """Read the rows that a model is to be evaluated on, and what to say of them.
+        """Return the rows to evaluate a model on, and a note about them.
 
         Parameters
         ----------
         source : str or None
-            None is where the run's data were. The run's own data elsewhere are divided as the run did. Other data have
-            their own parts.
+            None is the place of the run's data. The run's own data at another place are divided as the run divided
+            them. Other data have their own parts.
         part : str or None
             train, validation, test or all; None is test, or all rows of other data without test rows.
         image_shape : (c, h, w) or None
-            The model's, to which images of a folder are brought.
+            The shape of the model's images; images of a folder are resized to it.
 
         Raises
         ------

@@ -15,8 +15,8 @@ from onelayer.runs.plan import Plan
 from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import solve
 
-# Between checkpoints, what a killed run loses at most, beyond the epoch it was in; but of a large model so long that
-# writing them takes a tenth of the time.
+# Seconds between checkpoints, which a killed run loses at most, beside the epoch it was in. For a large model there are
+# more seconds between them, so that writing takes a tenth of the time.
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
 
 
@@ -43,7 +43,7 @@ def start(
     Raises
     ------
     RunError
-        If the directory holds a run by now, or another process works there.
+        If the directory already holds a run, or another process works there.
     """
     problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
     plan = replace(plan, config=problem.config)
@@ -71,9 +71,9 @@ def resume(
     ----------
     run : Run
     splits : Splits
-        Of the run's own data.
+        The splits of the run's own data.
     epochs : int, optional
-        How many there are to be in all, if not as many as planned; not below those that are done.
+        Number of epochs in all; at least the number done. By default the number planned.
     on_epoch, report_test, cancelled
         As for `train`.
 
@@ -99,7 +99,7 @@ def resume(
 
 
 def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:
-    """The layer in the units of flips: those of a constant pixel were its own, and are its mirror's now."""
+    """Return the layer in the units of flips, where a constant pixel has the mean and scale of its mirror pixel."""
     shape = splits.dataset.image_shape
     if shape is None:
         return layer
@@ -109,7 +109,7 @@ def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:
 
 
 class _Checkpoints:
-    """The checkpoints of a run, written after epochs, seldom enough to take little of the time."""
+    """The checkpoints of a run, written after some epochs, so that writing takes little of the time."""
 
     def __init__(self, run: Run, plan: Plan, state: TrainingState) -> None:
         self._run, self._plan = run, plan
@@ -150,8 +150,8 @@ def _go_on(
 
     try:
         result = solve(problem, state, on_epoch=after_epoch, report_test=report_test, cancelled=cancelled)
-    except BaseException:  # Ctrl-C and SIGTERM among them
-        with suppress(OnelayerError):  # what stopped the training is the error to show
+    except BaseException:  # also Ctrl-C and SIGTERM
+        with suppress(OnelayerError):  # the error to show is the one that stopped the training
             checkpoints.save()
         raise
     run.write_result(plan, problem.splits, result)
