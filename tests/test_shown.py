@@ -127,6 +127,9 @@ def test_a_run_shows_its_scores_or_what_it_lacks(tmp_path, splits, result):
 def test_short_words_for_what_holds_arrays(splits, result):
     assert repr(splits) == "<Splits of <i>toy, protocol stratified: 180 train, 60 validation, 60 test rows>"
     assert repr(splits.test) == "<Split test of <i>toy: 60 rows>"
+    found = evaluate(result.model, splits.test).reliability(5)
+    error = f"{100 * found.expected_calibration_error:.2f} %"
+    assert repr(found) == f"<Reliability in 5 bins: expected calibration error {error}>"
     assert repr(result.state) == "<TrainingState after 3 epochs>"
     assert repr(result.model) == "<Model of 60 features and 4 classes, softmax>"
 

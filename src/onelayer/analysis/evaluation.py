@@ -14,7 +14,7 @@ from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
 from onelayer.model import Model
 from onelayer.tables import html_table
-from onelayer.words import listed, percent, row_count
+from onelayer.words import counted, listed, percent, row_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +40,10 @@ class Reliability:
     counts: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
+
+    def __repr__(self) -> str:
+        error = percent(self.expected_calibration_error)
+        return f"<Reliability in {counted(len(self.counts), 'bin')}: expected calibration error {error}>"
 
     @property
     def expected_calibration_error(self) -> float:
