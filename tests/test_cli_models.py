@@ -112,7 +112,7 @@ def test_export(run_cli, trained, tmp_path):
         assert out.startswith(f"{words[0]}: ")
     assert {path.name for path in tmp_path.iterdir()} >= {"predict.py", "predict.npz", "model.joblib", "m.pickle"}
     assert (tmp_path / "model.joblib").read_bytes() == (tmp_path / "m.pickle").read_bytes()
-    assert_one_line(run_cli("export", trained, "model.joblib"), r"model\.joblib is there; choose another name")
+    assert_one_line(run_cli("export", trained, "model.joblib"), r"model\.joblib exists; choose another name")
 
 
 def test_export_for_onnx(run_cli, trained, tmp_path):
@@ -132,15 +132,15 @@ def test_export_for_onnx(run_cli, trained, tmp_path):
 
 def test_an_export_that_cannot_be_is_one_line(run_cli, trained, tmp_path, monkeypatch):
     before = {path.name for path in tmp_path.iterdir()}
-    assert_one_line(run_cli("export", trained, "model.pt"), r"model\.pt: no format goes with this name; let it end in")
+    assert_one_line(run_cli("export", trained, "model.pt"), r"model\.pt: the suffix is not one of")
     assert_one_line(run_cli("export", trained, "model.onnx", "--format", "tf"), 'Invalid value "tf" for --format')
     assert_one_line(run_cli("export", trained, "no/model.joblib"), r"cannot write no/model\.joblib: No such file")
     assert_one_line(run_cli("export", trained, "no/model.py"), r"cannot write no/model\.py: No such file")
     assert_one_line(run_cli("export", trained, trained, "--format", "onnx"), "cannot write .*: Is a directory")
-    assert_one_line(run_cli("export", trained, "model", "--format", "numpy"), "model: a Python script is written")
+    assert_one_line(run_cli("export", trained, "model", "--format", "numpy"), "model: a Python script and a .npz")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert_one_line(
-        run_cli("export", trained, "model.onnx"), r"ONNX needs a package more: pip install 'onelayer\[onnx\]'"
+        run_cli("export", trained, "model.onnx"), r"ONNX needs the package onnx: pip install 'onelayer\[onnx\]'"
     )
     (trained / "summary.json").unlink()
     assert_one_line(run_cli("export", trained, "model.py"), "run is not complete; go on with: onelayer resume")

@@ -34,7 +34,7 @@ def test_vectors(run_cli, vectors, tmp_path):
     assert "wine, all: 178 rows" in run_cli("evaluate", run, "--split", "all", "--data", "wine.npz")[1]
     assert run_cli("resume", run, "--epochs", "25", "--quiet", "--no-figures") == (0, "", "")
     assert_one_line(
-        run_cli("train", "--data", "wine.npz", "--flip"), "flip needs images, and the rows of wine are none"
+        run_cli("train", "--data", "wine.npz", "--flip"), "flip needs images, but the rows of wine are not images"
     )
     assert run_cli("train", "--data", "wine.npz", "--out", run, "--overwrite", "--no-figures", "--quiet")[0] == 0
     assert not list(run.glob("*.png")), "overwriting removes the pictures"

@@ -173,7 +173,7 @@ class TestOnnx:
 
 def test_without_onnx_the_message_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ConfigError, match=r"^ONNX needs a package more: pip install 'onelayer\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"^ONNX needs the package onnx: pip install 'onelayer\[onnx\]'"):
         write(model_of(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -291,7 +291,7 @@ class TestNumpy:
         assert (tmp_path / "predict.npz").read_bytes() == to_numpy(model_of())[1]
 
     def test_a_script_has_a_scripts_name(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"predict\.npz: a Python script is written, and a \.npz beside it"):
+        with pytest.raises(ConfigError, match=r"predict\.npz: a Python script and a \.npz beside it are written"):
             write(model_of(), tmp_path / "predict.npz", "numpy")
 
 
@@ -335,11 +335,11 @@ class TestLogisticRegression:
             match="LogisticRegression is a softmax of the logits, and the loss sigmoid has other",
         ):
             to_logistic_regression(model_of("sigmoid"))
-        with pytest.raises(DataError, match="needs two classes at least, this model has one"):
+        with pytest.raises(DataError, match="needs at least two classes, this model has one"):
             to_logistic_regression(model_of(K=1))
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model", "model.npz"])
 def test_a_name_that_says_no_format(name):
-    with pytest.raises(ConfigError, match=r"no format goes with this name; let it end in \.onnx \(onnx\), \.py"):
+    with pytest.raises(ConfigError, match=r"the suffix is not one of \.onnx \(onnx\), \.py"):
         write(model_of(), Path(name))

@@ -401,7 +401,7 @@ def test_settings_that_do_not_fit_the_data_leave_no_directory(run_cli, tmp_path,
     monkeypatch.setattr("onelayer.data.load_splits", lambda *_, **__: toy_splits(image_shape=None))
     for command in ("train", "sweep"):
         code, _, err = run_cli(command, "--flip", "--epochs", "1")
-        assert (code, err) == (2, "onelayer: flip needs images, and the rows of toy are none; leave it out\n")
+        assert (code, err) == (2, "onelayer: flip needs images, but the rows of toy are not images; leave it out\n")
     assert list(tmp_path.iterdir()) == []
 
 

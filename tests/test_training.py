@@ -254,7 +254,7 @@ def test_a_batch_size_beyond_all_rows_is_all_rows(backend, blocks):
 
 
 def test_flips_need_images():
-    with pytest.raises(ConfigError, match="flip needs images, and the rows of toy are none"):
+    with pytest.raises(ConfigError, match="flip needs images, but the rows of toy are not images"):
         train(toy_splits(image_shape=None), TrainConfig(flip=True))
 
 

@@ -1,4 +1,4 @@
-"""One thread for BLAS: how it splits a product among its threads decides the order of the sums, hence their bits."""
+"""One thread for BLAS. The number of threads decides the order of the sums in a product, and so their bits."""
 
 import threading
 from collections.abc import Iterator
@@ -9,21 +9,21 @@ from typing import Any
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.Lock()
-_inside = 0  # how many are in `one_blas_thread` now, in all threads
-_limit: Any = None  # what the first of them set
+_inside = 0  # number of `one_blas_thread` blocks that run now, in all threads
+_limit: Any = None  # the limit that the first of them set
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # to look for the libraries takes longer than to answer for a hundred rows
+    return ThreadpoolController()  # finding the libraries takes longer than classifying a hundred rows
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Keep BLAS to one thread, in the whole process.
 
-    The number belongs to the process. The first to come sets it and the last to go takes it back: if each restored what
-    it had found, models that are used in several threads at a time would change it under each other, or leave it at 1.
+    The number belongs to the process. The first block that begins sets it, and the last that ends restores it. If each
+    block restored the number that it found, blocks in several threads would change it for each other, or leave it at 1.
     """
     global _inside, _limit
     with _lock:
@@ -43,7 +43,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _take_control() -> None:
-    """Let this thread set the number: threadpoolctl 3.8 lets only the one that did last, and ignores all others."""
+    """Let this thread set the number: threadpoolctl 3.8 ignores all threads except the last that set it."""
     clear = getattr(OpenBLASController, "clear_controlling_thread", None)
     if clear:
         clear(force=True)

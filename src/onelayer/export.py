@@ -1,10 +1,9 @@
-"""Models that leave the house: for ONNX, for NumPy alone, for scikit-learn. Raw rows in, our probabilities out.
+"""Export of models for ONNX, for NumPy alone and for scikit-learn: raw rows in, probabilities out.
 
-Standardisation is part of the exported model, so that nobody has to remember it. In float64 it is folded into the
-weights, X W + b = R V + c with V = W / s and c = b - m V, as our own answers are. ONNX models calculate in float32, and
-there only the scale is folded: c is the difference of larger numbers, which makes the probabilities of CIFAR-10's
-pixels three times less exact and those of features 10,000 standard deviations from zero wrong by 0.001. The graph
-subtracts m first.
+The standardisation is part of the exported model. In float64 it is folded into the weights, X W + b = R V + c with
+V = W / s and c = b - m V. ONNX models calculate in float32, in which c, the difference of larger numbers, would be
+less exact: three times for CIFAR-10's pixels, and 0.001 of a probability for features 10,000 standard deviations from
+zero. Their graph therefore subtracts m first, and only the scale is folded.
 
 A linear feature map is multiplied into the weights, so the exported model does not differ from one of raw rows. Any
 other map brings ONNX nodes and NumPy source of its own, or refuses.
@@ -86,31 +85,31 @@ MARK = b"onelayer export"  # the comment of the .npz archive
 
 
 def write(model: Model, path: Path, format: str | None = None) -> list[Path]:
-    """Write a model for another program; the files written.
+    """Write a model for another program, and return the files.
 
     Parameters
     ----------
     model : Model
     path : Path
-        A file that is there is replaced only if an export wrote it, and a pickle never.
+        An existing file is replaced only if an export wrote it; a pickle never is.
     format : str or None
-        One of `FORMATS`; None goes by the suffix of `path`.
+        A key of `EXPORTERS`; by default the suffix of `path` decides.
 
     Raises
     ------
     ConfigError
-        If no format goes with the suffix, or a package that is needed is not installed.
+        If the suffix belongs to no format, or a package that is needed is not installed.
     DataError
-        If the format has no such model.
+        If the format cannot hold this model.
     RunError
         If a file cannot be written.
     """
     if format is None:
-        format = next((name for name, (suffix, _) in FORMATS.items() if suffix == path.suffix), None)
-    if format not in FORMATS:
-        known = ", ".join(f"{suffix} ({name})" for name, (suffix, _) in FORMATS.items())
-        raise ConfigError(f"{path}: no format goes with this name; let it end in {known}, or pass --format")
-    return FORMATS[format][1](model, path)
+        format = next((name for name, (suffix, _) in EXPORTERS.items() if suffix == path.suffix), None)
+    if format not in EXPORTERS:
+        known = ", ".join(f"{suffix} ({name})" for name, (suffix, _) in EXPORTERS.items())
+        raise ConfigError(f"{path}: the suffix is not one of {known}; change it, or pass --format")
+    return EXPORTERS[format][1](model, path)
 
 
 def to_onnx(model: Model) -> bytes:
@@ -132,7 +131,7 @@ def to_onnx(model: Model) -> bytes:
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise ConfigError(f"ONNX needs a package more: pip install 'onelayer[onnx]' ({error})") from None
+        raise ConfigError(f"ONNX needs the package onnx: pip install 'onelayer[onnx]' ({error})") from None
     operation = model.layer.loss.onnx
     if operation is None:
         raise DataError(f"ONNX has no operator for the probabilities of the loss {model.layer.loss.name}")
@@ -188,7 +187,7 @@ def _onnx_features(model: Model) -> tuple[Any, list[Any], str, dict[str, np.ndar
 
 
 def to_numpy(model: Model) -> tuple[str, bytes]:
-    """A script of a few lines that needs NumPy alone, and the ``.npz`` that it reads: weights, bias, class names.
+    """Return a script of a few lines that needs only NumPy, and the ``.npz`` that it reads.
 
     Raises
     ------
@@ -230,9 +229,9 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
 
 
 def to_logistic_regression(model: Model) -> "LogisticRegression":
-    """A fitted `sklearn.linear_model.LogisticRegression` with the same probabilities, for raw rows (n, d).
+    """Return a fitted `sklearn.linear_model.LogisticRegression` with the same probabilities, for raw rows (n, d).
 
-    Its `classes_` are the class names, sorted, as scikit-learn has them; columns of probabilities are in this order.
+    Its `classes_` are the sorted class names, as scikit-learn requires; columns of probabilities are in this order.
 
     Raises
     ------
@@ -253,19 +252,19 @@ def to_logistic_regression(model: Model) -> "LogisticRegression":
         )
     model = model.on_raw_rows
     if len(model.class_names) < 2:
-        raise DataError("LogisticRegression needs two classes at least, this model has one")
+        raise DataError("LogisticRegression needs at least two classes, this model has one")
     exact = model.in_float64()
     folded = exact.standardizer.fold(exact.layer)
     names = np.array(model.class_names)
     order = np.argsort(names)
     coefficients, intercepts = folded.weights.T[order], folded.bias[order]  # (K, d), (K,)
-    if len(names) == 2:  # which scikit-learn takes for one question: the second class or not
+    if len(names) == 2:  # scikit-learn keeps one row of coefficients, for the second class
         coefficients, intercepts = np.diff(coefficients, axis=0), np.diff(intercepts)
     classifier = LogisticRegression()
     classifier.classes_ = names[order]
     classifier.coef_, classifier.intercept_ = np.ascontiguousarray(coefficients), intercepts
     classifier.n_features_in_ = coefficients.shape[1]
-    classifier.n_iter_ = np.zeros(1, np.int32)  # of its own solver
+    classifier.n_iter_ = np.zeros(1, np.int32)  # of scikit-learn's solver, which did not run
     return classifier
 
 
@@ -286,7 +285,7 @@ def _is_onnx(content: bytes) -> bool:
 
 def _write_numpy(model: Model, path: Path) -> list[Path]:
     if path.suffix != ".py":
-        raise ConfigError(f"{path}: a Python script is written, and a .npz beside it; let its name end in .py")
+        raise ConfigError(f"{path}: a Python script and a .npz beside it are written; let the name end in .py")
     script, content = to_numpy(model)
     numbers = path.with_suffix(".npz")
     require_own(numbers, _is_archive)
@@ -296,7 +295,7 @@ def _write_numpy(model: Model, path: Path) -> list[Path]:
 
 
 def _is_script(content: bytes) -> bool:
-    """Return whether this is a script as it was written: one that was changed by hand is somebody's work."""
+    """Return whether this is an exported script that nobody has changed."""
     script, _, digest = content.rpartition(f"\n\n{SEAL}".encode())
     return digest == f"{hashlib.sha256(script).hexdigest()}\n".encode()
 
@@ -312,16 +311,16 @@ def _is_archive(content: bytes) -> bool:
 def _write_sklearn(model: Model, path: Path) -> list[Path]:
     import joblib
 
-    if path.exists():  # whose pickle it is cannot be told
-        raise ConfigError(f"{path} is there; choose another name, or move it away")
+    if path.exists():  # a pickle does not say who wrote it
+        raise ConfigError(f"{path} exists; choose another name, or move it away")
     content = io.BytesIO()
     joblib.dump(to_logistic_regression(model), content)
     write_file(path, content.getvalue())
     return [path]
 
 
-# Suffix of the file, and what writes it.
-FORMATS: dict[str, tuple[str, Callable[[Model, Path], list[Path]]]] = {
+# Suffix of the file, and the function that writes it.
+EXPORTERS: dict[str, tuple[str, Callable[[Model, Path], list[Path]]]] = {
     "onnx": (".onnx", _write_onnx),
     "numpy": (".py", _write_numpy),
     "sklearn": (".joblib", _write_sklearn),

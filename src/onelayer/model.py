@@ -26,7 +26,7 @@ ROW_ARRAYS, FEATURE_PREFIX = ("rows.mean", "rows.scale"), "features."  # in file
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A layer with the features and the standardisation that it needs, and what its inputs and outputs mean.
+    """A layer with its features, its standardisation, and the meaning of its inputs and outputs.
 
     A raw row has d_in numbers. The feature map makes d features of them; with the identity, these are the same.
 
@@ -40,9 +40,9 @@ class Model:
     image_shape : (c, h, w) or None
         The images that the raw rows are.
     pixels : bool
-        Whether the training rows were pixels from 0 to 255. None, as in older files, takes images whose means say so.
+        Whether the training rows were pixels from 0 to 255. None, as in older files, decides by the means of images.
     features : FeatureMap
-        None, the default, is the identity.
+        By default (None) the identity.
     row_standardizer : Standardizer or None
         Mean and scale (d_in,) of the raw training rows, by which the unit of other rows is judged. Needed with every
         map except the identity, with which `standardizer` has them.
@@ -102,10 +102,10 @@ class Model:
         return Model(layer, plain, self.class_names, self.image_shape, self.pixels)
 
     def logits(self, rows: ArrayLike) -> np.ndarray:
-        """Logits S (n, K) of raw rows (n, d), an array or nested lists, in float64, standardised a few at a time.
+        """Return logits S (n, K), float64, of raw rows (n, d), an array or nested lists.
 
-        Training in float32 scatters its logits by some 1e-6 of their size; an answer need not. Rows that look as if
-        they were in another unit than the training rows give an `OnelayerWarning`.
+        The rows are standardised a few at a time. Rows that look as if they were in another unit than the training rows
+        give an `OnelayerWarning`.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Model:
         return S
 
     def warn_of(self, rows: ArrayLike, name: str = "", stacklevel: int = 2) -> None:
-        """Warn if `doubt` has something to say, where `name` has these rows."""
+        """Warn if `doubt` returns a reason; `name` says where the rows are from."""
         if doubt := self.doubt(rows):
             warnings.warn(type(doubt)(f"{name}: {doubt}" if name else str(doubt)), stacklevel=stacklevel)
 
@@ -128,7 +128,7 @@ class Model:
         return doubt(R[places_to_look_at(len(R))], mean, scale, pixels=bool(self.pixels))
 
     def unchecked_logits(self, rows: ArrayLike) -> np.ndarray:
-        """Return `logits` of rows whose unit was looked at before."""
+        """Return `logits` without a look at the unit of the rows."""
         d, K = self.features.d_in, self.layer.weights.shape[1]
         try:
             R = np.asarray(rows)
@@ -150,23 +150,23 @@ class Model:
         return S
 
     def probabilities(self, rows: ArrayLike) -> np.ndarray:
-        """Probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
+        """Return probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
         P = np.asarray(self.layer.loss.probabilities(self.unchecked_logits(rows)))
         self.warn_of(rows, stacklevel=3)
         return P
 
     def in_float64(self) -> "Model":
-        """The same numbers in float64, with which `logits` calculates."""
+        """Return the same model in float64, in which `logits` calculates."""
         weights, bias = (array.astype(np.float64, copy=False) for array in (self.layer.weights, self.layer.bias))
         return replace(self, layer=SoftmaxLayer(weights, bias, self.layer.loss))
 
     def to_bytes(self) -> bytes:
-        """The model as a safetensors file.
+        """Return the model as a safetensors file.
 
         Raises
         ------
         ModelFileError
-            If `load` would refuse it: a name is there twice or cannot be printed, or the pieces do not fit each other.
+            If `load` would refuse it: a name occurs twice or cannot be printed, or the pieces do not fit each other.
         """
         tensors = {
             "weights": self.layer.weights,
@@ -222,7 +222,7 @@ class Model:
         Warns
         -----
         OldModelWarning
-            If its features of scale 1 may have been constant in training, and yet have weights.
+            If features of scale 1 may have been constant in training but have weights.
 
         Raises
         ------
@@ -233,9 +233,15 @@ class Model:
         try:
             names, shape = json.loads(metadata["class_names"]), json.loads(metadata["image_shape"])
             pixels = {"true": True, "false": False, "": None}[metadata.get("pixels", "")]
-            layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[metadata["loss"]])
+            loss = metadata["loss"]
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
+        if loss not in LOSSES:
+            known = ", ".join(LOSSES)
+            raise ModelFileError(
+                f"{path}: needs the loss {loss!r:.40}; this onelayer has {known}; upgrade it, or add the loss"
+            )
+        layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[loss])
         require_layer_shapes(path, layer)
         names = tuple(names) if isinstance(names, list) else ()
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
@@ -261,7 +267,7 @@ class Model:
         if shape is not None:
             sizes = shape if all(type(size) is int and size > 0 for size in shape) else ()
             if len(sizes) != 3 or math.prod(sizes) != d_in:
-                raise ModelFileError(f"{where}: weights for {d_in} features are no pictures of {list(shape)!r:.80}")
+                raise ModelFileError(f"{where}: rows of {d_in} numbers are not images of the shape {list(shape)!r:.80}")
         if problem := misfit(self.features, d_in, shape):
             raise ModelFileError(f"{where}: {problem}; train it again")
 
@@ -287,7 +293,7 @@ def _read_features(
 
 
 def _constant_features(path: str | Path, model: Model, *, known: bool) -> np.ndarray | None:
-    """Which features (d,) were constant in training; None where an older file, not `known` for it, cannot tell."""
+    """Return whether each feature (d,) was constant in training; None if an older file, not `known`, cannot tell."""
     ones, weighted = model.standardizer.scale == 1, model.layer.weights.any(axis=1)
     if known:
         constant: np.ndarray = ones & ~weighted
@@ -304,7 +310,7 @@ def _constant_features(path: str | Path, model: Model, *, known: bool) -> np.nda
 
 
 def require_layer_shapes(path: str | Path, layer: SoftmaxLayer) -> tuple[int, int]:
-    """The numbers of features d and classes K of a layer that was read from a file."""
+    """Return the numbers of features d and classes K of a layer that was read from a file."""
     weights, bias = layer.weights, layer.bias
     if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[1:] or bias.dtype != weights.dtype:
         raise ModelFileError(f"{path}: weights {weights.shape} and bias {bias.shape} do not fit each other")

@@ -1,4 +1,4 @@
-"""Why a model answers as it does: what each pixel adds to the logits. For one layer that is a sum and not an estimate.
+"""The reasons for an answer: the amount that each pixel adds to the logits. For one layer this is exact.
 
 A linear feature map is multiplied into the layer first. Any other map divides the contribution of each
 feature among the numbers of the row (`FeatureMap.attribute`), or refuses.
@@ -16,21 +16,21 @@ from onelayer.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The logits of one row, taken apart.
+    """The logits of one row as sums over its numbers.
 
     Parameters
     ----------
     classes : ndarray (t,), int64
         The likeliest classes, the first the prediction.
     probabilities : ndarray (t,)
-        Theirs, as `Model.probabilities` has them.
+        Probabilities of these classes, as `Model.probabilities` returns them.
     contributions : ndarray (t, d), float64
-        The amount that each number of the row adds to each of their logits, (R_j - m_j) / s_j * W_jk: nothing where it
-        is at its mean. With a feature map that is not linear, what the map attributes to it.
+        The amount that each number of the row adds to each logit, (R_j - m_j) / s_j * W_jk; a number at its mean adds
+        nothing. With a feature map that is not linear, the amount that the map attributes to the number.
     bias : ndarray (t,), float64
     logits : ndarray (t,), float64
-        The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` has the same numbers but
-        for the rounding of its sums.
+        The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` differs only by the
+        rounding of its sums.
     """
 
     classes: np.ndarray
@@ -41,7 +41,7 @@ class Explanation:
 
 
 def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:
-    """Take apart the logits of a raw row (d,) for its `top` likeliest classes, or for all if there are no more.
+    """Return the logits of a raw row (d,) as sums over its numbers, for its `top` likeliest classes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What training starts from, goes through and ends with: the problem, the state after an epoch, and the result."""
+"""The problem that training solves, the state after an epoch, and the result."""
 
 import math
 import warnings
@@ -25,7 +25,7 @@ STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the ep
 
 @dataclass(frozen=True)
 class Score:
-    """How well a layer does on a split: loss and cost in nats, accuracy as a fraction."""
+    """Loss and cost of a layer on a split, in nats, and its accuracy, a fraction."""
 
     loss: float
     cost: float
@@ -140,7 +140,7 @@ class TrainingState:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is to be trained, and what does the arithmetic. It does not change while a solver works on it.
+    """The rows, the settings and the backend of a training. It does not change while a solver works on it.
 
     Parameters
     ----------
@@ -177,8 +177,8 @@ class Problem:
         Raises
         ------
         ConfigError
-            If images are to be flipped where there are none, the map does not take these rows, or the backend asked for
-            cannot do this.
+            If `flip` is set but the rows are not images, the map does not take these rows, or the backend has an
+            obstacle.
         DataError
             If there are no training rows of a weight above 0, or a feature is not finite.
         """

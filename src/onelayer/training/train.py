@@ -35,7 +35,7 @@ def train(
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     features : FeatureMap, optional
-        What the layer sees instead of the raw rows; by default, the rows themselves.
+        The features that the layer sees instead of the raw rows; by default, the rows themselves.
     standardizer : Standardizer, optional
         By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
         features are 0 throughout; where it does not know them, they are those of the training rows.
@@ -49,7 +49,7 @@ def train(
     Raises
     ------
     ConfigError
-        If images are to be flipped where there are none, or the backend asked for cannot do this.
+        If `flip` is set but the rows are not images, the map does not take these rows, or the backend has an obstacle.
     DataError
         If there are no training rows.
     DivergedError

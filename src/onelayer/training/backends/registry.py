@@ -20,10 +20,10 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
     ------
     ConfigError
         If the backend asked for has an obstacle, ONELAYER_KERNEL names an instruction set that this machine does not
-        have, or images are to be flipped where there are none.
+        have, or `flip` is set but the rows are not images.
     """
     if config.flip and dataset.image_shape is None:
-        raise ConfigError(f"flip needs images, and the rows of {dataset.name} are none; leave it out")
+        raise ConfigError(f"flip needs images, but the rows of {dataset.name} are not images; leave it out")
     if config.backend == "auto":
         if min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
             return ArrayBackend
