@@ -82,7 +82,9 @@ class ArrayBackend:
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         loss, right = 0.0, 0.0
-        for _, S, y, w in self._logits(layer, split, cancelled):
+        folded = self._folded(layer, split)
+        for block in _blocks(split, cancelled):
+            S, y, w = self._logits(folded, split, block)[1:]  # the next inputs take the memory of these
             loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
             right += self._weighted_sum(likeliest(S) == y, w)
         return Totals(loss, right)
@@ -91,31 +93,32 @@ class ArrayBackend:
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
     ) -> tuple[float, np.ndarray, np.ndarray]:
         xp, loss, dV, dc = self._xp, 0.0, 0.0, 0.0
-        for X, S, y, w in self._logits(layer, split, cancelled):
+        folded = self._folded(layer, split)
+        for block in _blocks(split, cancelled):
+            X, S, y, w = self._logits(folded, split, block)
             loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
             G = layer.loss.residual(S, y) * len(y)  # (k, K): the sum, and not the mean, of the block
             if w is not None:
                 G = G * xp.astype(w, G.dtype)[:, None]
             dV = dV + xp.astype((G.T @ X).T, xp.float64)  # (d, K)
             dc = dc + xp.sum(xp.astype(G, xp.float64), axis=0)  # (K,)
+            del X
         dW = self._in_float64.unfold_gradient(dV, dc, self._raw(split, slice(0, 1)))
         dW, db = (np.asarray(to_device(array, "cpu")) for array in (dW, dc))
         return penalised_mean(loss, dW, db, layer, split, self._l2)
 
-    def _logits(
-        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
-    ) -> Iterator[tuple[Array, Array, Array, Array | None]]:
-        """Yield inputs X (k, d), logits S (k, K), labels (k,) and weights (k,) of the rows, block by block."""
+    def _folded(self, layer: SoftmaxLayer, split: Split) -> SoftmaxLayer:
+        """Return any layer in the type of the arithmetic, for the inputs that `_logits` computes."""
         templates, bias = (self._array(a.astype(self._dtype, copy=False)) for a in (layer.weights.T, layer.bias))
         layer = SoftmaxLayer(templates.T, bias, layer.loss)
-        folded = self._standardizer.input_layer(layer, self._raw(split, slice(0, 1)))
-        for block in split.blocks(BLOCK_ROWS):
-            if cancelled():
-                raise InterruptedError
-            X = self._inputs(self._raw(split, block))
-            weights = split.row_weights(block)
-            w = None if weights is None else self._array(weights)
-            yield X, folded.logits(X), self._array(split.labels[block]), w
+        return self._standardizer.input_layer(layer, self._raw(split, slice(0, 1)))
+
+    def _logits(self, folded: SoftmaxLayer, split: Split, block: slice) -> tuple[Array, Array, Array, Array | None]:
+        """Return inputs X (k, d), logits S (k, K), labels (k,) and weights (k,) of a block of rows."""
+        X = self._inputs(self._raw(split, block))
+        weights = split.row_weights(block)
+        w = None if weights is None else self._array(weights)
+        return X, folded.logits(X), self._array(split.labels[block]), w
 
     def _weighted_sum(self, values: Array, w: Array | None) -> float:
         values = self._xp.astype(values, self._xp.float64)
@@ -144,3 +147,11 @@ class ArrayBackend:
         if self._xp is array_api_compat.numpy:
             return array
         return self._xp.asarray(array, device=self._device, copy=True)  # a data set is read-only, which tensors are not
+
+
+def _blocks(split: Split, cancelled: Callable[[], bool]) -> Iterator[slice]:
+    """Yield the blocks of a split; raise InterruptedError once `cancelled()` is true."""
+    for block in split.blocks(BLOCK_ROWS):
+        if cancelled():
+            raise InterruptedError
+        yield block
