@@ -13,9 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.model import Model
 from onelayer.report import pictures
 from onelayer.report.facts import facts, gradients, summary, train_command, verdicts
 from onelayer.report.subject import SPLITS, Group, SettingRuns, Subject
+from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.words import percent, row_count
 
@@ -69,12 +71,7 @@ def render(
     if model.template_shape is None:
         parts["weights"] = pictures.strongest_weights(model)
     else:
-        shape = model.template_shape
-        parts["pictures"] = {
-            "templates": pictures.templates(model.on_raw_rows.layer.weights, model.class_names, shape),
-            "signed": pictures.signed_templates(model, shape),
-            "epochs": pictures.formation(best.runs[0], model, shape, splits),
-        }
+        parts["pictures"] = _template_parts(best.runs[0], model, model.template_shape, splits)
     if model.image_shape is not None:
         parts["mistakes"] = pictures.mistakes(evaluation, split, model, model.image_shape)
     tick()
@@ -83,6 +80,15 @@ def render(
     page = _environment().get_template("report.html.j2").render(parts)
     tick()
     return page
+
+
+def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Splits) -> dict[str, Any]:
+    """Return the templates of a model in their own ranges, on one scale, and after some of the epochs."""
+    return {
+        "templates": pictures.templates(model.on_raw_rows.layer.weights, model.class_names, shape),
+        "signed": pictures.signed_templates(model, shape),
+        "epochs": pictures.formation(run, model, shape, splits),
+    }
 
 
 def _environment() -> Environment:
