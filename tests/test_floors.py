@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 FLOORS = (
     *("__main__", "cli", "estimator", "report", "experiments", "pictures"),
     *("analysis", "runs", "export", "training", "coded", "model", "data", "features", "kernel"),
-    *("layer", "files", "container", "config", "losses", "drawing", "tables", "words", "blas", "errors"),
+    *("layer", "files", "container", "config", "losses", "drawing", "words", "blas", "errors"),
 )
 INSIDE_DATA = ("sources", "formats", "untrusted")
 

@@ -12,10 +12,10 @@ from helpers import toy_dataset
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import split
+from onelayer.drawing import html_table
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.tables import html_table
 from onelayer.training.train import train
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.001, l2=0.1)

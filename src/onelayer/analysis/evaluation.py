@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onelayer.data.dataset import Split
-from onelayer.drawing import draw
+from onelayer.drawing import draw, html_table
 from onelayer.errors import DataError, OnelayerWarning
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
 from onelayer.model import Model
-from onelayer.tables import html_table
 from onelayer.words import counted, listed, percent, row_count
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 
 from onelayer.data.progress import Progress
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
+from onelayer.drawing import html_table
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.tables import html_table
 from onelayer.words import counted
 
 MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend

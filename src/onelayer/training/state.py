@@ -9,13 +9,13 @@ import numpy as np
 from onelayer.coded import coded
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.drawing import html_table
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.map import FeatureMap, Identity
 from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.tables import html_table
 from onelayer.training.backends import Backend
 from onelayer.training.backends.registry import choose_backend
 from onelayer.words import counted, percent
