@@ -27,7 +27,7 @@ Data = Annotated[
     Parameter(
         group=DATA,
         help="Source of the rows: cifar10, cifar100, mnist, fashion-mnist, kmnist, digits, or a path; "
-        "auto takes cifar10 if it can be had, else digits.",
+        "auto takes cifar10 if it is here or can be downloaded, else digits.",
     ),
 ]
 MovedData = Annotated[str | None, Parameter(group=DATA, help="New place of the run's data, if they were moved.")]
