@@ -672,3 +672,11 @@ def test_examples_say_what_they_print():
     with contextlib.redirect_stdout(output):
         exec(code, {})  # noqa: S102
     assert output.getvalue() == printed
+
+
+def test_a_warm_start_on_other_labels_is_not_judged_by_the_scores_of_before():
+    X, y = load_digits(return_X_y=True)
+    clf = SoftmaxClassifier(early_stopping=True, warm_start=True, random_state=0)
+    clf.fit(X, y)
+    moved = (y + 1) % 10
+    assert clf.fit(X, moved).score(X, moved) > 0.9

@@ -94,7 +94,7 @@ def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
         table = pandas.DataFrame(history)
         pandas.testing.assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
         assert table["test_accuracy"].isna().tolist() == [False, True, False]
-    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), {}, "").history.items()} == {
+    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), "").history.items()} == {
         name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS
     }
 

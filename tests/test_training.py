@@ -23,9 +23,10 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.plain import gradient_descent
+from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
-from onelayer.training.state import Problem, TrainingState
-from onelayer.training.train import train
+from onelayer.training.state import EpochRecord, Problem, TrainingState
+from onelayer.training.train import solve, train
 
 SETTINGS = [
     {},
@@ -557,3 +558,60 @@ def test_the_states_are_those_that_training_collects():
     assert last.layer.weights.tobytes() == result.state.layer.weights.tobytes()
     assert last.scores == result.scores
     assert [record.epoch for record in last.history] == [1, 2, 3, 4]
+
+
+def test_a_state_of_other_rows_does_not_bring_their_scores():
+    config = TrainConfig(epochs=3, learning_rate=0.05)
+    state = train(toy_splits(), config).state
+    others = toy_splits(seed=1)
+    found = train(others, config, start=state)
+    assert found.scores == train(others, config, start=replace(state, scores={})).scores
+    assert found.scores["validation"].loss != state.scores["validation"].loss
+    assert set(train(others, config, start=state, report_test=False).scores) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("end", [1, 3])
+def test_an_end_after_any_epoch_leaves_its_scores(threads, end):
+    splits, config = toy_splits(), TrainConfig(epochs=3, learning_rate=0.05, threads=threads)
+    ended = train(splits, config, on_epoch=lambda state: state.epoch == end)
+    whole = train(splits, replace(config, epochs=end))
+    assert ended.scores == whole.scores
+    assert ended.state.history[-1].test_accuracy == whole.scores["test"].accuracy
+
+
+def test_an_error_in_a_listener_ends_the_other_thread():
+    before = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError):
+        train(toy_splits(), TrainConfig(epochs=10**6, threads=2), on_epoch=lambda state: 1 / 0)
+    assert set(threading.enumerate()) == before
+
+
+def test_a_solver_of_ones_own():
+    """Steps along the gradient of all rows, as a solver of whole batches takes them."""
+
+    def descent(problem, start, *, report_test, cancelled):
+        backend, state, layer = problem.open(start.layer), start, start.layer
+        for epoch in range(start.epoch + 1, problem.config.epochs + 1):
+            _, dW, db = backend.objective(layer, problem.splits.train, cancelled)
+            rate = problem.config.learning_rate_at(epoch)
+            layer = SoftmaxLayer(layer.weights - rate * dW, layer.bias - rate * db, layer.loss)
+            splits = problem.splits if report_test else (problem.splits.train, problem.splits.validation)
+            scores = scores_of(problem, backend, layer, splits, cancelled)
+            record = EpochRecord.of(epoch, rate, scores, 0.0)
+            state = TrainingState(layer, start.rng_state, (*state.history, record), scores)
+            yield state
+
+    config = TrainConfig(epochs=5, learning_rate=0.05, batch_size=10_000, dtype="float64", l2=0.1)
+    found = solve(Problem.of(toy_splits(), config), solver=descent)
+    W, b = plain_training(toy_splits(), config)
+    assert relative(found.model.layer.weights, W) < 1e-12
+    assert relative(found.model.layer.bias, b) < 1e-12
+    assert found.scores["test"].cost == pytest.approx(train(toy_splits(), config).scores["test"].cost, rel=1e-12)
+
+
+def test_the_advice_names_the_rate_that_was_given():
+    config = TrainConfig(epochs=1, decay_every=1)
+    start = train(toy_splits(), config).state
+    with pytest.raises(DivergedError, match=r"after epoch 2 .* try a learning rate below 1e\+30"):
+        train(toy_splits(), replace(config, learning_rate=1e30, epochs=2), start=start)

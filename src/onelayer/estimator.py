@@ -419,7 +419,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             return state.epoch - best.epoch >= self.n_iter_no_change
 
         result = train(splits, config, start=start, standardizer=standardizer, on_epoch=on_epoch, report_test=False)
-        self._state = result.state if best is None else replace(result.state, layer=best.layer)
+        self._state = result.state if best is None else replace(result.state, layer=best.layer, scores=best.scores)
         self._moments, self._seed = moments, config.seed
         self.model_ = replace(result.model, layer=self._state.layer)
         self.classes_ = classes

@@ -59,6 +59,9 @@ class Loss(ABC):
     onnx: tuple[str, dict[str, Any]] | None = None
     pytorch: Callable[[Any, Array, Array], Array] | None = None
 
+    def __repr__(self) -> str:
+        return f"<loss {self.name}>"
+
     @abstractmethod
     def probabilities(self, S: Array) -> Array:
         """Return the probabilities P (n, K) of logits S (n, K)."""

@@ -53,7 +53,7 @@ class Model:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int] | None
     pixels: bool | None = None
-    features: FeatureMap = None  # type: ignore[assignment]  # the identity, whose size the layer says
+    features: FeatureMap = None  # type: ignore[assignment]  # __post_init__ makes it the identity
     row_standardizer: Standardizer | None = None
 
     def __post_init__(self) -> None:

@@ -192,7 +192,7 @@ def evaluate(model: Model, split: Split) -> Evaluation:
         raise DataError(f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers; the model is for {d} numbers")
     labels = _matched_labels(model, split)
     model.warn_of(split.rows(places_to_look_at(len(split))), f"{dataset.name}, {split.name}", stacklevel=3)
-    exact = model.in_float64()  # here, and not for each block anew
+    exact = model.in_float64()  # once, and not in every block
     S = np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
     losses = model.layer.loss.of_rows(S, labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))

@@ -180,6 +180,8 @@ class Split:
 
     def rows(self, places: slice | np.ndarray) -> np.ndarray:
         """Return the raw rows (k, d) at `places` within the split: a view where they are adjacent, else a copy."""
+        if not len(self):
+            return self.dataset.rows[:0]
         if isinstance(places, slice) and places.step in (None, 1) and self._contiguous:
             start, stop, _ = places.indices(len(self))
             return self.dataset.rows[self.indices[0] + start : self.indices[0] + stop]

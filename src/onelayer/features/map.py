@@ -9,6 +9,7 @@ training rows or from a file: `onelayer.train` is given the finished map. Nothin
 is. To add one, subclass `FeatureMap` and name its reader in `FEATURE_MAPS`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +45,7 @@ class FeatureMap(Protocol):
     d_out: int
     linear: bool
 
+    @abstractmethod
     def transform(self, R: np.ndarray) -> np.ndarray:
         """Return the features (n, d_out) of raw rows R (n, d_in), of any numeric type, a block of one to a few hundred.
 
@@ -61,7 +63,8 @@ class FeatureMap(Protocol):
 
     def pull_back(self, V: np.ndarray) -> np.ndarray:
         """Return the weights A V (d_in, K) on raw rows that do the same as V (d_out, K) on the features."""
-        raise DataError(f"the features {self.name} are not linear in the rows, so they have no weights on the rows")
+        problem = "do not define pull_back" if self.linear else "are not linear in the rows"
+        raise DataError(f"the features {self.name} {problem}, so they have no weights on the rows")
 
     def attribute(self, contributions: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return how much each number of a raw row (d_in,) adds to t logits, (t, d_in).

@@ -323,7 +323,9 @@ class Run:
                     file.unlink(missing_ok=True)
 
 
-load_run = Run.open  # its name in `onelayer`, where people look for it beside load and load_splits
+def load_run(path: str | Path) -> Run:
+    """Open a run that exists, as `Run.open` does; people look for it beside `load` and `load_splits`."""
+    return Run.open(path)
 
 
 def resume_command(path: Path) -> str:

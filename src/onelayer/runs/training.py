@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, OnelayerError, RunError
+from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import require_names
 from onelayer.runs.claim import claimed
@@ -45,6 +46,8 @@ def start(
     RunError
         If the directory already holds a run, or another process works there.
     """
+    if not isinstance(problem.features, Identity):  # a checkpoint does not hold it, and resuming would go on without it
+        raise ConfigError(f"a run cannot be resumed with the features {problem.features.name}; use onelayer.train")
     problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
     plan = replace(plan, config=problem.config)
     dataset = problem.splits.dataset
@@ -154,5 +157,5 @@ def _go_on(
         with suppress(OnelayerError):  # the error to show is the one that stopped the training
             checkpoints.save()
         raise
-    run.write_result(plan, problem.splits, result)
+    run.write_result(plan, problem.raw, result)
     return result

@@ -24,7 +24,10 @@ class Epoch(NamedTuple):
 
 
 def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
-    """Yield the layer after each epoch, with its figures. It copies all rows to float64: it is for small data."""
+    """Yield the layer after each epoch, with its figures.
+
+    It is for small data: it copies all rows to float64. Row weights are ignored. With flips, no pixel may be constant.
+    """
     K = len(splits.dataset.class_names)
     R, y = splits.train.rows(slice(None)).astype(np.float64), splits.train.labels  # (n, d), (n,)
     n, d = R.shape
@@ -37,18 +40,17 @@ def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
     layer = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, loss=config.loss)
     layer.weights[constant] = 0  # a feature that never varies teaches nothing
     for epoch in range(1, config.epochs + 1):
-        order = np.concatenate(draw_windows(n, config.shuffle_blocks, config.batch_size, rng))
-        images = R[order]
+        order = np.concatenate(draw_windows(n, config.shuffle_blocks, config.batch_size, rng))  # all rows, at random
+        rows, learning_rate = R[order], config.learning_rate_at(epoch)
         if config.flip and (shape := splits.dataset.image_shape):
             flipped = rng.random(n) < 0.5
-            pictures = images.reshape(n, *shape)  # (n, c, h, w)
-            pictures[flipped] = pictures[flipped, :, :, ::-1]
+            images = rows.reshape(n, *shape)  # (n, c, h, w), a view
+            images[flipped] = images[flipped, :, :, ::-1]
         for start in range(0, n, config.batch_size):
             batch = slice(start, start + config.batch_size)
-            X = (images[batch] - m) / s
+            X = (rows[batch] - m) / s
             dW, db = layer.gradients(X, y[order[batch]], config.l2)
-            step = config.learning_rate_at(epoch)
-            layer = SoftmaxLayer(layer.weights - step * dW, layer.bias - step * db, layer.loss)
+            layer = SoftmaxLayer(layer.weights - learning_rate * dW, layer.bias - learning_rate * db, layer.loss)
         cost = float(layer.cost((R - m) / s, y, config.l2))
         right = likeliest(layer.logits(validation)) == splits.validation.labels
-        yield Epoch(layer, cost, float(right.mean()))
+        yield Epoch(layer, cost, float(right.mean()) if len(right) else np.nan)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onelayer.blas import one_blas_thread
+from onelayer.config import TrainConfig
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import DivergedError
@@ -42,7 +43,7 @@ def epochs(
 ) -> Generator[TrainingState, None, None]:
     """Train, and yield the state after each epoch once its scores are known.
 
-    Nothing that belongs to the whole process, such as the number of BLAS threads, is held while a state is looked at.
+    No setting of the whole process, such as the number of BLAS threads, is held while a state is looked at.
     The iterator's ``close()`` ends its second thread.
 
     Parameters
@@ -72,7 +73,7 @@ def epochs(
         with read_forwards(problem.splits.dataset.rows) if config.shuffle_blocks else nullcontext():
             for trained in _trained_epochs(problem, backend, scorer, rng, start.epoch, report_test, cancelled):
                 scores, now = trained.scores.result(), time.perf_counter()
-                state = _settled(state, trained, scores, config.learning_rate_at(trained.epoch), now - settled_at)
+                state = _settled(state, trained, scores, config, now - settled_at)
                 settled_at = now
                 yield state
     finally:
@@ -89,14 +90,14 @@ def _trained_epochs(
     cancelled: Callable[[], bool],
 ) -> Iterator[_Trained]:
     """Train, and yield each epoch, where two cores overlap after the next epoch is trained."""
-    splits, epochs = problem.splits, problem.config.epochs
+    splits, last = problem.splits, problem.config.epochs
     waiting = None
-    for epoch in range(done + 1, epochs + 1):
+    for epoch in range(done + 1, last + 1):
         _train_epoch(problem, backend, epoch, rng, cancelled)
         layer, rng_state = backend.layer, dict(rng.bit_generator.state)
         if waiting:
             yield waiting
-        scored = splits if report_test and epoch in (1, epochs) else (splits.train, splits.validation)
+        scored = splits if report_test and epoch in (1, last) else (splits.train, splits.validation)
         waiting = _Trained(epoch, layer, rng_state, scorer.submit(layer, scored))
         if not scorer.overlaps:
             yield waiting
@@ -114,24 +115,27 @@ def _train_epoch(
     train, config = problem.splits.train, problem.config
     windows = draw_windows(len(train), config.shuffle_blocks, min(config.batch_size, len(train)), rng)
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
-    whole = replace(train, indices=train.indices[windows[0]])
+    if config.shuffle_blocks:
+        visits = loaded(train, windows)
+    else:
+        visits = iter([replace(train, indices=train.indices[windows[0]])])
     done = 0
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error
-        for window in loaded(train, windows) if config.shuffle_blocks else (whole,):
+        for window in visits:
             mirrored = None if flipped is None else flipped[done : done + len(window)]
             backend.run_epoch(window, config.learning_rate_at(epoch), mirrored, cancelled)
             done += len(window)
 
 
 def _settled(
-    before: TrainingState, trained: _Trained, scores: dict[str, Score], learning_rate: float, seconds: float
+    before: TrainingState, trained: _Trained, scores: dict[str, Score], config: TrainConfig, seconds: float
 ) -> TrainingState:
     """Return the state after an epoch that has its scores now."""
     if not all(math.isfinite(scores[name].cost) for name in ("train", "validation") if name in scores):
         raise DivergedError(
             f"the cost after epoch {trained.epoch} is not a finite number: the steps are too long; "
-            f"try a learning rate below {learning_rate:g}",
+            f"try a learning rate below {config.learning_rate:g}",
             trained.epoch,
         )
-    record = EpochRecord.of(trained.epoch, learning_rate, scores, seconds)
+    record = EpochRecord.of(trained.epoch, config.learning_rate_at(trained.epoch), scores, seconds)
     return TrainingState(trained.layer, trained.rng_state, (*before.history, record), scores)

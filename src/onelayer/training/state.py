@@ -109,7 +109,7 @@ class TrainingState:
     history : tuple of EpochRecord
         One for each epoch done.
     scores : dict of str to Score
-        The splits' scores after the last epoch, as far as they are known.
+        The splits' scores after the last epoch, as far as this training has computed them.
     """
 
     layer: SoftmaxLayer
@@ -207,10 +207,11 @@ class Problem:
         d, K = dataset.rows.shape[1], len(dataset.class_names)
         state = start or TrainingState.initial(d, K, config)
         if state.layer.weights.shape != (d, K):
-            raise ConfigError(f"the state has weights {state.layer.weights.shape}; {dataset.name} needs {(d, K)}")
-        if 1 < state.epoch < config.epochs:  # what was the last epoch is one in the middle now
+            found = f"{state.layer.weights.shape}; {dataset.name} needs {(d, K)}"
+            raise ConfigError(f"the state has weights {found}; start from one with these features and classes")
+        if 1 < state.epoch < config.epochs:  # its last epoch is no longer the last
             state = state.with_test_accuracy(None)
-        return replace(state, layer=self.standardizer.clear(state.layer))
+        return replace(state, layer=self.standardizer.clear(state.layer), scores={})  # of other rows, perhaps
 
     def open(self, layer: SoftmaxLayer) -> Backend:
         """Return a backend that holds this layer and the rows."""
@@ -233,16 +234,18 @@ class TrainingResult:
     model : Model
     state : TrainingState
         After the last epoch, with the history.
-    scores : dict of str to Score
-        Those of train, validation and test after the last epoch.
     backend : str
         The name of the backend that did the arithmetic.
     """
 
     model: Model
     state: TrainingState
-    scores: dict[str, Score]
     backend: str
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Scores of train, validation and test after the last epoch."""
+        return self.state.scores
 
     def __repr__(self) -> str:
         accuracies = ", ".join(f"{name} {percent(score.accuracy)}" for name, score in self.scores.items())

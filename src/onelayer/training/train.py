@@ -1,8 +1,9 @@
 """Training: a pure function of the splits and the settings. It prints nothing and writes no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from typing import Protocol
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
@@ -11,6 +12,15 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
 from onelayer.training.state import Problem, TrainingResult, TrainingState
+
+
+class Solver(Protocol):
+    """A generator of states, such as `onelayer.training.sgd.epochs`."""
+
+    def __call__(
+        self, problem: Problem, start: TrainingState, *, report_test: bool, cancelled: Callable[[], bool]
+    ) -> Generator[TrainingState, None, None]:
+        """Yield the state after each epoch or iteration."""
 
 
 def train(
@@ -65,21 +75,22 @@ def solve(
     problem: Problem,
     start: TrainingState | None = None,
     *,
+    solver: Solver = epochs,
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
-    """Let the solver run to its end, or until `on_epoch` returns true, and collect the result; see `train`."""
+    """Let a solver run to its end, or until `on_epoch` returns true, and collect the result; see `train`."""
     state = problem.begin(start)
-    with closing(epochs(problem, state, report_test=report_test, cancelled=cancelled)) as states:
+    with closing(solver(problem, state, report_test=report_test, cancelled=cancelled)) as states:
         for state in states:
             if on_epoch and on_epoch(state):
                 break
-    needed = [split for split in problem.splits if report_test or split.name != "test"]
+    needed = [split for split in problem.splits if split.weight and (report_test or split.name != "test")]
     missing = [split for split in needed if split.name not in state.scores]
     if missing:
         found = scores_of(problem, problem.open(state.layer), state.layer, missing, cancelled)
         state = replace(state, scores=state.scores | found)
     if state.history and "test" in state.scores:
         state = state.with_test_accuracy(state.scores["test"].accuracy)
-    return TrainingResult(problem.model(state.layer), state, state.scores, problem.backend.name)
+    return TrainingResult(problem.model(state.layer), state, problem.backend.name)

@@ -13,7 +13,7 @@ from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Name, Totals, penalised_mean
 
-LOSSES = ("softmax", "sigmoid")  # whose formulas the kernel has
+COMPILED_LOSSES = ("softmax", "sigmoid")  # whose formulas the kernel has
 
 
 class NativeBackend:
@@ -35,17 +35,17 @@ class NativeBackend:
 
     @staticmethod
     def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
-        """As `Backend.obstacle`; raises a ConfigError if ONELAYER_KERNEL names an instruction set that is not here."""
+        """Return `Backend.obstacle`; raise a ConfigError if ONELAYER_KERNEL names a missing instruction set."""
         if kernel is None:
             return "was not compiled when onelayer was installed: install it again with a C++ compiler"
         if config.dtype != "float32":
             return f"does not do {config.dtype}: leave --dtype out"
-        if config.loss not in LOSSES:
-            return f"has no loss {config.loss}: use {' or '.join(LOSSES)}"
+        if config.loss not in COMPILED_LOSSES:
+            return f"has no loss {config.loss}: use {' or '.join(COMPILED_LOSSES)}"
         rows = dataset.rows
         known = rows.dtype in (np.uint8, np.float32) and rows.dtype.isnative
         if not (known and rows.flags.c_contiguous and rows.flags.aligned):  # the kernel never copies a data set
-            return f"needs uint8 or float32 rows in C order, as those of {dataset.name} are not: store them so"
+            return f"needs uint8 or float32 rows in C order: store those of {dataset.name} in this way"
         try:
             kernel.variant()
         except ValueError as error:
