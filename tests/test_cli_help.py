@@ -12,7 +12,7 @@ from rich.console import Console
 from onelayer.cli.app import app
 from onelayer.cli.main import run  # noqa: F401, it loads the commands
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.untrusted.images import FORMATS
+from onelayer.data.untrusted.images import IMAGE_FORMATS
 
 
 def test_help_loads_nothing_heavy():
@@ -89,4 +89,4 @@ def test_options_are_in_groups(run_cli):
 
 def test_the_help_of_predict_names_the_formats_that_are_read(run_cli):
     words = re.search(r"required\].*?IMAGE(.*?) files", run_cli("predict", "--help")[1], re.DOTALL)[1]
-    assert [name.upper() for name in re.findall(r"[A-Z][A-Za-z]+", words)] == list(FORMATS)
+    assert [name.upper() for name in re.findall(r"[A-Z][A-Za-z]+", words)] == list(IMAGE_FORMATS)

@@ -172,8 +172,8 @@ def test_what_is_hidden_or_no_image_is_left_out(pets):
 
 def test_the_suffixes_are_those_of_pillow():
     Image.init()
-    theirs = {suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS}
-    assert {suffix for suffixes in images.FORMATS.values() for suffix in suffixes} == theirs
+    theirs = {suffix for suffix, name in Image.registered_extensions().items() if name in images.IMAGE_FORMATS}
+    assert {suffix for suffixes in images.IMAGE_FORMATS.values() for suffix in suffixes} == theirs
 
 
 @pytest.mark.parametrize(

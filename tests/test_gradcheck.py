@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from onelayer.analysis.gradcheck import ORACLES, Comparison, GradientReport, check_gradients
+from onelayer.analysis.gradcheck import ORACLES, GradientComparison, GradientReport, check_gradients
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES, BinaryCrossEntropy
 
@@ -186,7 +186,7 @@ def test_the_message_names_oracle_element_and_error():
 
 
 def test_the_message_of_a_comparison():
-    comparison = Comparison("softmax", 0.1, "large", "PyTorch", "db", (3,), 0.0123, 0.0246, 1 / 3, 1e-11)
+    comparison = GradientComparison("softmax", 0.1, "large", "PyTorch", "db", (3,), 0.0123, 0.0246, 1 / 3, 1e-11)
     assert str(comparison) == (
         "db[3] is 0.0123, according to PyTorch 0.0246: relative error 3.3e-01, over 1e-11 "
         "(softmax, l2 0.1, large logits)"

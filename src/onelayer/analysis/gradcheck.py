@@ -47,7 +47,7 @@ ALL_ELEMENTS, SAMPLED_ELEMENTS = 2000, 200  # larger gradients are checked in a 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GradientComparison:
     """The worst element of the cost or of a gradient, against one oracle at one point."""
 
     loss: str
@@ -83,7 +83,7 @@ class GradientReport:
 
     Parameters
     ----------
-    comparisons : tuple of Comparison
+    comparisons : tuple of GradientComparison
         One for each parameter, oracle, point and penalty.
     skipped : dict of str to str
         The oracles that were skipped, each with the reason.
@@ -91,7 +91,7 @@ class GradientReport:
         How many elements were checked where these are not all; else empty.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[GradientComparison, ...]
     skipped: dict[str, str]
     sample: str = ""
 
@@ -298,13 +298,15 @@ def _places(d: int, K: int, seed: int) -> Array:
     return np.concatenate([np.sort(of_weights), d * K + np.sort(rng.choice(K, biases, replace=False))])
 
 
-def _compare_at(point: _Point, oracles: Sequence[str], tick: Callable[[], None]) -> list[Comparison]:
+def _compare_at(point: _Point, oracles: Sequence[str], tick: Callable[[], None]) -> list[GradientComparison]:
     with np.errstate(all="ignore"):  # an overflow is found in the numbers
         result = _call(point, point.parameters())
         return [c for oracle in oracles for c in _compare(point, oracle, result, ORACLES[oracle](point, tick))]
 
 
-def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]) -> list[Comparison]:
+def _compare(
+    point: _Point, oracle: str, result: Sequence[Array], expected: Sequence[Array]
+) -> list[GradientComparison]:
     n, d = point.X.shape
     logit = point.largest_logit
     uncertain = 2 * point.loss.curvature(point.b.size) * max(1.0, np.abs(point.X).mean(axis=0).max())
@@ -323,7 +325,7 @@ def _compare(point: _Point, oracle: str, result: Sequence[Array], expected: Sequ
         place = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
         value, expected_value, worst = (float(array[place]) for array in (ga, gn, error))
         case = (point.loss.name, point.l2, point.name, oracle, parameter, place)
-        comparisons.append(Comparison(*case, value, expected_value, worst, float(tolerance)))
+        comparisons.append(GradientComparison(*case, value, expected_value, worst, float(tolerance)))
     return comparisons[1:] if oracle == "central differences" else comparisons  # the cost is the function's own
 
 

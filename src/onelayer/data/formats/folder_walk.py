@@ -9,12 +9,12 @@ from stat import S_ISDIR
 
 from onelayer.data.cache import state_of
 from onelayer.data.progress import Progress
-from onelayer.data.untrusted.images import FORMATS
+from onelayer.data.untrusted.images import IMAGE_FORMATS
 from onelayer.errors import DataError
 from onelayer.words import printable
 
 _OFTEN = 10_000  # files between two reports of progress
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
 
 
 class Walk:

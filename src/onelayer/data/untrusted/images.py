@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Only formats in which people keep pictures. Pillow knows more, and some of them, such as EPS, run other programs.
-FORMATS = {
+IMAGE_FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "GIF": (".gif",),
@@ -32,7 +32,7 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
-_NAMES = tuple(FORMATS)
+_NAMES = tuple(IMAGE_FORMATS)
 _MAX_PIXELS = 100_000_000  # of an image, and of all images decoded at a time; a pixel takes up to 20 bytes
 _SMALL_PIXELS = 2**20  # an image of at most this many pixels is not counted
 _DISTORTION = 1.05  # above this ratio of the aspect ratios a person sees it
