@@ -1,9 +1,12 @@
 """The public names of onelayer: each loads, type checkers know it, and importing the package loads nothing heavy."""
 
 import inspect
+import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +32,6 @@ def test_every_public_name_is_listed_and_loads():
         value = getattr(onelayer, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert value.__name__ == name
-    assert onelayer.load_run == onelayer.Run.open
     with pytest.raises(AttributeError, match="module 'onelayer' has no attribute 'nonsense'"):
         _ = onelayer.nonsense
 
@@ -91,9 +93,27 @@ def test_compare_takes_runs_and_paths_and_finds_their_data(tmp_path):
     assert of_runs.only_a + of_runs.only_b > 0
     on_validation = compare_runs(a[:1], [untested], "validation", splits)
     assert on_validation != of_runs
-    assert onelayer.compare(a[0], untested) == onelayer.compare(a[0], b[0], split="validation") == on_validation
+    assert onelayer.compare(a[0], b[0], split="validation") == on_validation
+    with pytest.warns(onelayer.OnelayerWarning, match="on validation rows, because not all runs have read the test"):
+        assert onelayer.compare(a[0], untested) == on_validation
+    with pytest.warns(onelayer.OnelayerWarning, match="no partner with this seed: seed 2 of A"):
+        assert onelayer.compare(tmp_path / "a", b[0]) == of_runs
     assert onelayer.compare(a[0], untested, split="test") == of_runs
     file.rename(tmp_path / "moved.npz")
     with pytest.raises(onelayer.OnelayerError, match="the data of this run are not there"):
         onelayer.compare(a[0], b[0])
     assert onelayer.compare(a[0], b[0], source=str(tmp_path / "moved.npz")) == of_runs
+
+
+def test_the_package_can_be_imported_from_a_zip(tmp_path):
+    source = Path(onelayer.__file__).parent
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for file in source.rglob("*.py"):
+            archive.write(file, Path("onelayer") / file.relative_to(source))
+    code = "import onelayer; print(onelayer.__file__, onelayer.TrainConfig.__name__)"
+    command = [sys.executable, "-S", "-c", code]
+    found = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path / "packed.zip")}, capture_output=True, text=True
+    )
+    assert found.stderr == ""
+    assert found.stdout.split() == [str(tmp_path / "packed.zip" / "onelayer" / "__init__.py"), "TrainConfig"]

@@ -1,36 +1,31 @@
 """The ways in which results show themselves: pictures, and tables for notebooks.
 
 `pictures/` stands above the results, since it imports them. So that a result can still draw itself, a function in
-`pictures/` registers here the type that it draws, and `draw` loads that module when a picture is first asked for.
+`pictures/` is registered here for the type that it draws; `draw` loads that module when a picture is first wanted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import singledispatch
 from html import escape
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
 MOST_ROWS = 100  # of a table
-_FUNCTIONS: "dict[type, Callable[[Any], Figure]]" = {}
 
 
-def draws(kind: type[T]) -> "Callable[[Callable[[T], Figure]], Callable[[T], Figure]]":
-    """Return a decorator for the function that draws results of this type."""
-
-    def register(function: "Callable[[T], Figure]") -> "Callable[[T], Figure]":
-        _FUNCTIONS[kind] = function
-        return function
-
-    return register
+@singledispatch
+def picture_of(result: object) -> "Figure":
+    """Return the picture of a result; `pictures/` registers a function for each type."""
+    raise TypeError(f"{type(result).__name__} has no picture")
 
 
 def draw(result: object) -> "Figure":
-    """Return the picture of a result whose type is registered."""
+    """Return the picture of a result, after loading the functions that draw."""
     import_module("onelayer.pictures.results")
-    return _FUNCTIONS[type(result)](result)
+    return picture_of(result)
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,6 +34,11 @@ def option_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def typed(value: object) -> str:
+    """Return a value as people type it: true for True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def mean_and_sd(mean: float, sd: float) -> str:
     """Return a mean and a standard deviation, fractions, in percent: 39.13 ± 0.25. NaN stands for a missing one."""
     if math.isnan(mean):

@@ -11,6 +11,7 @@ from cyclopts import UNSET, App, Parameter, Token
 
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
+from onelayer.words import typed
 
 if TYPE_CHECKING:
     from cyclopts.argument import Argument, ArgumentCollection
@@ -60,18 +61,17 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
                 known[name].append(Token(keyword=key, value=typed(item), source=path, implicit_value=flag))
 
 
-def typed(value: object) -> str:
-    """Return a value as people type it: true for True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _shown(default: object) -> str | None:
     """Return a default as --help shows it; None for an option that is off, or whose help says the default."""
     if default is None or default is False:
         return None
     if isinstance(default, list):
-        return " ".join(map(typed, default))
-    return f"{default:g}" if isinstance(default, float) else typed(default)
+        return " ".join(map(_plain, default))
+    return _plain(default)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else typed(value)
 
 
 def canonical(option: str) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
-from onelayer.cli.options import DATA, RunArgument
+from onelayer.cli.options import DATA, OUTPUT, RunArgument
 from onelayer.errors import ConfigError, DataError, UnitWarning
 from onelayer.words import counted, printable
 
-if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     import numpy as np
 
     from onelayer.model import Model
@@ -124,7 +124,7 @@ def explain(
     image: Annotated[Path, Parameter(name="IMAGE")],
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("explanation.png"),
+    out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)] = Path("explanation.png"),
     top: int = 3,
 ) -> None:
     """Draw what each pixel of an image adds to the logits of the likeliest classes.

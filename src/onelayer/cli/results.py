@@ -15,7 +15,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
 from onelayer.training.state import TrainingResult
-from onelayer.words import counted, mean_and_sd, percent, row_count
+from onelayer.words import counted, mean_and_sd, percent, row_count, typed
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -73,7 +73,8 @@ def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
         for dW, db in pairs
     ]
     screen.say("largest relative error |ga - gn| / max(eps, |ga| + |gn|) of an element, and its place;")
-    screen.say("eps is a quarter of the largest gradient, ordinary logits are of order 1, large ones of 1e4")
+    screen.say("eps is a quarter of the largest element that a gradient has or can have;")
+    screen.say("ordinary logits are of order 1, large ones of 1e4")
     screen.table("loss", "l2", "logits", "oracle", "dW", "at", "db", "at", rows=rows, words=4)
     for reason in dict.fromkeys(note for report in reports for note in (*report.skipped.values(), report.sample)):
         if reason:
@@ -183,7 +184,7 @@ def print_sweep(
     rows = []
     for result in results:
         values = [getattr(result.config, name) for name in names]
-        settings = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in values]
+        settings = [f"{value:g}" if isinstance(value, float) else typed(value) for value in values]
         others = Counter(run.status for run in result.runs if run.status != "complete")
         runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
         scores = (mean_and_sd(*result.mean_sd(split)) for split in shown)

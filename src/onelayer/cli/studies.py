@@ -22,7 +22,7 @@ from onelayer.cli.stops import repeatable
 from onelayer.config import SplitConfig
 from onelayer.words import percent
 
-if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
 
@@ -58,7 +58,7 @@ def compare(
     """
     from onelayer.cli.results import print_comparison
     from onelayer.cli.screen import Screen
-    from onelayer.experiments.pairing import compare_runs, find_runs, pair
+    from onelayer.experiments.pairing import compare_runs, find_runs, pair, rows_to_compare
 
     screen = Screen()
     runs_a, runs_b = find_runs(a), find_runs(b)
@@ -66,17 +66,12 @@ def compare(
     plan, _ = pairing.runs_a[0].read_checkpoint()
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)
-    paired = (*pairing.runs_a, *pairing.runs_b)
-    if split is None and not all("test" in run.read_summary()["results"] for run in paired):
-        screen.say("note: on validation rows, because not all runs have read the test rows; --split test reads them")
-        split = "validation"
-    split = split or "test"
-    comparison = compare_runs(runs_a, runs_b, split, splits)
+    chosen, notes = rows_to_compare(pairing, split)
+    for note in notes:
+        screen.say(f"note: {note}")
+    comparison = compare_runs(runs_a, runs_b, chosen, splits)
     screen.notes(splits.dataset)
-    for side, seeds in pairing.alone.items():
-        if seeds:
-            screen.say(f"note: left out, no partner with this seed: seed {', '.join(map(str, seeds))} of {side}")
-    screen.say(f"{splits.dataset.name}, {split}: {comparison.rows:,} rows; {pairing.settings}")
+    screen.say(f"{splits.dataset.name}, {chosen}: {comparison.rows:,} rows; {pairing.settings}")
     screen.say(f"A {a}: {percent(comparison.accuracy_a)}")
     screen.say(f"B {b}: {percent(comparison.accuracy_b)}")
     print_comparison(screen, comparison)

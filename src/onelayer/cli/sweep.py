@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from onelayer.cli.app import app, typed
+from onelayer.cli.app import app
 from onelayer.cli.options import (
     OUTPUT,
     RUNS,
@@ -26,8 +26,9 @@ from onelayer.cli.options import (
 from onelayer.cli.stops import repeatable
 from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
+from onelayer.words import typed
 
-if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
     from onelayer.experiments.sweep import SettingResult, Sweep

@@ -24,7 +24,7 @@ from onelayer.cli.stops import resumable
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.words import counted
 
-if TYPE_CHECKING:  # each command loads the rooms that it needs, --help none
+if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
     from onelayer.runs.directory import Run

@@ -2,6 +2,7 @@
 
 import glob
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from onelayer.analysis.evaluation import evaluate
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split as divide
-from onelayer.errors import ConfigError, DataError, RunError
+from onelayer.errors import ConfigError, DataError, OnelayerWarning, RunError
 from onelayer.experiments.comparison import Comparison, compare_answers
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
@@ -158,6 +159,20 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
             )
 
 
+def rows_to_compare(
+    pairing: Pairing, split: Literal["test", "validation"] | None
+) -> tuple[Literal["test", "validation"], list[str]]:
+    """Return the split to compare on, by default test if all runs have read its rows, and notes on what is compared."""
+    notes = []
+    if split is None and not all("test" in run.scores for run in (*pairing.runs_a, *pairing.runs_b)):
+        notes.append("on validation rows, because not all runs have read the test rows")
+        split = "validation"
+    for side, seeds in pairing.alone.items():
+        if seeds:
+            notes.append(f"left out, no partner with this seed: seed {', '.join(map(str, seeds))} of {side}")
+    return split or "test", notes
+
+
 def compare(
     a: Run | str | Path,
     b: Run | str | Path,
@@ -177,6 +192,11 @@ def compare(
     split : {"test", "validation"}, optional
         By default test, or validation if a run has not read the test rows.
 
+    Warns
+    -----
+    OnelayerWarning
+        If validation rows are compared though `split` was not given, or a seed has no partner.
+
     Raises
     ------
     RunError
@@ -185,8 +205,8 @@ def compare(
         As `compare_runs`, and if the data cannot be read.
     """
     pairing = pair(*([side] if isinstance(side, Run) else find_runs(Path(side)) for side in (a, b)))
-    paired = (*pairing.runs_a, *pairing.runs_b)
-    if split is None:
-        split = "test" if all("test" in run.scores for run in paired) else "validation"
-    splits = paired[0].read_checkpoint()[0].load_splits(source)
-    return compare_runs(pairing.runs_a, pairing.runs_b, split, splits)
+    chosen, notes = rows_to_compare(pairing, split)
+    for note in notes:
+        warnings.warn(OnelayerWarning(note), stacklevel=2)
+    splits = pairing.runs_a[0].read_checkpoint()[0].load_splits(source)
+    return compare_runs(pairing.runs_a, pairing.runs_b, chosen, splits)

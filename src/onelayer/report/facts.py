@@ -69,7 +69,9 @@ def train_command(setting: SettingRuns) -> str:
         for field in fields(config):
             value = getattr(config, field.name)
             if value != field.default:
-                words.append(f"--{field.name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+                words.append(
+                    f"--{field.name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
+                )
     if len(setting.seeds) > 1:
         words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
     elif setting.seeds != (TrainConfig.seed,):

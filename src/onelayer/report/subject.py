@@ -1,11 +1,12 @@
 """The subject of a report: the runs in directories, grouped by their settings. Damaged runs are left out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from onelayer.config import SETTINGS, TrainConfig
 from onelayer.errors import OnelayerError, RunError
+from onelayer.experiments.pairing import differences_in_words
 from onelayer.experiments.study import FOLDERS, Finding, read_study
 from onelayer.experiments.sweep import Sweep, mean_sd, results
 from onelayer.runs.directory import Run
@@ -134,12 +135,13 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         plan, _ = run.read_checkpoint()
         run.read_model()  # a model that cannot be read is found now
         _, other = first = first or (plan, run)
-        for what, mine, its in (
-            ("was trained on other data than", plan.fingerprint[:12], first[0].fingerprint[:12]),
-            ("divides the data in another way than", plan.split_config, first[0].split_config),
-        ):
-            if mine != its:
-                raise RunError(f"{run.path} {what} {other.path} ({mine} and {its}); make a report of each")
+        if plan.fingerprint != first[0].fingerprint:
+            prints = f"{plan.fingerprint[:12]} and {first[0].fingerprint[:12]}"
+            raise RunError(f"{run.path} was trained on other data than {other.path} ({prints}); make a report of each")
+        if words := differences_in_words(asdict(plan.split_config), asdict(first[0].split_config)):
+            raise RunError(
+                f"{run.path} divides the data in another way than {other.path} ({words}); make a report of each"
+            )
         members = settings.setdefault(tuple(plan.config.settings.values()), [])
         for same, twin, _ in members:
             if same.config.seed == plan.config.seed:

@@ -28,6 +28,7 @@ from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
 from onelayer.files import read_mark, write_file, write_mark
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
+from onelayer.words import typed
 
 DIVERGED = "diverged.txt"  # in the directory of a run that did, with the reason
 RUN_NAME = re.compile(r"\d{3,}-seed-\d+")
@@ -142,7 +143,7 @@ class Sweep:
             for run in result.runs:
                 chosen = result is best
                 note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
-                settings = [str(getattr(result.config, name)).lower() for name in SETTINGS]
+                settings = [typed(getattr(result.config, name)) for name in SETTINGS]
                 values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
                 writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
         write_file(self.csv_path, text.getvalue().encode())

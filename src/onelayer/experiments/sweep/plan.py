@@ -11,7 +11,7 @@ import numpy as np
 from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.runs.plan import Plan
-from onelayer.words import spaced
+from onelayer.words import option_value, spaced
 
 LOGARITHMIC = ("learning_rate", "l2")  # drawn from a range, each power of ten as likely as the next
 
@@ -131,5 +131,5 @@ class SweepPlan:
 
 def _listed(values: Sequence[object]) -> str:
     """Return the first different values in words."""
-    words = [str(value) for value in dict.fromkeys(values)]
+    words = [option_value(value) for value in dict.fromkeys(values)]
     return ", ".join([*words[:3], "..."] if len(words) > 4 else words)
