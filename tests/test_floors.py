@@ -27,6 +27,8 @@ def imports() -> dict[str, set[str]]:
                 assert not any(alias.name.split(".")[0] == "onelayer" for alias in node.names), (
                     f"{file}: from ... import"
                 )
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                assert (name, node.level) == ("kernel", 1), f"{file}: an import that is relative to a package"
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onelayer":
                 for alias in node.names:
                     words = f"{node.module}.{alias.name}".removeprefix("onelayer").strip(".").split(".")
