@@ -46,7 +46,7 @@ class TrainConfig:
     backend
         Code that does the arithmetic: native is compiled and needs float32; auto takes native if it can, else numpy.
     threads
-        Threads: 1 trains and evaluates in turn, 2 do both at the same time, more do not help; 0 is one for each core.
+        Threads: 1 trains and evaluates in turn, 2 do both at the same time, more are not used; 0 is one for each core.
     """
 
     learning_rate: float = 0.001
@@ -157,9 +157,9 @@ class SplitConfig:
     test_size
         Rows drawn for testing, or a fraction below 1; by default 0.2.
     split_seed
-        Seed for the drawn rows; apart from --seed, so that runs with different seeds share their test rows.
+        Seed for the drawn rows; independent of --seed, so that runs with different seeds share their test rows.
     refit
-        Train on the validation rows too; a sweep does so after they have chosen.
+        Train on the validation rows too; a sweep first chooses a setting by them.
     """
 
     protocol: Literal["batch", "given", "full", "stratified"] | None = None
