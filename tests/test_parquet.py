@@ -363,7 +363,7 @@ def test_metadata_that_make_no_sense_are_left_out(tmp_path, metadata):
 def test_without_pyarrow(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", pictures(3))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(DataError, match=r"a\.parquet: parquet files need pyarrow; pip install 'onelayer\[parquet\]'$"):
+    with pytest.raises(DataError, match=r"a\.parquet: parquet files need pyarrow: pip install pyarrow$"):
         load(path)
 
 

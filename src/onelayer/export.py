@@ -131,7 +131,7 @@ def to_onnx(model: Model) -> bytes:
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise ConfigError(f"ONNX needs the package onnx: pip install 'onelayer[onnx]' ({error})") from None
+        raise ConfigError(f"ONNX needs the package onnx: pip install onnx ({error})") from None
     operation = model.layer.loss.onnx
     if operation is None:
         raise DataError(f"ONNX has no operator for the probabilities of the loss {model.layer.loss.name}")

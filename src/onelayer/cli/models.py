@@ -62,10 +62,10 @@ def evaluate(
     print_evaluation(screen, f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
 
 
-@app.command(usage="Usage: onelayer predict [OPTIONS] RUN IMAGE...")
+@app.command(usage="Usage: onelayer predict [OPTIONS] RUN FILE...")
 def predict(
     run_directory: RunArgument,
-    images: Annotated[list[Path], Parameter(name="IMAGE")],
+    images: Annotated[list[Path], Parameter(name="FILE")],
     /,
     *,
     top: int = 3,

@@ -109,7 +109,8 @@ def resume(
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
         what = f"going on to {target}" if target != state.epoch else "all of them; pass --epochs to train for more"
-        screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
+        if target >= state.epoch:  # resuming refuses fewer
+            screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
         with resumable(run):
             with screen.training(state.epoch, target) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch)

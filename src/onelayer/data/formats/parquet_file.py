@@ -114,7 +114,7 @@ def _opened(path: Path, dictionaries: Collection[str] = ()) -> Iterator["pq.Parq
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise DataError(f"{path}: parquet files need pyarrow; pip install 'onelayer[parquet]'") from None
+        raise DataError(f"{path}: parquet files need pyarrow: pip install pyarrow") from None
     try:
         require_file(path)
         # In columns as dictionaries, values that occur many times are kept once.
