@@ -1,4 +1,4 @@
-"""How near to the optimum SoftmaxClassifier comes: its cost beside that of scikit-learn's LogisticRegression.
+"""Compare the cost that SoftmaxClassifier reaches with the optimum that scikit-learn's LogisticRegression finds.
 
 python benchmarks/convergence.py [--data SOURCE]
 
@@ -50,7 +50,7 @@ def report(name: str, X: np.ndarray, y: np.ndarray, clf: SoftmaxClassifier) -> N
     start = time.perf_counter()
     Z = StandardScaler().fit_transform(X.astype(np.float64))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # an optimum that is none would prove nothing
+        warnings.simplefilter("error", ConvergenceWarning)  # without convergence it is not an optimum
         reference = LogisticRegression(C=C, tol=1e-5, max_iter=100_000).fit(Z, y)
     its_seconds = time.perf_counter() - start
     losses = -reference.predict_log_proba(Z)[np.arange(n), np.searchsorted(reference.classes_, y)]

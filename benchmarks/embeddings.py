@@ -47,7 +47,7 @@ class Embeddings:
         return (self.origin + self.unit * X).astype(np.float32)
 
     def best_logits(self, rows: np.ndarray) -> np.ndarray:
-        """Log posteriors (n, K), but for a constant of each row."""
+        """Return log posteriors (n, K), up to a constant of each row."""
         means = self.means @ self.mixing  # (K, D)
         W = np.linalg.solve(self.mixing.T @ self.mixing + NOISE**2 * np.eye(D), means.T)  # (D, K)
         return (rows - self.origin) / self.unit @ W - np.einsum("kd,dk->k", means, W) / 2

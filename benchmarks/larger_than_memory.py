@@ -1,4 +1,4 @@
-"""How quickly a set is trained that is ten times as large as the memory allowed, against the speed of the disk.
+"""Time the training of a set ten times as large as the allowed memory, and compare with the speed of the disk.
 
 Rows of pixels, sorted by class, are written to a file; training reads them from a memory map, in a process that a
 control group of Linux gives a tenth of the file's size, the system's cache of the file included. Where no group may be

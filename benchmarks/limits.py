@@ -55,7 +55,7 @@ def limited(limit: int) -> Iterator[Group | None]:
 
 
 def run(command: Sequence[str], group: Group | None, limit: int | None) -> str:
-    """What a command prints that runs with a limit: in the group, or else under RLIMIT_DATA."""
+    """Return the output of a command that runs with a memory limit: of the group, or else RLIMIT_DATA."""
     before = ""
     if group:
         before = f'echo $$ > "{group.path}/cgroup.procs" && '

@@ -236,7 +236,7 @@ def turn(name: str, data: str, epochs: int, threads: int) -> dict[str, float]:
 
 
 def limits() -> dict[str, float]:
-    """What the machine can do on one thread: GFLOP/s of a matrix product, GB/s of a sum over memory."""
+    """Measure the machine on one thread: GFLOP/s of a matrix product, GB/s of a sum over memory."""
     a = np.ones((2048, 2048), np.float32)
     big = np.ones(50_000_000, np.float32)
     product, read = [], []

@@ -1,4 +1,4 @@
-"""How the time of an epoch and the peak memory grow with the numbers of rows, features, classes and threads.
+"""Measure the time of an epoch and the peak memory for numbers of rows, features, classes and threads.
 
 One of n, d and K is varied at a time, from n = 10,000 training rows (as many for validation), d = 3,072, K = 10; random
 pixels, batches of 100. The native backend and the plainest good float32 loop of NumPy take turns, each in a process of

@@ -1,4 +1,4 @@
-"""What tests share: the real CIFAR-10 where there is one, and a small set in the same layout."""
+"""Fixtures: the real CIFAR-10 if it is there, and a small set in the same layout."""
 
 import io
 import os
@@ -86,7 +86,7 @@ Labelled = dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]
 
 @pytest.fixture(scope="session")
 def write_form_100() -> Callable[[Labelled, dict[str, tuple[str, ...]], str, Path], Path]:
-    """As `write_form` for CIFAR-100: ``{part: (rows, {"fine": labels, "coarse": labels})}, {"fine": names, ...}``."""
+    """Write CIFAR-100: ``{part: (rows, {"fine": labels, "coarse": labels})}, {"fine": names, ...}``."""
 
     def write(parts: Labelled, names: dict[str, tuple[str, ...]], form: str, where: Path) -> Path:
         folder = where / FORMS_100[form]

@@ -1,4 +1,4 @@
-"""What the tests of the pictures share: names, histories and weights to draw, and a check of the words on a page."""
+"""Helpers for tests of pictures: names, histories and weights to draw, and a check of the words on a page."""
 
 from itertools import combinations
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ SHAPE = (3, 4, 5)  # channels, height and width all differ, so that no mixed-up 
 
 
 def names(K):
-    return [LONG if k % 7 == 3 else f"{k} $\\no$" for k in range(K)]  # which is no formula: to parse it would fail
+    return [LONG if k % 7 == 3 else f"{k} $\\no$" for k in range(K)]  # not a formula: parsing it would fail
 
 
 def history(epochs):

@@ -1,4 +1,4 @@
-"""What several test files use: small learnable data sets, a plain training loop, models, and what a command printed.
+"""Helpers for several test files: small learnable data sets, a plain training loop, models, and what a command printed.
 
 Fixtures are in conftest.py; no test file imports another.
 """
@@ -92,7 +92,7 @@ def rows_for(model, n=200):
 
 def turn_training_round(run: Run) -> None:
     """Write down training scores that are the better the worse those of validation are."""
-    summary = run.read_summary()
+    summary = run.summary
     train, validation = (summary["results"][name] for name in ("train", "validation"))
     train |= {"accuracy": 1 - validation["accuracy"], "loss": 1 / validation["loss"], "cost": 1 / validation["cost"]}
     write_json(run.summary_path, summary)

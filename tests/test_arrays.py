@@ -270,7 +270,7 @@ def test_training_on_a_map_gives_the_bits_of_training_in_memory():
     assert np.ptp(found[0]) > 0.01
 
 
-# What cannot be read
+# Arrays that cannot be read
 
 NAMES = r"rows are called x, images, .*, labels y, .*, both alone or with _train, _val and _test"
 

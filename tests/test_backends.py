@@ -1,4 +1,4 @@
-"""What all backends promise: the objective, row weights, the choice among them, and a backend of one's own."""
+"""The promises of all backends: the objective, row weights, the choice among them, and a backend of one's own."""
 
 from dataclasses import replace
 from typing import get_args
@@ -86,7 +86,7 @@ def test_the_objective_is_the_cost_and_its_gradient(kind, dtype, loss, weighted,
     assert cost == pytest.approx(plain_cost(*exact, l2), rel=error)
     assert np.linalg.norm(dW - exact_dW) <= error * np.linalg.norm(exact_dW)
     assert np.abs(db - exact_db).max() <= error
-    # Of a constant feature nothing is learnt; only the penalty pulls at its weights.
+    # A constant feature teaches nothing; only the penalty changes its weights.
     np.testing.assert_allclose(dW[[3, 66]], 2 * l2 * layer.weights[[3, 66]].astype(float), rtol=1e-12)
     # The formulas of the gradient are right: the complex step along a random direction.
     rng = np.random.default_rng(0)

@@ -131,7 +131,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 
 
 class Found(NamedTuple):
-    """What was read, without the memory maps, whose files change below them."""
+    """The content that was read, without the memory maps, whose files change below them."""
 
     fingerprint: str
     nbytes: int
@@ -156,7 +156,7 @@ class Damaged:
             tracemalloc.stop()
 
     def load(self, file: Path, content: bytes) -> Found | None:
-        """What is read where the file has this content; None where it is refused, as it should be."""
+        """Return what is read if the file has this content, or None if it is refused."""
         file.write_bytes(content)
         try:
             found, peak = self.read()
@@ -199,7 +199,7 @@ def damaged(request, own_cache, tmp_path_factory):
 @examples
 @given(data=st.data())
 def test_what_is_cut_off_is_refused_or_lacks_nothing_that_is_read(damaged, data):
-    """Of files whose rows have no end mark, whole rows may be lacking; their checksum is then not the published one."""
+    """Whole rows may be lacking in files without an end mark; their checksum is then not the published one."""
     file = data.draw(st.sampled_from(sorted(damaged.whole)))
     whole = damaged.whole[file]
     size = data.draw(st.integers(0, len(whole) - 1) | st.integers(max(0, len(whole) - 40), len(whole) - 1))

@@ -18,7 +18,7 @@ from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SIGNATU
 
 TABLE = json.loads(SIGNATURES.read_text())
 HELD_OUT_SEED = 1000
-# What shows by itself, and what looks like no mistake.
+# Mistakes that show by themselves, and mistakes that cannot be told from none.
 VISIBLE = [
     "init-0.1",
     "init-1",

@@ -85,7 +85,7 @@ def test_same_rows_same_seed_same_bits_as_the_engine(dtype, backend, settings, m
 def test_same_bits_as_the_command_line(tmp_path):
     words = "train --data digits --learning-rate 0.05 --batch-size 50 --epochs 3 --seed 9 --no-figures --quiet"
     run_command([*words.split(), "--out", str(tmp_path / "run")])
-    model = Run.open(tmp_path / "run").read_model()
+    model = Run.open(tmp_path / "run").model
     rows = load_splits("digits", SplitConfig()).train
     clf = SoftmaxClassifier(learning_rate=0.05, batch_size=50, epochs=3, random_state=9)
     clf.fit(rows.rows(slice(None)), rows.labels)
@@ -121,7 +121,7 @@ def test_other_types_are_trained_in_float64(dtype):
 
 
 def cost_of_logistic_regression(X, y, l2):
-    """Of its optimum, mean loss + l2 ||W||^2.
+    """Return the cost at its optimum, mean loss + l2 ||W||^2.
 
     Its own objective is C (sum of losses) + ||W||^2 / 2, the same for C = 1 / (2 l2 n). For two classes it has one
     vector w = W_1 - W_0. Of all W with this difference, hence these probabilities, W_1 = -W_0 = w / 2 has the smallest
@@ -165,7 +165,7 @@ def test_sigmoids_are_logistic_regressions_of_one_class_against_the_rest():
     assert clf.predict_proba(X) == pytest.approx(P / P.sum(axis=1, keepdims=True), rel=1e-12)
 
 
-# What is fitted
+# Fitting
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
@@ -185,7 +185,7 @@ def test_coefficients_are_in_the_units_of_the_rows(loss, K, dtype):
     engine = clf.model_.probabilities(X)
     if loss == "softmax":
         assert relative(P, engine) < 1e-12
-    elif K == 2:  # each sigmoid by itself says the same, but for the initial weights
+    elif K == 2:  # each sigmoid by itself says the same, except for the initial weights
         assert np.abs(P - engine).max() < 0.05
 
 
@@ -477,7 +477,7 @@ class Caught(Exception):  # noqa: N818, it is not an error
 
 
 def held_out(X, y, w=None, fraction=0.25, seed=0):
-    """Which rows a fit would stop by."""
+    """Return the rows that a fit holds out to stop by."""
     caught = []
 
     def catch(splits, *_, **__):
@@ -506,7 +506,7 @@ def test_rows_held_out_are_a_fraction_of_each_class_and_depend_on_the_seed_alone
     [(20, 0.25, 5), (19, 0.25, 4), (3, 0.25, 1), (2, 0.9, 1), (8, 0.999, 7), (100, 0.01, 1), (1000, 0.5, 500)],
 )
 def test_how_many_rows_of_a_class_are_held_out(n, fraction, expected):
-    """As many as the fraction holds whole, at least one, and never all."""
+    """The whole rows in the fraction, at least one, and never all."""
     X = np.arange(3 * n, dtype=np.float32)[:, None]
     y = np.repeat([0, 1, 2], n)
     assert np.bincount(y[held_out(X, y, fraction=fraction)]).tolist() == [expected] * 3

@@ -180,7 +180,7 @@ def test_without_onnx_the_message_names_the_extra(monkeypatch, tmp_path):
 
 class TestNumpy:
     def answers(self, folder, rows):
-        """What a fresh Python makes of predict.py, without onelayer and without a warning."""
+        """Run predict.py in a fresh Python, without onelayer and without a warning."""
         np.save(folder / "rows.npy", rows)
         program = (
             "import sys, runpy, numpy as np; sys.modules['onelayer'] = None; "

@@ -148,7 +148,7 @@ class Squares(FeatureMap):
 
 
 DIFFERENCES, STEPS, SQUARES = Differences(SHAPE, GAINS), Steps(), Squares()
-# What each map makes of raw rows, by a formula of its own.
+# The features of each map, by a formula of its own.
 ORACLES = {DIFFERENCES: lambda R: R @ A, STEPS: lambda R: abs(R @ A), SQUARES: lambda R: R**2}
 every_map = pytest.mark.parametrize("features", ORACLES, ids=lambda features: features.name)
 

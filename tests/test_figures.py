@@ -241,7 +241,7 @@ class TestSignedTemplates:
 
 class TestStrongestWeights:
     def bars(self, figure):
-        """Of each row of the chart: its feature, its number, and the left and right end of its bar."""
+        """Return for each row of the chart its feature, its number, and the left and right end of its bar."""
         axes = figure.axes[0]
         boxes = [path.get_extents() for bars in axes.collections[-2:] for path in bars.get_paths()]
         texts = [text for text in axes.texts if text.get_text().startswith(("feature ", "+", "-"))]

@@ -187,7 +187,7 @@ def test_official_files_are_known_whatever_their_folder(published, parts):
         with pytest.raises(DataError, match=r": holds Fashion-MNIST, not MNIST; to use it as it is, pass its path$"):
             read_idx(folder, expected=MNIST)
     file = packed / "t10k-labels-idx1-ubyte.gz"
-    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), 9))  # packed anew, it holds the same
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), 9))  # packed again, it holds the same
     assert read_idx(packed).official
 
 

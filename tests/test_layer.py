@@ -9,7 +9,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 
 BOTH = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
-examples = settings(max_examples=50, deadline=None)  # a busy machine is no failure
+examples = settings(max_examples=50, deadline=None)  # a busy machine is not a failure
 
 
 def example(loss, n=6, d=4, K=3, seed=0):

@@ -11,7 +11,7 @@ from onelayer.losses import LOSSES, one_hot
 
 SOFTMAX, SIGMOID = LOSSES["softmax"], LOSSES["sigmoid"]
 BOTH = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
-examples = settings(max_examples=50, deadline=None)  # a busy machine is no failure
+examples = settings(max_examples=50, deadline=None)  # a busy machine is not a failure
 
 logits = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(-50, 50))
 

@@ -222,7 +222,7 @@ class Asked:
         return True
 
 
-LONG = np.zeros(20_000_000, np.int64)  # a pass over so many rows takes seconds
+LONG = np.zeros(20_000_000, np.int64)  # a pass over these takes seconds
 
 
 @needs_kernel

@@ -75,7 +75,7 @@ def test_batches_of_rows_sorted_by_class_have_many_classes():
     labels = np.repeat(np.arange(10), 2000)
     order = np.concatenate(draw_windows(len(labels), 20, 100, np.random.default_rng(0)))
     classes = [len(np.unique(labels[order[start : start + 100]])) for start in range(0, len(order), 100)]
-    assert min(classes[:-8]) >= 8, "but for the last window, which may be of few blocks"
+    assert min(classes[:-8]) >= 8, "except in the last window, which may have few blocks"
 
 
 def test_rows_sorted_by_class_are_learnt():

@@ -56,7 +56,7 @@ class Fault(NamedTuple):
 
     @property
     def compiled(self) -> bool:
-        """Whether the kernel has to be built with it."""
+        """True if the kernel has to be built with it."""
         return self.file.endswith((".cpp", ".hpp"))
 
 
@@ -82,7 +82,7 @@ class Copy:
         (path / "start" / "sitecustomize.py").write_text(PATHS_FIRST)  # Python runs it first of all
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(path / "start"), str(path / "src")]),
-            # Modules are compiled anew: a fault of the same length, planted within a second, would not be seen.
+            # Modules are compiled again: a fault of the same length, planted within a second, would not be seen.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         self.environment.pop("ONELAYER_DATA", None)

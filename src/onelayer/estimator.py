@@ -65,7 +65,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         batch at a time and folded into `coef_`; `X` is not copied.
 
     flip : bool, default=False
-        Mirror each training image left to right with probability 1/2, anew in every epoch. Needs `image_shape`.
+        Mirror each training image left to right with probability 1/2, drawn again in every epoch. Needs `image_shape`.
 
     image_shape : (int, int, int), default=None
         Channels, height and width of the images, if the rows of `X` are images.

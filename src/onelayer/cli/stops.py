@@ -37,7 +37,7 @@ def repeatable(path: Path, *, given: bool, overwrite: bool) -> Iterator[None]:
     given : bool
         The command line names this directory.
     overwrite : bool
-        The command line has --overwrite, which would start anew.
+        The command line has --overwrite, which would start again from the beginning.
     """
     try:
         yield

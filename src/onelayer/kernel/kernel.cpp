@@ -26,7 +26,7 @@
 namespace onelayer {
 namespace {
 
-// Of the rows treated together: half of an L2 cache, or more where many classes use a panel of them again and again.
+// Sizes of a chunk of rows: half of an L2 cache, or more if many classes use a panel of it again and again.
 constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10, WIDENED_CHUNK_BYTES = 16 << 20;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -70,7 +70,7 @@ inline void for_class_tiles(int64_t K, F &&f) {
     }
 }
 
-// How rows or templates of d features lie: the features of a panel side by side, then the next row's or class's.
+// The layout of rows or templates of d features: a panel's features side by side, then those of the next row or class.
 template <class T>
 struct Panels {
     Panels(int64_t count, int64_t d)
@@ -141,7 +141,7 @@ struct Layer {
 };
 
 // Some rows, copied into panels: mirrored where they are to be, standardised where they are features, and widened once
-// where there are so many classes that each would do it again. Pixels may also stay where they are.
+// if many classes would each widen them again. Pixels may also stay where they are.
 template <class Source, class Held>
 struct Chunk {
     Chunk(const Rows &source, const Standardization &standardization, int64_t most, int64_t K)
@@ -174,7 +174,7 @@ struct Chunk {
         }
         step = panels.count * panels.stride;
     }
-    // Whether rows can be multiplied where they are: without a padding to read beyond their end.
+    // True if rows can be multiplied where they are, because nothing is read beyond their end.
     bool may_stay() const { return std::is_same_v<Source, Held> && source.pixels && source.d % LANES == 0; }
     void stay(const int64_t *places, int64_t n) {
         if constexpr (std::is_same_v<Source, Held>)
@@ -292,7 +292,7 @@ inline float exponentials(float *s, int64_t stride, float *largest) {
     return sum(total);
 }
 
-// What is asked of a row's logits s, padded to `stride`. If RESIDUAL, its probabilities minus its one-hot label, times
+// Finishes a row from its logits s, padded to `stride`. If RESIDUAL, its probabilities minus its one-hot label, times
 // `share`, take their place, 0 in the padding; else they are overwritten. Returns its loss in nats if LOSS, else 0.
 template <bool RESIDUAL, bool LOSS>
 inline double finish(float *s, int64_t K, int64_t stride, int64_t label, Loss loss, float share) {
@@ -422,7 +422,7 @@ struct Sums {
     }
 };
 
-// Whether the caller wants an end; asked after about a millisecond's work, as asking costs more than a small batch.
+// Asks the caller whether to end, after about a millisecond's work: asking costs more than a small batch.
 struct Patience {
     bool (*interrupted)();
     int64_t work = 0;

@@ -1,4 +1,4 @@
-// What the kernel does, apart from the instructions it is compiled for: kernel.cpp is compiled once for each set.
+// The calls of the kernel. kernel.cpp is compiled once for each set of instructions.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Rows {
     int64_t d;
 };
 
-// What every pass over rows needs. Its layer is of K classes; templates are (K, d), and the bias (K,).
+// The data of every pass over rows. Its layer has K classes; templates are (K, d), and the bias (K,).
 struct Pass {
     Rows rows;
     const int64_t *places;  // (count,), of the rows, in the order of the visits

@@ -1,4 +1,4 @@
-// Where Python meets the kernel: every array is checked here, and nothing is copied.
+// The boundary between Python and the kernel: every array is checked here, and nothing is copied.
 
 #include "kernel.hpp"
 
@@ -215,7 +215,7 @@ void call(nb::handle cancelled, Call &&kernel_call) {
     throw nb::python_error();
 }
 
-// What every call takes first.
+// The arguments that every call takes first.
 struct Arguments {
     nb::handle rows, labels, row_weights, mean, scale, places, templates, bias, loss;
 };

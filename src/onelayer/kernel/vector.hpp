@@ -85,7 +85,7 @@ inline float across(Vector v, F op) {
         return v[0];
 }
 
-// Of each group of 2 G lanes of a and b, the first or the second half: where lane i of the result comes from.
+// The source of lane i, where the result is the first or the second half of each group of 2 G lanes of a and b.
 template <int G>
 constexpr int half_group(int i, int second) {
     const int j = i % (LANES / 2);

@@ -110,7 +110,7 @@ def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.nd
     constant = _constant_features(standardizer)
     sizes = np.abs(V[~constant])
     V[constant] = np.nan
-    # Of normally distributed weights, 2 in 100 lie beyond 3.5 times the median. A high percentile instead would let
+    # 2 in 100 normally distributed weights lie beyond 3.5 times the median. A high percentile instead would let
     # the pixels that hardly ever vary, and so have a tiny s, set the scale of small images.
     largest = sizes.max(initial=0)
     limit = (min(3.5 * np.median(sizes), largest) or largest) if largest else 1.0

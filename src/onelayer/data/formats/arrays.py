@@ -148,7 +148,7 @@ def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
     return rows
 
 
-# Which array is which
+# The roles of arrays, by their names
 
 
 def _is_npy(name: str) -> bool:

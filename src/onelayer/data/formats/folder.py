@@ -40,7 +40,8 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         Images are resized to its image size. The default is their most common size after both sides are scaled down to
         at most 64 pixels.
     progress : callable, optional
-        Called with the files done and the total (None while they are counted), anew for counting, sizes and pixels.
+        Called with the files done and the total (None while they are counted), first for counting, then for sizes, then
+        for pixels.
 
     Returns
     -------

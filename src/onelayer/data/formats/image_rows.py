@@ -86,7 +86,7 @@ def image_rows(
         Images are resized to its image size. The default is their most common size after both sides are scaled down to
         at most 64 pixels.
     progress : callable
-        Called with the images done and the total, anew for sizes and pixels.
+        Called with the images done and the total, from the start again for sizes and pixels.
     block : int
         Images that a thread takes at a time; fewer if their rows are large.
 
@@ -142,7 +142,7 @@ def _choose_shape(
             break
     if not sizes:
         raise _none_readable(path, len(images), reason)
-    # Of sizes that are equally common, the largest wins.
+    # The largest of several equally common sizes wins.
     w, h = config.width_and_height or max(sizes, key=lambda size: (sizes[size], prod(size), size))
     return 1 if grey else 3, h, w
 

@@ -50,7 +50,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
         Sizes, and images that cannot be read, are treated as in a folder of images. `coarse` takes the column
         coarse_label.
     progress : callable, optional
-        Called with the images done and the total, anew for sizes and pixels.
+        Called with the images done and the total, from the start again for sizes and pixels.
 
     Returns
     -------
