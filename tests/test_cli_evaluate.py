@@ -31,7 +31,7 @@ def test_evaluate(run_cli, trained, tiny_cifar):
 
 
 def figures_of(out):
-    """What evaluate prints: the part, the number of rows, the loss, and the accuracy of each class with rows."""
+    """Return what evaluate printed: the part, the number of rows, the loss, and the accuracies of classes with rows."""
     part, n, loss = re.search(r"^.*, (\w+): ([0-9,]+) rows, loss ([0-9.]+) nats", out, re.MULTILINE).groups()
     classes = {name: float(p) for name, p in re.findall(r"^(\S+) +[0-9,]+ +([0-9.]+) %$", out, re.MULTILINE)}
     return part, int(n.replace(",", "")), float(loss), classes

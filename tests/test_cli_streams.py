@@ -105,8 +105,8 @@ def test_what_cannot_be_said_stops_no_run(tiny_cifar, tmp_path, streams):
     assert done.returncode == 0
     assert done.stderr.count("\n") == (streams == "> /dev/full")
     run = Run.open(tmp_path / "run")
-    assert set(run.read_scores()) == {"train", "validation", "test"}
-    assert len(run.read_model().class_names) == 10, "no file got what was meant for the screen"
+    assert set(run.scores) == {"train", "validation", "test"}
+    assert len(run.model.class_names) == 10, "no file got what was meant for the screen"
 
 
 def test_a_closed_stream_does_not_leave_its_number_to_a_file(tmp_path):

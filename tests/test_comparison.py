@@ -143,7 +143,7 @@ def test_the_verdicts_interval_covers_the_difference_of_other_rows_and_other_see
 
 @pytest.mark.parametrize("pairs", [1, 4])
 def test_a_against_b_mirrors_b_against_a(pairs):
-    right_a, right_b = random_answers(7, pairs, n=10_000)  # so many that other draws have other quantiles
+    right_a, right_b = random_answers(7, pairs, n=10_000)  # enough that other draws have other quantiles
     there, back = compare_answers(right_a, right_b), compare_answers(right_b, right_a)
     assert there.difference == -back.difference != 0
     assert there.row_p_value == pytest.approx(back.row_p_value)
@@ -229,7 +229,7 @@ def test_runs_are_matched_by_seed_and_compared_on_the_split(tmp_path):
         rows = getattr(splits, name)
         found = compare_runs(a, b, name, splits)
         right_a, right_b = (
-            np.array([evaluate(side[i].read_model(), rows).predictions == rows.labels for i in places])
+            np.array([evaluate(side[i].model, rows).predictions == rows.labels for i in places])
             for side, places in ((a, (1, 0)), (b, (0, 2)))
         )
         assert found == compare_answers(right_a, right_b)
@@ -433,6 +433,6 @@ def test_runs_on_weighted_rows(tmp_path):
     splits = split(replace(dataset, labels=labels, row_weights=weights / weights.mean()), SplitConfig())
     a, b = made_run(tmp_path / "a", splits), made_run(tmp_path / "b", splits, replace(CONFIG, learning_rate=1e-5))
     found = compare_runs([a], [b], "test", splits)
-    assert found.accuracy_a == pytest.approx(a.read_scores()["test"].accuracy, rel=1e-6)
-    assert found.accuracy_b == pytest.approx(b.read_scores()["test"].accuracy, rel=1e-6)
+    assert found.accuracy_a == pytest.approx(a.scores["test"].accuracy, rel=1e-6)
+    assert found.accuracy_b == pytest.approx(b.scores["test"].accuracy, rel=1e-6)
     assert found.accuracy_a > found.accuracy_b

@@ -240,7 +240,7 @@ def trained(bordered, out, epochs: int = 2) -> Run:
 
 def test_a_model_file_says_that_its_constant_features_have_no_weights(bordered, tmp_path):
     run = trained(bordered, tmp_path / "run")
-    model = run.read_model()
+    model = run.model
     assert not constant_weights(model).any()
     assert np.flatnonzero(model.standardizer.constant).tolist() == CONSTANT
     _, metadata = unpack(run.model_path, kind="model", names=("weights", "bias", "mean", "scale"))
@@ -253,7 +253,7 @@ def test_an_old_model_file_is_left_as_it_is_and_said_to_be_old(bordered, tmp_pat
     of_an_older_onelayer(run)
     content = run.model_path.read_bytes()
     with pytest.warns(OldModelWarning, match="perhaps the 3 of scale 1 have random weights; resume the run") as caught:
-        old = run.read_model()
+        old = run.model
     assert len(caught) == 1
     assert caught[0].filename != Model.load.__code__.co_filename
     assert (constant_weights(old) != 0).all()
@@ -280,7 +280,7 @@ def test_resuming_an_old_run_clears_the_weights(bordered, tmp_path, epochs):
     of_an_older_onelayer(run)
     run_command(["resume", str(run.path), "--epochs", str(epochs), "--no-figures", "--quiet"])
     with warnings.catch_warnings(action="error"):
-        model = run.read_model()
+        model = run.model
     assert not constant_weights(model).any()
     assert not run.read_checkpoint()[1].layer.weights[CONSTANT].any()
 
@@ -311,7 +311,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_stopped(bordered, 
     trained(bordered, tmp_path / "stopped")
     run_command(["resume", str(tmp_path / "stopped"), "--epochs", "4", "--no-figures", "--quiet"])
     trained(bordered, tmp_path / "whole", 4)
-    stopped, whole = (Run.open(tmp_path / name).read_model().to_bytes() for name in ("stopped", "whole"))
+    stopped, whole = (Run.open(tmp_path / name).model.to_bytes() for name in ("stopped", "whole"))
     assert stopped == whole
 
 
@@ -332,7 +332,7 @@ def test_a_sweep_clears_them_too(tmp_path):
     plan = SweepPlan(configs, (1, 2), SplitConfig(), "made", splits.dataset.fingerprint)
     sweep = Sweep.create(tmp_path / "sweep", plan)
     run_sweep(sweep, splits, workers=2)
-    models = [sweep.run(setting, seed).read_model() for setting in (0, 1) for seed in (1, 2)]
+    models = [sweep.run(setting, seed).model for setting in (0, 1) for seed in (1, 2)]
     for model in models[:2]:
         assert not constant_weights(model).any()
     for model in models[2:]:  # one is its own mirror, the mirrors of the others vary

@@ -700,7 +700,7 @@ def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
     cli.run(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
     of_other = capsys.readouterr()[0]
     assert "other, all: 60 rows" in of_other
-    model, other = Run.open(run).read_model(), load(tmp_path / "other", source_config=SourceConfig(image_size="32x32"))
+    model, other = Run.open(run).model, load(tmp_path / "other", source_config=SourceConfig(image_size="32x32"))
     right = (model.probabilities(other.rows).argmax(axis=1) == other.labels).mean()
     assert 0.5 < right < 0.9
     assert f"accuracy {100 * right:.2f} %" in of_other

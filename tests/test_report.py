@@ -98,7 +98,7 @@ def toy(tmp_path_factory):
     """The page of a run, its splits, and its model."""
     path = tmp_path_factory.mktemp("toy") / "run"
     splits = toy_run(path)
-    return page_of(path, splits), splits, Run.open(path).read_model()
+    return page_of(path, splits), splits, Run.open(path).model
 
 
 def test_nothing_comes_from_elsewhere_and_no_other_script_may_run(toy):
@@ -219,7 +219,7 @@ def test_templates_form_until_they_are_the_models(toy):
 def test_a_run_that_ended_with_other_bits_is_not_said_to_have_the_same(tmp_path, name):
     splits = toy_run(tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    model = run.read_model()
+    model = run.model
     array = getattr(model.layer, name)
     array.flat[0] = np.nextafter(array.flat[0], np.float32(9))  # as another machine's sums may
     run.model_path.write_bytes(model.to_bytes())
@@ -248,7 +248,7 @@ def test_vectors_have_their_strongest_weights_instead_of_pictures(tmp_path):
     assert not page.all("img")
     headings = ["Settings and data", "Results", "Strongest weights", "Confusion", "Calibration", "Gradient check"]
     assert page.headings == [*headings, "Reproduce"]
-    model = Run.open(tmp_path / "run").read_model()
+    model = Run.open(tmp_path / "run").model
     W, names = model.layer.weights, model.class_names
     rows = [e["text"] for e in page.all("tr") if e["text"].startswith("feature ")]
     bars = [re.fullmatch(r"left: ([\d.]+)%; width: ([\d.]+)%", e["style"]).groups() for e in page.all("i")]
@@ -273,7 +273,7 @@ def test_many_classes_of_vectors(tmp_path):
 def test_many_classes_show_the_most_frequent_confusions(tmp_path):
     splits = toy_run(tmp_path / "run", K=25, n=900)
     page = Page(page_of(tmp_path / "run", splits))
-    found = evaluate(Run.open(tmp_path / "run").read_model(), splits.test)
+    found = evaluate(Run.open(tmp_path / "run").model, splits.test)
     strips = [e["id"] for e in page.elements if e.get("class") == "strip"]
     wrong = found.confusion - np.diag(found.confusion.diagonal())
     i, j = np.unravel_index(wrong.argmax(), wrong.shape)
@@ -284,7 +284,7 @@ def test_many_classes_show_the_most_frequent_confusions(tmp_path):
 def test_where_test_rows_were_left_alone_the_report_leaves_them_alone(tmp_path):
     splits = toy_run(tmp_path / "run", report_test=False)
     text = page_of(tmp_path / "run", splits)
-    right = evaluate(Run.open(tmp_path / "run").read_model(), splits.validation).accuracy
+    right = evaluate(Run.open(tmp_path / "run").model, splits.validation).accuracy
     assert f"accuracy on validation rows</dt><dd>{100 * right:.2f} %" in text
     assert "accuracy on test rows" not in text
 
@@ -353,7 +353,7 @@ def test_settings_are_compared_on_the_test_rows_where_these_were_read(tmp_path):
         assert f"compared with it on the {split_name} rows" in caption
         right = []
         for result in results(sweep):
-            models = (sweep.run(result.setting, seed).read_model() for seed in sweep.plan.seeds)
+            models = (sweep.run(result.setting, seed).model for seed in sweep.plan.seeds)
             answers = [evaluate(model, getattr(splits, split_name)) for model in models]
             right.append(np.array([found.predictions == found.labels for found in answers]))
         verdicts[split_name] = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")][1:]
@@ -371,14 +371,14 @@ def test_a_sweep_is_a_table_with_verdicts(tmp_path):
     assert sorted(settings) == ["learning rate 0.0003", "learning rate 0.001", "learning rate 0.003"]
     accuracies = []
     for setting in range(3):
-        runs = [sweep.run(setting, seed).read_summary()["results"] for seed in sweep.plan.seeds]
+        runs = [sweep.run(setting, seed).summary["results"] for seed in sweep.plan.seeds]
         accuracies.append(np.mean([results["validation"]["accuracy"] for results in runs]))
         spread = [100 * results["test"]["accuracy"] for results in runs]
         assert f"{np.mean(spread):.2f} ± {np.std(spread, ddof=1):.2f}" in " ".join(
             " ".join(e["text"].split()) for e in page.all("td")
         )
     assert settings[0] == f"learning rate {RATES[int(np.argmax(accuracies))]:g}"
-    best = evaluate(sweep.run(int(np.argmax(accuracies)), sweep.plan.seeds[0]).read_model(), splits.test)
+    best = evaluate(sweep.run(int(np.argmax(accuracies)), sweep.plan.seeds[0]).model, splits.test)
     assert f"accuracy on test rows</dt><dd>{100 * best.accuracy:.2f} %" in text, "the details are of the best"
     verdicts = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")]
     assert verdicts[0] == "the best on validation"
@@ -533,7 +533,7 @@ def test_rows_count_by_their_weights(tmp_path):
         start(Run.create(tmp_path / name), plan, Problem.of(splits, plan.config))
     best = Run.open(tmp_path / "a")
     page = Page(page_of(best.path, splits))
-    model, test = best.read_model(), splits.test
+    model, test = best.model, splits.test
     w, predictions = test.row_weights(slice(None)), model.logits(test.rows(slice(None))).argmax(axis=1)
     accuracy = 100 * accuracy_score(test.labels, predictions, sample_weight=w)
     assert abs(accuracy - 100 * accuracy_score(test.labels, predictions)) > 0.5
@@ -547,7 +547,5 @@ def test_rows_count_by_their_weights(tmp_path):
         (predictions != test.labels) & (w > 0)
     )
     both = render(read_subject([tmp_path / "a", tmp_path / "b"]), lambda plan: splits)
-    right = [
-        Run.open(tmp_path / name).read_model().logits(test.rows(slice(None))).argmax(1) == test.labels for name in "ab"
-    ]
+    right = [Run.open(tmp_path / name).model.logits(test.rows(slice(None))).argmax(1) == test.labels for name in "ab"]
     assert compare_answers(*right, w).verdict(b="it") in Page(both).elements[0]["text"]

@@ -144,7 +144,7 @@ def test_a_run_shows_what_its_files_hold(tmp_path):
     assert np.array_equal(run.model.layer.weights, expected.model.layer.weights)
     assert replace(run.config, backend="auto") == plan.config  # a run records the backend that was chosen
     assert run.scores == expected.scores
-    assert run.summary == run.read_summary()
+    assert run.summary == run.summary
     assert run.summary["results"]["test"]["accuracy"] == expected.scores["test"].accuracy
     runs.resume(run, toy_splits(), 5)
     assert run.config.epochs == len(run.history["epoch"]) == 5
@@ -166,7 +166,7 @@ def test_an_interrupted_run_shows_its_history_so_far(tmp_path):
 
 def test_a_model_file_gives_the_same_answers(tmp_path):
     run, _ = finished(tmp_path / "run")
-    model, splits = run.read_model(), toy_splits()
+    model, splits = run.model, toy_splits()
     expected = train(splits, CONFIG).model
     rows = splits.test.rows(slice(None))
     assert model.logits(rows).tobytes() == expected.logits(rows).tobytes()
@@ -190,7 +190,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
     assert run.read_checkpoint()[1].epoch == 2
     assert len(run.history_path.read_text().splitlines()) == 3
     with pytest.raises(RunError, match="is not complete; go on with: onelayer resume"):
-        run.read_model()
+        _ = run.model
     seen = []
     runs.resume(run, splits, on_epoch=seen.append)
     assert [state.epoch for state in seen] == [3]
@@ -210,16 +210,16 @@ def test_more_epochs_on_resume_equal_a_longer_run(tmp_path):
         for r in (run, longer)
     ]
     assert histories[0] == histories[1]
-    assert run.read_summary()["config"]["epochs"] == 5
+    assert run.summary["config"]["epochs"] == 5
     with pytest.raises(ConfigError, match="epochs 4 is below the 5 that are done"):
         runs.resume(run, toy_splits(), 4)
 
 
 def test_resuming_a_complete_run_changes_no_figure(tmp_path):
     run, _ = finished(tmp_path / "run")
-    before = run.read_summary()
+    before = run.summary
     runs.resume(run, toy_splits())
-    assert run.read_summary()["results"] == before["results"]
+    assert run.summary["results"] == before["results"]
 
 
 def test_a_checkpoint_for_other_data_is_refused(tmp_path):
@@ -466,9 +466,9 @@ def written(tmp_path_factory):
     content = {"name": "coursework", "seeds": [1, 2, 3], "findings": []}
     write_mark(folder / "study.json", "study", content)
     return {
-        run.model_path: run.read_model,
+        run.model_path: lambda: run.model,
         run.checkpoint_path: run.read_checkpoint,
-        run.summary_path: run.read_summary,
+        run.summary_path: lambda: run.summary,
         sweep.path / "sweep.json": lambda: Sweep.open(sweep.path),
         folder / "study.json": lambda: read_study(folder),
     }
@@ -671,7 +671,7 @@ def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
     run = Run.create(tmp_path / "run")
     result = runs.start(run, plan, Problem.of(splits, plan.config))
     assert plan.config.backend == "auto"
-    assert run.read_checkpoint()[0].config.backend == result.backend == run.read_summary()["backend"]
+    assert run.read_checkpoint()[0].config.backend == result.backend == run.summary["backend"]
 
 
 def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path):
@@ -687,5 +687,5 @@ def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path)
         runs.start(run, plan, Problem.of(splits, plan.config), stop_after_two, report_test=False, cancelled=stop.is_set)
     assert 2 <= run.read_checkpoint()[1].epoch < 6
     resumed = runs.resume(run, splits, report_test=False)
-    assert set(run.read_summary()["results"]) == {"train", "validation"}
+    assert set(run.summary["results"]) == {"train", "validation"}
     assert resumed.model.layer.weights.tobytes() == train(splits, config).model.layer.weights.tobytes()

@@ -1,4 +1,4 @@
-"""How results show themselves: in a line, as a table in a notebook, and as a picture."""
+"""Results show themselves in a line, as a table in a notebook, and as a picture."""
 
 import subprocess
 import sys

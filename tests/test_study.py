@@ -108,7 +108,7 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
     assert set(rows) == {(loss, kind) for loss in ("softmax", "sigmoid") for kind in ("right", "wrong")}
     right = []
     for seed in SEEDS:
-        answers = evaluate(Run.open(tmp_path / f"study/batch/runs/001-seed-{seed}").read_model(), test)
+        answers = evaluate(Run.open(tmp_path / f"study/batch/runs/001-seed-{seed}").model, test)
         for label, prediction, P in zip(answers.labels, answers.predictions, answers.probabilities, strict=True):
             right += [P[label]] if label == prediction else []
     for loss in ("softmax", "sigmoid"):

@@ -32,7 +32,7 @@ def plan_of(splits: Splits, configs: tuple[TrainConfig, ...] = CONFIGS, seeds: t
 
 
 def bits(sweep: Sweep) -> dict[str, bytes]:
-    """Of all that does not hold times."""
+    """Return the bytes of all files that do not hold times."""
     names = ("sweep.csv", "sweep.json", "model.safetensors", "diverged.txt")
     return {str(p.relative_to(sweep.path)): p.read_bytes() for p in sweep.path.rglob("*") if p.name in names}
 
@@ -54,7 +54,7 @@ def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
             alone = train(toy_splits(), replace(result.config, seed=run.seed, threads=2))
             expected = {name: score for name, score in alone.scores.items() if name != "test"}
             assert run.scores == expected
-            model = made[1].run(run.setting, run.seed).read_model()
+            model = made[1].run(run.setting, run.seed).model
             assert model.to_bytes() == alone.model.to_bytes()
 
 

@@ -138,7 +138,7 @@ def test_from_training_to_the_report(third, run_cli, tiny_cifar, tiny_batches, t
     np.save("rows.npy", rows[:5])
     code, out, err = run_cli("predict", "whole", "rows.npy", "--json", "--top", "10")
     assert (code, err) == (0, "")
-    names = Run.open(tmp_path / "whole").read_model().class_names
+    names = Run.open(tmp_path / "whole").model.class_names
     for answer, p in zip(json.loads(out), P, strict=False):
         assert [answer["probabilities"][name] for name in names] == pytest.approx(p, abs=1e-5)
 

@@ -135,7 +135,7 @@ def to_onnx(model: Model) -> bytes:
     operation = model.layer.loss.onnx
     if operation is None:
         raise DataError(f"ONNX has no operator for the probabilities of the loss {model.layer.loss.name}")
-    model = model.on_raw_rows if model.features.linear else model
+    model = model.without_linear_map
     exact = model.in_float64()
     mean = exact.standardizer.mean.astype(np.float32)
     V = (exact.layer.weights.T / exact.standardizer.scale).T  # (d, K)
@@ -197,7 +197,7 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     loss = model.layer.loss
     if loss.numpy is None:
         raise DataError(f"the probabilities of the loss {loss.name} cannot be exported as a NumPy script")
-    model = model.on_raw_rows if model.features.linear else model
+    model = model.without_linear_map
     mapped = "" if model.features.linear else f"\n{model.features.numpy_source().strip()}\n\n"
     exact = model.in_float64()
     folded = exact.standardizer.fold(exact.layer)

@@ -101,6 +101,11 @@ class Model:
         plain = Standardizer(of_rows.mean, of_rows.scale)
         return Model(layer, plain, self.class_names, self.image_shape, self.pixels)
 
+    @property
+    def without_linear_map(self) -> "Model":
+        """The model `on_raw_rows` if the map is linear, otherwise this model."""
+        return self.on_raw_rows if self.features.linear else self
+
     def logits(self, rows: ArrayLike) -> np.ndarray:
         """Return logits S (n, K), float64, of raw rows (n, d), an array or nested lists.
 

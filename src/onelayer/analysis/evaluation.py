@@ -86,10 +86,13 @@ class Evaluation:
         return f"<Evaluation of {self.in_words()}>"
 
     def _repr_html_(self) -> str:
-        of_class = zip(self.class_names, self.confusion.sum(axis=1), self.class_accuracies, strict=True)
-        rows = [(name, row_count(count), percent(accuracy) if count else "-") for name, count, accuracy in of_class]
         caption = f"{self.in_words()} (standard error {percent(self.standard_error)})"
-        return html_table(caption, ("rows", "accuracy"), rows)
+        return html_table(caption, ("rows", "accuracy"), self.classes_in_words())
+
+    def classes_in_words(self) -> list[list[str]]:
+        """Return the name, the number of rows and the accuracy of each class."""
+        of_class = zip(self.class_names, self.confusion.sum(axis=1), self.class_accuracies, strict=True)
+        return [[name, row_count(count), percent(accuracy) if count else "-"] for name, count, accuracy in of_class]
 
     def in_words(self) -> str:
         """Return the rows, their loss and their accuracy in a line."""

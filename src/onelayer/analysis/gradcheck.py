@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from onelayer.data.dataset import Dataset
+from onelayer.data.progress import Progress, counter
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
@@ -96,6 +97,12 @@ class GradientReport:
     sample: str = ""
 
     @property
+    def gradients(self) -> list[tuple[GradientComparison, GradientComparison]]:
+        """The comparisons of dW and db at each point, in pairs."""
+        gradients = [c for c in self.comparisons if c.parameter != "cost"]
+        return list(zip(gradients[::2], gradients[1::2], strict=True))
+
+    @property
     def passed(self) -> bool:
         """True if something was compared and all of it agrees."""
         return bool(self.comparisons) and all(c.passed for c in self.comparisons)
@@ -154,7 +161,7 @@ def check_gradients(
     l2: Sequence[float] = (0.0, 0.1),
     oracles: Sequence[str] | None = None,
     seed: int = 42,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> GradientReport:
     """Compare hand-written gradients of the cost with independent oracles.
 
@@ -195,7 +202,7 @@ def check_gradients(
     one_by_one = [name for name in names if name != "PyTorch"]
     places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
     sample = f"{' and '.join(one_by_one)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
-    tick = _counter(progress, len(l2) * 2 * len(places) * len(one_by_one))
+    tick = counter(progress, len(l2) * 2 * len(places) * len(one_by_one))
     function = function or _layer_function(LOSSES[loss])
     comparisons = []
     for penalty, (name, W, b) in itertools.product(l2, _weights(X, y, K, seed)):
@@ -237,16 +244,6 @@ def _has_torch() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
-    numbers = itertools.count(1)
-
-    def tick() -> None:
-        if progress is not None:
-            progress(next(numbers), total)
-
-    return tick
 
 
 def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]:

@@ -52,14 +52,14 @@ def evaluate(
     screen = Screen()
     run = Run.open(run_directory)
     plan, _ = run.read_checkpoint()
-    model = run.read_model()
+    model = run.model
     with screen.working("reading") as progress:
         rows, note = plan.rows_to_evaluate(data, split, model.image_shape, progress)
     screen.notes(rows.dataset)
     if note:
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
-    print_evaluation(screen, f"{rows.dataset.name}, {rows.name}", evaluation, model.class_names)
+    print_evaluation(screen, evaluation)
 
 
 @app.command(usage="Usage: onelayer predict [OPTIONS] RUN FILE...")
@@ -86,10 +86,9 @@ def predict(
     from onelayer.cli.screen import Screen
     from onelayer.runs.directory import Run
 
-    if top < 1:
-        raise ConfigError(f"top {top} is not a whole number of at least 1")
+    _require_positive(top)
     screen = Screen()
-    model = Run.open(run_directory).read_model()
+    model = Run.open(run_directory).model
     top = min(top, len(model.class_names))
     answers: list[dict[str, object]] = []
     problems = []
@@ -150,9 +149,8 @@ def explain(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: explain writes a PNG; choose a name that ends in .png")
     screen = Screen()
-    if top < 1:
-        raise ConfigError(f"top {top} is not a whole number of at least 1")
-    model = Run.open(run_directory).read_model()
+    _require_positive(top)
+    model = Run.open(run_directory).model
     if model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; explain needs an image model")
     row, note = read_image(image, model.image_shape)
@@ -190,7 +188,7 @@ def export(
     from onelayer.runs.directory import Run
 
     screen = Screen()
-    files = write(Run.open(run_directory).read_model(), out, format)
+    files = write(Run.open(run_directory).model, out, format)
     for file in files:
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
 
@@ -207,6 +205,11 @@ def _print_json(answers: list[dict[str, object]]) -> None:
 
 def _is_array(path: Path) -> bool:
     return path.suffix.lower() == ".npy"
+
+
+def _require_positive(top: int) -> None:
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
 
 
 def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple[np.ndarray, str | None]":

@@ -14,8 +14,8 @@ from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
-from onelayer.training.state import TrainingResult
-from onelayer.words import counted, mean_and_sd, percent, row_count, typed
+from onelayer.training.state import SCORE_COLUMNS, TrainingResult, scores_in_words
+from onelayer.words import counted, mean_and_sd, percent, row_count, spaced, typed
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -39,21 +39,18 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
     for name, value in facts:
         screen.say(f"{name:12} {value}")
     screen.notes(dataset)
-    everything = np.arange(n)
-    parts = {part: everything[rows] for part, rows in dataset.parts.items()} or {"rows": everything}
-    K = len(dataset.class_names)
-    counts = np.array([np.bincount(dataset.labels[rows], minlength=K) for rows in parts.values()])  # (parts, K)
+    parts = dataset.class_counts()
+    counts = np.array(list(parts.values()))  # (parts, K)
     named = zip([*dataset.class_names, "all"], [*counts.T, counts.sum(axis=1)], strict=True)
     screen.say("")
-    columns = [part.removeprefix("data_").replace("_", " ") for part in parts]  # short, for narrow terminals
+    columns = [spaced(part.removeprefix("data_")) for part in parts]  # short, for narrow terminals
     screen.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
 
 
 def print_result(screen: Screen, result: TrainingResult) -> None:
     """Print loss, cost and accuracy of each split after training."""
-    rows = [[name, f"{s.loss:.4f}", f"{s.cost:.4f}", percent(s.accuracy)] for name, s in result.scores.items()]
     screen.say("")
-    screen.table("", "loss (nats)", "cost (nats)", "accuracy", rows=rows)
+    screen.table("", *SCORE_COLUMNS, rows=scores_in_words(result.scores))
     history = result.state.history
     if history and history[0].test_accuracy is not None:
         screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
@@ -65,8 +62,7 @@ def print_result(screen: Screen, result: TrainingResult) -> None:
 
 def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
     """Print the largest error of each gradient against each oracle, and the checks that failed."""
-    comparisons = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
-    pairs = zip(comparisons[::2], comparisons[1::2], strict=True)  # dW and db
+    pairs = [pair for report in reports for pair in report.gradients]
     rows = [
         [dW.loss, f"{dW.l2:g}", dW.point, dW.oracle]
         + [word for c in (dW, db) for word in (f"{c.error:.1e}", str(list(c.index)))]
@@ -80,7 +76,7 @@ def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:
         if reason:
             screen.say(f"note: {reason}")
     failed = [report.message for report in reports if not report.passed]
-    oracles = ", ".join(dict.fromkeys(c.oracle for c in comparisons))
+    oracles = ", ".join(dict.fromkeys(dW.oracle for dW, _ in pairs))
     for message in failed or [f"all gradients agree with {oracles}"]:
         screen.say(message)
 
@@ -133,17 +129,12 @@ def print_classes(screen: Screen, path: str, ranking: Sequence[Mapping[str, floa
         screen.table(path, "probability", rows=[list(pair) for pair in pairs[0]])
 
 
-def print_evaluation(screen: Screen, name: str, evaluation: Evaluation, class_names: tuple[str, ...]) -> None:
+def print_evaluation(screen: Screen, evaluation: Evaluation) -> None:
     """Print loss and accuracy of a split, and the accuracy by class."""
     accuracy = f"{percent(evaluation.accuracy)} ± {100 * evaluation.standard_error:.2f} (standard error)"
     rows_in_all = f"{len(evaluation.labels):,} rows{'' if evaluation.weights is None else ', counted by weight'}"
-    screen.say(f"{name}: {rows_in_all}, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
-    counts = evaluation.confusion.sum(axis=1)
-    rows = [
-        [class_name, row_count(count), percent(accuracy) if count else "-"]
-        for class_name, count, accuracy in zip(class_names, counts, evaluation.class_accuracies, strict=True)
-    ]
-    screen.table("class", "rows", "accuracy", rows=rows)
+    screen.say(f"{evaluation.name}: {rows_in_all}, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
+    screen.table("class", "rows", "accuracy", rows=evaluation.classes_in_words())
 
 
 def print_finding(screen: Screen, finding: "Finding") -> None:
@@ -190,7 +181,7 @@ def print_sweep(
         scores = (mean_and_sd(*result.mean_sd(split)) for split in shown)
         rows.append([f"{result.setting:03}", *settings, *scores, ", ".join(runs)])
     screen.say("")
-    words = [name.replace("_", " ") for name in names]
+    words = [spaced(name) for name in names]
     screen.table("", *words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=1 + len(words))
     if len(plan.seeds) > 1:
         screen.say(f"mean ± standard deviation of the accuracy over {len(plan.seeds)} seeds")

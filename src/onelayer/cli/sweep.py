@@ -208,6 +208,6 @@ def _draw(screen: "Screen", sweep: "Sweep", splits: "Splits") -> None:
     for run in (run for result in sweeps.results(sweep) for run in result.complete):
         directory = sweep.run(run.setting, run.seed)
         plan, state = directory.read_checkpoint()
-        model, read_test = directory.read_model(), "test" in run.scores
+        model, read_test = directory.model, "test" in run.scores
         with screen.working("drawing") as progress:
             draw_run(directory, plan, state.history, model, splits, progress, report_test=read_test)

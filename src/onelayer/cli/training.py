@@ -128,7 +128,7 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
     screen = Screen()
     run = Run.open(run_directory)
     plan, state = run.read_checkpoint()
-    model = run.read_model()
+    model = run.model
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)
     with screen.working("drawing") as progress:

@@ -95,11 +95,17 @@ class Dataset:
         return f"<Dataset {self.in_words()}>"
 
     def _repr_html_(self) -> str:
-        parts = {"rows": slice(None)} if len(self.parts) < 2 else {**self.parts, "all": slice(None)}
-        counts = [np.bincount(self.labels[rows], minlength=len(self.class_names)) for rows in parts.values()]
-        of_class = zip(self.class_names, np.transpose(counts), strict=True)
+        counts = self.class_counts()
+        everything = np.bincount(self.labels, minlength=len(self.class_names))
+        counts = {**counts, "all": everything} if len(counts) > 1 else {"rows": everything}
+        of_class = zip(self.class_names, np.transpose(list(counts.values())), strict=True)
         rows = [[name, *(f"{count:,}" for count in of_parts)] for name, of_parts in of_class]
-        return html_table(self.in_words(), list(parts), rows)
+        return html_table(self.in_words(), list(counts), rows)
+
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Return the number of rows of each class (K,) in each part; a set without parts has one, ``rows``."""
+        parts = self.parts or {"rows": slice(None)}
+        return {part: np.bincount(self.labels[at], minlength=len(self.class_names)) for part, at in parts.items()}
 
     def in_words(self) -> str:
         """Return the name and the sizes in a line."""

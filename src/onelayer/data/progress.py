@@ -1,6 +1,7 @@
-"""The type of the functions that are told how far a reading is."""
+"""The functions that are told how far a job is."""
 
 from collections.abc import Callable
+from itertools import count
 
 Progress = Callable[[int, int | None], None]
 """Called with the amount done and the total (None where unknown): bytes, files, images or rows."""
@@ -8,3 +9,14 @@ Progress = Callable[[int, int | None], None]
 
 def silent(done: int, total: int | None) -> None:
     """Do nothing: the progress of a reading that nobody watches."""
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Return a function that counts one of `total` parts as done and tells `progress`."""
+    numbers = count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    return tick

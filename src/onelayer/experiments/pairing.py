@@ -64,7 +64,7 @@ def compare_runs(
 
 def right_rows(runs: Sequence[Run], rows: Split) -> np.ndarray:
     """Return whether the models of runs get each row right, (runs, n), bool."""
-    return np.array([evaluate(run.read_model(), rows).right for run in runs])
+    return np.array([evaluate(run.model, rows).right for run in runs])
 
 
 def find_runs(path: Path) -> list[Run]:

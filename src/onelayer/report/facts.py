@@ -31,7 +31,7 @@ def summary(subject: Subject) -> str:
 
 def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str]]]:
     """Return names and values of the settings, the data, and the machine's versions and time."""
-    dataset, plan, summary = splits.dataset, setting.plan, setting.runs[0].read_summary()
+    dataset, plan, summary = splits.dataset, setting.plan, setting.runs[0].summary
     n, d = dataset.rows.shape
     official = {
         True: "the published files, to the last bit",
@@ -111,11 +111,10 @@ def gradients(dataset: Dataset) -> dict[str, Any]:
         reports = [check_gradients(X, y, n_classes=K, loss=loss) for loss in LOSSES]
     except OnelayerError as error:
         return {"reason": f"The gradients could not be checked on these rows: {error}."}
-    gradients = [c for report in reports for c in report.comparisons if c.parameter != "cost"]
     return {
         "reason": "",
         "sizes": (3, d, K),
-        "rows": list(zip(gradients[::2], gradients[1::2], strict=True)),  # dW and db
+        "rows": [pair for report in reports for pair in report.gradients],
         "skipped": sorted({reason for report in reports for reason in report.skipped.values()}),
         "passed": all(report.passed for report in reports),
     }

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.data.progress import Progress, counter
 from onelayer.model import Model
 from onelayer.report import pictures
 from onelayer.report.facts import facts, gradients, summary, train_command, verdicts
@@ -24,9 +25,7 @@ from onelayer.words import percent, row_count
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
 
 
-def render(
-    subject: Subject, load: Callable[[Plan], Splits], progress: Callable[[int, int | None], None] | None = None
-) -> str:
+def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress | None = None) -> str:
     """Return the page of a report.
 
     Parameters
@@ -37,7 +36,7 @@ def render(
     progress : callable, optional
         Called with the number of parts done and their total.
     """
-    tick = _counter(progress, len(subject.groups) + 4)
+    tick = counter(progress, len(subject.groups) + 4)
     best = subject.groups[0].settings[0]
     groups: list[dict[str, Any]] = []
     loaded: dict[tuple[str, SplitConfig], Splits] = {}
@@ -48,7 +47,7 @@ def render(
         groups.insert(0, _group_parts(group, loaded[data], detailed=best))
         tick()
     (splits,) = loaded.values()
-    model = best.runs[0].read_model()
+    model = best.runs[0].model
     split: Split = getattr(splits, best.split)
     evaluation = evaluate(model, split)
     parts: dict[str, Any] = {
@@ -104,19 +103,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _counter(progress: Callable[[int, int | None], None] | None, total: int) -> Callable[[], None]:
-    """Return a function that counts a part as done and tells `progress`."""
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
-
-
 def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[str, Any]:
     """Return the table, curves, templates and commands of a group; the templates of `detailed` stand elsewhere."""
     names = [name for name in SPLITS if any(name in setting.splits for setting in group.settings)]
@@ -162,7 +148,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
 
 def _setting_templates(setting: SettingRuns) -> list[pictures.Picture]:
     """Return the templates of a setting's first run."""
-    model = setting.runs[0].read_model()
+    model = setting.runs[0].model
     if model.template_shape is None:
         return []
     return pictures.templates(model.on_raw_rows.layer.weights, model.class_names, model.template_shape)

@@ -133,7 +133,7 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
     first: tuple[Plan, Run] | None = None
     for run in runs:
         plan, _ = run.read_checkpoint()
-        run.read_model()  # a model that cannot be read is found now
+        _ = run.model  # a model that cannot be read is found now
         _, other = first = first or (plan, run)
         if plan.fingerprint != first[0].fingerprint:
             prints = f"{plan.fingerprint[:12]} and {first[0].fingerprint[:12]}"
@@ -146,7 +146,7 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         for same, twin, _ in members:
             if same.config.seed == plan.config.seed:
                 raise RunError(f"{twin.path} and {run.path} both have seed {plan.config.seed}; pass one of them")
-        members.append((plan, run, run.read_scores()))
+        members.append((plan, run, run.scores))
     return sorted(
         ((members[0][0].config, tuple(members)) for members in settings.values()),
         key=lambda item: -mean_sd([scores["validation"].accuracy for _, _, scores in item[1]])[0],
@@ -201,7 +201,7 @@ def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
                 problems.append(row.note)
             if row.status == "complete":
                 try:
-                    complete.append((run.read_checkpoint()[0], run, run.read_scores()))
+                    complete.append((run.read_checkpoint()[0], run, run.scores))
                 except OnelayerError as error:
                     problems.append(str(error))
         if complete:

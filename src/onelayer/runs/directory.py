@@ -28,6 +28,7 @@ import numpy as np
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Splits
+from onelayer.drawing import html_table
 from onelayer.errors import ConfigError, ModelFileError, OnelayerError, RunError
 from onelayer.files import HALF_WRITTEN, read_json, write_figure, write_file, write_json
 from onelayer.layer import SoftmaxLayer
@@ -37,11 +38,12 @@ from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
 from onelayer.training.state import (
     HISTORY_COLUMNS,
+    SCORE_COLUMNS,
     EpochRecord,
     Score,
     TrainingResult,
     TrainingState,
-    scores_as_html,
+    scores_in_words,
     table_of,
 )
 
@@ -62,7 +64,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         try:
-            return scores_as_html(f"{self.path}: {self.config.in_words()}", self.scores)
+            caption = f"{self.path}: {self.config.in_words()}"
+            return html_table(caption, SCORE_COLUMNS, scores_in_words(self.scores))
         except OnelayerError as error:  # it is not complete, or damaged
             return f"<p>{escape(str(error))}</p>"
 
@@ -118,12 +121,7 @@ class Run:
             raise RunError(f"{path} is not a run of onelayer: it has no {run.checkpoint_path.name}")
         return run
 
-    # Each of these reads the files anew, so that it is right while the run is trained for longer.
-
-    @property
-    def model(self) -> Model:
-        """The trained model of a complete run; see `read_model`."""
-        return self.read_model()
+    # Each property reads the files again, so that it is right while the run is trained for longer.
 
     @property
     def config(self) -> TrainConfig:
@@ -134,16 +132,6 @@ class Run:
     def history(self) -> dict[str, np.ndarray]:
         """Loss, cost and accuracy after each epoch so far, as columns (epochs,) by name; see `table_of`."""
         return table_of(self.read_checkpoint()[1].history)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json`` of a complete run: settings, data, results, versions."""
-        return self.read_summary()
-
-    @property
-    def scores(self) -> dict[str, Score]:
-        """Loss, cost and accuracy of a complete run on train and validation, and on test if the run has read it."""
-        return self.read_scores()
 
     @property
     def checkpoint_path(self) -> Path:
@@ -235,7 +223,8 @@ class Run:
         }
         write_json(self.summary_path, summary)
 
-    def read_summary(self) -> dict[str, Any]:
+    @property
+    def summary(self) -> dict[str, Any]:
         """Return the summary of a complete run.
 
         Raises
@@ -250,7 +239,8 @@ class Run:
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.summary_path}: damaged ({error})") from None
 
-    def read_scores(self) -> dict[str, Score]:
+    @property
+    def scores(self) -> dict[str, Score]:
         """Return the scores of a complete run on train and validation, and on test if it has read the test rows.
 
         Raises
@@ -258,7 +248,7 @@ class Run:
         RunError
             If the run is not complete, or its summary is damaged.
         """
-        found: Any = self.read_summary().get("results")
+        found: Any = self.summary.get("results")
         try:
             scores = {name: Score(**{what: float(value) for what, value in of.items()}) for name, of in found.items()}
         except (AttributeError, TypeError, ValueError) as error:
@@ -269,7 +259,8 @@ class Run:
             raise RunError(f"{self.summary_path}: damaged (a score is not a finite number)")
         return scores
 
-    def read_model(self) -> Model:
+    @property
+    def model(self) -> Model:
         """Return the trained model.
 
         Raises
@@ -280,7 +271,7 @@ class Run:
             If the file is damaged.
         """
         plan, state = self.read_checkpoint()
-        trained = self.read_summary().get("config", {})
+        trained = self.summary.get("config", {})
         if not isinstance(trained, dict) or not trained.get("epochs") == plan.config.epochs == state.epoch:
             raise self._incomplete()  # it was complete, and is now being trained for longer
         return Model.load(self.model_path)

@@ -43,6 +43,8 @@ def start(
 
     Raises
     ------
+    ConfigError
+        If the problem has a feature map, which a checkpoint cannot hold.
     RunError
         If the directory already holds a run, or another process works there.
     """

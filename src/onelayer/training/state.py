@@ -32,10 +32,12 @@ class Score:
     accuracy: float
 
 
-def scores_as_html(caption: str, scores: dict[str, Score]) -> str:
-    """Return a table of the scores of splits, by name."""
-    rows = [(name, f"{of.loss:.4f}", f"{of.cost:.4f}", percent(of.accuracy)) for name, of in scores.items()]
-    return html_table(caption, ("loss (nats)", "cost (nats)", "accuracy"), rows)
+SCORE_COLUMNS = ("loss (nats)", "cost (nats)", "accuracy")
+
+
+def scores_in_words(scores: dict[str, Score]) -> list[list[str]]:
+    """Return the name and the `SCORE_COLUMNS` of each split."""
+    return [[name, f"{of.loss:.4f}", f"{of.cost:.4f}", percent(of.accuracy)] for name, of in scores.items()]
 
 
 NO_SCORE = Score(math.nan, math.nan, math.nan)
@@ -252,7 +254,7 @@ class TrainingResult:
         return f"<TrainingResult of {self._work_in_words()}: {accuracies}>"
 
     def _repr_html_(self) -> str:
-        return scores_as_html(self._work_in_words(), self.scores)
+        return html_table(self._work_in_words(), SCORE_COLUMNS, scores_in_words(self.scores))
 
     def _work_in_words(self) -> str:
         return f"{counted(self.state.epoch, 'epoch')} ({self.backend})"

@@ -140,7 +140,7 @@ class _Training:
         """Return the runs of a setting with their answers on the test rows."""
         runs = tuple(sweep.run(setting, seed) for seed in self.seeds)
         test = self.load(sweep.plan.split_config).test
-        return Trained(runs, tuple(evaluate(run.read_model(), test) for run in runs))
+        return Trained(runs, tuple(evaluate(run.model, test) for run in runs))
 
 
 def _create(path: Path, name: str, seeds: Sequence[int], overwrite: bool) -> None:

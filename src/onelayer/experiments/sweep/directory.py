@@ -121,8 +121,8 @@ class Sweep:
             if replace(found, source=expected.source) != expected:
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():
-                run.read_model()  # finds damage
-                scores = run.read_scores()
+                _ = run.model  # finds damage
+                scores = run.scores
                 return SweepRun(setting, seed, "complete", scores)
             if (run.path / DIVERGED).exists():
                 return SweepRun(setting, seed, "diverged", note=(run.path / DIVERGED).read_text("utf-8").strip())
