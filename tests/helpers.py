@@ -7,11 +7,15 @@ import hashlib
 import re
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.container import pack
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
@@ -21,10 +25,16 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.runs.training import start as start_run
 from onelayer.training.plain import gradient_descent
+from onelayer.training.state import Problem
 from onelayer.training.train import train
 
 TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]  # a short training on the tiny set
+
+
+RUN_CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
 
 
 def toy_dataset(
@@ -54,6 +64,27 @@ def plain_training(splits: Splits, config: TrainConfig) -> tuple[np.ndarray, np.
     """W (d, K) and b (K,) of the loop as it is taught."""
     *_, last = gradient_descent(splits, config)
     return last.layer.weights, last.layer.bias
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the distance of a from b, relative to the length of b."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def finished_run(path: Path, config: TrainConfig = RUN_CONFIG) -> tuple[Run, Plan]:
+    """Train a run on the toy data in this directory."""
+    splits = toy_splits()
+    run, plan = Run.create(path), Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
+    start_run(run, plan, Problem.of(splits, plan.config))
+    return run, plan
+
+
+def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict | None = None) -> Path:
+    """Change a file, and its checksum with it."""
+    with safe_open(path, "numpy") as file:
+        all_metadata = file.metadata() | (metadata or {})
+    path.write_bytes(pack(load_file(path) | (tensors or {}), all_metadata, kind=path.stem))
+    return path
 
 
 def trained_by_blocks(rows: np.ndarray, epochs: int = 2) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import toy_dataset, toy_splits
+from helpers import relative, toy_dataset, toy_splits
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
@@ -30,10 +30,6 @@ from onelayer.kernel import kernel
 from onelayer.runs.directory import Run
 
 PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def toy(dtype: str = "float64", **options: object) -> tuple[np.ndarray, np.ndarray]:

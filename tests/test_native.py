@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import opened, plain_training, toy_dataset, toy_splits
+from helpers import opened, plain_training, relative, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
 from onelayer.config import SplitConfig, TrainConfig
@@ -29,10 +29,6 @@ SHAPES = int(os.environ.get("ONELAYER_SHAPES", "10000"))  # fewer where each is 
 
 def never() -> bool:
     return False
-
-
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 @needs_kernel

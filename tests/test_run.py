@@ -2,12 +2,9 @@
 
 import csv
 import errno
-import hashlib
 import json
-import math
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -19,44 +16,25 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from helpers import toy_dataset, toy_splits
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from helpers import RUN_CONFIG, finished_run, tampered, toy_dataset, toy_splits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.container import pack
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
-from onelayer.experiments.study import read_study
-from onelayer.experiments.sweep import Sweep, SweepPlan
-from onelayer.features.standardizer import Standardizer
-from onelayer.files import write_mark
-from onelayer.layer import SoftmaxLayer
-from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, Problem, TrainingResult, TrainingState
+from onelayer.training.state import HISTORY_COLUMNS, Problem, TrainingResult, TrainingState
 from onelayer.training.train import train
-
-CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
-
-
-def finished(path: Path, config: TrainConfig = CONFIG) -> tuple[Run, Plan]:
-    splits = toy_splits()
-    run, plan = Run.create(path), Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
-    runs.start(run, plan, Problem.of(splits, plan.config))
-    return run, plan
 
 
 def test_files_of_a_run(tmp_path):
-    run, _plan = finished(tmp_path / "run")
+    run, _plan = finished_run(tmp_path / "run")
     splits = toy_splits()
-    expected = train(splits, CONFIG)
+    expected = train(splits, RUN_CONFIG)
     names = {"summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors"}
     assert {file.name for file in run.path.iterdir()} == names
 
@@ -87,7 +65,7 @@ def test_files_of_a_run(tmp_path):
 
 
 def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
-    run, _plan = finished(tmp_path / "run")
+    run, _plan = finished_run(tmp_path / "run")
     rows = list(csv.DictReader(run.history_path.read_text().splitlines()))
     expected = pandas.DataFrame({name: [float(row[name] or "nan") for row in rows] for name in rows[0]})
     for history in (run.history, runs.resume(run, toy_splits()).history):
@@ -100,12 +78,12 @@ def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
 
 
 def none_yet() -> TrainingState:
-    return TrainingState.initial(60, 4, CONFIG)
+    return TrainingState.initial(60, 4, RUN_CONFIG)
 
 
 def test_a_model_is_saved_over_model_files_only(tmp_path):
-    model = train(toy_splits(), CONFIG).model
-    run, _ = finished(tmp_path / "run", replace(CONFIG, seed=1))
+    model = train(toy_splits(), RUN_CONFIG).model
+    run, _ = finished_run(tmp_path / "run", replace(RUN_CONFIG, seed=1))
     path = tmp_path / "model.safetensors"
     for _ in range(2):
         model.save(str(path))
@@ -139,8 +117,8 @@ def test_a_model_is_saved_over_model_files_only(tmp_path):
 
 
 def test_a_run_shows_what_its_files_hold(tmp_path):
-    run, plan = finished(tmp_path / "run")
-    expected = train(toy_splits(), CONFIG)
+    run, plan = finished_run(tmp_path / "run")
+    expected = train(toy_splits(), RUN_CONFIG)
     assert np.array_equal(run.model.layer.weights, expected.model.layer.weights)
     assert replace(run.config, backend="auto") == plan.config  # a run records the backend that was chosen
     assert run.scores == expected.scores
@@ -151,7 +129,7 @@ def test_a_run_shows_what_its_files_hold(tmp_path):
 
 
 def test_an_interrupted_run_shows_its_history_so_far(tmp_path):
-    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+    run, plan = Run.create(tmp_path / "run"), Plan(RUN_CONFIG, SplitConfig(), "toy", toy_splits().dataset.fingerprint)
 
     def interrupt(state):
         raise KeyboardInterrupt
@@ -165,9 +143,9 @@ def test_an_interrupted_run_shows_its_history_so_far(tmp_path):
 
 
 def test_a_model_file_gives_the_same_answers(tmp_path):
-    run, _ = finished(tmp_path / "run")
+    run, _ = finished_run(tmp_path / "run")
     model, splits = run.model, toy_splits()
-    expected = train(splits, CONFIG).model
+    expected = train(splits, RUN_CONFIG).model
     rows = splits.test.rows(slice(None))
     assert model.logits(rows).tobytes() == expected.logits(rows).tobytes()
     assert (model.class_names, model.image_shape) == (expected.class_names, expected.image_shape)
@@ -177,7 +155,7 @@ def test_a_model_file_gives_the_same_answers(tmp_path):
 
 def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
     splits = toy_splits()
-    whole, plan = finished(tmp_path / "whole")
+    whole, plan = finished_run(tmp_path / "whole")
     run = Run.create(tmp_path / "run")
 
     def interrupt(state):
@@ -198,8 +176,8 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
 
 
 def test_more_epochs_on_resume_equal_a_longer_run(tmp_path):
-    longer, _ = finished(tmp_path / "longer", replace(CONFIG, epochs=5))
-    run, _ = finished(tmp_path / "run")
+    longer, _ = finished_run(tmp_path / "longer", replace(RUN_CONFIG, epochs=5))
+    run, _ = finished_run(tmp_path / "run")
     runs.resume(run, toy_splits(), 5)
     assert run.model_path.read_bytes() == longer.model_path.read_bytes()
     histories = [
@@ -216,21 +194,21 @@ def test_more_epochs_on_resume_equal_a_longer_run(tmp_path):
 
 
 def test_resuming_a_complete_run_changes_no_figure(tmp_path):
-    run, _ = finished(tmp_path / "run")
+    run, _ = finished_run(tmp_path / "run")
     before = run.summary
     runs.resume(run, toy_splits())
     assert run.summary["results"] == before["results"]
 
 
 def test_a_checkpoint_for_other_data_is_refused(tmp_path):
-    run, _ = finished(tmp_path / "run")
+    run, _ = finished_run(tmp_path / "run")
     tampered(run, run.checkpoint_path, {"weights": np.zeros((60, 7), np.float32), "bias": np.zeros(7, np.float32)})
     with pytest.raises(ConfigError, match=r"the state has weights \(60, 7\); toy needs \(60, 4\)"):
         runs.resume(run, toy_splits())
 
 
 def test_files_are_synced_to_disk_before_they_are_renamed(tmp_path, monkeypatch):
-    run, plan = finished(tmp_path / "run")
+    run, plan = finished_run(tmp_path / "run")
     _, state = run.read_checkpoint()
     events, fsync, replace_file = [], os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (events.append("sync"), fsync(handle)))
@@ -240,9 +218,9 @@ def test_files_are_synced_to_disk_before_they_are_renamed(tmp_path, monkeypatch)
 
 
 def test_fewer_epochs_than_planned_end_an_interrupted_run(tmp_path):
-    shorter, _ = finished(tmp_path / "shorter", replace(CONFIG, epochs=2))
+    shorter, _ = finished_run(tmp_path / "shorter", replace(RUN_CONFIG, epochs=2))
     splits = toy_splits()
-    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint)
+    run, plan = Run.create(tmp_path / "run"), Plan(RUN_CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint)
 
     def interrupt(state):
         if state.epoch == 2:
@@ -267,7 +245,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
 
 
 def test_other_data_are_refused(tmp_path, monkeypatch):
-    _, plan = finished(tmp_path / "run")
+    _, plan = finished_run(tmp_path / "run")
     other = replace(toy_splits(), train=replace(toy_splits().train, dataset=toy_dataset(seed=1)))
     monkeypatch.setattr("onelayer.runs.plan.load_splits", lambda *_, **__: other)
     with pytest.raises(DataError, match="elsewhere is not the data of this run: its fingerprint begins with"):
@@ -275,7 +253,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_run_is_overwritten_only_when_asked(tmp_path):
-    run, _plan = finished(tmp_path / "run")
+    run, _plan = finished_run(tmp_path / "run")
     before = run.model_path.read_bytes()
     with pytest.raises(RunError, match="holds a run already; choose another --out, resume it, or pass --overwrite"):
         Run.create(run.path)
@@ -312,7 +290,7 @@ def test_paths_that_cannot_hold_a_run(tmp_path):
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EDQUOT])
 def test_what_is_on_disk_survives_a_write_that_fails(tmp_path, monkeypatch, reason):
-    run, plan = finished(tmp_path / "run")
+    run, plan = finished_run(tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.path.iterdir()}
     _, state = run.read_checkpoint()
 
@@ -343,7 +321,7 @@ def test_no_file_is_ever_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", checked)
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(runs, "CHECKPOINT_SHARE", np.inf)
-    runs.start(run, Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, CONFIG))
+    runs.start(run, Plan(RUN_CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, RUN_CONFIG))
     assert names == ["checkpoint.safetensors"] * 5 + ["history.csv", "model.safetensors", "summary.json"]
 
 
@@ -360,260 +338,18 @@ def test_checkpoints_that_take_long_to_write_are_rare(tmp_path, monkeypatch):
     def epoch_ends(state):
         clock[0] += 0.9
 
-    plan = Plan(replace(CONFIG, epochs=14), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+    plan = Plan(replace(RUN_CONFIG, epochs=14), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
     runs.start(Run.create(tmp_path / "run"), plan, Problem.of(toy_splits(), plan.config), epoch_ends)
     # After 1.8 seconds, then after at least ten times the half second that it took; and in the end.
     assert written == [0, 3, 9, 14]
 
 
-def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict | None = None) -> Path:
-    """Change a file, and its checksum with it."""
-    with safe_open(path, "numpy") as file:
-        all_metadata = file.metadata() | (metadata or {})
-    path.write_bytes(pack(load_file(path) | (tensors or {}), all_metadata, kind=path.stem))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("tensors", "metadata", "words"),
-    [
-        ({"weights": np.full((60, 4), np.nan, np.float32)}, {}, "weights holds a number that is not finite"),
-        ({"weights": np.zeros((61, 4), np.float32)}, {}, "mean and scale do not fit weights for 61 features"),
-        ({"bias": np.zeros(5, np.float32)}, {}, r"weights \(60, 4\) and bias \(5,\) do not fit each other"),
-        ({"weights": np.zeros(60, np.float32)}, {}, "do not fit each other"),
-        ({"weights": np.zeros((60, 4), np.int32)}, {}, "weights is int32, expected float32 or float64"),
-        ({"scale": np.zeros(60)}, {}, "mean and scale do not fit"),
-        ({"extra": np.zeros(2)}, {}, "expected "),
-        ({}, {"version": "2"}, "format version 2 is not the one that this onelayer reads, 1; upgrade it"),
-        ({}, {"version": "9" * 5000}, "format version 9{20} is not"),
-        ({}, {"format": "onelayer-checkpoint"}, "this is not a model of onelayer"),
-        ({}, {"class_names": '["a", "b"]'}, "the class names are not 4 different words"),
-        ({}, {"class_names": "[1, 2, 3, 4]"}, "the class names are not 4 different words"),
-        ({}, {"class_names": '["a", "b", "c", "c"]'}, "the class names are not 4 different words"),
-        ({}, {"class_names": '["a", "b", "c", "\\u001b[31m"]'}, "the class names are not 4 different words"),
-        ({}, {"class_names": '"abcd"'}, "the class names are not 4 different words"),
-        ({}, {"class_names": "{"}, "the metadata is damaged"),
-        ({}, {"class_names": "[" * 100_000}, "the metadata is damaged"),
-        ({}, {"image_shape": "[3, 4]"}, r"rows of 60 numbers are not images of the shape \[3, 4\]"),
-        ({}, {"image_shape": "[3, 4, 6]"}, r"rows of 60 numbers are not images of the shape \[3, 4, 6\]"),
-        ({}, {"image_shape": "[3, 4, 5, 1]"}, "are not images of the shape"),
-        ({}, {"image_shape": "[Infinity, 1, 1]"}, "are not images of the shape"),
-        ({}, {"image_shape": "0"}, "are not images of the shape"),
-        ({}, {"loss": "hinge"}, "needs the loss 'hinge'; this onelayer has softmax, sigmoid"),
-    ],
-)
-def test_a_tampered_model_is_refused(tmp_path, tensors, metadata, words):
-    run, _ = finished(tmp_path / "run")
-    path = tampered(run, run.model_path, tensors, metadata)
-    with pytest.raises(ModelFileError, match=words) as caught:
-        Model.load(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"class_names": ("a", "b", "c", "c")}, "the class names are not 4 different words; rename them"),
-        ({"class_names": ("a", "b", "c", "d\te")}, "the class names are not 4 different words"),
-        ({"class_names": ("a", "b", "c")}, "the class names are not 4 different words"),
-        ({"image_shape": (3, 4, 6)}, r"rows of 60 numbers are not images of the shape \[3, 4, 6\]"),
-        ({"standardizer": Standardizer(np.zeros(60), np.zeros(60))}, "mean and scale do not fit"),
-        ({"standardizer": Standardizer(np.full(60, np.nan), np.ones(60))}, "mean holds a number that is not finite"),
-        ({"standardizer": Standardizer(np.zeros(60, int), np.ones(60))}, "mean is int64, expected float32 or float64"),
-    ],
-)
-def test_what_load_refuses_is_not_written(changes, words):
-    model = replace(train(toy_splits(), replace(CONFIG, epochs=0)).model, **changes)
-    with pytest.raises(ModelFileError, match=f"this model cannot be saved: {words}"):
-        model.to_bytes()
-
-
 def test_names_that_cannot_be_saved_are_refused_before_training(tmp_path):
     dataset = replace(toy_dataset(), class_names=("a", "b", "c", "c"))
-    run, plan = Run.create(tmp_path / "run"), Plan(CONFIG, SplitConfig(), "toy", dataset.fingerprint)
+    run, plan = Run.create(tmp_path / "run"), Plan(RUN_CONFIG, SplitConfig(), "toy", dataset.fingerprint)
     with pytest.raises(ModelFileError, match="toy: the class names are not 4 different words; rename them"):
         runs.start(run, plan, Problem.of(split(dataset, SplitConfig()), plan.config))
     assert not list(run.path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("tensors", "metadata", "words"),
-    [
-        ({}, {"config": "{}", "rng_state": '{"bit_generator": "MT19937"}'}, "damaged, or written by a newer onelayer"),
-        ({}, {"config": '{"learning_rate": -1}'}, "damaged, or written by a newer onelayer"),
-        ({}, {"config": '{"momentum": 0.9}'}, "damaged, or written by a newer onelayer"),
-        ({}, {"split": "[]"}, "damaged, or written by a newer onelayer"),
-        ({}, {"config": "[" * 100_000}, "damaged, or written by a newer onelayer"),
-        ({"history": np.zeros((2, 3))}, {}, "damaged, or written by a newer onelayer"),
-        ({"history": np.zeros((2, 10))}, {}, "does not count its epochs from 1"),
-        ({"weights": np.zeros((60, 4))}, {}, "do not fit each other"),
-        ({"weights": np.zeros((60, 4)), "bias": np.zeros(4)}, {}, "weights are float64, the settings say float32"),
-    ],
-)
-def test_a_tampered_checkpoint_is_refused(tmp_path, tensors, metadata, words):
-    run, _ = finished(tmp_path / "run")
-    tampered(run, run.checkpoint_path, tensors, metadata)
-    with pytest.raises(ModelFileError, match=words):
-        run.read_checkpoint()
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Files that other commands read back, with what reads each: a table of settings, numbers or a plan."""
-    folder = tmp_path_factory.mktemp("written")
-    run, _ = finished(folder / "run")
-    sweep = Sweep.create(folder / "sweep", SweepPlan((CONFIG,), (1, 2), SplitConfig(), "toy", "0" * 64))
-    content = {"name": "coursework", "seeds": [1, 2, 3], "findings": []}
-    write_mark(folder / "study.json", "study", content)
-    return {
-        run.model_path: lambda: run.model,
-        run.checkpoint_path: run.read_checkpoint,
-        run.summary_path: lambda: run.summary,
-        sweep.path / "sweep.json": lambda: Sweep.open(sweep.path),
-        folder / "study.json": lambda: read_study(folder),
-    }
-
-
-@settings(max_examples=400, deadline=None)
-@given(data=st.data())
-def test_whatever_is_cut_off_or_flipped_is_refused(written, data):
-    path = data.draw(st.sampled_from(sorted(written)))
-    good = path.read_bytes()
-    bad = bytearray(good)
-    # More often near the beginning, where the header is; a last line break more or less is not damage.
-    place = data.draw(st.integers(0, len(bad) - 2) | st.integers(0, min(len(bad) - 2, 1500)))
-    if data.draw(st.booleans()):
-        del bad[place:]
-    else:
-        bad[place] ^= 1 << data.draw(st.integers(0, 7))
-    try:
-        path.write_bytes(bad)
-        with pytest.raises((ModelFileError, RunError), match=re.escape(str(path))) as caught:
-            written[path]()
-        assert "\n" not in str(caught.value)
-    finally:
-        path.write_bytes(good)
-        written[path]()
-
-
-def test_a_flipped_bit_of_the_word_checksum_is_refused(written):
-    """Without its checksum a file would pass for one of the time before checksums."""
-    for path, read in written.items():
-        good = path.read_bytes()
-        place = good.index(b'"checksum"') + 1
-        for bit in range(8 * len("checksum")):
-            bad = bytearray(good)
-            bad[place + bit // 8] ^= 1 << bit % 8
-            path.write_bytes(bad)
-            with pytest.raises((ModelFileError, RunError)):
-                read()
-        path.write_bytes(good)
-
-
-def test_files_of_the_time_before_checksums_are_read(written):
-    for path, read in written.items():
-        good = path.read_bytes()
-        before = read()
-        if path.suffix == ".json":
-            content = json.loads(good)
-            del content["checksum"]
-            path.write_text(json.dumps(content))
-        else:
-            with safe_open(path, "numpy") as file:
-                metadata = {name: word for name, word in file.metadata().items() if name != "checksum"}
-            save_file(load_file(path), path, metadata)
-        after = read()
-        assert after == before if path.suffix == ".json" else after is not None
-        path.write_bytes(good)
-
-
-def test_a_table_may_be_laid_out_anew_but_not_changed(written):
-    for path, read in written.items():
-        if path.suffix != ".json":
-            continue
-        good = path.read_bytes()
-        before, content = read(), json.loads(good)
-        path.write_text(json.dumps(dict(reversed(content.items()))))
-        assert read() == before
-        path.write_text(json.dumps(content | {"seeds": [7, 8, 9]}, indent=2))
-        with pytest.raises(RunError, match="its checksum is wrong; if you edited it, delete its line checksum"):
-            read()
-        path.write_bytes(good)
-
-
-NUMBERS = {
-    "float32": st.floats(width=32, allow_nan=False, allow_infinity=False),
-    "float64": st.floats(allow_nan=False, allow_infinity=False),
-}
-WORDS = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=20)
-
-
-@st.composite
-def models(draw) -> Model:
-    shape = draw(st.none() | st.tuples(*[st.integers(1, 3)] * 3))
-    d, K = math.prod(shape) if shape else draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    dtype = draw(st.sampled_from(sorted(NUMBERS)))
-    weights, bias = (draw(arrays(dtype, size, elements=NUMBERS[dtype])) for size in ((d, K), (K,)))
-    layer = SoftmaxLayer(np.asfortranarray(weights), bias, LOSSES[draw(st.sampled_from(sorted(LOSSES)))])
-    mean = draw(arrays(np.float64, (d,), elements=NUMBERS["float64"]))
-    scale = draw(arrays(np.float64, (d,), elements=st.floats(1e-300, 1e300)))
-    names = draw(st.lists(WORDS, min_size=K, max_size=K, unique=True))
-    constant = (scale == 1) & ~layer.weights.any(axis=1)
-    return Model(layer, Standardizer(mean, scale, constant), tuple(names), shape)
-
-
-@settings(max_examples=100, deadline=None)
-@given(model=models())
-def test_any_model_is_read_back_the_same(tmp_path_factory, model):
-    path = tmp_path_factory.getbasetemp() / "any.safetensors"
-    path.write_bytes(model.to_bytes())
-    found = Model.load(path)
-    for name in ("weights", "bias"):
-        written, read = getattr(model.layer, name), getattr(found.layer, name)
-        assert (read.dtype, read.shape, read.tobytes()) == (written.dtype, written.shape, written.tobytes())
-        assert read.flags.writeable
-    assert found.standardizer.mean.tobytes() == model.standardizer.mean.tobytes()
-    assert found.standardizer.scale.tobytes() == model.standardizer.scale.tobytes()
-    assert (found.class_names, found.image_shape) == (model.class_names, model.image_shape)
-    assert found.layer.loss is model.layer.loss
-    assert found.to_bytes() == model.to_bytes()
-
-
-def test_the_checksum_is_the_files_with_zeros_in_its_place(written):
-    for path in written:
-        if path.suffix == ".safetensors":
-            content = path.read_bytes()
-            stated = re.search(rb'"checksum":"([0-9a-f]{64})"', content)[1]
-            assert hashlib.sha256(content.replace(stated, b"0" * 64)).hexdigest() == stated.decode()
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    learning_rate=st.floats(1e-300, 1e300),
-    l2=st.floats(0, 1e300),
-    seed=st.integers(0, 2**63),
-    source=st.text(st.characters(exclude_categories=("Cs",)), max_size=30),
-    numbers=st.lists(st.floats(0, 1e300), min_size=1, max_size=3),
-)
-def test_any_plan_and_history_are_read_back_the_same(tmp_path_factory, learning_rate, l2, seed, source, numbers):
-    folder = tmp_path_factory.mktemp("any")
-    config = TrainConfig(learning_rate=learning_rate, l2=l2, seed=seed, backend="numpy")
-    plan = Plan(config, SplitConfig(split_seed=seed), source, "f" * 64)
-    state = TrainingState.initial(3, 2, config)
-    history = tuple(
-        EpochRecord(epoch, *[number] * (len(HISTORY_COLUMNS) - 3), None if epoch % 2 else 0.5, number)
-        for epoch, number in enumerate(numbers, 1)
-    )
-    Run(folder).write_checkpoint(plan, replace(state, history=history))
-    found, read = Run(folder).read_checkpoint()
-    assert found == plan
-    assert read.history == history
-    assert read.rng_state == state.rng_state
-    assert read.layer.weights.tobytes() == state.layer.weights.tobytes()
-    sweep = SweepPlan((config,), (seed,), SplitConfig(), source, "f" * 64)
-    Sweep.create(folder / "sweep", sweep)
-    assert Sweep.open(folder / "sweep").plan == sweep
-    assert Sweep.open(folder / "sweep").plan.source == source
 
 
 KILLED = """
