@@ -9,7 +9,7 @@ from helpers import opened, plain_training, toy_dataset, toy_splits
 from scipy import special
 
 from onelayer import train
-from onelayer.cli.main import run as run_command
+from onelayer.cli.main import run_command
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split
 from onelayer.errors import ConfigError

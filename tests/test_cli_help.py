@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from onelayer.cli.app import app
-from onelayer.cli.main import run  # noqa: F401, it loads the commands
+from onelayer.cli.main import run_command  # noqa: F401, it loads the commands
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.untrusted.images import IMAGE_FORMATS
 

@@ -52,9 +52,11 @@ def test_a_signal_that_became_another_error_is_still_a_stop(run_cli, monkeypatch
 
     # Where the tests run in the background, SIGINT is ignored.
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
-    monkeypatch.setattr("onelayer.cli.main.run", swallow)
+    monkeypatch.setattr("onelayer.cli.main.run_command", swallow)
     assert run_cli("train") == (128 + number, "", "onelayer: stopped\n")
-    monkeypatch.setattr("onelayer.cli.main.run", lambda arguments: (_ for _ in ()).throw(ImportError("a defect")))
+    monkeypatch.setattr(
+        "onelayer.cli.main.run_command", lambda arguments: (_ for _ in ()).throw(ImportError("a defect"))
+    )
     with pytest.raises(ImportError, match="a defect"):
         run_cli("train")
 

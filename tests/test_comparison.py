@@ -11,7 +11,7 @@ from helpers import toy_dataset, toy_splits
 from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.cli.main import run as run_command
+from onelayer.cli.main import run_command
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits

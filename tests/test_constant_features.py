@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
-from onelayer.cli.main import run as run_command
+from onelayer.cli.main import run_command
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.protocols import split

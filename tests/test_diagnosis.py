@@ -221,7 +221,7 @@ def run_diagnose(capsys):
     """``run_diagnose("--setting 0.001,0 --test 28.6")`` -> the lines that it prints."""
 
     def run(words: str) -> list[str]:
-        cli.run(["diagnose", *words.split()])
+        cli.run_command(["diagnose", *words.split()])
         return capsys.readouterr().out.splitlines()
 
     return run

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from onelayer import OnelayerError, SoftmaxClassifier, SplitConfig, TrainConfig, estimator, train
-from onelayer.cli.main import run as run_command
+from onelayer.cli.main import run_command
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.kernel import kernel

@@ -21,7 +21,7 @@ from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity
 from onelayer.features.units import FAR_OFF
 from onelayer.model import MODEL_ARRAYS
 from onelayer.pictures.finished import figures_of_run
-from onelayer.runs.directory import FIGURES, Run
+from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
 
 SHAPE = (3, 4, 5)
@@ -384,7 +384,7 @@ class TestLinear:
         result, splits = trained(DIFFERENCES)
         evaluation = evaluate(result.model, splits.test)
         pictures = dict(figures_of_run(result.state.history, result.model, splits.test, evaluation, "toy"))
-        assert set(pictures) == set(FIGURES) - {"weights"}
+        assert set(pictures) == set(PICTURES) - {"weights"}
         drawn = [np.asarray(image.get_array()) for image in pictures["templates"].axes[0].images]
         expected = result.model.on_raw_rows.layer.weights[:, 0].reshape(SHAPE).transpose(1, 2, 0)
         expected = (expected - expected.min()) / np.ptp(expected)
@@ -400,7 +400,7 @@ class TestNotLinear:
         assert result.model.template_shape is None
         evaluation = evaluate(result.model, splits.test)
         pictures = dict(figures_of_run(result.state.history, result.model, splits.test, evaluation, "toy"))
-        assert set(pictures) == set(FIGURES) - {"templates", "templates_signed"}  # mistakes are still images
+        assert set(pictures) == set(PICTURES) - {"templates", "templates_signed"}  # mistakes are still images
 
     def test_explanation_by_the_map(self, trained):
         result, splits = trained(STEPS)
@@ -529,7 +529,7 @@ def test_every_command_that_reads_a_run(run_of_images, run_cli, tmp_path):
     drawn = {file.stem for file in (tmp_path / "run").glob("*.png")}
     page = (tmp_path / "report.html").read_text()
     without = {"weights"} if model.features.linear else {"templates", "templates_signed"}
-    assert drawn == set(FIGURES) - without
+    assert drawn == set(PICTURES) - without
     for section in ("templates", "formed", "weights", "mistakes"):
         expected = section == "mistakes" or (section == "weights") != model.features.linear
         assert (f'<section aria-labelledby="{section}">' in page) == expected

@@ -257,7 +257,7 @@ def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
 @pytest.mark.parametrize("parts", [["test"], ["val"], ["val", "testing"]])
 def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts):
     """Such a folder can be used to evaluate a model."""
-    assert cli.run(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
+    assert cli.run_command(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
     for part in parts:
         for name in ("cat", "dog"):
             write(tmp_path / "Other" / part / name / "1.png")
@@ -274,7 +274,7 @@ def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts
 
 def test_train_says_which_classes_it_found(cifar_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    cli.run(["train", "--data", str(cifar_folder[0]), "--epochs", "1", "--no-figures"])
+    cli.run_command(["train", "--data", str(cifar_folder[0]), "--epochs", "1", "--no-figures"])
     names = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
     assert capsys.readouterr()[0].splitlines()[1] == f"10 classes: {names}"
 
@@ -678,26 +678,26 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
 def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
     root, _ = cifar_folder
     monkeypatch.chdir(tmp_path)
-    cli.run(["train", "--data", str(root), "--epochs", "5", "--flip", "--learning-rate", "0.01"])
+    cli.run_command(["train", "--data", str(root), "--epochs", "5", "--flip", "--learning-rate", "0.01"])
     run = f"runs/{root.name}-1"
     assert (
         f"{root.name}, protocol full: 240 train, 60 validation, 60 test rows of 3,072 numbers" in capsys.readouterr()[0]
     )
     assert (tmp_path / run / "templates.png").exists()
     assert (tmp_path / run / "mistakes.png").exists()
-    cli.run(["evaluate", run])
-    cli.run(["resume", run, "--epochs", "6", "--no-figures"])
-    cli.run(["predict", run, str(next((root / "test" / "cat").iterdir()))])
-    cli.run(["data", str(root), "--image-size", "5x7"])
+    cli.run_command(["evaluate", run])
+    cli.run_command(["resume", run, "--epochs", "6", "--no-figures"])
+    cli.run_command(["predict", run, str(next((root / "test" / "cat").iterdir()))])
+    cli.run_command(["data", str(root), "--image-size", "5x7"])
     assert "image shape  3 x 7 x 5" in capsys.readouterr()[0]
     for path in root.glob("test/*/*"):  # other sizes are brought to the model's
         large = tmp_path / "other" / path.parent.name / path.name
         large.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             image.resize((64, 64), Image.Resampling.NEAREST).save(large)
-    cli.run(["evaluate", run, "--split", "test"])
+    cli.run_command(["evaluate", run, "--split", "test"])
     of_run = capsys.readouterr()[0]
-    cli.run(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
+    cli.run_command(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
     of_other = capsys.readouterr()[0]
     assert "other, all: 60 rows" in of_other
     model, other = Run.open(run).model, load(tmp_path / "other", source_config=SourceConfig(image_size="32x32"))

@@ -82,11 +82,11 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _stop)
         from cyclopts.exceptions import CycloptsError
 
-        from onelayer.cli.main import run
+        from onelayer.cli.main import run_command
         from onelayer.errors import OnelayerError
 
         try:
-            run(sys.argv[1:])
+            run_command(sys.argv[1:])
             sys.stdout.flush()
         except (OnelayerError, CycloptsError) as error:
             _exit(str(error), 2)

@@ -35,7 +35,7 @@ def _warnings_as_notes() -> Iterator[None]:
             raise DataError(str(warning)) from None
 
 
-def run(arguments: list[str]) -> None:
+def run_command(arguments: list[str]) -> None:
     """Run the command of a command line, given as words."""
     tokens = []
     for place, argument in enumerate(arguments):

@@ -11,7 +11,7 @@ from onelayer.pictures.curves import cost_curve, loss_curve
 from onelayer.pictures.mistakes import confusion, mistakes
 from onelayer.pictures.page import ignore_styles, legible
 from onelayer.pictures.templates import signed_templates, strongest_weights, templates
-from onelayer.runs.directory import FIGURES, Run
+from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
 from onelayer.training.state import History
 
@@ -33,7 +33,7 @@ def draw_run(
     pictures = figures_of_run(history, model, test, evaluate(model, test) if test else None, title)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
-        progress(number, len(FIGURES))
+        progress(number, len(PICTURES))
 
 
 def figures_of_run(

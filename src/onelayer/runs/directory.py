@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
-FIGURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
-FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in FIGURES))
+PICTURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
+FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in PICTURES))
 TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{16}})?")
 
 
@@ -94,7 +94,7 @@ class Run:
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
             self.remove_temporary()
             # The checkpoint marks a run. It is removed last, so that an interrupted removal can be repeated.
-            figures = (path / f"{name}.png" for name in FIGURES)
+            figures = (path / f"{name}.png" for name in PICTURES)
             for file in (self.summary_path, self.model_path, self.history_path, *figures, self.checkpoint_path):
                 file.unlink(missing_ok=True)
         except OSError as error:
