@@ -89,7 +89,7 @@ def _trained_epochs(
     report_test: bool,
     cancelled: Callable[[], bool],
 ) -> Iterator[_Trained]:
-    """Train, and yield each epoch, where two cores overlap after the next epoch is trained."""
+    """Train, and yield each epoch; if two cores overlap, an epoch is yielded once the next one is trained."""
     splits, last = problem.splits, problem.config.epochs
     waiting = None
     for epoch in range(done + 1, last + 1):
