@@ -21,7 +21,7 @@ TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(T
 .PHONY: train check test lowest mutants benchmark wheel clean
 
 train: $(VENV)/installed
-	$(VENV)/bin/onelayer train $(ARGS)
+	$(VENV)/bin/onelayer train --preset coursework $(ARGS)
 
 check: $(VENV)/installed
 	$(VENV)/bin/onelayer check $(ARGS)

@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 # From the top to the ground. The package itself is above everything: it names what the rooms offer.
 FLOORS = (
     *("__main__", "cli", "estimator", "report", "experiments", "pictures"),
-    *("analysis", "runs", "export", "training", "coded", "model", "data", "features", "kernel"),
+    *("runs", "analysis", "export", "training", "coded", "model", "data", "features", "kernel"),
     *("layer", "files", "container", "config", "losses", "drawing", "words", "blas", "errors"),
 )
 INSIDE_DATA = ("sources", "formats", "untrusted")

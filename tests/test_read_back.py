@@ -26,7 +26,8 @@ from onelayer.losses import LOSSES
 from onelayer.model import Model
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, EpochRecord, TrainingState
+from onelayer.training.history import HISTORY_COLUMNS, EpochRecord
+from onelayer.training.state import TrainingState
 from onelayer.training.train import train
 
 

@@ -27,7 +27,8 @@ from onelayer.model import Model
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import HISTORY_COLUMNS, Problem, TrainingResult, TrainingState
+from onelayer.training.history import HISTORY_COLUMNS
+from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import train
 
 

@@ -11,10 +11,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from onelayer.config import TrainConfig
 from onelayer.errors import DivergedError
 from onelayer.layer import SoftmaxLayer
+from onelayer.training.history import EpochRecord
 from onelayer.training.plain import gradient_descent
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
-from onelayer.training.state import EpochRecord, Problem, TrainingState
+from onelayer.training.state import Problem, TrainingState
 from onelayer.training.train import solve, train
 
 

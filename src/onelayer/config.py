@@ -5,12 +5,12 @@ The command line builds its options from these classes, a TOML file sets the sam
 
 import math
 import re
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
-from onelayer.words import counted
+from onelayer.words import counted, option_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,17 @@ class TrainConfig:
     Parameters
     ----------
     learning_rate
-        Step size of gradient descent (also --lr, --eta).
+        Step size of gradient descent (also --lr, --eta); auto measures the longest safe step on the training rows.
     l2
         Weight lambda of the penalty lambda ||W||^2; 0 is no penalty (also --lam).
     batch_size
         Rows in a step; the last batch of an epoch may be smaller (also --n-batch).
     epochs
-        Passes over the training rows; 0 keeps the initial weights (also --n-epochs).
+        Passes over the training rows (also --n-epochs); 0 keeps the initial weights; auto ends with --patience.
+    patience
+        Epochs without a lower held-out loss after which a decay or the end comes, where these are auto.
+    keep
+        Epoch whose weights the model gets: best is that of the lowest validation loss, if there are validation rows.
     loss
         Loss to minimise: softmax cross-entropy, or one sigmoid per class with binary cross-entropy.
     shuffle_blocks
@@ -34,11 +38,16 @@ class TrainConfig:
     flip
         Mirror each training image left to right with probability 1/2, drawn again in every epoch.
     decay_every
-        Epochs after which the learning rate is multiplied by --decay-factor, each time; 0 keeps it constant.
+        Epochs after which the learning rate is multiplied by --decay-factor, each time; 0 keeps it constant; auto does
+        so twice, when the held-out loss stops falling, and goes on from the best epoch.
     decay_factor
         Factor for the learning rate, from 0 to 1; used with --decay-every.
     init_std
-        Standard deviation of the initial weights.
+        Standard deviation of the initial weights; 0 starts at zero.
+    init_bias
+        Initial bias: frequencies gives each class its share of the training rows; or zero.
+    class_weight
+        Weight of each class in training: none, balanced for the same total for each, or NAME=W,... (others 1).
     dtype
         Floating-point type of the arithmetic.
     seed
@@ -49,16 +58,20 @@ class TrainConfig:
         Threads: 1 trains and evaluates in turn, 2 do both at the same time, more are not used; 0 is one for each core.
     """
 
-    learning_rate: float = 0.001
+    learning_rate: float | Literal["auto"] = "auto"
     l2: float = 0.0
     batch_size: int = 100
-    epochs: int = 40
+    epochs: int | Literal["auto"] = "auto"
+    patience: int = 5
+    keep: Literal["best", "last"] = "best"
     loss: str = "softmax"
     shuffle_blocks: int = 0
     flip: bool = False
-    decay_every: int = 0
+    decay_every: int | Literal["auto"] = "auto"
     decay_factor: float = 0.1
-    init_std: float = 0.01
+    init_std: float = 0.0
+    init_bias: Literal["frequencies", "zero"] = "frequencies"
+    class_weight: str = "none"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 42
     backend: Literal["auto", "native", "numpy"] = "auto"
@@ -66,25 +79,34 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _plain(self)
-        _require(self, "learning_rate", _finite(self.learning_rate) and self.learning_rate > 0, "a positive number")
+        rate = self.learning_rate
+        _require(self, "learning_rate", rate == "auto" or (_finite(rate) and rate > 0), "a positive number, or auto")
         _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
         _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
-        _require(self, "epochs", _count(self.epochs), "a whole number of at least 0")
+        _require(self, "epochs", self.epochs == "auto" or _count(self.epochs), "a whole number of at least 0, or auto")
+        _require(self, "patience", _count(self.patience) and self.patience >= 1, "a whole number of at least 1")
+        _require(self, "keep", self.keep in ("best", "last"), "best or last")
         _require(self, "loss", self.loss in [*LOSSES], " or ".join(LOSSES))
         _require(self, "shuffle_blocks", _count(self.shuffle_blocks), "a whole number of at least 0")
         _require(self, "flip", isinstance(self.flip, bool), "true or false")
-        _require(self, "decay_every", _count(self.decay_every), "a whole number of at least 0")
+        every = self.decay_every
+        _require(self, "decay_every", every == "auto" or _count(every), "a whole number of at least 0, or auto")
         _require(self, "decay_factor", _finite(self.decay_factor) and 0 < self.decay_factor <= 1, "in (0, 1]")
         _require(self, "init_std", _finite(self.init_std) and 0 <= self.init_std <= 1e6, "a number from 0 to 1e6")
+        _require(self, "init_bias", self.init_bias in ("frequencies", "zero"), "frequencies or zero")
+        good = isinstance(self.class_weight, str) and (
+            self.class_weight in ("none", "balanced") or bool(class_weights(self.class_weight))
+        )
+        _require(self, "class_weight", good, "none, balanced, or NAME=W,... with weights of at least 0")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 1."""
-        decays = (epoch - 1) // self.decay_every if self.decay_every else 0
-        return self.learning_rate * self.decay_factor**decays
+    @property
+    def needs_best(self) -> bool:
+        """Whether the best epoch is kept or trained from again."""
+        return self.keep == "best" or self.decay_every == "auto"
 
     def in_words(self) -> str:
         """Return the setting and the seed in a line, for titles."""
@@ -92,11 +114,13 @@ class TrainConfig:
 
     def setting_in_words(self) -> str:
         """Return the setting in a line; blocks, flips, decay and type only where they are not the defaults."""
-        words = [self.loss, f"learning rate {self.learning_rate:g}"]
-        if self.decay_every:
+        words = [self.loss, f"learning rate {option_value(self.learning_rate)}"]
+        if isinstance(self.decay_every, int) and self.decay_every:
             words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
-        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}", counted(self.epochs, "epoch")]
+        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}"]
+        words.append("epochs auto" if self.epochs == "auto" else counted(self.epochs, "epoch"))
         words += [f"shuffled by blocks of {self.shuffle_blocks}"] * (self.shuffle_blocks > 0)
+        words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join(words)
 
@@ -104,6 +128,11 @@ class TrainConfig:
     def settings(self) -> dict[str, object]:
         """Names and values of the settings: everything that a result depends on except the seed."""
         return {name: getattr(self, name) for name in SETTINGS}
+
+    @classmethod
+    def of_file(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Return the settings of a file; those that it does not name did not exist, and take the value they had."""
+        return cls(**asdict(COURSEWORK) | values)
 
 
 # Runs that agree in these options are runs of one setting: seeds repeat it, and threads change no number.
@@ -180,6 +209,17 @@ class SplitConfig:
         _require(self, "refit", isinstance(self.refit, bool), "true or false")
 
 
+def class_weights(setting: str) -> dict[str, float]:
+    """Return the weights by class name of ``NAME=W,...``; nothing if it is not of this form."""
+    found: dict[str, float] = {}
+    for item in setting.split(","):
+        name, _, weight = item.rpartition("=")
+        if not name or name in found or not re.fullmatch(r"[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", weight):
+            return {}
+        found[name] = float(weight)
+    return found
+
+
 def _plain(config: object) -> None:
     """Turn NumPy's numbers into Python's, which JSON can hold; without loading NumPy, which --help does not need."""
     for name, value in vars(config).items():
@@ -198,3 +238,16 @@ def _count(value: object) -> bool:
 def _require(config: object, name: str, good: bool, what: str) -> None:
     if not good:
         raise ConfigError(f"{name.replace('_', ' ')} {getattr(config, name)!r} is not {what}")
+
+
+# The settings of the coursework, which were the defaults once.
+COURSEWORK = TrainConfig(
+    learning_rate=0.001, epochs=40, keep="last", decay_every=0, init_std=0.01, init_bias="zero", batch_size=100, l2=0.0
+)
+PRESETS = {"coursework": COURSEWORK}
+
+
+def without_preset(config: TrainConfig, preset: str) -> TrainConfig:
+    """Return settings with the defaults in the place of the values that the preset gives."""
+    ours, of_preset = asdict(config), asdict(PRESETS[preset])
+    return TrainConfig(**{name: value for name, value in ours.items() if value != of_preset[name]})

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -9,6 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
@@ -23,12 +25,24 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
-from onelayer.training.state import TrainingState, table_of
+from onelayer.training.history import table_of
+from onelayer.training.schedule import decide
+from onelayer.training.state import TrainingState
 from onelayer.training.train import train
+from onelayer.words import counted
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
 FORGOTTEN = 1000  # a feature whose deviation grows by this factor was as good as constant; its weights begin at 0
-SETTINGS = ("l2", "batch_size", "loss", "flip", "decay_every", "decay_factor", "init_std")  # as TrainConfig has them
+SETTINGS = (
+    "l2",
+    "batch_size",
+    "loss",
+    "flip",
+    "decay_every",
+    "decay_factor",
+    "init_std",
+    "init_bias",
+)  # as TrainConfig has them
 
 
 class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -41,9 +55,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     Parameters
     ----------
     learning_rate : float or 'auto', default='auto'
-        Step size of gradient descent. 'auto' takes three quarters of the longest step that cannot overshoot, according
-        to the mean squared length of the rows and the curvature of the loss: 3 / (d + 1 + 4 l2) for softmax with d
-        standardised features. A float is the command's ``--learning-rate``.
+        Step size of gradient descent. 'auto' takes three quarters of the longest step at which a mean batch cannot
+        overshoot: it depends on the largest eigenvalue and the trace of the rows' second moments, estimated from some
+        rows, and on the curvature of the loss.
 
     l2 : float, default=0.0
         Weight of the penalty. For n rows it corresponds to ``C = 1 / (2 * l2 * n)`` of
@@ -53,8 +67,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     batch_size : int, default=100
         Rows in a step; the last batch of an epoch may be shorter.
 
-    epochs : int, default=40
-        Passes over the training rows.
+    epochs : int or 'auto', default='auto'
+        Passes over the training rows. 'auto' ends when the cost of the training rows, or the loss of the rows held out
+        if there is early stopping, has stopped falling, and after 1,000 epochs at the latest.
 
     loss : str, default='softmax'
         'softmax' is softmax cross-entropy; 'sigmoid' is one sigmoid per class with binary cross-entropy, the mean over
@@ -70,14 +85,19 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     image_shape : (int, int, int), default=None
         Channels, height and width of the images, if the rows of `X` are images.
 
-    decay_every : int, default=0
-        Multiply the learning rate by `decay_factor` each time this many epochs are done; 0 keeps it.
+    decay_every : int or 'auto', default='auto'
+        Multiply the learning rate by `decay_factor` each time this many epochs are done; 0 keeps it. 'auto' does so
+        twice, when the loss has not fallen for `n_iter_no_change` epochs, and goes on from the best epoch; in
+        `partial_fit` it keeps the learning rate.
 
     decay_factor : float, default=0.1
         See `decay_every`.
 
-    init_std : float, default=0.01
+    init_std : float, default=0.0
         Standard deviation of the initial weights.
+
+    init_bias : 'frequencies' or 'zero', default='frequencies'
+        Initial bias: by the share of each class in the training rows, or zero.
 
     random_state : int, RandomState instance or None, default=None
         Seed for the initial weights, the order of the rows, the flips, and the rows held out for early stopping. An
@@ -92,9 +112,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         'balanced' gives all classes the same total.
 
     early_stopping : bool, default=False
-        Hold out some rows of each class, end when their loss has not fallen for `n_iter_no_change` epochs, and keep the
-        weights of the best epoch. The loss decides, because the accuracy on few rows does not change for many epochs.
-        With `warm_start`, the weights from before are kept if no epoch is better. The content of a row and
+        Hold out some rows of each class, end when their loss has stopped falling, at the latest after `epochs`, and
+        keep the weights of the best epoch. The loss decides, because the accuracy on few rows does not change for many
+        epochs. With `warm_start`, the weights from before are kept if no epoch is better. The content of a row and
         `random_state` decide whether it is held out, not its place: equal rows stay together. `partial_fit` ignores
         this parameter.
 
@@ -102,7 +122,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Fraction of each class to hold out, by weight: at least one row, and not all.
 
     n_iter_no_change : int, default=5
-        Number of epochs without a better one after which training ends.
+        Number of epochs after which a loss counts as no longer falling: the learning rate decays, or training ends.
 
     verbose : int, default=0
         1 prints a line after each epoch.
@@ -185,14 +205,15 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         learning_rate: float | Literal["auto"] = "auto",
         l2: float = TrainConfig.l2,
         batch_size: int = TrainConfig.batch_size,
-        epochs: int = TrainConfig.epochs,
+        epochs: int | Literal["auto"] = TrainConfig.epochs,
         loss: str = TrainConfig.loss,
         standardize: bool = True,
         flip: bool = TrainConfig.flip,
         image_shape: tuple[int, int, int] | None = None,
-        decay_every: int = TrainConfig.decay_every,
+        decay_every: int | Literal["auto"] = TrainConfig.decay_every,
         decay_factor: float = TrainConfig.decay_factor,
         init_std: float = TrainConfig.init_std,
+        init_bias: Literal["frequencies", "zero"] = TrainConfig.init_bias,
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
         class_weight: dict[Any, float] | Literal["balanced"] | None = None,
@@ -212,6 +233,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.decay_every = decay_every
         self.decay_factor = decay_factor
         self.init_std = init_std
+        self.init_bias = init_bias
         self.random_state = random_state
         self.warm_start = warm_start
         self.class_weight = class_weight
@@ -283,7 +305,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise ValueError(f"class_weight {self.class_weight!r} needs all labels at once; give partial_fit a dict")
         X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
         seen = self._moments if goes_on else None
-        return self._train(X, y, weights, known, goes_on=goes_on, epochs=1, seen=seen)
+        return self._train(X, y, weights, known, goes_on=goes_on, epochs=1, in_parts=True, seen=seen)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the scores of rows: above 0 for the second of two classes, or the largest for the likeliest of many.
@@ -386,47 +408,59 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         classes: np.ndarray,
         *,
         goes_on: bool,
-        epochs: int,
+        epochs: int | Literal["auto"],
         hold_out: bool = False,
+        in_parts: bool = False,
         seen: Moments | None = None,
     ) -> Self:
         if len(classes) < 2:
             raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs two")
-        config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state))
+        config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state), hold_out)
+        if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
+            config = replace(config, decay_every=0)
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
         standardizer = self._standardizer(moments, splits.dataset.image_shape, goes_on)
-        if self.learning_rate == "auto":
-            config = replace(config, learning_rate=_sure_step(moments, standardizer, config, len(classes)))
-        start = None
-        if goes_on:
-            start = replace(self._state, layer=self._layer_for(standardizer, config))
+        start = self._start(standardizer, config) if goes_on else None
+        if start is not None and config.epochs != "auto":
             config = replace(config, epochs=start.epoch + config.epochs)
-        best, best_loss = None, math.inf
+        earlier = None
         if start is not None and hold_out:  # the result must not be worse than the weights from before
             before = replace(config, epochs=start.epoch)
             earlier = train(splits, before, start=start, standardizer=standardizer, report_test=False)
-            best, best_loss = earlier.state, earlier.scores["validation"].loss
 
         def on_epoch(state: TrainingState) -> bool:
-            nonlocal best, best_loss
-            record = state.history[-1]
             if self.verbose:
-                print(record.in_words(config.epochs))
-            if not hold_out:
-                return False
-            if best is None or record.validation_loss < best_loss:
-                best, best_loss = state, record.validation_loss
-            return state.epoch - best.epoch >= self.n_iter_no_change
+                print(state.history[-1].in_words(config.epochs))
+            return hold_out and decide(config, state.history).stalled
 
         result = train(splits, config, start=start, standardizer=standardizer, on_epoch=on_epoch, report_test=False)
-        self._state = result.state if best is None else replace(result.state, layer=best.layer, scores=best.scores)
+        kept = result.kept
+        if earlier and not result.scores["validation"].loss < earlier.scores["validation"].loss:
+            kept = earlier.kept
+        if (hold_out or self.epochs == "auto") and not in_parts and not decide(config, result.state.history).stalled:
+            warnings.warn(
+                f"the loss was still falling after {counted(result.state.epoch, 'epoch')}; ask for more epochs",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self._state = replace(result.state, layer=kept.layer, scores=kept.scores)
         self._moments, self._seed = moments, config.seed
-        self.model_ = replace(result.model, layer=self._state.layer)
+        self.model_ = replace(result.model, layer=kept.layer)
         self.classes_ = classes
         self.n_iter_ = self._state.epoch
-        self.learning_rate_ = config.learning_rate
+        self.learning_rate_ = result.state.first_rate
         self.coef_, self.intercept_ = _raw_weights(self.model_)
         return self
+
+    def _start(self, standardizer: Standardizer, config: TrainConfig) -> TrainingState:
+        """Return the state to go on from, in the units of the new standardisation; the step is measured again."""
+        state, best = self._state, self._state.best
+        if best and config.needs_best:
+            best = replace(best, layer=self._reexpressed(best.layer, standardizer, config))
+        layer = self._reexpressed(state.layer, standardizer, config)
+        if config.epochs == "auto":  # what stalled before may fall again
+            return TrainingState(layer, state.rng_state)
+        return replace(state, layer=layer, best=best if config.needs_best else None, first_rate=None, ended="")
 
     def _standardizer(self, moments: Moments, image_shape: tuple[int, int, int] | None, goes_on: bool) -> Standardizer:
         """Return the standardisation of the training rows, and of their mirror images if there are flips."""
@@ -441,16 +475,16 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         d = len(standardizer.mean)
         return Standardizer(np.zeros(d), np.ones(d), constant)
 
-    def _layer_for(self, standardizer: Standardizer, config: TrainConfig) -> SoftmaxLayer:
-        """Return the layer trained so far, expressed in the units of a new standardisation."""
+    def _reexpressed(self, layer: SoftmaxLayer, standardizer: Standardizer, config: TrainConfig) -> SoftmaxLayer:
+        """Return a layer trained so far in the units of a new standardisation."""
         old = self.model_.standardizer
-        layer = replace(old, constant=standardizer.scale > FORGOTTEN * old.scale).clear(self._state.layer)
+        layer = replace(old, constant=standardizer.scale > FORGOTTEN * old.scale).clear(layer)
         layer = old.reexpress(layer, standardizer)
         weights, bias = layer.weights.astype(config.dtype), layer.bias.astype(config.dtype)
         return SoftmaxLayer(weights, bias, LOSSES[config.loss])
 
-    def _config(self, X: np.ndarray, epochs: int, seed: int) -> TrainConfig:
-        """Return the settings, checked; a learning rate 'auto' is not yet known and stands as the default."""
+    def _config(self, X: np.ndarray, epochs: int | Literal["auto"], seed: int, hold_out: bool) -> TrainConfig:
+        """Return the settings, checked."""
         shape, d = self.image_shape, X.shape[1]
         sizes = shape if isinstance(shape, tuple | list) and all(isinstance(size, Integral) for size in shape) else ()
         if shape is not None and not (len(sizes) == 3 and min(sizes) > 0 and math.prod(sizes) == d):
@@ -462,8 +496,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         )
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
         return TrainConfig(
-            learning_rate=TrainConfig.learning_rate if self.learning_rate == "auto" else self.learning_rate,
+            learning_rate=self.learning_rate,
             epochs=epochs,
+            patience=self.n_iter_no_change,
+            keep="best" if hold_out else "last",
             dtype="float64" if X.dtype == np.float64 else "float32",
             seed=seed,
             **{name: getattr(self, name) for name in SETTINGS},
@@ -557,18 +593,6 @@ def _held_out(
     if not held_out.any():
         raise ValueError("early_stopping has no rows to hold out: no class has two different ones")
     return held_out
-
-
-def _sure_step(moments: Moments, standardizer: Standardizer, config: TrainConfig, K: int) -> float:
-    """Return a learning rate at which whole batches cannot overshoot.
-
-    Steps below 2/c reduce the cost where none of its curvatures is above c. The curvature of the loss is at most the
-    mean of |x|^2 + 1 over the rows, times the bound for a row's logits.
-    """
-    scale = standardizer.for_training.scale
-    squares = (moments.variance + (moments.mean - standardizer.mean) ** 2) / scale**2  # (d,)
-    steepest = (1 + squares.sum()) * LOSSES[config.loss].curvature(K)
-    return float(1.5 / (steepest + 2 * config.l2))
 
 
 def _merged(S: np.ndarray, model: Model) -> np.ndarray:

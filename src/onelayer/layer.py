@@ -61,14 +61,14 @@ class SoftmaxLayer:
         loss: str = "softmax",
         dtype: str = "float64",
     ) -> "SoftmaxLayer":
-        """Return a layer with weights drawn from N(0, init_std^2) and a bias of zero.
+        """Return a layer with weights drawn from N(0, init_std^2), which may be 0, and a bias of zero.
 
         The weights are drawn as a (K, d) array and transposed, one class after the other, as in the course that this
         project starts from: the same seed gives the same numbers.
         """
         templates = np.empty((K, d), dtype)
         for template in templates:  # one at a time, as all of them in float64 may be large
-            template[:] = rng.standard_normal(d) * init_std
+            template[:] = rng.standard_normal(d) * init_std + 0.0  # without the sign of -0
         return cls(templates.T, np.zeros(K, dtype), LOSSES[loss])
 
     def logits(self, X: Array) -> Array:

@@ -86,6 +86,11 @@ class Loss(ABC):
     def curvature(self, K: int) -> float:
         """Return an upper bound of the eigenvalues of a row's Hessian d^2 loss / dS_k dS_l (K, K), at any logits."""
 
+    def prior(self, shares: Array) -> Array:
+        """Return the logits (K,) of rows of which nothing is known but the shares (K,), in (0, 1), of the classes."""
+        xp = _namespace(shares)
+        return xp.log(shares) if self.exclusive else xp.log(shares) - xp.log1p(-shares)
+
 
 class SoftmaxCrossEntropy(Loss):
     """Classes exclude each other: P = exp(S) / sum_k exp(S), loss = -log P[y]."""

@@ -4,11 +4,13 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
+from onelayer.config import PRESETS
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
 from onelayer.words import typed
@@ -26,11 +28,29 @@ def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollectio
     known = {argument.name: argument for argument in arguments}
     if "--config" in known and known["--config"].tokens:
         _read_toml(known.pop("--config").tokens[0].value, known)
+    if "--preset" in known and known["--preset"].tokens:
+        _take_preset(known["--preset"].tokens[0].value, known)
     for name, argument in known.items():
-        if argument.hint in (int, int | None, list[int]):
+        if _counts(argument.hint):
             for token in argument.tokens:
-                if not re.fullmatch(r"[+-]?[0-9]+", token.value):  # cyclopts would round it
+                if not re.fullmatch(r"[+-]?[0-9]+|auto", token.value):  # cyclopts would round it
                     raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
+
+
+def _counts(hint: object) -> bool:
+    """Return whether an option takes whole numbers."""
+    parts = {*get_args(hint), hint}
+    return int in parts or any(int in get_args(part) for part in parts)
+
+
+def _take_preset(name: str, known: "dict[str, Argument]") -> None:
+    """Take options that the command line and the file lack from a preset; a name that is none is refused later."""
+    preset = PRESETS.get(name)
+    for field in fields(preset) if preset else ():
+        value = getattr(preset, field.name)
+        option = known.get(canonical(f"--{field.name}"))
+        if option and not option.tokens and value != field.default:
+            option.append(Token(keyword=field.name, value=typed(value), source=f"preset {name}"))
 
 
 def _read_toml(path: str, known: "dict[str, Argument]") -> None:

@@ -1,7 +1,7 @@
 """Options that several commands share, and the groups in which --help shows them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -34,6 +34,15 @@ MovedData = Annotated[str | None, Parameter(group=DATA, help="New place of the r
 Source = Annotated[SourceConfig, Parameter(name="*", group=DATA)]
 Division = Annotated[SplitConfig, Parameter(name="*", group=SPLIT)]
 Training = Annotated[TrainConfig, Parameter(name="*", group=TRAINING)]
+
+Preset = Annotated[
+    Literal["coursework"] | None,
+    Parameter(
+        group=TRAINING,
+        help="Settings to start from instead of the defaults; coursework has those of the course "
+        "(learning rate 0.001, 40 epochs, random initial weights of 0.01). Other options and --config win.",
+    ),
+]
 
 FirstSeed = Annotated[int, Parameter(group=RUNS, help="First seed; the others follow it.")]
 Workers = Annotated[

@@ -14,7 +14,8 @@ from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
-from onelayer.training.state import SCORE_COLUMNS, TrainingResult, scores_in_words
+from onelayer.training.history import SCORE_COLUMNS, scores_in_words
+from onelayer.training.state import TrainingResult
 from onelayer.words import counted, mean_and_sd, percent, row_count, spaced, typed
 
 if TYPE_CHECKING:

@@ -101,10 +101,10 @@ class Screen:
             yield progress
 
     @contextmanager
-    def training(self, done: int, epochs: int) -> Iterator[Callable[[TrainingState], None]]:
+    def training(self, done: int, epochs: int | str) -> Iterator[Callable[[TrainingState], None]]:
         """Show each epoch as it ends; yield the callback that training takes."""
         with _bar(self._quiet) as bar:
-            task = bar.add_task("training", total=epochs, completed=done)
+            task = bar.add_task("training", total=None if isinstance(epochs, str) else epochs, completed=done)
 
             def on_epoch(state: TrainingState) -> None:
                 line = state.history[-1].in_words(epochs)

@@ -19,6 +19,7 @@ from onelayer.cli.options import (
     FirstSeed,
     OutDirectory,
     Overwrite,
+    Preset,
     Quiet,
     Source,
     Workers,
@@ -78,6 +79,7 @@ def sweep(
     source_config: Source = SourceConfig(),
     split_config: Division = SplitConfig(),
     options: Annotated[Grid, Parameter(name="*", group=TRAINING)] = Grid(),  # noqa: B008, nothing changes it
+    preset: Preset = None,
     search: Annotated[Search, Parameter(name="*", group=RUNS)] = Search(),
     out: OutDirectory = None,
     overwrite: Overwrite = False,

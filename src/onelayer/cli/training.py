@@ -1,7 +1,7 @@
 """The commands that train, resume and draw a run: train, resume and figures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,13 +15,14 @@ from onelayer.cli.options import (
     NoFigures,
     OutDirectory,
     Overwrite,
+    Preset,
     Quiet,
     RunArgument,
     Source,
     Training,
 )
 from onelayer.cli.stops import resumable
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig, without_preset
 from onelayer.words import counted
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
@@ -39,6 +40,7 @@ def train(
     source_config: Source = SourceConfig(),
     split_config: Division = SplitConfig(),
     config: Training = TrainConfig(),
+    preset: Preset = None,
     out: OutDirectory = None,
     overwrite: Overwrite = False,
     no_figures: NoFigures = False,
@@ -64,6 +66,9 @@ def train(
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config=source_config, progress=progress)
+    if preset and data == "auto" and splits.dataset.source != "cifar10":
+        config = without_preset(config, preset)
+        screen.say(f"note: CIFAR-10 is not here; {splits.dataset.name} takes its place, without the preset {preset}")
     plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
     problem = Problem.of(splits, config)  # refuses an unfit backend before a directory is made
     warn_of_units(splits)
@@ -84,7 +89,7 @@ def resume(
     /,
     *,
     data: MovedData = None,
-    epochs: Annotated[int | None, Parameter(group=TRAINING)] = None,
+    epochs: Annotated[int | Literal["auto"] | None, Parameter(group=TRAINING)] = None,
     no_figures: NoFigures = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,7 +114,9 @@ def resume(
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
         what = f"going on to {target}" if target != state.epoch else "all of them; pass --epochs to train for more"
-        if target >= state.epoch:  # resuming refuses fewer
+        if epochs is None and target == "auto":
+            what = f"{state.ended}; pass --epochs to train for more" if state.ended else "going on"
+        if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
         with resumable(run):
             with screen.training(state.epoch, target) as on_epoch:

@@ -12,7 +12,7 @@ from onelayer.pictures.colours import COLOURS
 from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, WIDTH, new_page, place_axes, plain_axes, text_length
 
 if TYPE_CHECKING:
-    from onelayer.training.state import EpochRecord
+    from onelayer.training.history import EpochRecord
 
 
 def loss_curve(

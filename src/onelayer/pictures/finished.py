@@ -13,7 +13,7 @@ from onelayer.pictures.page import ignore_styles, legible
 from onelayer.pictures.templates import signed_templates, strongest_weights, templates
 from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import History
+from onelayer.training.history import History
 
 
 def draw_run(

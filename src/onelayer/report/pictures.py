@@ -26,7 +26,8 @@ from onelayer.pictures.page import INK, MOST_TEMPLATES, QUIET, RULE
 from onelayer.pictures.probabilities import probability_histogram, reliability
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.runs.directory import Run
-from onelayer.training.state import History, TrainingState
+from onelayer.training.history import History
+from onelayer.training.state import TrainingState
 from onelayer.training.train import train
 from onelayer.words import counted, percent
 
@@ -168,7 +169,8 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     if seconds > MOST_SECONDS:
         return {"reason": f"These pictures need a second training, which would take about {seconds:.0f} seconds."}
     K = min(len(model.class_names), MOST_CLASSES)
-    chosen = {epoch for epoch in (*EPOCHS_SHOWN, config.epochs) if epoch <= config.epochs}
+    kept = run.summary.get("kept_epoch", state.epoch)
+    chosen = {*(epoch for epoch in EPOCHS_SHOWN if epoch <= kept), kept}
     initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
     cleared = model.standardizer.clear(initial.layer)
     weights = {0: replace(model, layer=cleared).on_raw_rows.layer.weights}

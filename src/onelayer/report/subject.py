@@ -11,7 +11,7 @@ from onelayer.experiments.study import FOLDERS, Finding, read_study
 from onelayer.experiments.sweep import Sweep, mean_sd, results
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.state import Score
+from onelayer.training.history import Score
 from onelayer.words import counted, option_value, spaced
 
 SPLITS = ("train", "validation", "test")

@@ -17,7 +17,8 @@ import platform
 import re
 import shlex
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -36,21 +37,15 @@ from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
-from onelayer.training.state import (
-    HISTORY_COLUMNS,
-    SCORE_COLUMNS,
-    EpochRecord,
-    Score,
-    TrainingResult,
-    TrainingState,
-    scores_in_words,
-    table_of,
-)
+from onelayer.training.history import HISTORY_COLUMNS, SCORE_COLUMNS, EpochRecord, Score, scores_in_words, table_of
+from onelayer.training.schedule import decide
+from onelayer.training.state import Kept, TrainingResult, TrainingState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
+BEST_ARRAYS = ("best.weights", "best.bias")  # where the best epoch is not the last
 PICTURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
 FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in PICTURES))
 TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{16}})?")
@@ -153,13 +148,20 @@ class Run:
         """Write the plan and the state from which the run can be resumed."""
         history = np.column_stack(list(table_of(state.history).values()))  # (epochs, columns)
         tensors = {"weights": state.layer.weights, "bias": state.layer.bias, "history": history}
+        best = state.best
+        if best and best.epoch < state.epoch:
+            tensors |= dict(zip(BEST_ARRAYS, (best.layer.weights, best.layer.bias), strict=True))
         metadata = {
             "config": json.dumps(asdict(plan.config)),
             "split": json.dumps(asdict(plan.split_config)),
             "source_config": json.dumps(asdict(plan.source_config)),
             "source": plan.source,
             "fingerprint": plan.fingerprint,
+            "started": plan.started,
             "rng_state": json.dumps(state.rng_state),
+            "first_rate": json.dumps(state.first_rate),
+            "left": json.dumps(state.left),
+            "best": json.dumps(best and {"epoch": best.epoch, "left": best.left}),
             "constant_weights": "0",  # as in a model file
         }
         write_file(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
@@ -176,10 +178,12 @@ class Run:
         tensors, metadata = unpack(path, kind="checkpoint", names=CHECKPOINT_ARRAYS)
         try:
             # Runs that recorded no backend were trained by NumPy; with another, the bits would change half-way.
-            config = TrainConfig(**{"backend": "numpy"} | json.loads(metadata["config"]))
+            config = TrainConfig.of_file({"backend": "numpy"} | json.loads(metadata["config"]))
             split_config = SplitConfig(**json.loads(metadata["split"]))
             source_config = SourceConfig(**json.loads(metadata.get("source_config", "{}")))
-            plan = Plan(config, split_config, metadata["source"], metadata["fingerprint"], source_config)
+            where = metadata["source"], metadata["fingerprint"], source_config, metadata.get("started", "")
+            plan = Plan(config, split_config, *where)
+            first_rate, left, best = (json.loads(metadata.get(key, "null")) for key in ("first_rate", "left", "best"))
             rng_state = json.loads(metadata["rng_state"])
             np.random.default_rng().bit_generator.state = rng_state
             history = tuple(_record(row) for row in tensors["history"])
@@ -190,12 +194,18 @@ class Run:
             raise ModelFileError(f"{path}: damaged, or written by a newer onelayer ({error!s:.80})") from None
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ModelFileError(f"{path}: the history does not count its epochs from 1; it is damaged")
-        # As training holds them, each class in one piece: sums in another order would have other bits.
-        layer = SoftmaxLayer(np.asfortranarray(tensors["weights"]), tensors["bias"], LOSSES[config.loss])
-        require_layer_shapes(path, layer)
-        if layer.weights.dtype != config.dtype:
-            raise ModelFileError(f"{path}: weights are {layer.weights.dtype}, the settings say {config.dtype}")
-        return plan, TrainingState(layer, rng_state, history)
+        layer = _layer(path, tensors, CHECKPOINT_ARRAYS, config)
+        kept = None
+        try:
+            if best is not None:
+                in_file = BEST_ARRAYS if best["epoch"] < len(history) else CHECKPOINT_ARRAYS
+                kept = Kept(_layer(path, tensors, in_file, config), int(best["epoch"]), float(best["left"]))
+                history[kept.epoch - 1]
+            numbers = [number if number is None else float(number) for number in (first_rate, left)]
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise ModelFileError(f"{path}: the state is damaged ({error!r:.80}); train the run again") from None
+        state = TrainingState(layer, rng_state, history, best=kept, first_rate=numbers[0], left=numbers[1])
+        return plan, replace(state, ended=decide(config, history).ended)
 
     def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
         """Write all files of a complete run except the pictures; the summary last."""
@@ -216,6 +226,11 @@ class Run:
             "config": asdict(plan.config) | asdict(plan.split_config) | asdict(plan.source_config),
             "data": data,
             "results": {name: asdict(score) for name, score in result.scores.items()},
+            "kept_epoch": result.kept_epoch,
+            "epochs": result.state.epoch,
+            "ended": result.ended,
+            "learning_rate": result.state.first_rate,
+            "dates": {"started": plan.started, "ended": now()},
             "seconds": sum(record.seconds for record in result.state.history),
             "versions": {"python": platform.python_version(), "onelayer": version("onelayer"), "numpy": np.__version__},
             "seed": plan.config.seed,
@@ -272,7 +287,7 @@ class Run:
         """
         plan, state = self.read_checkpoint()
         trained = self.summary.get("config", {})
-        if not isinstance(trained, dict) or not trained.get("epochs") == plan.config.epochs == state.epoch:
+        if not (isinstance(trained, dict) and trained.get("epochs") == plan.config.epochs and state.ended):
             raise self._incomplete()  # it was complete, and is now being trained for longer
         return Model.load(self.model_path)
 
@@ -322,6 +337,20 @@ def load_run(path: str | Path) -> Run:
 def resume_command(path: Path) -> str:
     """Return the command that resumes a run."""
     return f"onelayer resume {shlex.quote(str(path))}"
+
+
+def _layer(path: Path, tensors: dict[str, np.ndarray], names: tuple[str, ...], config: TrainConfig) -> SoftmaxLayer:
+    """Return the layer of these arrays, as training holds it: each class in one piece, for sums in the same order."""
+    layer = SoftmaxLayer(np.asfortranarray(tensors[names[0]]), tensors[names[1]], LOSSES[config.loss])
+    require_layer_shapes(path, layer)
+    if layer.weights.dtype != config.dtype:
+        raise ModelFileError(f"{path}: weights are {layer.weights.dtype}, the settings say {config.dtype}")
+    return layer
+
+
+def now() -> str:
+    """Return date and time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _record(row: np.ndarray) -> EpochRecord:

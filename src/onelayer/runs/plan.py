@@ -1,7 +1,7 @@
 """The plan of a run: its settings, and the data they are for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
@@ -26,6 +26,8 @@ class Plan:
         Fingerprint of the data set as it was read.
     source_config : SourceConfig
         Settings by which the source was read.
+    started : str
+        Date and time of the start, ISO 8601 in UTC; empty in old runs.
     """
 
     config: TrainConfig
@@ -33,6 +35,7 @@ class Plan:
     source: str
     fingerprint: str
     source_config: SourceConfig = SourceConfig()
+    started: str = field(default="", compare=False)
 
     def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
         """Read the run's own data again, from their old place or from `source`.

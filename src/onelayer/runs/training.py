@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, OnelayerError, RunError
@@ -11,7 +12,7 @@ from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import require_names
 from onelayer.runs.claim import claimed
-from onelayer.runs.directory import Run
+from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
 from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import solve
@@ -51,10 +52,10 @@ def start(
     if not isinstance(problem.features, Identity):  # a checkpoint does not hold it, and resuming would go on without it
         raise ConfigError(f"a run cannot be resumed with the features {problem.features.name}; use onelayer.train")
     problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
-    plan = replace(plan, config=problem.config)
+    plan = replace(plan, config=problem.config, started=now())
     dataset = problem.splits.dataset
     require_names(dataset.name, dataset.class_names, len(dataset.class_names))  # not when the model is written
-    state = TrainingState.initial(dataset.rows.shape[1], len(dataset.class_names), plan.config)
+    state = problem.begin()
     with claimed(run.path):
         if run.checkpoint_path.exists():
             raise RunError(f"{run.path} holds a run by now; choose another directory")
@@ -65,7 +66,7 @@ def start(
 def resume(
     run: Run,
     splits: Splits,
-    epochs: int | None = None,
+    epochs: int | Literal["auto"] | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
@@ -77,7 +78,7 @@ def resume(
     run : Run
     splits : Splits
         The splits of the run's own data.
-    epochs : int, optional
+    epochs : int or 'auto', optional
         Number of epochs in all; at least the number done. By default the number planned.
     on_epoch, report_test, cancelled
         As for `train`.
@@ -91,7 +92,7 @@ def resume(
     """
     with claimed(run.path):
         plan, state = run.read_checkpoint()
-        if epochs is not None and epochs < state.epoch:
+        if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()
         if plan.config.flip and run.is_older():

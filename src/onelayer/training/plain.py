@@ -13,6 +13,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.data.windows import draw_windows
 from onelayer.layer import SoftmaxLayer, likeliest
+from onelayer.training.schedule import learning_rate_of
 
 
 class Epoch(NamedTuple):
@@ -27,7 +28,9 @@ def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
     """Yield the layer after each epoch, with its figures.
 
     It is for small data: it copies all rows to float64. Row weights are ignored. With flips, no pixel may be constant.
+    The learning rate, the number of epochs and any decay must be numbers.
     """
+    first, epochs = float(config.learning_rate), int(config.epochs)
     K = len(splits.dataset.class_names)
     R, y = splits.train.rows(slice(None)).astype(np.float64), splits.train.labels  # (n, d), (n,)
     n, d = R.shape
@@ -39,9 +42,11 @@ def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
     rng = np.random.default_rng(config.seed)
     layer = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, loss=config.loss)
     layer.weights[constant] = 0  # a feature that never varies teaches nothing
-    for epoch in range(1, config.epochs + 1):
+    if config.init_bias == "frequencies":
+        layer.bias[:] = layer.loss.prior(np.bincount(y, minlength=K) / n)
+    for epoch in range(1, epochs + 1):
         order = np.concatenate(draw_windows(n, config.shuffle_blocks, config.batch_size, rng))  # all rows, at random
-        rows, learning_rate = R[order], config.learning_rate_at(epoch)
+        rows, learning_rate = R[order], learning_rate_of(config, first, epoch, decays=0)
         if config.flip and (shape := splits.dataset.image_shape):
             flipped = rng.random(n) < 0.5
             images = rows.reshape(n, *shape)  # (n, c, h, w), a view

@@ -12,7 +12,8 @@ from onelayer.data.dataset import Split
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Backend
-from onelayer.training.state import Problem, Score
+from onelayer.training.history import Score
+from onelayer.training.state import Problem
 
 
 def count_cores() -> int:

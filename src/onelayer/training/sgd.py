@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.config import TrainConfig
 from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Backend
+from onelayer.training.history import EpochRecord, Score
+from onelayer.training.schedule import MOST_EPOCHS, Decision, decide, learning_rate_of, watched
 from onelayer.training.scores import Scorer
-from onelayer.training.state import EpochRecord, Problem, Score, TrainingState
+from onelayer.training.state import Kept, Problem, TrainingState
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class _Trained:
     """An epoch whose scores are still to come."""
 
     epoch: int
+    learning_rate: float
     layer: SoftmaxLayer
     rng_state: dict[str, object]
-    scores: Future[dict[str, Score]]
 
 
 def epochs(
@@ -52,7 +53,7 @@ def epochs(
     start : TrainingState
         As `Problem.begin` returns it.
     report_test : bool
-        Score the test rows after the first and the last epoch; they are used for nothing else.
+        Score the test rows after the first epoch, and after the last if it is kept; they are used for nothing else.
     cancelled : callable
         Asked now and then, in both threads; true ends the training.
 
@@ -63,51 +64,83 @@ def epochs(
     InterruptedError
         If it was cancelled.
     """
-    config = problem.config
-    backend = problem.open(start.layer)
-    rng = np.random.default_rng()
-    rng.bit_generator.state = start.rng_state
-    state, settled_at = start, time.perf_counter()
-    scorer = Scorer(problem, backend, cancelled)
+    if start.ended:
+        return
+    trainer = _Trainer(problem, start, report_test, cancelled)
     try:
-        with read_forwards(problem.splits.dataset.rows) if config.shuffle_blocks else nullcontext():
-            for trained in _trained_epochs(problem, backend, scorer, rng, start.epoch, report_test, cancelled):
-                scores, now = trained.scores.result(), time.perf_counter()
-                state = _settled(state, trained, scores, config, now - settled_at)
-                settled_at = now
-                yield state
+        with read_forwards(problem.splits.dataset.rows) if problem.config.shuffle_blocks else nullcontext():
+            yield from _epochs(problem, start, trainer)
     finally:
-        scorer.close()  # Ctrl-C does not wait for what the other thread is scoring
+        trainer.close()  # Ctrl-C does not wait for what the other thread is scoring
 
 
-def _trained_epochs(
-    problem: Problem,
-    backend: Backend,
-    scorer: Scorer,
-    rng: np.random.Generator,
-    done: int,
-    report_test: bool,
-    cancelled: Callable[[], bool],
-) -> Iterator[_Trained]:
-    """Train, and yield each epoch; if two cores overlap, an epoch is yielded once the next one is trained."""
-    splits, last = problem.splits, problem.config.epochs
-    waiting = None
-    for epoch in range(done + 1, last + 1):
-        _train_epoch(problem, backend, epoch, rng, cancelled)
-        layer, rng_state = backend.layer, dict(rng.bit_generator.state)
-        if waiting:
-            yield waiting
-        scored = splits if report_test and epoch in (1, last) else (splits.train, splits.validation)
-        waiting = _Trained(epoch, layer, rng_state, scorer.submit(layer, scored))
-        if not scorer.overlaps:
-            yield waiting
-            waiting = None
-    if waiting:
-        yield waiting
+def _epochs(problem: Problem, state: TrainingState, trainer: "_Trainer") -> Iterator[TrainingState]:
+    settled_at, decision = time.perf_counter(), decide(problem.config, state.history)
+    trained = trainer.train(state, decision)
+    scores_to_come = trainer.score(trained)
+    while True:
+        # Two cores train the next epoch already, as if the scores to come would change nothing.
+        ahead = trainer.train_ahead(trained, decision)
+        scores, now = scores_to_come.result(), time.perf_counter()
+        state, settled_at = _settled(problem, state, trained, scores, now - settled_at), now
+        expected, decision = decision, decide(problem.config, state.history)
+        if decision.ended:
+            yield replace(state, ended=decision.ended)
+            return
+        if ahead and decision.decays != expected.decays:
+            ahead = None  # it is thrown away: with a decay, training goes on from the best epoch
+        if ahead:
+            scores_to_come = trainer.score(ahead)
+        yield state
+        if not ahead:
+            ahead = trainer.train(state, decision)
+            scores_to_come = trainer.score(ahead)
+        trained = ahead
+
+
+class _Trainer:
+    """Trains the epochs of a problem, and has them scored by a second thread."""
+
+    def __init__(
+        self, problem: Problem, start: TrainingState, report_test: bool, cancelled: Callable[[], bool]
+    ) -> None:
+        self._problem, self._report_test, self._cancelled = problem, report_test, cancelled
+        self._backend, self._done = problem.open(start.layer), start.epoch
+        self._first_rate, self._rng = problem.first_rate(start), np.random.default_rng()
+        self._rng.bit_generator.state = start.rng_state
+        self._scorer = Scorer(problem, self._backend, cancelled)
+        self.close = self._scorer.close
+
+    def train(self, state: TrainingState, decision: Decision) -> _Trained:
+        """Train the epoch after a state, from its last layer, or from the best so far if it is decided so."""
+        if state.epoch != self._done or decision.from_best:
+            self._backend = self._problem.open(state.best.layer if decision.from_best and state.best else state.layer)
+            self._rng.bit_generator.state = state.rng_state
+            self._done = state.epoch
+        return self._train_next(decision)
+
+    def train_ahead(self, trained: _Trained, decision: Decision) -> _Trained | None:
+        """Train the epoch after one whose scores are to come; None if it would not overlap or was the last."""
+        config = self._problem.config
+        last = MOST_EPOCHS if config.epochs == "auto" else config.epochs
+        return self._train_next(decision) if self._scorer.overlaps and trained.epoch < last else None
+
+    def _train_next(self, decision: Decision) -> _Trained:
+        epoch, config = self._done + 1, self._problem.config
+        learning_rate = learning_rate_of(config, self._first_rate, epoch, decision.decays)
+        _train_epoch(self._problem, self._backend, learning_rate, self._rng, self._cancelled)
+        self._done = epoch
+        return _Trained(epoch, learning_rate, self._backend.layer, dict(self._rng.bit_generator.state))
+
+    def score(self, trained: _Trained) -> Future[dict[str, Score]]:
+        """Return the scores to come of an epoch; also of test rows after the first, and after a last that is kept."""
+        splits, problem = self._problem.splits, self._problem
+        tested = trained.epoch == 1 or (trained.epoch == problem.config.epochs and not problem.keeps_best)
+        return self._scorer.submit(trained.layer, splits if tested and self._report_test else tuple(splits)[:2])
 
 
 def _train_epoch(
-    problem: Problem, backend: Backend, epoch: int, rng: np.random.Generator, cancelled: Callable[[], bool]
+    problem: Problem, backend: Backend, learning_rate: float, rng: np.random.Generator, cancelled: Callable[[], bool]
 ) -> None:
     """Visit every training row once, in an order that is drawn, some of them mirrored."""
     if cancelled():  # an epoch that is over in no time does not ask
@@ -123,19 +156,32 @@ def _train_epoch(
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error
         for window in visits:
             mirrored = None if flipped is None else flipped[done : done + len(window)]
-            backend.run_epoch(window, config.learning_rate_at(epoch), mirrored, cancelled)
+            backend.run_epoch(window, learning_rate, mirrored, cancelled)
             done += len(window)
 
 
 def _settled(
-    before: TrainingState, trained: _Trained, scores: dict[str, Score], config: TrainConfig, seconds: float
+    problem: Problem, before: TrainingState, trained: _Trained, scores: dict[str, Score], seconds: float
 ) -> TrainingState:
     """Return the state after an epoch that has its scores now."""
     if not all(math.isfinite(scores[name].cost) for name in ("train", "validation") if name in scores):
         raise DivergedError(
             f"the cost after epoch {trained.epoch} is not a finite number: the steps are too long; "
-            f"try a learning rate below {config.learning_rate:g}",
+            f"try a learning rate below {trained.learning_rate:g}",
             trained.epoch,
         )
-    record = EpochRecord.of(trained.epoch, config.learning_rate_at(trained.epoch), scores, seconds)
-    return TrainingState(trained.layer, trained.rng_state, (*before.history, record), scores)
+    record = EpochRecord.of(trained.epoch, trained.learning_rate, scores, seconds)
+    from_best = before.best if decide(problem.config, before.history).from_best else None
+    left = (from_best or before.last).left * problem.share_left(trained.learning_rate)
+    best = before.best
+    if problem.config.needs_best and (best is None or watched(record) < watched(before.history[best.epoch - 1])):
+        best = Kept(trained.layer, trained.epoch, left, scores)
+    return replace(
+        before,
+        layer=trained.layer,
+        rng_state=trained.rng_state,
+        history=(*before.history, record),
+        scores=scores,
+        best=best,
+        left=left,
+    )

@@ -2,10 +2,12 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from onelayer.blas import one_blas_thread
 from onelayer.coded import coded
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
@@ -18,84 +20,34 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
 from onelayer.training.backends import Backend
 from onelayer.training.backends.registry import choose_backend
+from onelayer.training.class_weights import weighted_by_class
+from onelayer.training.history import SCORE_COLUMNS, History, Score, scores_in_words, table_of
+from onelayer.training.schedule import decide
+from onelayer.training.step import safe_step
 from onelayer.words import counted, percent
 
 STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the epochs
 
 
-@dataclass(frozen=True)
-class Score:
-    """Loss and cost of a layer on a split, in nats, and its accuracy, a fraction."""
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The layer of an epoch.
 
-    loss: float
-    cost: float
-    accuracy: float
-
-
-SCORE_COLUMNS = ("loss (nats)", "cost (nats)", "accuracy")
-
-
-def scores_in_words(scores: dict[str, Score]) -> list[list[str]]:
-    """Return the name and the `SCORE_COLUMNS` of each split."""
-    return [[name, f"{of.loss:.4f}", f"{of.cost:.4f}", percent(of.accuracy)] for name, of in scores.items()]
-
-
-NO_SCORE = Score(math.nan, math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """Figures of an epoch, over whole splits.
-
-    `test_accuracy` is known after the first and the last epoch only; `seconds` are those since the record before, or
-    since the start.
+    Parameters
+    ----------
+    layer : SoftmaxLayer
+    epoch : int
+    left : float
+        Share of the initial weights that the penalty has left in its weights: they are `left` times the initial weights
+        plus all steps.
+    scores : dict of str to Score
+        Those of the splits, as far as they are known.
     """
 
+    layer: SoftmaxLayer
     epoch: int
-    learning_rate: float
-    train_loss: float
-    train_cost: float
-    train_accuracy: float
-    validation_loss: float
-    validation_cost: float
-    validation_accuracy: float
-    test_accuracy: float | None
-    seconds: float
-
-    @classmethod
-    def of(cls, epoch: int, learning_rate: float, scores: dict[str, Score], seconds: float) -> "EpochRecord":
-        """Return the record of an epoch with these scores of the splits, by name."""
-        train, validation, test = scores["train"], scores.get("validation", NO_SCORE), scores.get("test")
-        return cls(
-            epoch,
-            learning_rate,
-            *(train.loss, train.cost, train.accuracy),
-            *(validation.loss, validation.cost, validation.accuracy),
-            test.accuracy if test else None,
-            seconds,
-        )
-
-    def in_words(self, epochs: int) -> str:
-        """Return loss and accuracy in a line; `epochs` is the number of epochs to be trained."""
-        words = f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
-        words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
-        if not math.isnan(self.validation_loss):
-            words += f"  validation {self.validation_loss:.4f} nats, {percent(self.validation_accuracy)}"
-        return words
-
-
-History = tuple[EpochRecord, ...]
-HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
-
-
-def table_of(history: History) -> dict[str, np.ndarray]:
-    """Return the columns of a history by name, each (epochs,), for ``pandas.DataFrame(...)``.
-
-    They are those of ``history.csv``: `epoch` in int64, the others in float64. A test accuracy that was not measured is
-    NaN.
-    """
-    types = {field.name: np.int64 if field.type is int else np.float64 for field in fields(EpochRecord)}
-    return {name: np.array([getattr(record, name) for record in history], dtype) for name, dtype in types.items()}
+    left: float
+    scores: dict[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +57,31 @@ class TrainingState:
     Parameters
     ----------
     layer : SoftmaxLayer
-        NumPy arrays in the floating-point type of the settings.
+        Of the last epoch: NumPy arrays in the floating-point type of the settings.
     rng_state : dict
         State of the random generator's bit generator.
     history : tuple of EpochRecord
         One for each epoch done.
     scores : dict of str to Score
         The splits' scores after the last epoch, as far as this training has computed them.
+    best : Kept or None
+        The epoch of the lowest watched loss, if the settings need it.
+    first_rate : float or None
+        Learning rate of the first epoch; None until `Problem.begin` has measured or taken it.
+    left : float or None
+        As in `Kept`, of the last epoch. None in old checkpoints.
+    ended : str
+        The reason why training ended after this epoch; empty if it did not.
     """
 
     layer: SoftmaxLayer
     rng_state: dict[str, object]
     history: History = ()
     scores: dict[str, Score] = field(default_factory=dict)
+    best: Kept | None = None
+    first_rate: float | None = None
+    left: float | None = 1.0
+    ended: str = ""
 
     def __repr__(self) -> str:
         return f"<TrainingState after {counted(self.epoch, 'epoch')}>"
@@ -127,17 +91,38 @@ class TrainingState:
         """The number of epochs done."""
         return len(self.history)
 
+    @property
+    def last(self) -> Kept:
+        """The layer of the last epoch."""
+        return Kept(self.layer, self.epoch, 1.0 if self.left is None else self.left, self.scores)
+
     @classmethod
     def initial(cls, d: int, K: int, config: TrainConfig) -> "TrainingState":
-        """Return the state before the first epoch: the generator seeded, the initial weights drawn."""
+        """Return the state before the first epoch: the generator seeded, the initial weights drawn, the bias zero."""
         rng = np.random.default_rng(config.seed)
         layer = SoftmaxLayer.initial(d, K, rng, init_std=config.init_std, loss=config.loss, dtype=config.dtype)
         return cls(layer, dict(rng.bit_generator.state))
 
-    def with_test_accuracy(self, accuracy: float | None) -> "TrainingState":
-        """Return the state with another test accuracy in the record of its last epoch."""
-        last = replace(self.history[-1], test_accuracy=accuracy)
-        return replace(self, history=(*self.history[:-1], last))
+    def with_test_accuracy(self, epoch: int, accuracy: float) -> "TrainingState":
+        """Return the state with the test accuracy of an epoch, and of no other except the first."""
+        found = {1: self.history[0].test_accuracy, epoch: accuracy}
+        return replace(self, history=tuple(replace(r, test_accuracy=found.get(r.epoch)) for r in self.history))
+
+
+def learnt(kept: Kept, config: TrainConfig) -> np.ndarray:
+    """Return the sum of the steps (d, K) that led to a layer, float64.
+
+    These are its weights less what is left of the initial ones. Random initial weights hide what a template has learnt.
+    The penalty multiplies them by 1 - 2 eta lambda in each step, which `Kept.left` holds. It is exact except for
+    rounding.
+    """
+    d, K = kept.layer.weights.shape
+    weights = kept.layer.weights.astype(np.float64)
+    if config.init_std == 0:
+        return weights
+    initial = TrainingState.initial(d, K, config).layer.weights
+    difference: np.ndarray = weights - kept.left * np.where(weights.any(axis=1)[:, None], initial, 0)
+    return difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +132,15 @@ class Problem:
     Parameters
     ----------
     splits : Splits
-        Rows of features, as the standardizer takes them.
+        Rows of features, as the standardizer takes them; training and validation rows weighted by their class, too.
     config : TrainConfig
     standardizer : Standardizer
         That of the training rows.
     backend : type of Backend
     raw : Splits
         The rows as they were given; `features` makes those of `splits` of them.
+    unweighted : Splits
+        Those of `splits` in which no class has a weight.
     features : FeatureMap
     """
 
@@ -162,6 +149,7 @@ class Problem:
     standardizer: Standardizer
     backend: type[Backend]
     raw: Splits
+    unweighted: Splits
     features: FeatureMap
 
     @classmethod
@@ -187,7 +175,8 @@ class Problem:
         if splits.train.weight == 0:
             raise DataError(f"{splits.dataset.name} has no rows of a weight above 0 to train on; pass at least one")
         features = features or Identity(splits.dataset.rows.shape[1])
-        raw, splits = splits, coded(splits, features)
+        raw, unweighted = splits, coded(splits, features)
+        splits = weighted_by_class(unweighted, config.class_weight)
         dataset = splits.dataset
         backend = choose_backend(dataset, config)
         if standardizer is None or standardizer.constant is None:
@@ -195,7 +184,7 @@ class Problem:
             if config.flip and dataset.image_shape is not None:
                 of_rows = of_rows.mirrored(dataset.image_shape)
             standardizer = replace(standardizer, constant=of_rows.constant) if standardizer else of_rows
-        return cls(splits, config, standardizer, backend, raw, features)
+        return cls(splits, config, standardizer, backend, raw, unweighted, features)
 
     def begin(self, start: TrainingState | None = None) -> TrainingState:
         """Return the state to start from, which is `start` or has initial weights; constant features weigh 0.
@@ -207,13 +196,58 @@ class Problem:
         """
         dataset, config = self.splits.dataset, self.config
         d, K = dataset.rows.shape[1], len(dataset.class_names)
-        state = start or TrainingState.initial(d, K, config)
+        state = start or self._initial(d, K)
         if state.layer.weights.shape != (d, K):
             found = f"{state.layer.weights.shape}; {dataset.name} needs {(d, K)}"
             raise ConfigError(f"the state has weights {found}; start from one with these features and classes")
-        if 1 < state.epoch < config.epochs:  # its last epoch is no longer the last
-            state = state.with_test_accuracy(None)
-        return replace(state, layer=self.standardizer.clear(state.layer), scores={})  # of other rows, perhaps
+        left = state.left
+        if left is None:
+            left = math.prod(self.share_left(record.learning_rate) for record in state.history)
+        state = replace(state, first_rate=self.first_rate(state), left=left)
+        best = state.best and replace(state.best, layer=self.standardizer.clear(state.best.layer), scores={})
+        state = replace(state, layer=self.standardizer.clear(state.layer), best=best)
+        return replace(state, scores={}, ended=decide(config, state.history).ended)  # scores may be of other rows
+
+    def _initial(self, d: int, K: int) -> TrainingState:
+        """Return the state before the first epoch: the initial weights drawn, the bias by the shares of the classes."""
+        state = TrainingState.initial(d, K, self.config)
+        if self.config.init_bias == "zero":
+            return state
+        train = self.splits.train
+        rows = np.bincount(train.labels, train.row_weights(slice(None)), K)
+        rows = np.clip(rows, 0.5, None)  # a class without rows has half a one, so that its logit is finite
+        shares = rows / rows.sum() if K > 1 else np.array([0.5])
+        return replace(state, layer=replace(state.layer, bias=state.layer.loss.prior(shares).astype(self.config.dtype)))
+
+    def first_rate(self, state: TrainingState) -> float:
+        """Return the learning rate of the first epoch: that of the state, of the settings, or measured."""
+        if state.first_rate is not None:
+            return state.first_rate
+        rate = self.config.learning_rate
+        if not isinstance(rate, str):
+            return rate
+        with one_blas_thread():
+            return safe_step(self.splits.train, self.standardizer, self.config, len(self.splits.dataset.class_names))
+
+    def share_left(self, learning_rate: float) -> float:
+        """Return the share of the weights that the penalty leaves in an epoch at this learning rate."""
+        steps = math.ceil(len(self.splits.train) / self.config.batch_size)
+        return float((1 - 2 * learning_rate * self.config.l2) ** steps)
+
+    @cached_property
+    def holds_out(self) -> bool:
+        """Whether there are validation rows that are not trained on."""
+        validation, train = self.splits.validation, self.splits.train
+        return validation.weight > 0 and not np.isin(validation.indices, train.indices).any()
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the model gets the best epoch, and not the last."""
+        return self.config.keep == "best" and self.holds_out
+
+    def kept(self, state: TrainingState) -> Kept:
+        """Return the layer that the model gets."""
+        return state.best if state.best and self.keeps_best else state.last
 
     def open(self, layer: SoftmaxLayer) -> Backend:
         """Return a backend that holds this layer and the rows."""
@@ -223,7 +257,7 @@ class Problem:
         """Return the model that this layer makes."""
         dataset = self.raw.dataset
         known = dataset.class_names, dataset.image_shape, are_pixels(_some_rows(self.raw.train))
-        of_rows = None if self.raw is self.splits else self.raw.standardizer
+        of_rows = None if isinstance(self.features, Identity) else self.raw.standardizer
         return Model(layer, self.standardizer, *known, self.features, of_rows)
 
 
@@ -234,20 +268,34 @@ class TrainingResult:
     Parameters
     ----------
     model : Model
+        With the layer of the kept epoch.
     state : TrainingState
         After the last epoch, with the history.
     backend : str
         The name of the backend that did the arithmetic.
+    kept : Kept
+        The layer of the model, its epoch, and the scores of train, validation and test, in which no class has a weight.
     """
 
     model: Model
     state: TrainingState
     backend: str
+    kept: Kept
 
     @property
     def scores(self) -> dict[str, Score]:
-        """Scores of train, validation and test after the last epoch."""
-        return self.state.scores
+        """Scores of train, validation and test after the kept epoch; classes have no weights in them."""
+        return self.kept.scores
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch of which the model is."""
+        return self.kept.epoch
+
+    @property
+    def ended(self) -> str:
+        """The reason why training ended."""
+        return self.state.ended
 
     def __repr__(self) -> str:
         accuracies = ", ".join(f"{name} {percent(score.accuracy)}" for name, score in self.scores.items())

@@ -39,7 +39,7 @@ def train(
     Parameters
     ----------
     splits : Splits
-        The test rows are scored after the first and the last epoch, if at all, and used for nothing else. A split
+        The test rows are scored after the first and the kept epoch, if at all, and used for nothing else. A split
         without rows, or with weights of 0 only, has no scores; the validation figures of the history are NaN then.
     config : TrainConfig
     start : TrainingState, optional
@@ -85,12 +85,15 @@ def solve(
     with closing(solver(problem, state, report_test=report_test, cancelled=cancelled)) as states:
         for state in states:
             if on_epoch and on_epoch(state):
+                state = replace(state, ended=state.ended or "the caller ended it")
                 break
-    needed = [split for split in problem.splits if split.weight and (report_test or split.name != "test")]
-    missing = [split for split in needed if split.name not in state.scores]
+    kept, scores = problem.kept(state), {}
+    if problem.config.class_weight == "none":  # otherwise they are those of weighted rows
+        scores = kept.scores
+    needed = [split for split in problem.unweighted if split.weight and (report_test or split.name != "test")]
+    missing = [split for split in needed if split.name not in scores]
     if missing:
-        found = scores_of(problem, problem.open(state.layer), state.layer, missing, cancelled)
-        state = replace(state, scores=state.scores | found)
-    if state.history and "test" in state.scores:
-        state = state.with_test_accuracy(state.scores["test"].accuracy)
-    return TrainingResult(problem.model(state.layer), state, problem.backend.name)
+        scores = scores | scores_of(problem, problem.open(kept.layer), kept.layer, missing, cancelled)
+    if state.history and "test" in scores and kept.epoch:
+        state = state.with_test_accuracy(kept.epoch, scores["test"].accuracy)
+    return TrainingResult(problem.model(kept.layer), state, problem.backend.name, replace(kept, scores=scores))

@@ -87,7 +87,7 @@ class Sweep:
         """
 
         def parse(content: dict[str, Any]) -> SweepPlan:
-            configs = tuple(TrainConfig(**config) for config in content["settings"])
+            configs = tuple(TrainConfig.of_file(config) for config in content["settings"])
             split_config, source_config = (
                 SplitConfig(**content["split"]),
                 SourceConfig(**content.get("source_config", {})),

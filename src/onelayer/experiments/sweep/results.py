@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onelayer.config import TrainConfig
-from onelayer.training.state import Score
+from onelayer.training.history import Score
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from onelayer.blas import one_blas_thread
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.experiments.sweep.directory import DIVERGED, Sweep
@@ -14,6 +15,8 @@ from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.training.scores import count_cores
 from onelayer.training.state import Problem, TrainingState
+
+GUESS = 60  # epochs of a run that ends by itself, for the progress
 
 
 def run_sweep(
@@ -56,7 +59,7 @@ def run_sweep(
     if splits.dataset.fingerprint != plan.fingerprint:
         raise DataError(f"{splits.dataset.name} is not the data of the sweep {sweep.path}; pass the right --data")
     todo = _to_train(sweep, range(len(plan.configs)) if settings is None else settings, report_test)
-    total = sum(plan.configs[run.setting].epochs for run in todo if run.status == "missing")
+    total = sum(_expected(plan.configs[run.setting]) for run in todo if run.status == "missing")
     progress, stopping = _Progress(total, on_progress), threading.Event()
 
     def train(row: SweepRun) -> None:
@@ -111,7 +114,12 @@ def _train(
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
     if row.status == "missing":  # a run that diverged has epochs left
-        advance(sweep.plan.configs[row.setting].epochs - seen)
+        advance(_expected(sweep.plan.configs[row.setting]) - seen)
+
+
+def _expected(config: TrainConfig) -> int:
+    """Return the number of epochs of a run; of one that ends by itself, a guess."""
+    return GUESS if config.epochs == "auto" else config.epochs
 
 
 class _Progress:

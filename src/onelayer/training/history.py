@@ -1,0 +1,83 @@
+"""Figures of each epoch: scores of whole splits, and the history that they make."""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from onelayer.words import percent
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and cost of a layer on a split, in nats, and its accuracy, a fraction."""
+
+    loss: float
+    cost: float
+    accuracy: float
+
+
+SCORE_COLUMNS = ("loss (nats)", "cost (nats)", "accuracy")
+
+
+def scores_in_words(scores: dict[str, Score]) -> list[list[str]]:
+    """Return the name and the `SCORE_COLUMNS` of each split."""
+    return [[name, f"{of.loss:.4f}", f"{of.cost:.4f}", percent(of.accuracy)] for name, of in scores.items()]
+
+
+NO_SCORE = Score(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Figures of an epoch, over whole splits.
+
+    `test_accuracy` is known after the first and the last epoch only; `seconds` are those since the record before, or
+    since the start.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_cost: float
+    train_accuracy: float
+    validation_loss: float
+    validation_cost: float
+    validation_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+
+    @classmethod
+    def of(cls, epoch: int, learning_rate: float, scores: dict[str, Score], seconds: float) -> "EpochRecord":
+        """Return the record of an epoch with these scores of the splits, by name."""
+        train, validation, test = scores["train"], scores.get("validation", NO_SCORE), scores.get("test")
+        return cls(
+            epoch,
+            learning_rate,
+            *(train.loss, train.cost, train.accuracy),
+            *(validation.loss, validation.cost, validation.accuracy),
+            test.accuracy if test else None,
+            seconds,
+        )
+
+    def in_words(self, epochs: int | str) -> str:
+        """Return loss and accuracy in a line; `epochs` is the number of epochs to be trained, or auto."""
+        words = f"epoch {self.epoch:3}" if epochs == "auto" else f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
+        words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
+        if not math.isnan(self.validation_loss):
+            words += f"  validation {self.validation_loss:.4f} nats, {percent(self.validation_accuracy)}"
+        return words
+
+
+History = tuple[EpochRecord, ...]
+HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
+
+
+def table_of(history: History) -> dict[str, np.ndarray]:
+    """Return the columns of a history by name, each (epochs,), for ``pandas.DataFrame(...)``.
+
+    They are those of ``history.csv``: `epoch` in int64, the others in float64. A test accuracy that was not measured is
+    NaN.
+    """
+    types = {field.name: np.int64 if field.type is int else np.float64 for field in fields(EpochRecord)}
+    return {name: np.array([getattr(record, name) for record in history], dtype) for name, dtype in types.items()}

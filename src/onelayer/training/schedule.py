@@ -1,0 +1,83 @@
+"""Decisions that the settings leave to the course of the training: the learning rate of an epoch, and the end.
+
+Each is a function of the settings and the history alone. So an interrupted run, or one that is resumed for longer, goes
+on as if it had never stopped.
+
+The *watched* loss is that of the validation rows, or the cost of the training rows where there are none. It has fallen
+if it is lower than before by a ten-thousandth of its first value. When it has not fallen for `patience` epochs, the
+steps are too long for it to settle, or the layer begins to learn its training rows by heart: the learning rate is
+multiplied by `decay_factor`, and training goes on from the best epoch. After two decays this is the end.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onelayer.config import TrainConfig
+from onelayer.training.history import EpochRecord
+from onelayer.words import counted
+
+DECAYS = 2  # of --decay-every auto; after a third the steps would be too short to change anything
+MOST_EPOCHS = 1000  # of --epochs auto
+LEAST_FALL = 1e-4  # of the first watched loss
+AT_THE_CAP = f"{MOST_EPOCHS:,} epochs are done, the most that auto trains, and the loss was still falling"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows an epoch.
+
+    Parameters
+    ----------
+    decays : int
+        Times that the learning rate has been multiplied by the factor, for the next epoch.
+    from_best : bool
+        Whether the next epoch starts from the best epoch so far, and not from the last.
+    stalled : bool
+        Whether the loss has stopped falling.
+    ended : str
+        The reason why there is no next epoch; empty if there is one.
+    """
+
+    decays: int = 0
+    from_best: bool = False
+    stalled: bool = False
+    ended: str = ""
+
+
+def watched(record: EpochRecord) -> float:
+    """Return the loss of an epoch by which decays and the end are decided."""
+    return record.train_cost if math.isnan(record.validation_loss) else record.validation_loss
+
+
+def decide(config: TrainConfig, history: Sequence[EpochRecord]) -> Decision:
+    """Return what follows the last epoch of a history."""
+    decays, from_best, stalled = 0, False, False
+    lowest, waited = math.inf, 0
+    for record in history:
+        loss = watched(record)
+        waited = 0 if loss < lowest - LEAST_FALL * watched(history[0]) else waited + 1
+        lowest, from_best = min(lowest, loss), False
+        if waited >= config.patience:
+            if config.decay_every == "auto" and decays < DECAYS:
+                decays, waited, from_best = decays + 1, 0, True
+            else:
+                stalled = True
+    return Decision(decays, from_best, stalled, _end(config, history, stalled))
+
+
+def _end(config: TrainConfig, history: Sequence[EpochRecord], stalled: bool) -> str:
+    done = len(history)
+    if config.epochs != "auto":
+        return f"all {counted(config.epochs, 'epoch')} are done" if done >= config.epochs else ""
+    if stalled:
+        which = "training cost" if math.isnan(history[-1].validation_loss) else "validation loss"
+        return f"the {which} has stopped falling"
+    return f"{AT_THE_CAP}; pass --epochs for more" if done >= MOST_EPOCHS else ""
+
+
+def learning_rate_of(config: TrainConfig, first: float, epoch: int, decays: int) -> float:
+    """Return the learning rate of an epoch, counted from 1, after this many decays of ``--decay-every auto``."""
+    if config.decay_every != "auto":
+        decays = (epoch - 1) // config.decay_every if config.decay_every else 0
+    return first * config.decay_factor**decays

@@ -1,0 +1,47 @@
+"""The learning rate ``auto``: the longest step that is safe for these rows, measured on some of them."""
+
+import numpy as np
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Split
+from onelayer.features.standardizer import Standardizer
+from onelayer.losses import LOSSES
+
+ROWS = 512  # looked at, evenly spaced: the largest eigenvalue comes out within some percent
+ROUNDS = 30  # of the power method, which nears the largest eigenvalue from below
+SAFETY = 0.75  # of the longest step that cannot overshoot
+
+
+def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: int) -> float:
+    """Return three quarters of the longest learning rate at which a mean batch cannot overshoot.
+
+    Steps below 2/c do not increase a cost none of whose curvatures is above c. With the matrix A = mean of x x^T over
+    the rows x, standardised and with a 1 for the bias, the curvature of the loss of all rows is at most c_l lambda,
+    where lambda is the largest eigenvalue of A and c_l bounds the curvature of a row's loss in its logits. The matrix
+    A_B of a batch of B rows varies: the mean of its square is A^2 (1 - 1/B) + mean(|x|^2 x x^T) / B, about A times
+    lambda + (trace A - lambda) / B, since trace A is the mean of |x|^2. This takes the place of lambda.
+
+    Parameters
+    ----------
+    train : Split
+        Rows of features, as the standardizer takes them.
+    standardizer : Standardizer
+    config : TrainConfig
+    K : int
+        Number of classes.
+    """
+    n = len(train)
+    places = np.unique(np.linspace(0, n - 1, min(n, ROWS)).round().astype(np.int64))
+    used = standardizer.for_training
+    X = (train.rows(places).astype(np.float64) - used.mean) / used.scale  # (m, d)
+    X = np.column_stack([X, np.ones(len(X))])
+    weights = train.row_weights(places)
+    if weights is not None:
+        X *= np.sqrt(weights / weights.mean() if weights.any() else weights)[:, None]
+    trace = float(np.vdot(X, X)) / len(X)
+    v = np.random.default_rng(0).standard_normal(X.shape[1])  # the run's own generator draws nothing here
+    for _ in range(ROUNDS):
+        v = X.T @ (X @ (v / np.linalg.norm(v))) / len(X)
+    largest = float(np.linalg.norm(v))
+    curvature = largest + (trace - largest) / min(config.batch_size, n)
+    return float(2 * SAFETY / (LOSSES[config.loss].curvature(K) * curvature + 2 * config.l2))
