@@ -58,7 +58,7 @@ def options_of(config: type) -> list[str]:
 
 
 def test_options_are_in_groups(run_cli):
-    source, training = "--data --image-size --allow-unreadable --coarse", options_of(TrainConfig)
+    source, training = "--data --image-size --fit --allow-unreadable --coarse", options_of(TrainConfig)
     swept = [option for option in training if option not in ("--seed", "--threads")]  # a sweep counts seeds itself
     split = " ".join(options_of(SplitConfig))
     for command, expected in {

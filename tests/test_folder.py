@@ -265,7 +265,7 @@ def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts
     assert dataset.class_names == ("cat", "dog")
     assert list(dataset.parts) == [folder.PARTS[part] for part in parts]
     plan, _ = Run.open(tmp_path / "run").read_checkpoint()
-    rows, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, (3, 3, 4))
+    rows, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, Run.open(tmp_path / "run").model)
     assert len(rows) == 2
     assert ("its test part is evaluated" in note) is (parts != ["val"])
     with pytest.raises(ConfigError, match=r"^Other has no .*train.*; use the protocol stratified$"):
@@ -318,7 +318,7 @@ def test_sizes(tmp_path, sizes, asked, expected):
     assert dataset.image_shape == (3, h, w)
     for row, place in zip(dataset.rows, [0, 2, 1], strict=True):
         path = tmp_path / "ab"[place % 2] / f"{place}.png"
-        np.testing.assert_array_equal(row, images.read_image(path, (3, h, w))[0])
+        np.testing.assert_array_equal(row, images.read_image(path, (3, h, w), dataset.fit)[0])
 
 
 def test_each_size_has_rows_of_its_own(pets):
@@ -352,11 +352,68 @@ def test_a_sample_is_not_taken_in_by_names_that_alternate(tmp_path, monkeypatch)
     assert load(tmp_path).image_shape == (3, 3, 4)
 
 
-def test_distortion_is_told_each_time(pets):
+@pytest.mark.parametrize(
+    ("fit", "note"),
+    [
+        (
+            "auto",
+            "1 of 8 images cropped to the proportions of 4 x 3, such as dog/wide.png; --fit pad keeps all of them",
+        ),
+        ("squeeze", "1 of 8 images distorted to fit 4 x 3, such as dog/wide.png"),
+        ("crop", "1 of 8 images cropped to the proportions of 4 x 3, such as dog/wide.png"),
+        ("pad", "1 of 8 images padded with white to 4 x 3, such as dog/wide.png"),
+    ],
+)
+def test_images_of_other_proportions_are_told_each_time(pets, fit, note):
     write(pets / "dog" / "wide.png", (40, 3))
     write(pets / "dog" / "large.png", (40, 30))
     for _ in range(2):
-        assert load(pets).notes == ("1 image distorted to fit 4 x 3, such as dog/wide.png",)
+        assert load(pets, source_config=SourceConfig(fit=fit)).notes == (note,)
+
+
+SCREENS = [(16, 9)] * 3 + [(32, 18)] * 3
+SQUARES = [(9, 9)] * 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "size", "fit"),
+    [
+        (SCREENS + SQUARES, None, (32, 18), "crop"),  # most are wide; the largest of the common sizes
+        ([(16, 9), (17, 9), (18, 10), (15, 9), (9, 9)], None, (18, 10), "crop"),  # 15 x 9 is too far from it
+        ([(16, 9), (17, 9), *SQUARES[:2]], None, (9, 9), "squeeze"),  # half are not most
+        ([(16, 9), (9, 16), (9, 9)], None, (16, 9), "squeeze"),
+        (SCREENS + SQUARES, "10", (10, 10), "squeeze"),  # most have other proportions than those asked for
+        (SQUARES * 2 + SCREENS, "10", (10, 10), "crop"),
+    ],
+)
+def test_images_are_cropped_if_most_have_one_proportion(tmp_path, sizes, asked, size, fit):
+    for place, of_image in enumerate(sizes):
+        write(tmp_path / "ab"[place % 2] / f"{place:02}.png", of_image)
+    dataset = load(tmp_path, source_config=SourceConfig(image_size=asked))
+    assert (dataset.image_shape, dataset.fit) == ((3, *size[::-1]), fit)
+    asked = SourceConfig(image_size=asked, fit=fit)
+    assert load(tmp_path, source_config=asked).fingerprint == dataset.fingerprint
+    other = SourceConfig(image_size="x".join(map(str, size)), fit="pad")
+    assert load(tmp_path, source_config=other).fingerprint != dataset.fingerprint
+
+
+def test_only_squeezed_images_take_the_size_of_a_minority(tmp_path):
+    """Of squares of one size and wide images of several, as older runs did."""
+    for place, size in enumerate([(9, 9)] * 3 + [(16, 9), (32, 18), (48, 27), (64, 36)]):
+        write(tmp_path / "ab"[place % 2] / f"{place:02}.png", size)
+    shapes = {
+        fit: load(tmp_path, source_config=SourceConfig(fit=fit)).image_shape for fit in ("squeeze", "crop", "pad")
+    }
+    assert shapes == {"squeeze": (3, 9, 9), "crop": (3, 36, 64), "pad": (3, 36, 64)}
+
+
+def test_the_way_that_was_chosen_is_found_in_the_cache(pets, no_decoding):
+    write(pets / "dog" / "wide.png", (40, 3))
+    expected = load(pets).fingerprint
+    no_decoding()
+    assert load(pets, source_config=SourceConfig(fit="crop")).fingerprint == expected
+    with pytest.raises(AssertionError, match="a file was opened"):
+        load(pets, source_config=SourceConfig(fit="squeeze"))
 
 
 def test_greys(tmp_path):
@@ -657,7 +714,7 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
     begun = []
     begun_at_stop = []
 
-    def slowly(path: Path, image_shape: tuple[int, int, int]) -> images.Decoded:
+    def slowly(path: Path, image_shape: tuple[int, int, int], fit: str) -> images.Decoded:
         begun.append(path)
         time.sleep(0.005)
         return images.Decoded(np.zeros(3072, np.uint8))

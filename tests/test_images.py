@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from onelayer.data.untrusted import images
 from onelayer.data.untrusted.images import read_image
@@ -28,18 +28,18 @@ def save(image, path, **options):
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "webp"])
 def test_the_pixels_of_a_file_of_the_right_size(tmp_path, suffix):
     path = save(Image.fromarray(PIXELS), tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
-    row, note = read_image(path, COLOUR)
+    row, note = read_image(path, COLOUR, "squeeze")
     np.testing.assert_array_equal(row, PIXELS.transpose(2, 0, 1).ravel())
     assert (row.dtype, note) == (np.uint8, None)
 
 
 def test_greys(tmp_path):
     path = save(Image.fromarray(PIXELS[:, :, 0]), tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(path, (1, 32, 32))[0], PIXELS[:, :, 0].ravel())
-    np.testing.assert_array_equal(read_image(path, COLOUR)[0], np.tile(PIXELS[:, :, 0].ravel(), 3))
+    np.testing.assert_array_equal(read_image(path, (1, 32, 32), "squeeze")[0], PIXELS[:, :, 0].ravel())
+    np.testing.assert_array_equal(read_image(path, COLOUR, "squeeze")[0], np.tile(PIXELS[:, :, 0].ravel(), 3))
     path = save(Image.fromarray(PIXELS), tmp_path / "b.png")
     luma = PIXELS @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(read_image(path, (1, 32, 32))[0], luma.ravel(), atol=1)
+    np.testing.assert_allclose(read_image(path, (1, 32, 32), "squeeze")[0], luma.ravel(), atol=1)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
@@ -51,24 +51,24 @@ def test_greys_of_16_bits(tmp_path, suffix):
         path.write_bytes(b"P5 32 32 65535\n" + greys.astype(">u2").tobytes())
     else:
         Image.fromarray(greys).save(path)
-    row, _ = read_image(path, (1, 32, 32))
+    row, _ = read_image(path, (1, 32, 32), "squeeze")
     np.testing.assert_allclose(row, greys.ravel() * (255 / 65535), atol=0.5)
 
 
 def test_greys_of_16_bits_are_rounded(tmp_path):
     greys = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(greys).save(tmp_path / "x.png")
-    row, _ = read_image(tmp_path / "x.png", (1, 256, 256))
+    row, _ = read_image(tmp_path / "x.png", (1, 256, 256), "squeeze")
     np.testing.assert_array_equal(row, np.rint(greys.ravel() / 257))
 
 
 def test_greys_of_32_bits_are_refused(tmp_path):
     path = save(Image.fromarray(np.full((9, 9), 70_000, np.int32)), tmp_path / "a.tiff")
     with pytest.raises(DataError, match=r"a\.tiff: holds greys of 32 bits; save it with 8 or 16 bits$"):
-        read_image(path, COLOUR)
+        read_image(path, COLOUR, "squeeze")
     path = save(Image.fromarray(np.ones((9, 9), np.float32)), tmp_path / "b.tiff")
     with pytest.raises(DataError, match=r"b\.tiff: holds floating-point greys; save it with 8 or 16 bits$"):
-        read_image(path, COLOUR)
+        read_image(path, COLOUR, "squeeze")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -76,14 +76,14 @@ def test_transparency_lies_over_white(tmp_path, mode):
     image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 16, 32))
     path = save(image.convert(mode) if mode != "P" else image.quantize(), tmp_path / "a.png")
-    row = read_image(path, COLOUR)[0].reshape(3, 32, 32)
+    row = read_image(path, COLOUR, "squeeze")[0].reshape(3, 32, 32)
     assert (row[:, :, :16] == 0).all()
     assert (row[:, :, 16:] == 255).all()
 
 
 def test_half_transparent(tmp_path):
     path = save(Image.new("RGBA", (32, 32), (255, 0, 0, 128)), tmp_path / "a.png")
-    np.testing.assert_allclose(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [255, 127, 127], atol=1)
+    np.testing.assert_allclose(read_image(path, COLOUR, "squeeze")[0].reshape(3, -1)[:, 0], [255, 127, 127], atol=1)
 
 
 def png_of_16_bits(pixels):
@@ -113,7 +113,7 @@ def test_16_bits_of_which_few_are_used_are_noted(tmp_path, kind, white, steps):
         pixels = np.full((32, 32, bands), white, np.uint16)
         pixels[..., -1] = 65535 if "alpha" in kind else white
         path.write_bytes(png_of_16_bits(pixels))
-    row, note = read_image(path, COLOUR)
+    row, note = read_image(path, COLOUR, "squeeze")
     assert set(row.tolist()) <= {round(white / 257), white >> 8}
     if steps:
         assert re.match(f"{path}: 16 bits become 8 by a division by 257, which leaves the values {steps} of 255;", note)
@@ -124,15 +124,15 @@ def test_16_bits_of_which_few_are_used_are_noted(tmp_path, kind, white, steps):
 def test_palette_and_cmyk(tmp_path):
     image = Image.new("RGB", (32, 32), (200, 30, 60))
     path = save(image.quantize(4), tmp_path / "a.gif")
-    np.testing.assert_array_equal(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [200, 30, 60])
+    np.testing.assert_array_equal(read_image(path, COLOUR, "squeeze")[0].reshape(3, -1)[:, 0], [200, 30, 60])
     path = save(image.convert("CMYK"), tmp_path / "a.jpg", quality=100)
-    np.testing.assert_allclose(read_image(path, COLOUR)[0].reshape(3, -1)[:, 0], [200, 30, 60], atol=3)
+    np.testing.assert_allclose(read_image(path, COLOUR, "squeeze")[0].reshape(3, -1)[:, 0], [200, 30, 60], atol=3)
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     path = save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert read_image(path, COLOUR)[0].reshape(3, -1)[:, 0].tolist() == [255, 0, 0]
+    assert read_image(path, COLOUR, "squeeze")[0].reshape(3, -1)[:, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -152,7 +152,7 @@ def test_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(Image.fromarray(np.ascontiguousarray(turn)), tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_image(path, (1, 32, 32))[0].reshape(32, 32), upright)
+    np.testing.assert_array_equal(read_image(path, (1, 32, 32), "squeeze")[0].reshape(32, 32), upright)
 
 
 @pytest.mark.parametrize(
@@ -168,24 +168,93 @@ def test_orientation(tmp_path, orientation):
 )
 def test_sizes(tmp_path, size, note):
     path = save(Image.new("RGB", size, (10, 20, 30)), tmp_path / "photo.png")
-    row, found = read_image(path, COLOUR)
+    row, found = read_image(path, COLOUR, "squeeze")
     np.testing.assert_array_equal(row.reshape(3, -1), np.repeat([[10], [20], [30]], 1024, axis=1))
     assert found == (note and f"{path}: {note}")
+
+
+def noise(size):
+    return Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+@pytest.mark.parametrize(("size", "shape"), [((640, 480), (3, 32, 32)), ((30, 61), (3, 32, 48)), ((50, 20), (3, 7, 4))])
+def test_images_of_other_proportions(tmp_path, size, shape):
+    image = noise(size)
+    path, (_, h, w) = save(image, tmp_path / "a.png"), shape
+    expected = {
+        "squeeze": image.resize((w, h), Image.Resampling.LANCZOS),
+        "crop": ImageOps.fit(image, (w, h), Image.Resampling.LANCZOS),
+        "pad": ImageOps.pad(image, (w, h), Image.Resampling.LANCZOS, "white"),
+    }
+    rows = {fit: read_image(path, shape, fit)[0].reshape(shape) for fit in expected}
+    for fit, picture in expected.items():
+        np.testing.assert_array_equal(rows[fit], np.asarray(picture).transpose(2, 0, 1), fit)
+    assert not np.array_equal(rows["crop"], rows["squeeze"])
+    assert not np.array_equal(rows["pad"], rows["squeeze"])
+
+
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
+def test_images_of_the_same_proportions_are_fitted_alike(tmp_path, fit):
+    for size in ((64, 64), (37, 37), (1, 1)):
+        path = save(noise(size), tmp_path / "a.png")
+        row, note = read_image(path, COLOUR, fit)
+        np.testing.assert_array_equal(row, read_image(path, COLOUR, "squeeze")[0])
+        assert note is None
+
+
+@pytest.mark.parametrize(
+    ("fit", "note"),
+    [
+        ("squeeze", "640 x 480 was squeezed to 32 x 32, which distorts it"),
+        ("crop", "640 x 480 was cropped to its middle, with the proportions of 32 x 32"),
+        ("pad", "640 x 480 was padded with white to 32 x 32"),
+    ],
+)
+def test_a_note_says_how_an_image_was_fitted(tmp_path, fit, note):
+    path = save(noise((640, 480)), tmp_path / "a.png")
+    assert read_image(path, COLOUR, fit)[1] == f"{path}: {note}"
+
+
+def test_an_image_is_upright_and_on_white_before_it_is_fitted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    image = Image.new("RGBA", (90, 30), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 45, 30))  # transparent on the left, which is the upper half of the upright image
+    path = save(image, tmp_path / "a.png", exif=exif)
+    padded = read_image(path, (1, 30, 30), "pad")[0].reshape(30, 30)  # of 30 x 90, 10 columns in the middle
+    assert (np.delete(padded, range(10, 20), axis=1) == 255).all()
+    np.testing.assert_allclose(padded[:10, 10:20], 255, atol=5)
+    np.testing.assert_allclose(padded[20:, 10:20], 0, atol=5)
+    cropped = read_image(path, (1, 30, 30), "crop")[0].reshape(30, 30)
+    np.testing.assert_allclose(cropped[:10], 255, atol=5)
+    np.testing.assert_allclose(cropped[20:], 0, atol=5)
+
+
+def test_an_image_of_one_line(tmp_path):
+    line = np.arange(1000) // 4
+    path = save(Image.fromarray(line[None].astype(np.uint8)), tmp_path / "a.png")
+    squeezed, cropped, padded = (
+        read_image(path, (1, 32, 32), fit)[0].reshape(32, 32) for fit in ("squeeze", "crop", "pad")
+    )
+    np.testing.assert_allclose(squeezed, np.tile(line.reshape(-1, 125).mean(axis=1).repeat(4), (32, 1)), atol=17)
+    np.testing.assert_allclose(cropped, line[500], atol=1)  # a square in the middle
+    assert (np.delete(padded, 15, axis=0) == 255).all()
+    np.testing.assert_array_equal(padded[15], squeezed[0])
 
 
 def test_small_pictures_of_large_ones_are_antialiased(tmp_path):
     checks = (np.indices((320, 320)).sum(axis=0) % 2 * 255).astype(np.uint8)
     path = save(Image.fromarray(checks), tmp_path / "a.png")
-    np.testing.assert_allclose(read_image(path, (1, 32, 32))[0], 127.5, atol=3)
+    np.testing.assert_allclose(read_image(path, (1, 32, 32), "squeeze")[0], 127.5, atol=3)
 
 
 def test_shapes_that_are_not_square(tmp_path):
     path = save(Image.fromarray(PIXELS[:16, :8]), tmp_path / "a.png")
-    row, note = read_image(path, (3, 16, 8))
+    row, note = read_image(path, (3, 16, 8), "squeeze")
     np.testing.assert_array_equal(row, PIXELS[:16, :8].transpose(2, 0, 1).ravel())
     assert note is None
     with pytest.raises(DataError, match="an image has 1 or 3 channels, but the model takes 2"):
-        read_image(path, (2, 16, 8))
+        read_image(path, (2, 16, 8), "squeeze")
 
 
 def png_claiming(width, height):
@@ -221,14 +290,14 @@ def jpeg():
 def test_files_that_are_no_good_images(tmp_path, content, words):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=rf"/a\.png: {words}") as caught:
-        read_image(tmp_path / "a.png", COLOUR)
+        read_image(tmp_path / "a.png", COLOUR, "squeeze")
     assert "\n" not in str(caught.value)
 
 
 def test_missing(tmp_path):
     for path, words in ((tmp_path, "a folder, not an image"), (tmp_path / "none.png", "no such file")):
         with pytest.raises(DataError, match=f"^{path}: {words}$"):
-            read_image(path, COLOUR)
+            read_image(path, COLOUR, "squeeze")
 
 
 def test_huge_images_are_not_decoded_all_at_once(tmp_path, monkeypatch):
@@ -250,6 +319,8 @@ def test_huge_images_are_not_decoded_all_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", slowly)
     paths = [save(Image.new("RGB", (4, 3)), tmp_path / f"{number}.png") for number in range(10)]
-    found = list(images.each_image(lambda path: images.decode_image(path, (3, 3, 4)), paths, lambda *_: None, block=1))
+    found = list(
+        images.each_image(lambda path: images.decode_image(path, (3, 3, 4), "squeeze"), paths, lambda *_: None, block=1)
+    )
     assert len(found) == 10
     assert most == 2, "of 12 pixels each"

@@ -116,7 +116,7 @@ def test_greys_and_sizes(tmp_path):
     dataset = load(path)
     assert dataset.image_shape == (3, 8, 8)
     np.testing.assert_array_equal(dataset.rows[:4], rows_of(mixed[:4]))
-    assert dataset.notes == ("2 images distorted to fit 8 x 8, such as mixed.parquet, row 4",)
+    assert dataset.notes[0].startswith("2 of 6 images cropped to the proportions of 8 x 8, such as mixed.parquet, row")
     assert load(path, source_config=SourceConfig(image_size="4x3")).image_shape == (3, 3, 4)
 
 

@@ -5,7 +5,8 @@ The command line builds its options from these classes, a TOML file sets the sam
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from onelayer.errors import ConfigError
@@ -139,6 +140,9 @@ class TrainConfig:
 SETTINGS = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))
 
 
+Fit = Literal["squeeze", "crop", "pad"]  # ways to bring images of other proportions to a size
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Settings of reading a source of data.
@@ -147,6 +151,8 @@ class SourceConfig:
     ----------
     image_size
         Size in pixels for a folder's images: 32, or width x height as 48x32; by default the most common, at most 64x64.
+    fit
+        Way for odd proportions: squeeze distorts, crop cuts, pad adds white; auto crops if most agree, else squeezes.
     allow_unreadable
         Continue even if more than 1 % of a folder's images cannot be read.
     coarse
@@ -154,12 +160,20 @@ class SourceConfig:
     """
 
     image_size: str | None = None
+    # Rows that differ by it have different fingerprints. Where no image is fitted, as in CIFAR-10, it changes no row.
+    fit: Literal["auto", "squeeze", "crop", "pad"] = field(default="auto", compare=False)
     allow_unreadable: bool = False
     coarse: bool = False
+
+    @classmethod
+    def of_file(cls, settings: Mapping[str, Any]) -> "SourceConfig":
+        """Return the settings that a file recorded; those that an older file does not name have their old values."""
+        return cls(**{"fit": "squeeze", **settings})
 
     def __post_init__(self) -> None:
         sized = self.image_size is None or self.width_and_height is not None
         _require(self, "image_size", sized, "a size from 1 to 4096, as 32, or width x height, as 48x32")
+        _require(self, "fit", self.fit in ("auto", "squeeze", "crop", "pad"), "auto, squeeze, crop or pad")
         _require(self, "allow_unreadable", isinstance(self.allow_unreadable, bool), "true or false")
         _require(self, "coarse", isinstance(self.coarse, bool), "true or false")
 

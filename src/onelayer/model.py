@@ -5,12 +5,13 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from onelayer.blas import one_blas_thread
+from onelayer.config import Fit
 from onelayer.container import is_packed, pack, require_numbers, unpack
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
 from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity, misfit
@@ -46,6 +47,9 @@ class Model:
     row_standardizer : Standardizer or None
         Mean and scale (d_in,) of the raw training rows, by which the unit of other rows is judged. Needed with every
         map except the identity, with which `standardizer` has them.
+    fit : {"squeeze", "crop", "pad"}
+        The way in which the training images were brought to `image_shape`, and others are to be; see `read_image`.
+        Older files do not name it: their images were squeezed.
     """
 
     layer: SoftmaxLayer
@@ -55,6 +59,7 @@ class Model:
     pixels: bool | None = None
     features: FeatureMap = None  # type: ignore[assignment]  # __post_init__ makes it the identity
     row_standardizer: Standardizer | None = None
+    fit: Fit = "squeeze"
 
     def __post_init__(self) -> None:
         if self.features is None:
@@ -99,7 +104,7 @@ class Model:
         W = (V.T * of_rows.scale).T
         layer = SoftmaxLayer(W, layer.bias + of_rows.mean @ V, layer.loss)
         plain = Standardizer(of_rows.mean, of_rows.scale)
-        return Model(layer, plain, self.class_names, self.image_shape, self.pixels)
+        return Model(layer, plain, self.class_names, self.image_shape, self.pixels, fit=self.fit)
 
     @property
     def without_linear_map(self) -> "Model":
@@ -188,6 +193,7 @@ class Model:
             "class_names": json.dumps(self.class_names),
             "image_shape": json.dumps(self.image_shape),
             "pixels": json.dumps(self.pixels),
+            "fit": self.fit,
         }
         if facts is not None:
             metadata["features"] = json.dumps(facts)
@@ -238,7 +244,7 @@ class Model:
         try:
             names, shape = json.loads(metadata["class_names"]), json.loads(metadata["image_shape"])
             pixels = {"true": True, "false": False, "": None}[metadata.get("pixels", "")]
-            loss = metadata["loss"]
+            loss, fit = metadata["loss"], metadata.get("fit", "squeeze")
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: the metadata is damaged ({error!r:.80}); train the model again") from None
         if loss not in LOSSES:
@@ -252,7 +258,7 @@ class Model:
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
         features, of_rows = _read_features(path, tensors, metadata)
         standardizer = Standardizer(tensors["mean"], tensors["scale"])
-        model = cls(layer, standardizer, names, shape, pixels, features, of_rows)
+        model = cls(layer, standardizer, names, shape, pixels, features, of_rows, cast(Fit, fit))
         model._require_whole(path)
         constant = _constant_features(path, model, known="constant_weights" in metadata)
         return replace(model, standardizer=replace(model.standardizer, constant=constant))
@@ -264,6 +270,9 @@ class Model:
         if mean.shape != (d,) or scale.shape != (d,) or not (scale > 0).all():
             raise ModelFileError(f"{where}: mean and scale do not fit weights for {d} features; train the model again")
         require_names(where, self.class_names, K)
+        if self.fit not in get_args(Fit):
+            known = ", ".join(get_args(Fit))
+            raise ModelFileError(f"{where}: needs the fit {self.fit!r:.40}; this onelayer has {known}; upgrade it")
         d_in, mean, scale = self.features.d_in, self.of_rows.mean, self.of_rows.scale
         if self.features.d_out != d or mean.shape != (d_in,) or scale.shape != (d_in,) or not (scale > 0).all():
             name = self.features.name

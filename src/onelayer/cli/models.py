@@ -54,7 +54,7 @@ def evaluate(
     plan, _ = run.read_checkpoint()
     model = run.model
     with screen.working("reading") as progress:
-        rows, note = plan.rows_to_evaluate(data, split, model.image_shape, progress)
+        rows, note = plan.rows_to_evaluate(data, split, model, progress)
     screen.notes(rows.dataset)
     if note:
         screen.say(f"note: {note}")
@@ -153,7 +153,7 @@ def explain(
     model = Run.open(run_directory).model
     if model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; explain needs an image model")
-    row, note = read_image(image, model.image_shape)
+    row, note = read_image(image, model.image_shape, model.fit)
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
     title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
@@ -222,7 +222,7 @@ def _rows_to_classify(path: Path, model: "Model", run_directory: Path) -> "tuple
     elif model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; pass a .npy file of rows")
     else:
-        row, note = read_image(path, model.image_shape)
+        row, note = read_image(path, model.image_shape, model.fit)
         rows = row[None]
     doubt = model.doubt(rows)
     if isinstance(doubt, UnitWarning):

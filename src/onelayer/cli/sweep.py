@@ -111,6 +111,7 @@ def sweep(
         splits = load_splits(data, apart, source_config=source_config, progress=progress)
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
+    source_config = replace(source_config, fit=dataset.fit or "auto")
     plan = sweeps.SweepPlan(configs, seeds, apart, dataset.source, dataset.fingerprint, source_config)
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
         made = sweeps.Sweep.create(path, plan, overwrite=overwrite)

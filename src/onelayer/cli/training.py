@@ -1,5 +1,6 @@
 """The commands that train, resume and draw a run: train, resume and figures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,7 +70,9 @@ def train(
     if preset and data == "auto" and splits.dataset.source != "cifar10":
         config = without_preset(config, preset)
         screen.say(f"note: CIFAR-10 is not here; {splits.dataset.name} takes its place, without the preset {preset}")
-    plan = Plan(config, split_config, splits.dataset.source, splits.dataset.fingerprint, source_config)
+    dataset = splits.dataset
+    source_config = replace(source_config, fit=dataset.fit or "auto")
+    plan = Plan(config, split_config, dataset.source, dataset.fingerprint, source_config)
     problem = Problem.of(splits, config)  # refuses an unfit backend before a directory is made
     warn_of_units(splits)
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onelayer.config import Fit
 from onelayer.data.progress import Progress
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.drawing import html_table
@@ -43,6 +44,9 @@ class Dataset:
     row_weights : ndarray (n,), float64, or None
         The weight of each row in the loss, the standardisation and the scores, 1 on average over the training rows. A
         row of weight 2 counts as two rows. None is a weight of 1 for all rows.
+    fit : {"squeeze", "crop", "pad"} or None
+        The way in which images of other proportions were, or are to be, brought to `image_shape`. None where all images
+        had it and nobody chose a way.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     source: str = ""
     row_weights: np.ndarray | None = None
+    fit: Fit | None = None
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:

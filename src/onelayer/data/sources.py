@@ -144,7 +144,8 @@ def load(
     if (match := NUMBERED.fullmatch(path.name)) and int(match["count"]) > 1 and not path.is_dir():
         alone = f"only {path.name} is read, which is one of {int(match['count'])} files by its name"
         dataset = replace(dataset, notes=(alone, *dataset.notes))
-    return replace(dataset, source=str(path.resolve()) if found.given else name)
+    fit = dataset.fit if source_config.fit == "auto" else source_config.fit
+    return replace(dataset, source=str(path.resolve()) if found.given else name, fit=fit)
 
 
 def load_preferred(

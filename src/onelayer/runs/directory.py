@@ -180,7 +180,7 @@ class Run:
             # Runs that recorded no backend were trained by NumPy; with another, the bits would change half-way.
             config = TrainConfig.of_file({"backend": "numpy"} | json.loads(metadata["config"]))
             split_config = SplitConfig(**json.loads(metadata["split"]))
-            source_config = SourceConfig(**json.loads(metadata.get("source_config", "{}")))
+            source_config = SourceConfig.of_file(json.loads(metadata.get("source_config", "{}")))
             where = metadata["source"], metadata["fingerprint"], source_config, metadata.get("started", "")
             plan = Plan(config, split_config, *where)
             first_rate, left, best = (json.loads(metadata.get(key, "null")) for key in ("first_rate", "left", "best"))

@@ -10,6 +10,7 @@ from onelayer.data.dataset import Split, Splits, require_finite
 from onelayer.data.protocols import BATCH_PROTOCOL
 from onelayer.data.sources import load_for
 from onelayer.errors import ConfigError, DataError
+from onelayer.model import Model
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Plan:
         self,
         source: str | None,
         part: str | None,
-        image_shape: tuple[int, int, int] | None,
+        model: Model,
         progress: Callable[..., None] | None = None,
     ) -> tuple[Split, str | None]:
         """Return the rows to evaluate a model on, and a note about them.
@@ -72,8 +73,8 @@ class Plan:
             them. Other data have their own parts.
         part : str or None
             train, validation, test or all; None is test, or all rows of other data without test rows.
-        image_shape : (c, h, w) or None
-            The shape of the model's images; images of a folder are resized to it.
+        model : Model
+            Images of a folder are resized to its shape, and fitted as its training images were.
 
         Raises
         ------
@@ -84,8 +85,8 @@ class Plan:
             return _named(self.load_splits(None, progress), part or "test"), None
         # evaluate has no options for how a source is read: what cannot be read is left out, and a note says so.
         config = replace(self.source_config, allow_unreadable=True)
-        if image_shape is not None:
-            config = replace(config, image_size="{2}x{1}".format(*image_shape))
+        if model.image_shape is not None:
+            config = replace(config, image_size="{2}x{1}".format(*model.image_shape), fit=model.fit)
         try:
             dataset = load_for(source, self.split_config, source_config=config, progress=progress)
         except ConfigError:

@@ -258,7 +258,7 @@ class Problem:
         dataset = self.raw.dataset
         known = dataset.class_names, dataset.image_shape, are_pixels(_some_rows(self.raw.train))
         of_rows = None if isinstance(self.features, Identity) else self.raw.standardizer
-        return Model(layer, self.standardizer, *known, self.features, of_rows)
+        return Model(layer, self.standardizer, *known, self.features, of_rows, dataset.fit or "squeeze")
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,8 +37,8 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         A folder with images at ``CLASS/.../IMAGE``, or at ``train/CLASS/.../IMAGE`` and the same in validation and
         test. Other usual names of these (PARTS) will do.
     config : SourceConfig
-        Images are resized to its image size. The default is their most common size after both sides are scaled down to
-        at most 64 pixels.
+        Images are resized to its image size, and fitted as it says. By default the size is their most common one after
+        both sides are scaled down to at most 64 pixels.
     progress : callable, optional
         Called with the files done and the total (None while they are counted), first for counting, then for sizes, then
         for pixels.
@@ -58,20 +58,21 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
     walk = Walk(path, progress)
     groups = _groups(walk)
     files = [file for group in groups for file in group.files]
-    rows, image_shape, kept, notes = image_rows(path, files, path.joinpath, walk.digest.digest(), config, progress)
+    found = image_rows(path, files, path.joinpath, walk.digest.digest(), config, progress)
     ends = np.cumsum([len(group.files) for group in groups])
-    counts = [int(part.sum()) for part in np.split(kept, ends[:-1])]
+    counts = [int(part.sum()) for part in np.split(found.kept, ends[:-1])]
     _require_images(walk, groups, counts, "no image that can be read")
     classes = sorted({group.class_name for group in groups if group.trains})
     numbers = {name: number for number, name in enumerate(classes)}
     return Dataset(
-        rows=rows,
+        rows=found.rows,
         labels=np.repeat(np.array([numbers[group.class_name] for group in groups]), counts),
         class_names=tuple(classes),
-        image_shape=image_shape,
+        image_shape=found.image_shape,
         name=printable(path.resolve().name) or "images",
         parts=_parts(groups, counts),
-        notes=(*walk.notes, *notes),
+        notes=(*walk.notes, *found.notes),
+        fit=found.fit,
     )
 
 

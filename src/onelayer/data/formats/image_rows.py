@@ -12,10 +12,11 @@ from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
-from onelayer.config import SourceConfig
+from onelayer.config import Fit, SourceConfig
 from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows
 from onelayer.data.progress import Progress
 from onelayer.data.untrusted.images import (
+    DISTORTION,
     Decoded,
     Encoded,
     F,
@@ -50,6 +51,8 @@ class ImageRows(NamedTuple):
         One channel if all images are stored as greys, else three.
     kept : ndarray (n,), bool
         True for the images that can be read.
+    fit : {"squeeze", "crop", "pad"}
+        The way in which images of other proportions were brought to this shape.
     notes : tuple of str
         Sentences that a person should read.
     """
@@ -57,6 +60,7 @@ class ImageRows(NamedTuple):
     rows: np.ndarray
     image_shape: tuple[int, int, int]
     kept: np.ndarray
+    fit: Fit
     notes: tuple[str, ...]
 
 
@@ -83,8 +87,7 @@ def image_rows(
     state : bytes
         A digest of everything that decides the images' contents.
     config : SourceConfig
-        Images are resized to its image size. The default is their most common size after both sides are scaled down to
-        at most 64 pixels.
+        Images are resized to its image size, and fitted as it says; see `_choose`.
     progress : callable
         Called with the images done and the total, from the start again for sizes and pixels.
     block : int
@@ -97,35 +100,43 @@ def image_rows(
     """
     from PIL import __version__
 
-    how = f"{config.width_and_height}, {_VERSION}, Pillow {__version__}"
-    key = hashlib.sha256(state + how.encode()).hexdigest()
-    found = find_rows(key)
+    def key(fit: str) -> str:
+        how = f"{config.width_and_height}, {fit}, {_VERSION}, Pillow {__version__}"
+        return hashlib.sha256(state + how.encode()).hexdigest()
+
+    found = find_rows(key(config.fit))
+    if found is None and config.fit != "auto" and (chosen := find_rows(key("auto"))) and chosen[1]["fit"] == config.fit:
+        found = chosen  # a run records the way that was chosen, and reads its data again
     if found is None:
-        shape = _choose_shape(path, images, source, config, progress, block)
-        fill = partial(_fill, path, images, source, shape, progress, block)
-        found = cached_rows(key, (len(images), prod(shape)), fill)
+        shape, fit = _choose(path, images, source, config, progress, block)
+        fill = partial(_fill, path, images, source, shape, fit, progress, block)
+        found = cached_rows(key(config.fit), (len(images), prod(shape)), fill)
         if found[1]["passing"]:
-            forget_rows(key)
+            forget_rows(key(config.fit))
     rows, facts = found
     kept = np.ones(len(images), bool)
     kept[facts["unreadable"]] = False
     c, h, w = facts["image_shape"]
-    notes = (*_lost(path, len(images), facts, config), *_squeezed(facts), *_dark(facts))
+    notes = (*_lost(path, len(images), facts, config), *_fitted(facts, len(rows), config), *_dark(facts))
     if not isinstance(rows, np.memmap):
         why = f"the cache {cache_directory()} cannot be written, so every start decodes the images again"
         notes = (*notes, why)
-    return ImageRows(rows, (c, h, w), kept, notes)
+    return ImageRows(rows, (c, h, w), kept, facts["fit"], notes)
 
 
-def _choose_shape(
+def _choose(
     path: Path,
     images: Images[F],
     source: Callable[[F], Path | Encoded],
     config: SourceConfig,
     progress: Progress,
     block: int,
-) -> tuple[int, int, int]:
-    """Return the shape (c, h, w) that all images are resized to."""
+) -> tuple[tuple[int, int, int], Fit]:
+    """Return the shape (c, h, w) that all images are resized to, and the way to fit those of other proportions.
+
+    Without an image size it is the most common size, after both sides are scaled down to at most 64 pixels. If images
+    are not squeezed, only the sizes count whose proportions more than half of the images have, where there are any.
+    """
     # Opening a small image takes a third of the time of decoding it. If a sample of the files has one size and one of
     # them has colours, looking into all files would change nothing.
     for some in (_Sample(images, max(1, len(images) // _SAMPLE)), images):
@@ -134,7 +145,7 @@ def _choose_shape(
         with closing(each_image(lambda image: read_header(source(image)), some, progress, block)) as headers:
             for header in headers:
                 if isinstance(header, Header):
-                    sizes[_fit(header.size)] += 1
+                    sizes[_shrunk(header.size)] += 1
                     grey &= header.grey
                 else:
                     reason = reason or _relative(path, header)
@@ -142,9 +153,12 @@ def _choose_shape(
             break
     if not sizes:
         raise _none_readable(path, len(images), reason)
+    wanted = [config.width_and_height] if config.width_and_height else list(sizes)
+    usual = [] if config.fit == "squeeze" else [size for size in wanted if _is_common(sizes, size)]
     # The largest of several equally common sizes wins.
-    w, h = config.width_and_height or max(sizes, key=lambda size: (sizes[size], prod(size), size))
-    return 1 if grey else 3, h, w
+    w, h = max(usual or wanted, key=lambda size: (sizes[size], prod(size), size))
+    fit: Fit = config.fit if config.fit != "auto" else "crop" if usual else "squeeze"
+    return (1 if grey else 3, h, w), fit
 
 
 class _Sample(Generic[F]):
@@ -164,7 +178,15 @@ class _Sample(Generic[F]):
         return compress(self.images, drawn)
 
 
-def _fit(size: tuple[int, int]) -> tuple[int, int]:
+def _is_common(sizes: Counter[tuple[int, int]], size: tuple[int, int]) -> bool:
+    """Return whether more than half of the images of these sizes have, to the eye, the proportions of `size`."""
+    widths, heights = np.array(list(sizes)).T
+    ratios = widths * size[1] / (heights * size[0])
+    alike = np.maximum(ratios, 1 / ratios) <= DISTORTION
+    return bool(2 * np.array(list(sizes.values()))[alike].sum() > sizes.total())
+
+
+def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
     """Return a size scaled down, if necessary, to at most MAX_SIDE on both sides."""
     scale = min(1, MAX_SIDE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -175,6 +197,7 @@ def _fill(
     images: Images[F],
     source: Callable[[F], Path | Encoded],
     image_shape: tuple[int, int, int],
+    fit: Fit,
     progress: Progress,
     block: int,
     rows: np.ndarray,
@@ -182,12 +205,12 @@ def _fill(
     """Decode images into rows (n, d), from the first on; return the number of rows and facts about the images."""
     unreadable: list[int] = []
     reasons: list[str] = []
-    squeezed, first_squeezed = 0, ""
+    fitted, first_fitted = 0, ""
     deep, brightest = 0, 0
     used, passing = 0, False
 
     def decode(image: F) -> tuple[Decoded, str]:
-        return decode_image(source(image), image_shape), str(image)
+        return decode_image(source(image), image_shape, fit), str(image)
 
     block = max(1, min(block, _BLOCK_BYTES // rows.shape[1]))
     with closing(each_image(decode, images, progress, block)) as results:
@@ -201,9 +224,9 @@ def _fill(
                 decoded, name = result
                 rows[used] = decoded.row
                 used += 1
-                if decoded.distorted:
-                    squeezed += 1
-                    first_squeezed = first_squeezed or printable(name)
+                if decoded.fitted:
+                    fitted += 1
+                    first_fitted = first_fitted or printable(name)
                 if decoded.brightest is not None:
                     deep += 1
                     brightest = max(brightest, decoded.brightest)
@@ -214,7 +237,8 @@ def _fill(
         "unreadable": unreadable,
         "reasons": reasons,
         "passing": passing,
-        "squeezed": [squeezed, first_squeezed],
+        "fit": fit,
+        "fitted": [fitted, first_fitted],
         "of 16 bits": [deep, brightest],
     }
 
@@ -235,12 +259,17 @@ def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -
     yield f"left out, as {what}"
 
 
-def _squeezed(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield a note on images with other proportions, if any."""
-    count, first = facts["squeezed"]
-    _, h, w = facts["image_shape"]
-    if count:
-        yield f"{counted(count, 'image')} distorted to fit {w} x {h}, such as {first}"
+_FITTED = {"squeeze": "distorted to fit", "crop": "cropped to the proportions of", "pad": "padded with white to"}
+_ADVICE = {"squeeze": "; --fit crop or --fit pad keeps their proportions", "crop": "; --fit pad keeps all of them"}
+
+
+def _fitted(facts: dict[str, Any], count: int, config: SourceConfig) -> Iterator[str]:
+    """Yield a note on images of other proportions among `count`, if any."""
+    fitted, first = facts["fitted"]
+    (_, h, w), fit = facts["image_shape"], facts["fit"]
+    if fitted:
+        advice = _ADVICE[fit] if config.fit == "auto" else ""
+        yield f"{fitted:,} of {counted(count, 'image')} {_FITTED[fit]} {w} x {h}, such as {first}{advice}"
 
 
 def _dark(facts: dict[str, Any]) -> Iterator[str]:

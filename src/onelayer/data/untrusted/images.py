@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from onelayer.config import Fit
 from onelayer.data.progress import Progress
 from onelayer.errors import DataError
 
@@ -35,7 +36,7 @@ IMAGE_FORMATS = {
 _NAMES = tuple(IMAGE_FORMATS)
 _MAX_PIXELS = 100_000_000  # of an image, and of all images decoded at a time; a pixel takes up to 20 bytes
 _SMALL_PIXELS = 2**20  # an image of at most this many pixels is not counted
-_DISTORTION = 1.05  # above this ratio of the aspect ratios a person sees it
+DISTORTION = 1.05  # above this ratio of two aspect ratios a person sees the difference
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 
 _KEPT = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM)  # errors that stay until the file is changed
@@ -89,18 +90,18 @@ class Decoded(NamedTuple):
     ----------
     row : ndarray (c * h * w,), uint8
         Channels first.
-    distorted : str or None
-        A sentence about the distortion, if there is one.
+    fitted : str or None
+        A sentence about the way in which an image of other proportions was fitted.
     brightest : int or None
         The largest value of an image of 16 bits after its reduction to 8 bits; None for other images.
     """
 
     row: np.ndarray
-    distorted: str | None = None
+    fitted: str | None = None
     brightest: int | None = None
 
 
-def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, str | None]:
+def read_image(path: Path, image_shape: tuple[int, int, int], fit: Fit) -> tuple[np.ndarray, str | None]:
     """Read an image and resize it to a shape.
 
     Parameters
@@ -109,13 +110,15 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
         A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file. Of an animation, the first frame is read.
     image_shape : (c, h, w)
         c is 1 for greys or 3 for red, green and blue.
+    fit : {"squeeze", "crop", "pad"}
+        An image of other proportions is distorted, or its middle is taken, or all of it is laid on white.
 
     Returns
     -------
     row : ndarray (c * h * w,), uint8
         Channels first.
     note : str or None
-        A sentence that a person should read: the image was distorted, or lost most of its 16 bits.
+        A sentence that a person should read: the image has other proportions, or lost most of its 16 bits.
 
     Raises
     ------
@@ -123,9 +126,9 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarra
         If the file is missing, not an image, damaged, or larger than 100 megapixels.
     """
     with _pillow_ready():
-        row, distorted, brightest = decode_image(path, image_shape)
+        row, fitted, brightest = decode_image(path, image_shape, fit)
     dark = dark_note(brightest)
-    return row, "; ".join(filter(None, [distorted, dark and f"{path}: {dark}"])) or None
+    return row, "; ".join(filter(None, [fitted, dark and f"{path}: {dark}"])) or None
 
 
 def dark_note(brightest: int | None) -> str | None:
@@ -203,9 +206,9 @@ def read_header(source: Path | Encoded) -> Header:
         return Header((w, h), image.mode in ("1", "L", "LA") or image.mode.startswith("I"))
 
 
-def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> Decoded:
+def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int], fit: Fit) -> Decoded:
     """Read an image like `read_image`, but return facts instead of a note; call it within `each_image`."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     c, h, w = image_shape
     if c not in (1, 3):
@@ -221,14 +224,39 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int]) -> D
         mode = "L" if c == 1 else "RGB"
         if upright.mode != mode:
             upright = upright.convert(mode)
-        distorted = None
+        fitted = None
         distortion = (upright.width * h) / (upright.height * w)
-        if max(distortion, 1 / distortion) > _DISTORTION:
-            distorted = f"{source}: {upright.width} x {upright.height} was squeezed to {w} x {h}, which distorts it"
-        if upright.size != (w, h):
-            upright = upright.resize((w, h), Image.Resampling.LANCZOS)
-        pixels = np.asarray(upright).reshape(h, w, c)
-        return Decoded(pixels.transpose(2, 0, 1).reshape(-1), distorted, brightest)
+        if max(distortion, 1 / distortion) > DISTORTION:
+            fitted = f"{source}: {upright.width} x {upright.height} {_FITTED[fit].format(f'{w} x {h}')}"
+        pixels = np.asarray(_fit(upright, (w, h), fit)).reshape(h, w, c)
+        return Decoded(pixels.transpose(2, 0, 1).reshape(-1), fitted, brightest)
+
+
+_FITTED: dict[Fit, str] = {
+    "squeeze": "was squeezed to {}, which distorts it",
+    "crop": "was cropped to its middle, with the proportions of {}",
+    "pad": "was padded with white to {}",
+}
+
+
+def _fit(image: "Image.Image", size: tuple[int, int], fit: Fit) -> "Image.Image":
+    """Return an image resized to a size: all of it distorted, its middle, or all of it on white."""
+    from PIL import Image
+
+    if image.size == size:
+        return image
+    (w, h), (width, height) = size, image.size
+    if fit == "pad":
+        scale = min(w / width, h / height)
+        inner = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
+        padded = Image.new(image.mode, size, "white")  # as transparent parts are
+        padded.paste(inner, ((w - inner.width) // 2, (h - inner.height) // 2))
+        return padded
+    scale = min(width / w, height / h)
+    # The middle part, in pixels that need not be whole; the minimum undoes rounding.
+    across, down = (width, height) if fit == "squeeze" else (min(width, w * scale), min(height, h * scale))
+    box = ((width - across) / 2, (height - down) / 2, (width + across) / 2, (height + down) / 2)
+    return image.resize(size, Image.Resampling.LANCZOS, box)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Sweep:
             configs = tuple(TrainConfig.of_file(config) for config in content["settings"])
             split_config, source_config = (
                 SplitConfig(**content["split"]),
-                SourceConfig(**content.get("source_config", {})),
+                SourceConfig.of_file(content.get("source_config", {})),
             )
             source, fingerprint = str(content["source"]), str(content["fingerprint"])
             return SweepPlan(configs, tuple(content["seeds"]), split_config, source, fingerprint, source_config)

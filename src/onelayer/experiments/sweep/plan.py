@@ -117,6 +117,8 @@ class SweepPlan:
     def difference(self, other: "SweepPlan") -> str:
         """Return the first difference from `other`, in words."""
         if self.fingerprint != other.fingerprint:
+            if self.source_config.fit != other.source_config.fit:
+                return f"its fit is {self.source_config.fit}, not {other.source_config.fit}"
             return f"its data begin with the fingerprint {self.fingerprint[:12]}, not {other.fingerprint[:12]}"
         if self.seeds != other.seeds:
             return f"its seeds are {_listed(self.seeds)}, not {_listed(other.seeds)}"
