@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,7 +263,7 @@ def test_offline(offline):
     [
         ("cifar", r"^cifar: no such file or folder, and not one of auto, cifar10, .*, digits; did you mean cifar10\?$"),
         ("digit", r"did you mean digits\?$"),
-        ("fashion_mnist", r"did you mean fashion-mnist\?$"),
+        ("FashonMNIST", r"did you mean fashion-mnist\?$"),
         ("imagenet", r"and not one of auto, cifar10, cifar100, mnist, fashion-mnist, kmnist, digits$"),
         ("./cifar", r"^cifar: no such file or folder$"),
         ("no/where", r"^no/where: no such file or folder$"),
@@ -304,7 +305,7 @@ def test_splits_of_a_subset(tiny_cifar, write_tar, tmp_path, packed):
     assert [len(split) for split in splits] == [50, 10, 60]
     missing = "data_batch_2, data_batch_3, data_batch_4, data_batch_5"
     assert splits.dataset.notes[-1] == f"not the whole CIFAR-10: it lacks {missing}"
-    with pytest.raises(ConfigError, match="CIFAR-10 has no data_batch_2; use the protocol stratified"):
+    with pytest.raises(ConfigError, match="CIFAR-10 has no data_batch_2; use the protocol full"):
         load_splits(source, SplitConfig(protocol="batch"))
 
 
@@ -316,6 +317,29 @@ def test_the_batches_suffice_for_their_protocol_and_no_other(cifar, tmp_path):
     dataset = load_splits(tmp_path, SplitConfig(protocol="full")).dataset
     words = "not the whole CIFAR-10: it lacks data_batch_3, data_batch_4, data_batch_5"
     assert (dataset.official, dataset.notes) == (False, (words,))
+
+
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [
+        *[(spelt, "cifar10") for spelt in ("CIFAR10", "cifar-10", "CIFAR-10", "Cifar_10", "cifar 10")],
+        *[("CIFAR-100", "cifar100"), ("MNIST", "mnist"), ("KMNIST", "kmnist"), ("Digits", "digits"), ("AUTO", "auto")],
+        *[(spelt, "fashion-mnist") for spelt in ("FashionMNIST", "Fashion_MNIST", "fashion_mnist", "FASHION-MNIST")],
+    ],
+)
+def test_names_in_other_spellings(spelt, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find(spelt) == find(name)
+    (tmp_path / spelt / "cat").mkdir(parents=True)
+    assert find(spelt) == Source("folder", Path(spelt), given=True), "what is there comes first"
+
+
+def test_a_data_set_has_one_name_however_it_was_spelt(tiny_cifar, monkeypatch):
+    monkeypatch.setenv("ONELAYER_DATA", str(tiny_cifar))
+    assert load("CIFAR-10").source == "cifar10"
+    for other in ("cifar", "cifar1", "mnistfashion", "fashion/mnist", "./CIFAR10"):
+        with pytest.raises(DataError, match="no such file or folder"):
+            find(other)
 
 
 def test_digits_have_no_batches():

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,8 @@ def find(source: str | Path) -> Source:
     source : str or Path
         cifar10, cifar100, mnist, fashion-mnist and kmnist are searched for at and in the path in the environment
         variable ONELAYER_DATA, then in the user's cache, and are else to be downloaded. digits is scikit-learn's set.
-        auto is cifar10 if that is available, else digits. Anything else is a path.
+        auto is cifar10 if that is available, else digits. Anything else is a path, or, where there is no such path, a
+        name in another spelling, such as Fashion_MNIST.
 
     Returns
     -------
@@ -64,16 +66,18 @@ def find(source: str | Path) -> Source:
     DataError
         If there is no such source.
     """
-    if source == "digits":
-        return Source("digits")
-    if source == "auto" or source in KNOWN:
-        return Source(str(source), _place_of("cifar10" if source == "auto" else str(source)))
     path = Path(source)
     if source == "":
         raise DataError("the path of the data is empty; pass a path or a name")
+    if isinstance(source, str) and (source in NAMES or not os.path.lexists(path)):
+        name = known_name(source)
+        if name == "digits":
+            return Source(name)
+        if name:
+            return Source(name, _place_of("cifar10" if name == "auto" else name))
     with reading(path):
         if isinstance(source, str) and path.name == source and not os.path.lexists(path):
-            near = difflib.get_close_matches(source, NAMES, n=1)
+            near = difflib.get_close_matches(source.lower(), NAMES, n=1)
             guess = f"; did you mean {near[0]}?" if near else ""
             raise DataError(f"{source}: no such file or folder, and not one of {', '.join(NAMES)}{guess}")
         if not path.exists():
@@ -88,6 +92,16 @@ def find(source: str | Path) -> Source:
         f"{path}: holds no data that onelayer reads; pass CIFAR-10 or CIFAR-100 as published, IDX files like those of "
         "MNIST, .npz or .npy arrays, parquet files with images, or a folder with a folder of images for each class"
     )
+
+
+def known_name(source: str) -> str | None:
+    """Return the name of a data set that is written like this: CIFAR-10, FashionMNIST, ...; None if there is none."""
+    spelt = {_letters(name): name for name in NAMES}
+    return spelt.get(_letters(source))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name).lower()
 
 
 def load(
