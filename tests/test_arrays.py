@@ -279,7 +279,7 @@ NAMES = r"rows are called x, images, .*, labels y, .*, both alone or with _train
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ({"X": X, "y": Y[:39]}, r"X(\.npy)? has 40 rows, but .*y(\.npy)? 39 labels"),
+        ({"X": X, "y": Y[:39]}, r"X(\.npy)? has 40 rows, but .*y(\.npy)? 39 labels; save a label for each"),
         ({"X": np.float32(3), "y": Y}, r"X(\.npy)? has no rows, but .*y(\.npy)? 40 labels"),
         ({"X": X}, f"X is there without labels .found X.; {NAMES}"),
         ({"X": X, "y_train": Y}, "holds X and y_train; remove the array of all rows, or those of the parts"),
@@ -354,13 +354,15 @@ def test_a_file_whose_labels_are_missing_or_which_is_labels():
 
 
 def test_nan_is_named_with_its_row_and_column():
-    for form in ("folder", "compressed"):
+    for form, name in (("folder", "set"), ("compressed", r"set\.npz")):
         bad = X.copy()
         bad[17, 4] = np.nan
-        with pytest.raises(DataError, match=r"^set: row 17, column 4 is nan; every feature must be a finite number$"):
+        with pytest.raises(
+            DataError, match=rf"^{name}: row 17, column 4 is nan; every feature must be a finite number$"
+        ):
             load_splits(save(form, X=bad, y=Y), SplitConfig())
     named = {"X_train": X[:15], "y_train": Y[:15], "X_test": bad[15:], "y_test": Y[15:]}
-    with pytest.raises(DataError, match=r"^set, test: row 2, column 4 is nan; every feature must be a finite"):
+    with pytest.raises(DataError, match=r"^set\.npz, test: row 2, column 4 is nan; every feature must be a finite"):
         load_splits(save("compressed", **named), SplitConfig())
 
 

@@ -135,7 +135,7 @@ def test_evaluate_refuses_what_it_cannot_judge_in_its_own_words(run_cli, trained
             ["scaled.npz"],
             "scaled, all: the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply",
         ),
-        (["holes.npz"], "holes: row 0, column [0-9]+ is nan; every feature must be a finite number"),
+        (["holes.npz"], r"holes\.npz: row 0, column [0-9]+ is nan; every feature must be a finite number"),
     ):
         assert_one_line(run_cli("evaluate", trained, "--data", *words), message)
 

@@ -229,6 +229,14 @@ def test_a_seed_repeats_its_splits_and_another_gives_others():
         ({}, {"protocol": "batch"}, "set has no data_batch_1; use the protocol stratified"),
         ({}, {"protocol": "full"}, "set has no training or test rows of its own; use the protocol stratified"),
         ({"test": slice(0, 120)}, {"protocol": "full"}, "use the protocol stratified"),
+        (
+            {"train": slice(0, 60), "validation": slice(60, 120)},
+            {"protocol": "batch"},
+            "set has no data_batch_1; use the protocol given",
+        ),
+        ({"train": slice(0, 60), "test": slice(60, 120)}, {"protocol": "batch"}, "use the protocol full"),
+        ({"validation": slice(0, 60), "test": slice(60, 120)}, {"protocol": "batch"}, "use the protocol stratified"),
+        (batches(30), {"protocol": "given"}, "set has no train; use the protocol batch"),
         (batches(30), {"validation_size": 9}, "validation size does not apply to the protocol batch; leave it out"),
         (
             batches(30),
@@ -373,7 +381,10 @@ def test_rows_of_a_split():
         ({"rows": np.zeros((0, 3), np.uint8)}, r"rows have the shape \(0, 3\); expected \(n, d\), both at least 1"),
         ({"rows": np.zeros(3, np.uint8)}, r"rows have the shape \(3,\)"),
         ({"rows": np.zeros((120, 3), np.int16)}, "rows are int16; expected uint8 pixels or float features"),
-        ({"labels": np.zeros(119, np.int64)}, r"120 rows but labels of shape \(119,\)"),
+        (
+            {"labels": np.zeros(119, np.int64)},
+            r"120 rows, but labels of the shape \(119,\); pass a label for each row, \(120,\)",
+        ),
         ({"labels": np.zeros(120, np.int32)}, "labels are int32; expected int64"),
         ({"labels": np.arange(120)}, "row 4 has the label 4; labels are 0 to 3"),
         ({"labels": -np.ones(120, np.int64)}, "row 0 has the label -1; labels are 0 to 3"),

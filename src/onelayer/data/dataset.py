@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.drawing import html_table
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.words import counted
+from onelayer.words import counted, printable
 
 MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend
 
@@ -72,7 +73,8 @@ class Dataset:
         if self.rows.dtype not in (np.uint8, np.float16, np.float32, np.float64):
             raise DataError(f"{self.name}: rows are {self.rows.dtype}; expected uint8 pixels or float features")
         if self.labels.shape != (len(self.rows),):
-            raise DataError(f"{self.name}: {len(self.rows)} rows but labels of shape {self.labels.shape}")
+            what = f"{len(self.rows):,} rows, but labels of the shape {self.labels.shape}"
+            raise DataError(f"{self.name}: {what}; pass a label for each row, {self.rows.shape[:1]}")
         if self.labels.dtype != np.int64:
             raise DataError(f"{self.name}: labels are {self.labels.dtype}; expected int64")
         object.__setattr__(self, "labels", np.require(self.labels, requirements=("C", "A")))  # the kernel needs both
@@ -276,13 +278,15 @@ def require_finite(dataset: Dataset, progress: Progress | None = None) -> None:
     """Raise a DataError if a feature is not a finite number."""
     if not_finite := dataset.scan(progress).not_finite:
         row, column = not_finite
+        path = Path(dataset.source)
+        name = printable(path.name) if path.is_absolute() else dataset.name  # of the file, with its suffix
         for (
             part,
             where,
         ) in dataset.parts.items():  # a source may hold each part in an array
             if row in (members := range(len(dataset.rows))[where]):
-                refuse_number(dataset.rows[where], (members.index(row), column), f"{dataset.name}, {part}")
-        refuse_number(dataset.rows, not_finite, dataset.name)
+                refuse_number(dataset.rows[where], (members.index(row), column), f"{name}, {part}")
+        refuse_number(dataset.rows, not_finite, name)
 
 
 def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str) -> None:

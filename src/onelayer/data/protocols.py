@@ -84,7 +84,9 @@ def _places(dataset: Dataset, parts: list[str]) -> np.ndarray:
     missing = [part for part in parts if part not in dataset.parts]
     if missing or not parts:
         what = " and ".join(missing) or "training or test rows of its own"
-        raise ConfigError(f"{dataset.name} has no {what}; use the protocol stratified")
+        others = any(part.startswith("train") or part.startswith("data_batch") for part in dataset.parts)
+        fit = default_protocol(dataset.parts) if others else "stratified"
+        raise ConfigError(f"{dataset.name} has no {what}; use the protocol {fit}")
     everything = np.arange(len(dataset.rows))
     return np.concatenate([everything[dataset.parts[part]] for part in parts])
 

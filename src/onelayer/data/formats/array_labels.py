@@ -24,7 +24,9 @@ def count_rows(rows: StoredArray, labels: StoredArray) -> int:
         )
     if rows.shape[:1] != labels.shape[:1]:
         count = f"{rows.shape[0]:,} rows" if rows.shape else "no rows"
-        raise DataError(f"{rows.name} has {count}, but {labels.name} {labels.shape[0]:,} labels")
+        raise DataError(
+            f"{rows.name} has {count}, but {labels.name} {labels.shape[0]:,} labels; save a label for each row"
+        )
     return rows.shape[0]
 
 
