@@ -160,20 +160,66 @@ def test_what_is_hidden_or_no_image_is_left_out(pets):
         write(pets / name, format="PNG")
     assert load(pets).fingerprint == expected
     assert load(pets).notes == ()
-    for name in ("cat/a.HEIC", "cat/b.heic", "dog/README"):
-        write(pets / name, format="PNG")
     write(pets / "preview.png")
-    assert load(pets).fingerprint == expected
-    assert load(pets).notes == (
-        f"1 image in {pets} left out, outside the folders of the classes",
-        "3 files left out, as their suffixes are not those of images: .heic, none",
-    )
+    assert load(pets).notes == (f"1 image in {pets} left out, outside the folders of the classes",)
+
+
+def test_what_is_left_out_is_counted_by_kind(pets, monkeypatch):
+    expected = load(pets).fingerprint
+    write(pets / "dog" / "README", format="PNG")
+    assert load(pets).notes == ("left out: 1 other file (no suffix)",)
+    for name in (
+        "cat/a.MOV",
+        "dog/x/b.mp4",
+        "cat/Thumbs.db",
+        "cat/a.xmp",
+        "dog/b.xmp",
+        "dog/c.raw",
+        "cat/a.mpo\x1b[31m",
+    ):
+        (pets / name).parent.mkdir(exist_ok=True)
+        (pets / name).write_bytes(b"something")
+    others = "6 other files (.xmp, .db, .mpo?[31m, ...)"
+    assert load(pets).notes == (f"left out: 2 videos, {others}",)
+    with monkeypatch.context() as without:
+        without.setattr(images, "heif_version", lambda: None)
+        write(pets / "cat" / "a.HEIC", format="PNG")
+        (pets / "dog" / "broken.png").write_bytes(b"nothing")
+        config = SourceConfig(allow_unreadable=True)
+        for start in range(2):
+            (note,) = load(pets, source_config=config).notes
+            assert note.startswith(
+                f"left out: 1 HEIC image (to read HEIC images, pip install pillow-heif), 2 videos, {others}, "
+                "1 of 7 images that cannot be read: dog/broken.png: is not an image that can be read (PNG, "
+            )
+            assert load(pets, source_config=config).fingerprint == expected
+            if not start:
+                without.setattr(image_rows, "each_image", None)
+        for file in (pets / "cat").glob("*.png"):
+            file.unlink()
+        words = r"/cat: holds no images \(\.apng, .*; to read HEIC images, pip install pillow-heif\); add some, or rem"
+        with pytest.raises(DataError, match=words):
+            load(pets)
+
+
+def test_heic_images_are_read_where_they_can_be(pets):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    flat = Image.new("RGB", (40, 30), (200, 30, 60))
+    flat.save(pets / "cat" / "a.heic")
+    flat.save(pets / "dog" / "b.HIF", "HEIF")
+    dataset = load(pets)
+    assert (len(dataset.rows), dataset.notes) == (8, ())
+    np.testing.assert_allclose(dataset.rows[[3, 7]].reshape(2, 3, -1)[:, :, 0], [[200, 30, 60]] * 2, atol=4)
 
 
 def test_the_suffixes_are_those_of_pillow():
     Image.init()
     theirs = {suffix for suffix, name in Image.registered_extensions().items() if name in images.IMAGE_FORMATS}
     assert {suffix for suffixes in images.IMAGE_FORMATS.values() for suffix in suffixes} == theirs
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    heif = {suffix for suffix, name in Image.registered_extensions().items() if name == "HEIF"}
+    assert set(images.HEIF_SUFFIXES) == heif
+    assert set(images.readable_suffixes()) == theirs | heif
 
 
 @pytest.mark.parametrize(
@@ -493,7 +539,7 @@ def test_photographs(photographs, no_decoding):
         np.testing.assert_allclose(pictures[:, :, :14].mean(axis=(2, 3)), [[0, 0, 255]] * 9, atol=8)
         np.testing.assert_allclose(pictures[:, :, 16:].mean(axis=(2, 3)), [[0, 255, 0]] * 9, atol=8)
         (note,) = dataset.notes
-        assert note.startswith("left out, as 1 of 110 images cannot be read: kinds/cut.jpg: is damaged or cut off (")
+        assert note.startswith("left out: 1 of 110 images that cannot be read: kinds/cut.jpg: is damaged or cut off (")
         if not start:
             no_decoding()
 
@@ -522,7 +568,7 @@ def test_too_many_unreadable(pets, no_decoding):
         load(pets)
     dataset = load(pets, source_config=SourceConfig(allow_unreadable=True))
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert dataset.notes[0].startswith("left out, as 4 of 10 images cannot be read: cat/a.png: is not an image that")
+    assert dataset.notes[0].startswith("left out: 4 of 10 images that cannot be read: cat/a.png: is not an image that")
 
 
 def test_one_in_a_hundred_may_be_unreadable(tmp_path):
@@ -532,7 +578,7 @@ def test_one_in_a_hundred_may_be_unreadable(tmp_path):
     dataset = load(tmp_path / "pets")
     assert len(dataset.rows) == 99
     (note,) = dataset.notes
-    assert note.startswith("left out, as 1 of 100 images cannot be read: a/bad.png: ")
+    assert note.startswith("left out: 1 of 100 images that cannot be read: a/bad.png: ")
     (tmp_path / "pets" / "b" / "1.png").unlink()
     with pytest.raises(DataError, match="1 of 99 images"):
         load(tmp_path / "pets")

@@ -294,6 +294,70 @@ def test_files_that_are_no_good_images(tmp_path, content, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def heif():
+    """Pillow, which writes HEIC images with this package."""
+    pytest.importorskip("pillow_heif").register_heif_opener()
+
+
+@pytest.mark.usefixtures("heif")
+def test_heic(tmp_path):
+    picture = np.kron(RNG.integers(40, 216, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    path = save(Image.fromarray(picture), tmp_path / "a.heic", quality=100, chroma=444)
+    row, note = read_image(path, COLOUR, "squeeze")
+    np.testing.assert_allclose(row.reshape(COLOUR), picture.transpose(2, 0, 1), atol=12)
+    assert note is None
+    path = save(Image.fromarray(picture[:, :, 0]), tmp_path / "grey.heic", quality=100)
+    np.testing.assert_allclose(read_image(path, (1, 32, 32), "squeeze")[0], picture[:, :, 0].ravel(), atol=12)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    black = Image.new("RGB", (64, 32))
+    black.paste((255, 255, 255), (0, 0, 32, 32))
+    path = save(black, tmp_path / "turned.heic", exif=exif.tobytes())
+    row, note = read_image(path, (1, 64, 32), "squeeze")
+    np.testing.assert_allclose(row.reshape(64, 32)[[8, 56]], [[255] * 32, [0] * 32], atol=8)
+    assert note is None
+    path = save(Image.new("RGBA", (32, 32), (0, 0, 0, 0)), tmp_path / "clear.heic")
+    np.testing.assert_array_equal(read_image(path, COLOUR, "squeeze")[0], 255)
+    headers = images.each_image(images.read_header, sorted(tmp_path.glob("*.heic")), lambda *_: None)
+    assert list(headers) == [((32, 32), False), ((32, 32), False), ((32, 32), True), ((32, 64), False)]
+
+
+def with_size(content, width, height):
+    """Return a HEIC file with another size in its header."""
+    start = content.index(b"ispe") + 8
+    return content[:start] + struct.pack(">II", width, height) + content[start + 8 :]
+
+
+@pytest.mark.usefixtures("heif")
+def test_heic_files_that_are_no_good_images(tmp_path, monkeypatch):
+    path = save(Image.fromarray(PIXELS).resize((64, 48)), tmp_path / "a.heic")
+    content = path.read_bytes()
+    broken = [content[:-30], content[:200], content[:20], b"", *(with_size(content, n, n) for n in (9, 20_000, 2**31))]
+    for place, some in enumerate(broken):
+        path.write_bytes(some)
+        with pytest.raises(
+            DataError, match=r"/a\.heic: is (damaged or cut off|not an image that can be read) "
+        ) as caught:
+            read_image(path, COLOUR, "squeeze")
+        assert "\n" not in str(caught.value), place
+    path.write_bytes(content)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DataError, match=r"a\.heic: claims more than 0 megapixels; make it smaller"):
+        read_image(path, COLOUR, "squeeze")
+    (tmp_path / "not.png").write_bytes(content)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 64 * 48)
+    assert read_image(tmp_path / "not.png", COLOUR, "squeeze")[0].std() > 10, "the content decides, not the name"
+
+
+def test_heic_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "heif_version", lambda: None)
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x1cftypheic")
+    words = r"a\.HEIC: cannot be read without pillow-heif; to read HEIC images, pip install pillow-heif$"
+    with pytest.raises(DataError, match=words):
+        read_image(tmp_path / "a.HEIC", COLOUR, "squeeze")
+
+
 def test_missing(tmp_path):
     for path, words in ((tmp_path, "a folder, not an image"), (tmp_path / "none.png", "no such file")):
         with pytest.raises(DataError, match=f"^{path}: {words}$"):

@@ -171,7 +171,7 @@ def test_images_that_cannot_be_read(tmp_path):
     np.testing.assert_array_equal(dataset.labels, [row % 3 if row < 120 else (row - 120) % 3 for row in kept])
     (note,) = dataset.notes
     assert note.startswith(
-        "left out, as 2 of 200 images cannot be read: train.parquet, row 7: has no image; test.parquet, row 30"
+        "left out: 2 of 200 images that cannot be read: train.parquet, row 7: has no image; test.parquet, row 30"
     )
     write(tmp_path / "set" / "test.parquet", images[140:])
     with pytest.raises(

@@ -9,9 +9,10 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.dataset import PARTS, Dataset
-from onelayer.data.formats.folder_walk import SUFFIXES, Walk, is_hidden, is_image
-from onelayer.data.formats.image_rows import MAX_LOST, MOST_NAMED, image_rows
+from onelayer.data.formats.folder_walk import Walk, is_hidden, is_image
+from onelayer.data.formats.image_rows import image_rows
 from onelayer.data.progress import Progress, silent
+from onelayer.data.untrusted.images import HEIF_ADVICE
 from onelayer.errors import DataError
 from onelayer.words import counted, is_name, listed, printable
 
@@ -71,7 +72,7 @@ def read_folder(path: Path, config: SourceConfig, progress: Progress | None = No
         image_shape=found.image_shape,
         name=printable(path.resolve().name) or "images",
         parts=_parts(groups, counts),
-        notes=(*walk.notes, *found.notes),
+        notes=(*walk.notes, *found.left_out(walk.left_out()), *found.notes),
         fit=found.fit,
     )
 
@@ -110,12 +111,9 @@ def _groups(walk: Walk) -> list[_Group]:
     for group in groups:
         group.files = walk.images(group.folder)
     _require_classes(walk, [group for group in groups if group.trains])
-    _require_images(walk, groups, [len(group.files) for group in groups], f"no images ({', '.join(sorted(SUFFIXES))})")
-    if sum(walk.other.values()) > MAX_LOST * walk.count:
-        suffixes = ", ".join(printable(suffix, 20) or "none" for suffix, _ in walk.other.most_common(MOST_NAMED))
-        walk.notes.append(
-            f"{counted(walk.other.total(), 'file')} left out, as their suffixes are not those of images: {suffixes}"
-        )
+    advice = f"; {HEIF_ADVICE}" if walk.unread_heif else ""
+    what = f"no images ({', '.join(sorted(walk.suffixes))}{advice})"
+    _require_images(walk, groups, [len(group.files) for group in groups], what)
     return groups
 
 

@@ -9,12 +9,13 @@ from stat import S_ISDIR
 
 from onelayer.data.cache import state_of
 from onelayer.data.progress import Progress
-from onelayer.data.untrusted.images import IMAGE_FORMATS
+from onelayer.data.untrusted.images import HEIF_ADVICE, HEIF_SUFFIXES, readable_suffixes
 from onelayer.errors import DataError
-from onelayer.words import printable
+from onelayer.words import counted, printable
 
 _OFTEN = 10_000  # files between two reports of progress
-SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+_VIDEOS = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv")
+_MOST_NAMED = 3  # suffixes of other files in a note
 
 
 class Walk:
@@ -32,14 +33,39 @@ class Walk:
         self.progress = progress
         self.count = 0
         self.notes: list[str] = []
-        self.other: Counter[str] = Counter()  # suffixes of files that are not images
+        self.suffixes = frozenset(readable_suffixes())
+        self.other: Counter[str] = Counter()  # suffixes of files that are left out
         self.digest = hashlib.sha256()  # of the images' names and states
+
+    def left_out(self) -> list[str]:
+        """Return the numbers of the files beside the images that are left out, by kind, in words."""
+        kinds = Counter({"HEIC image": self.unread_heif})
+        for suffix, count in self.other.items():
+            if suffix not in HEIF_SUFFIXES:
+                kinds["video" if suffix in _VIDEOS else "other file"] += count
+        others = [suffix for suffix, _ in self.other.most_common() if suffix not in (*HEIF_SUFFIXES, *_VIDEOS)]
+        names = ", ".join([printable(suffix, 20) or "no suffix" for suffix in others[:_MOST_NAMED]])
+        more = {"HEIC image": HEIF_ADVICE, "other file": names + ", ..." * (len(others) > _MOST_NAMED)}
+        return [
+            counted(kinds[kind], kind) + (f" ({more[kind]})" if kind in more else "")
+            for kind in ("HEIC image", "video", "other file")
+            if kinds[kind]
+        ]
+
+    @property
+    def unread_heif(self) -> int:
+        """The number of HEIC images that are left out, as pillow-heif is not installed."""
+        return sum(self.other[suffix] for suffix in HEIF_SUFFIXES)
+
+    def is_image(self, name: str) -> bool:
+        """Return whether a file of this name is an image that can be read, by its suffix."""
+        return _suffix(name) in self.suffixes
 
     def folders(self, place: str) -> tuple[list[str], int]:
         """Return the names of the folders in a place, sorted, and the number of images beside them."""
         entries = self.entries(place)
         folders = sorted(name for name, status in entries if _is_folder(status))
-        return folders, sum(is_image(name) and not _is_folder(status) for name, status in entries)
+        return folders, sum(self.is_image(name) and not _is_folder(status) for name, status in entries)
 
     def images(self, place: str) -> list[str]:
         """Return the images in a place and below it, sorted."""
@@ -55,7 +81,7 @@ class Walk:
             for name, status in entries:
                 if _is_folder(status):
                     pending.append(f"{folder}/{name}")
-                elif is_image(name):
+                elif self.is_image(name):
                     found.append(f"{folder}/{name}")
                     state = state_of(status) if status else None
                     self.digest.update(os.fsencode(f"{found[-1]}\0{state}\n"))
@@ -75,7 +101,7 @@ class Walk:
                         try:
                             found.append((entry.name, entry.stat()))
                         except OSError:
-                            if not is_image(entry.name):
+                            if not self.is_image(entry.name):
                                 raise
                             found.append((entry.name, None))
                         if len(found) % _OFTEN == 0:
@@ -105,7 +131,7 @@ def is_hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Return whether a file of this name is an image, by its suffix."""
-    return _suffix(name) in SUFFIXES
+    return _suffix(name) in readable_suffixes()
 
 
 def _suffix(name: str) -> str:

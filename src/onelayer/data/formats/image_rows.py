@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import compress
@@ -26,6 +26,7 @@ from onelayer.data.untrusted.images import (
     dark_note,
     decode_image,
     each_image,
+    heif_version,
     read_header,
 )
 from onelayer.errors import DataError
@@ -53,15 +54,23 @@ class ImageRows(NamedTuple):
         True for the images that can be read.
     fit : {"squeeze", "crop", "pad"}
         The way in which images of other proportions were brought to this shape.
+    lost : str
+        The number of the images that cannot be read, and reasons; empty if all can.
     notes : tuple of str
-        Sentences that a person should read.
+        Other sentences that a person should read.
     """
 
     rows: np.ndarray
     image_shape: tuple[int, int, int]
     kept: np.ndarray
     fit: Fit
+    lost: str
     notes: tuple[str, ...]
+
+    def left_out(self, others: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return a note on the images that cannot be read, and on other files that were left out, if any."""
+        kinds = [*others, *filter(None, [self.lost])]
+        return (f"left out: {', '.join(kinds)}",) if kinds else ()
 
 
 def image_rows(
@@ -101,7 +110,7 @@ def image_rows(
     from PIL import __version__
 
     def key(fit: str) -> str:
-        how = f"{config.width_and_height}, {fit}, {_VERSION}, Pillow {__version__}"
+        how = f"{config.width_and_height}, {fit}, {_VERSION}, Pillow {__version__}, pillow-heif {heif_version()}"
         return hashlib.sha256(state + how.encode()).hexdigest()
 
     found = find_rows(key(config.fit))
@@ -117,11 +126,12 @@ def image_rows(
     kept = np.ones(len(images), bool)
     kept[facts["unreadable"]] = False
     c, h, w = facts["image_shape"]
-    notes = (*_lost(path, len(images), facts, config), *_fitted(facts, len(rows), config), *_dark(facts))
+    lost = _lost(path, len(images), facts, config)
+    notes = (*_fitted(facts, len(rows), config), *_dark(facts))
     if not isinstance(rows, np.memmap):
         why = f"the cache {cache_directory()} cannot be written, so every start decodes the images again"
         notes = (*notes, why)
-    return ImageRows(rows, (c, h, w), kept, facts["fit"], notes)
+    return ImageRows(rows, (c, h, w), kept, facts["fit"], lost, notes)
 
 
 def _choose(
@@ -247,16 +257,16 @@ def _none_readable(path: Path, count: int, reason: str) -> DataError:
     return DataError(f"{path}: none of {counted(count, 'image')} can be read: {reason}")
 
 
-def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> Iterator[str]:
-    """Yield a note on the images that cannot be read, if any; raise a DataError if they are too many."""
+def _lost(path: Path, count: int, facts: dict[str, Any], config: SourceConfig) -> str:
+    """Return the number of the images that cannot be read, and reasons; raise a DataError if they are too many."""
     lost = len(facts["unreadable"])
     if not lost:
-        return
+        return ""
     more = "; ..." if lost > len(facts["reasons"]) else ""
-    what = f"{lost:,} of {counted(count, 'image')} cannot be read: {'; '.join(facts['reasons'])}{more}"
+    these, why = f"{lost:,} of {counted(count, 'image')}", f"cannot be read: {'; '.join(facts['reasons'])}{more}"
     if lost > MAX_LOST * count and not config.allow_unreadable:
-        raise DataError(f"{path}: {what}; mend or remove them, or pass --allow-unreadable to leave them out")
-    yield f"left out, as {what}"
+        raise DataError(f"{path}: {these} {why}; mend or remove them, or pass --allow-unreadable to leave them out")
+    return f"{these} that {why}"
 
 
 _FITTED = {"squeeze": "distorted to fit", "crop": "cropped to the proportions of", "pad": "padded with white to"}

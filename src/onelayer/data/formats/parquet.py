@@ -89,7 +89,7 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
         image_shape=result.image_shape,
         name=printable((path if path.is_dir() else path.with_suffix("")).resolve().name) or "parquet",
         parts={} if "" in parts else dict(zip(parts, map(slice, [0, *stops], stops), strict=False)),
-        notes=(*notes, *result.notes),
+        notes=(*notes, *result.left_out(), *result.notes),
         fit=result.fit,
     )
 

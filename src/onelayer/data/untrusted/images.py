@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from onelayer.config import Fit
 from onelayer.data.progress import Progress
 from onelayer.errors import DataError
+from onelayer.words import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +36,8 @@ IMAGE_FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+HEIF_ADVICE = "to read HEIC images, pip install pillow-heif"
 _NAMES = tuple(IMAGE_FORMATS)
 _MAX_PIXELS = 100_000_000  # of an image, and of all images decoded at a time; a pixel takes up to 20 bytes
 _SMALL_PIXELS = 2**20  # an image of at most this many pixels is not counted
@@ -44,6 +49,21 @@ _KEPT = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM)  # errors that st
 F = TypeVar("F")
 F_co = TypeVar("F_co", covariant=True)
 T = TypeVar("T")
+
+
+@cache
+def heif_version() -> str | None:
+    """Return the version of pillow-heif, with which Pillow reads HEIC images; None if it is not installed."""
+    try:
+        return version("pillow-heif")
+    except PackageNotFoundError:
+        return None
+
+
+def readable_suffixes() -> list[str]:
+    """Return the suffixes of the image files that can be read, in small letters."""
+    suffixes = [*IMAGE_FORMATS.values(), *[HEIF_SUFFIXES] * (heif_version() is not None)]
+    return sorted(suffix for of_format in suffixes for suffix in of_format)
 
 
 class PassingError(DataError):
@@ -107,7 +127,8 @@ def read_image(path: Path, image_shape: tuple[int, int, int], fit: Fit) -> tuple
     Parameters
     ----------
     path : Path
-        A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file. Of an animation, the first frame is read.
+        A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file, or a HEIC file where pillow-heif is installed. Of an animation,
+        the first frame is read.
     image_shape : (c, h, w)
         c is 1 for greys or 3 for red, green and blue.
     fit : {"squeeze", "crop", "pad"}
@@ -208,7 +229,7 @@ def read_header(source: Path | Encoded) -> Header:
 
 def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int], fit: Fit) -> Decoded:
     """Read an image like `read_image`, but return facts instead of a note; call it within `each_image`."""
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     c, h, w = image_shape
     if c not in (1, 3):
@@ -216,6 +237,8 @@ def decode_image(source: Path | Encoded, image_shape: tuple[int, int, int], fit:
     with _opened(source) as image, _room(image.width * image.height):
         deep = _has_16_bits(image)
         image.load()
+        if image.width * image.height > _MAX_PIXELS:  # a HEIC image may be larger than its header says
+            raise Image.DecompressionBombError
         if image.info:  # Pillow keeps the orientation there; in many images it is empty
             ImageOps.exif_transpose(image, in_place=True)
         eight_bits = _eight_bits(image, source)
@@ -290,7 +313,7 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
         elif not source.content:
             raise DataError(f"{source}: has no image")
         file = source if isinstance(source, Path) else BytesIO(source.content)
-        with Image.open(file, formats=_NAMES) as image:
+        with _identified(file) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -301,6 +324,8 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
     except Image.DecompressionBombError:
         raise DataError(f"{source}: claims more than {_MAX_PIXELS // 10**6} megapixels; make it smaller") from None
     except UnidentifiedImageError:
+        if heif_version() is None and str(source).lower().endswith(HEIF_SUFFIXES):
+            raise DataError(f"{source}: cannot be read without pillow-heif; {HEIF_ADVICE}") from None
         raise DataError(f"{source}: is not an image that can be read ({', '.join(_NAMES)})") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         if isinstance(error, MemoryError):
@@ -308,7 +333,24 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
         if isinstance(error, OSError) and error.errno is not None:  # from the system, not from Pillow
             kind = DataError if error.errno in _KEPT else PassingError
             raise kind(f"{source}: {error.strerror}") from None
-        raise DataError(f"{source}: is damaged or cut off ({error})") from None
+        reason = printable(" ".join(str(error).split()), 200)
+        raise DataError(f"{source}: is damaged or cut off ({reason})") from None
+
+
+def _identified(file: Path | BytesIO) -> "Image.Image":
+    """Return an image whose format is known by its content. pillow-heif, which takes long to load, is asked last."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file, formats=_NAMES)
+    except UnidentifiedImageError:
+        if heif_version() is None:
+            raise
+        with _changed:  # one thread at a time
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        return Image.open(file, formats=("HEIF",))
 
 
 _in_work = 0  # pixels
