@@ -13,7 +13,9 @@ from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100, Cifar
 from onelayer.data.formats.folder import find_folder, read_folder
 from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
+from onelayer.data.formats.listing import find_listing, read_listing
 from onelayer.data.formats.parquet import find_parquet, read_parquet
+from onelayer.data.formats.parquet_file import lists_images
 from onelayer.data.progress import Progress
 
 
@@ -50,8 +52,13 @@ FORMATS: dict[str, Format] = {
     "idx": Format(find_idx, lambda path, _, __, progress: read_idx(path, progress)),
     "arrays": _ARRAYS,
     "parquet": Format(
-        find_parquet, lambda path, config, _, progress: read_parquet(path, config, progress), coarse=True
+        find_parquet,
+        lambda path, config, _, progress: (read_listing if lists_images(path) else read_parquet)(
+            path, config, progress
+        ),
+        coarse=True,
     ),
+    "list": Format(find_listing, lambda path, config, _, progress: read_listing(path, config, progress)),
     "cifar below": _CIFAR._replace(find=find_cifar_below),
     "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),
     "unnamed arrays": _ARRAYS._replace(find=find_unnamed),  # its reader says which names are known

@@ -184,7 +184,7 @@ def _class_folders(walk: Walk, place: str) -> list[str]:
     where = walk.path(place)
     if not names:
         what = "images, but no folder for each class" if beside else "no folders of images"
-        raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE")
+        raise DataError(f"{where}: holds {what}; expected {where}/CLASS/IMAGE, or pass a CSV file of path,label")
     for name in names:
         if not is_name(name):
             raise DataError(

@@ -23,6 +23,8 @@ _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")  # column
 _COARSE = "coarse_label"
 _LEAST_IMAGE_BYTES = 16  # no image file is smaller
 _FREE_ROWS = 1000  # files of at most this many rows may claim smaller images
+_FREE_LISTED_ROWS = 100_000  # the rows of a list of images compress far better, to a byte or less
+_MAX_TEXT_BYTES = 4096  # of a path or label
 _BATCH_ROWS, _BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
 
@@ -109,8 +111,8 @@ def _image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str,
 
 
 @contextmanager
-def _opened(path: Path, dictionaries: Collection[str] = ()) -> Iterator["pq.ParquetFile"]:
-    """Open a file, with these columns as dictionaries; turn every error into a DataError."""
+def _opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False) -> Iterator["pq.ParquetFile"]:
+    """Open a file of images, or a list of them; read these columns as dictionaries; turn errors into a DataError."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -120,7 +122,8 @@ def _opened(path: Path, dictionaries: Collection[str] = ()) -> Iterator["pq.Parq
         # In columns as dictionaries, values that occur many times are kept once.
         with pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False, buffer_size=2**20) as file:
             rows, size = file.metadata.num_rows, path.stat().st_size
-            if not 0 <= rows <= _FREE_ROWS + size // _LEAST_IMAGE_BYTES:
+            most = _FREE_LISTED_ROWS + size if listed else _FREE_ROWS + size // _LEAST_IMAGE_BYTES
+            if not 0 <= rows <= most:
                 raise DataError(f"{path}: claims {rows:,} images in {size:,} bytes; refused as a bomb")
             yield file
     except (DataError, ConfigError):
@@ -135,6 +138,64 @@ def _opened(path: Path, dictionaries: Collection[str] = ()) -> Iterator["pq.Parq
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is damaged or not a parquet file ({printable(str(error).partition(chr(10))[0], 200)})")
+
+
+def lists_images(path: Path) -> bool:
+    """Return whether a file has a column of paths and none of images."""
+    if path.is_dir():
+        return False
+    with _opened(path, listed=True) as file:
+        import pyarrow.types as of
+
+        types = {field.name.lower(): field.type for field in file.schema_arrow}
+        held = any(of.is_struct(type_) or of.is_binary(type_) or of.is_large_binary(type_) for type_ in types.values())
+        return "path" in types and not held
+
+
+def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield the place of each row, and the texts in these columns; None for the last column if there is none.
+
+    The columns are texts or integers, in files of any length: values that occur often are held once.
+    """
+    with _opened(path, listed=True) as file:
+        names = {name.lower(): name for name in file.schema_arrow.names}
+        if lacking := [column for column in columns[:2] if column not in names]:
+            held = printable(", ".join(names), 100)
+            raise DataError(f"{path}: has no column {' and '.join(lacking)} (found {held}); {needed}")
+        groups = range(file.metadata.num_row_groups)
+        claimed = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+        stored = path.stat().st_size
+        if claimed > FREE_BYTES + MAX_RATIO * stored:
+            raise DataError(f"{path}: claims {claimed:,} bytes in {stored:,}; refused as a bomb")
+    found = [names[column] for column in columns if column in names]
+    row = 0
+    with _opened(path, found, listed=True) as file:
+        for batch in file.iter_batches(_BATCH_ROWS * 64, columns=found):
+            of_columns = {name: _texts(path, name, row, batch.column(name)) for name in found}
+            nothing = [None] * len(batch)
+            texts = [of_columns.get(names.get(column, ""), nothing) for column in columns]
+            for place, values in enumerate(zip(*texts, strict=True), row):
+                yield f"row {place}", *values
+            row += len(batch)
+
+
+def _texts(path: Path, name: str, row: int, column: "pa.Array") -> list[str]:
+    """Return the values of a column as texts; `row` is the number of its first row."""
+    import pyarrow.compute as pc
+    import pyarrow.types as of
+
+    if column.null_count:
+        empty = row + column.is_null().index(True).as_py()
+        raise DataError(f"{path}, row {empty}: has no {name.lower()}; add it, or remove the row")
+    if of.is_integer(column.type):
+        return [str(value) for value in column.to_pylist()]
+    type_ = column.type.value_type if of.is_dictionary(column.type) else column.type
+    if not (of.is_string(type_) or of.is_large_string(type_)):
+        raise DataError(f"{path}: the column {name} is {printable(str(type_))}; it must hold texts")
+    values = column.dictionary if of.is_dictionary(column.type) else column
+    if (longest := pc.max(pc.binary_length(values)).as_py() or 0) > _MAX_TEXT_BYTES:
+        raise DataError(f"{path}: a {name} from row {row} on has {longest:,} bytes; at most {_MAX_TEXT_BYTES:,} may be")
+    return list(column.to_pylist())
 
 
 def has_labels(path: Path, label: str) -> bool:

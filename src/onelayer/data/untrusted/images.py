@@ -71,10 +71,13 @@ class PassingError(DataError):
 
 
 class Encoded(NamedTuple):
-    """The content of an image file that is part of another file, and its name; empty if there is no image."""
+    """An image that another file holds or lists: its name in messages, and its content or the path of its own file.
+
+    The content is empty if there is no image.
+    """
 
     name: str
-    content: bytes
+    content: bytes | Path
 
     def __str__(self) -> str:
         return self.name
@@ -306,14 +309,14 @@ def _opened(source: Path | Encoded) -> Iterator["Image.Image"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if isinstance(source, Path):
-            mode = source.stat().st_mode
+        content = source if isinstance(source, Path) else source.content
+        if isinstance(content, Path):
+            mode = content.stat().st_mode
             if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
                 raise DataError(f"{source}: {'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'}, not an image")
-        elif not source.content:
+        elif not content:
             raise DataError(f"{source}: has no image")
-        file = source if isinstance(source, Path) else BytesIO(source.content)
-        with _identified(file) as image:
+        with _identified(content if isinstance(content, Path) else BytesIO(content)) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
