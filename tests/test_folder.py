@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFile
 
 import onelayer
 from onelayer.cli import main as cli
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SourceConfig, SplitConfig
 from onelayer.data import load, load_splits, split
 from onelayer.data.dataset import Dataset
 from onelayer.data.formats import folder, folder_walk, image_rows
@@ -91,7 +92,7 @@ def test_files_are_the_rows_they_were_written_from(cifar_folder):
 
 def test_training_on_files_gives_the_same_weights(cifar_folder):
     root, expected = cifar_folder
-    config = TrainConfig(epochs=3, flip=True)
+    config = replace(COURSEWORK, epochs=3, flip=True)
     ours, theirs = (onelayer.train(split(dataset, SplitConfig()), config) for dataset in (load(root), expected))
     assert np.abs(theirs.model.layer.weights).max() > 0.01
     np.testing.assert_array_equal(ours.model.layer.weights, theirs.model.layer.weights)
