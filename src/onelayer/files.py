@@ -7,11 +7,11 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from onelayer.container import CHECKSUM, MAX_FILE_BYTES, stated_checksum
 from onelayer.errors import ConfigError, RunError
@@ -33,11 +33,24 @@ def write_file(path: Path, content: bytes) -> None:
     RunError
         If it cannot be written.
     """
+    with opened_to_write(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def opened_to_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends; an error in the block leaves `path` as it was.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
     try:
         temporary = path.parent / f".onelayer-{secrets.token_hex(8)}"
         try:
             with temporary.open("xb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -55,8 +68,15 @@ def write_file(path: Path, content: bytes) -> None:
         raise RunError(f"cannot write {path}: {error.strerror}; {remedy}") from None
 
 
-def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
+def require_own(path: Path, is_own: Callable[[bytes], bool], within: int = MAX_FILE_BYTES) -> None:
     """Raise an error if a file exists and its content does not say that this command wrote it.
+
+    Parameters
+    ----------
+    path : Path
+    is_own : callable
+        Takes the content, of a longer file its first `within` bytes.
+    within : int
 
     Raises
     ------
@@ -68,8 +88,10 @@ def require_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
         if S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         # Reading a pipe could wait forever, and a device may be endless.
-        if S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES and is_own(path.read_bytes()):
-            return
+        if S_ISREG(status.st_mode):
+            with path.open("rb") as file:
+                if is_own(file.read(within)):
+                    return
     except FileNotFoundError:
         return
     except OSError as error:
