@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onelayer.data.dataset import require_labels
+from onelayer.data.scan import first_not_finite
 from onelayer.data.untrusted.images import Encoded
 from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO, require_file
 from onelayer.errors import ConfigError, DataError
@@ -98,6 +99,14 @@ def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
 
 def _image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str:
     """Return the path of the column with the images' bytes."""
+    paths = _image_paths(schema)
+    usual = [name for name in _IMAGES if name in paths]
+    marked = [name for name in paths if _is(features, name, "Image")]
+    return paths[_one(path, schema, "images", usual, marked or list(paths))]
+
+
+def _image_paths(schema: "pa.Schema") -> dict[str, str]:
+    """Return the columns that can hold images, and the paths of their bytes."""
     import pyarrow.types as of
 
     paths = {}
@@ -105,9 +114,7 @@ def _image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str,
         bytes_ = field.type.field("bytes") if of.is_struct(field.type) and "bytes" in field.type.names else field
         if of.is_binary(bytes_.type) or of.is_large_binary(bytes_.type):
             paths[field.name] = field.name if bytes_ is field else f"{field.name}.bytes"
-    usual = [name for name in _IMAGES if name in paths]
-    marked = [name for name in paths if _is(features, name, "Image")]
-    return paths[_one(path, schema, "images", usual, marked or list(paths))]
+    return paths
 
 
 @contextmanager
@@ -316,3 +323,88 @@ def _batch_sizes(path: Path, column: str) -> list[int]:
                 largest = max(largest, pc.max(pc.binary_length(values.dictionary)).as_py() or 0)
             sizes.append(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest))))
     return sizes
+
+
+def open_images(path: Path) -> StoredImages | None:
+    """Return the images of a file, with labels or without; None if no column can hold images."""
+    with _opened(path) as file:
+        schema, count = file.schema_arrow, file.metadata.num_rows
+        if not _image_paths(schema):
+            return None
+        column = _image_column(path, schema, _features(schema))
+    if not count:
+        raise DataError(f"{path}: holds no images")
+    return StoredImages({path: count}, column)
+
+
+def number_blocks(path: Path, d: int) -> tuple[Iterator[np.ndarray], int]:
+    """Return the rows of a file without images, a few at a time, and their number.
+
+    Parameters
+    ----------
+    path : Path
+        A file with a column of lists of d numbers, or with d columns of numbers. Columns of labels and texts are left
+        out.
+    d : int
+
+    Returns
+    -------
+    blocks : iterator of ndarray (m, d), float32 or float64
+    n : int
+
+    Raises
+    ------
+    DataError
+        If it has other columns, or a number that is missing or not finite.
+    """
+    with _opened(path) as file:
+        columns = _number_columns(path, file, d)
+        return _number_blocks(path, columns, d), file.metadata.num_rows
+
+
+def _number_columns(path: Path, file: "pq.ParquetFile", d: int) -> list[str]:
+    """Return the names of d columns of numbers, or of one column of lists of d numbers."""
+    import pyarrow.types as of
+
+    def is_number(type_: "pa.DataType") -> bool:
+        return of.is_integer(type_) or of.is_floating(type_)
+
+    left_out = {*_LABELS, _COARSE}
+    fields = [field for field in file.schema_arrow if field.name not in left_out]
+    lists = [field.name for field in fields if hasattr(field.type, "value_type") and is_number(field.type.value_type)]
+    numbers = [field.name for field in fields if is_number(field.type)]
+    if len(lists) == 1:
+        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+            of_lists = [
+                column
+                for column in map(group.column, range(group.num_columns))
+                if column.path_in_schema.partition(".")[0] == lists[0]
+            ]
+            if sum(column.num_values for column in of_lists) != d * group.num_rows:
+                raise DataError(f"{path}: the lists in {printable(lists[0])} are not all of {d:,} numbers")
+        return lists
+    if len(numbers) != d:
+        what = f"{len(numbers):,} columns of numbers"
+        raise DataError(f"{path}: has {what}; the model is for {d:,}, or for one column of lists of {d:,}")
+    return numbers
+
+
+def _number_blocks(path: Path, columns: list[str], d: int) -> Iterator[np.ndarray]:
+    size, start = max(1, min(_BATCH_ROWS * 16, _BATCH_BYTES // (8 * d))), 0
+    with _opened(path) as file:
+        for batch in file.iter_batches(size, columns=columns):
+            arrays = batch.columns
+            if hasattr(arrays[0].type, "value_type"):
+                numbers = arrays[0].flatten()
+                if arrays[0].null_count or len(numbers) != d * len(batch):
+                    raise DataError(f"{path}: the lists in {printable(columns[0])} are not all of {d:,} numbers")
+                rows = numbers.to_numpy(zero_copy_only=False).reshape(-1, d)
+            else:
+                rows = np.column_stack([array.to_numpy(zero_copy_only=False) for array in arrays])
+            rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
+            if place := first_not_finite(rows):
+                row, column = start + place[0], place[1]
+                what = f"row {row}, column {column} is {rows[place]}"
+                raise DataError(f"{path}: {what}; every feature must be a finite number")
+            yield rows
+            start += len(rows)
