@@ -88,5 +88,5 @@ def test_options_are_in_groups(run_cli):
 
 
 def test_the_help_of_predict_names_the_formats_that_are_read(run_cli):
-    words = re.search(r"required\].*?FILE(.*?) files", run_cli("predict", "--help")[1], re.DOTALL)[1]
+    words = re.search(r"required\].*?PATH(.*?) files", run_cli("predict", "--help")[1], re.DOTALL)[1]
     assert [name.upper() for name in re.findall(r"[A-Z][A-Za-z]+", words)] == list(IMAGE_FORMATS)

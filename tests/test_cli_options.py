@@ -115,12 +115,12 @@ def test_file_names_are_taken_as_they_are(run_cli, trained, tmp_path):
         code, out, err = run_cli("predict", trained, "--json", "--", name)
         assert (code, err) == (0, ""), name
         assert json.loads(out)[0]["image"] == name
-    assert_one_line(run_cli("predict", trained, "."), r"\.: a folder, not an image")
+    (tmp_path / "empty").mkdir()
+    assert_one_line(run_cli("predict", trained, "empty"), "empty: holds no images")
+    assert_one_line(run_cli("explain", trained, "."), r"\.: a folder, not an image")
     assert_one_line(run_cli("predict", trained, "x" * 300), "File name too long")
     assert_one_line(run_cli("resume", "x" * 300), "File name too long")
 
 
 def test_words_that_no_command_takes_are_one_line(run_cli):
-    assert (
-        run_cli("explain", "a", "b", "c", "d")[2] == "onelayer: 'c' is one word too many; see onelayer explain --help\n"
-    )
+    assert run_cli("evaluate", "a", "b", "c")[2] == "onelayer: 'b' is one word too many; see onelayer evaluate --help\n"

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,16 +118,6 @@ def print_explanation(screen: Screen, explained: Explanation, class_names: list[
         for name, p, *parts in zip(class_names, *numbers, strict=True)
     ]
     screen.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
-
-
-def print_classes(screen: Screen, path: str, ranking: Sequence[Mapping[str, float]], *, numbered: bool) -> None:
-    """Print the likeliest classes and their probabilities, in a line for each row of an array or for each class."""
-    pairs = [[(name, percent(p)) for name, p in classes.items()] for classes in ranking]
-    if numbered:
-        rows = [[str(row), *(word for pair in found for word in pair)] for row, found in enumerate(pairs)]
-        screen.table(path, *["class", "probability"] * len(ranking[0]), rows=rows)
-    else:
-        screen.table(path, "probability", rows=[list(pair) for pair in pairs[0]])
 
 
 def print_evaluation(screen: Screen, evaluation: Evaluation) -> None:

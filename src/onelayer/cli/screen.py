@@ -71,10 +71,10 @@ class Screen:
         self.say(f"{run}/: {', '.join(names)}")
 
     @contextmanager
-    def working(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
-        """Show the progress of work that takes longer than a second; yield a callback(done, total)."""
+    def working(self, what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+        """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
         started = time.monotonic()
-        with _bar(self._quiet) as bar:
+        with _bar(self._quiet or not shown) as bar:
             task = bar.add_task(what, total=None, visible=False)
 
             def progress(done: int, total: int | None) -> None:
