@@ -1,10 +1,14 @@
 """Words of the command line and of a TOML file: aliases, and one line for each mistake."""
 
 import json
+import re
 
 import pytest
 from helpers import assert_one_line
 from PIL import Image
+
+from onelayer.cli.app import ALIASES, COURSE_WORDS, takes
+from onelayer.cli.hints import HINTS
 
 
 def test_the_words_of_the_course_are_aliases(run_cli, tiny_cifar, tmp_path):
@@ -12,6 +16,15 @@ def test_the_words_of_the_course_are_aliases(run_cli, tiny_cifar, tmp_path):
     assert run_cli("train", "--data", tiny_cifar, "--out", "run", "--no-figures", *words)[0] == 0
     config = json.loads((tmp_path / "run" / "summary.json").read_text())["config"]
     assert (config["learning_rate"], config["l2"], config["batch_size"], config["epochs"]) == (0.02, 0.5, 7, 1)
+
+
+def test_synonyms_are_aliases(run_cli, tiny_cifar, tmp_path):
+    words = ["--lambda", "0.5", "--bs=7", "--val-size", "20", "--random-state", "5", "--lr", "0.02"]
+    words += ["--data", tiny_cifar, "--protocol", "full", "--epochs", "1"]
+    assert run_cli("train", "--out", "run", "--no-figures", *words)[0] == 0
+    config = json.loads((tmp_path / "run" / "summary.json").read_text())["config"]
+    found = [config[name] for name in ("l2", "batch_size", "validation_size", "seed", "learning_rate")]
+    assert found == [0.5, 7, 20, 5, 0.02]
 
 
 def test_a_toml_file_sets_options_and_the_command_line_wins(run_cli, tiny_cifar, tmp_path):
@@ -75,8 +88,20 @@ def test_a_toml_file_may_begin_with_a_byte_order_mark(run_cli, tiny_cifar, tmp_p
         (["--config", "x" * 300], "File name too long"),
         (["--loss", "hinge"], 'Invalid value "hinge" for --loss. Choose from: "softmax", "sigmoid"'),
         (["--learning-rat", "1"], r"unknown option --learning-rat; did you mean --learning-rate\?$"),
-        (["--output", "run"], r"unknown option --output; did you mean --out\?$"),
-        (["--gpu"], r"unknown option --gpu; see onelayer train --help$"),
+        (["--output", "run"], "unknown option --output; the place to write to is --out$"),
+        (["--gpu"], "unknown option --gpu; training takes seconds on the processor; leave it out$"),
+        (["--fast"], "unknown option --fast; see onelayer train --help$"),
+        (["--overwrit"], "unknown option --overwrit; see onelayer train --help$"),
+        (["--verbose"], "unknown option --verbose; progress is shown unless you pass --quiet$"),
+        (["--early-stopping"], "unknown option --early-stopping; --epochs auto stops when .* --patience is how long"),
+        (["--lr_decay", "0.1"], "unknown option --lr_decay; the rate decays by --decay-every EPOCHS and --decay-fact"),
+        (["--weight-decay", "5e-4"], "--weight-decay is twice --l2, as the .*; type --l2 0.00025$"),
+        (["--wd=0.2", "--l2", "1"], "--wd is twice --l2, as the gradient of .*; type --l2 0.1$"),
+        (["--wd"], "--wd is twice --l2, .*; type --l2 HALF$"),
+        (["--lr", "0.1", "0.2"], "'0.2' is one word too many; train takes one value of --learning-rate; "),
+        (["--lr=0.1", "0.2", "1", "--l2", "3"], "for several, type onelayer sweep --learning-rate 0.1 0.2 1$"),
+        (["--lr", "0.1,0.2"], "--learning-rate 0.1,0.2: it takes one number, with a decimal point, and sweep takes se"),
+        (["--epochs", "10,20"], r"several: onelayer sweep --epochs 10 20$"),
         (["--config", "missing.toml"], "missing.toml: No such file or directory; --config takes a TOML file"),
         (["--data", "nowhere/at-all"], "nowhere/at-all: no such file or folder"),
         (["--data", "cifar11"], "cifar11: no such file or folder, .* did you mean cifar10"),
@@ -89,6 +114,33 @@ def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
     (tmp_path / "file").write_text("")
     assert_one_line(run_cli("train", *arguments), words)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep", "--seed", "3", "4", "5"], "--seed is the first seed and --seeds their number: --seed 3 --seeds 3$"),
+        (["sweep", "--lr", "0.1,0.2"], "separate numbers by spaces: --learning-rate 0.1 0.2; decimals have a point$"),
+        (["sweep", "--batch-size", "10,20"], "separate numbers by spaces: --batch-size 10 20; "),
+        (["study", "grid", "--seeds", "3,4"], "--seeds 3,4: it takes one number, with a decimal point$"),
+        (["resume", "run", "--lambda", "1"], "unknown option --lambda; see onelayer resume --help$"),
+        (["resume", "run", "--early-stopping"], "unknown option --early-stopping; see onelayer resume --help$"),
+        (["resume", "run", "--force"], "unknown option --force; see onelayer resume --help$"),
+    ],
+)
+def test_a_word_of_other_programs_leads_to_ours(run_cli, words, said):
+    assert_one_line(run_cli(*words), said)
+
+
+def test_every_hint_names_options_that_are_there():
+    for hint in HINTS.values():
+        for option in re.findall(r"--[a-z0-9-]+", hint):
+            assert takes("train", option), hint
+    assert not [word for word in ("--overwrite", *COURSE_WORDS) if any(word in hint for hint in HINTS.values())]
+    for alias, option in ALIASES.items():
+        assert takes("train", option)
+        assert not takes("train", alias)
+        assert alias not in HINTS
 
 
 def test_an_unknown_command_is_one_line(run_cli):

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 # The words of the course that this project starts from.
 COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
-ALIASES = COURSE_WORDS | {"--lr": "--learning-rate"}  # the usual short form
+# Short forms, and words of other libraries that mean exactly the same.
+ALIASES = COURSE_WORDS | {
+    "--lr": "--learning-rate",
+    "--lambda": "--l2",
+    "--bs": "--batch-size",
+    "--val-size": "--validation-size",
+    "--val-split": "--validation-size",
+    "--validation-split": "--validation-size",
+    "--random-state": "--seed",
+}
 
 
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
@@ -31,16 +40,18 @@ def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollectio
     if "--preset" in known and known["--preset"].tokens:
         _take_preset(known["--preset"].tokens[0].value, known)
     for name, argument in known.items():
-        if _counts(argument.hint):
+        for token in argument.tokens if _holds(argument.hint, int, float) else ():
+            if re.fullmatch(r"[-+.0-9e]+(,[-+.0-9e]+)+,?", token.value):
+                raise ConfigError(f"{name} {token.value}: {_without_commas(commands, name, token.value)}")
+        if _holds(argument.hint, int):
             for token in argument.tokens:
                 if not re.fullmatch(r"[+-]?[0-9]+|auto", token.value):  # cyclopts would round it
                     raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
 
 
-def _counts(hint: object) -> bool:
-    """Return whether an option takes whole numbers."""
-    parts = {*get_args(hint), hint}
-    return int in parts or any(int in get_args(part) for part in parts)
+def _holds(hint: object, *kinds: type) -> bool:
+    """Return whether an option takes a value of one of these kinds, or several."""
+    return hint in kinds or any(_holds(part, *kinds) for part in get_args(hint))
 
 
 def _take_preset(name: str, known: "dict[str, Argument]") -> None:
@@ -51,6 +62,19 @@ def _take_preset(name: str, known: "dict[str, Argument]") -> None:
         option = known.get(canonical(f"--{field.name}"))
         if option and not option.tokens and value != field.default:
             option.append(Token(keyword=field.name, value=typed(value), source=f"preset {name}"))
+
+
+def _without_commas(commands: tuple[str, ...], option: str, value: str) -> str:
+    """Return how numbers are typed that someone wrote with commas."""
+    numbers = value.replace(",", " ").strip()
+    if commands == ("sweep",):
+        return f"separate numbers by spaces: {option} {numbers}; decimals have a point"
+    several = (
+        f", and sweep takes several: onelayer sweep {option} {numbers}"
+        if commands == ("train",) and takes("sweep", option)
+        else ""
+    )
+    return f"it takes one number, with a decimal point{several}"
 
 
 def _read_toml(path: str, known: "dict[str, Argument]") -> None:
@@ -102,7 +126,7 @@ def canonical(option: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most like this one, without the hyphens before it; None if none is alike."""
-    near = difflib.get_close_matches(word.lstrip("-"), [name.lstrip("-") for name in known], n=1)
+    near = difflib.get_close_matches(word.lstrip("-"), [name.lstrip("-") for name in known], n=1, cutoff=0.7)
     return near[0] if near else None
 
 

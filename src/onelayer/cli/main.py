@@ -10,6 +10,7 @@ from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensErr
 
 from onelayer.cli import data, models, predictions, studies, sweep, training  # noqa: F401, their commands join the app
 from onelayer.cli.app import app, canonical, nearest, takes
+from onelayer.cli.hints import one_word_too_many, unknown_option
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
 from onelayer.words import printable
 
@@ -54,10 +55,7 @@ def run_command(arguments: list[str]) -> None:
         guess = f"did you mean {near}?" if near else "see onelayer --help"
         raise ConfigError(f"unknown command {printable(tokens[0])}; {guess}") from None
     except UnknownOptionError as error:
-        option = error.token.keyword or error.token.value
-        near = nearest(option, [name for argument in error.argument_collection for name in argument.names])
-        guess = f"did you mean --{near}?" if near else f"see onelayer {tokens[0]} --help"
-        raise ConfigError(f"unknown option {printable(option)}; {guess}") from None
+        known = [name for argument in error.argument_collection for name in argument.names]
+        raise unknown_option(error.token.keyword or error.token.value, tokens, known) from None
     except UnusedCliTokensError as error:
-        unused = error.unused_tokens or [""]
-        raise ConfigError(f"{printable(unused[0])!r} is one word too many; see onelayer {tokens[0]} --help") from None
+        raise one_word_too_many((error.unused_tokens or [""])[0], tokens) from None
