@@ -1,20 +1,27 @@
-"""The screen: lines, tables and progress; live on a terminal, plain lines where the output is piped."""
+"""The screen: lines, tables and progress; live on a terminal, few plain lines in a pipe and in a notebook."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.training.state import TrainingState
-from onelayer.words import counted, listed
+from onelayer.words import counted, listed, percent
 
 WHOLE = 10_000  # characters in a line
 READING_SECONDS = 1.0  # work shorter than this shows no bar
+QUIET_SECONDS = 30.0  # without a bar, an epoch is printed at least this often
+TIME = 8  # characters of the time left, with a space
+NOTEBOOK = (
+    "JPY_PARENT_PID"  # Jupyter's kernel sets it; its cells keep every frame of a bar, and pretend to be a terminal
+)
 
 
 class Screen:
@@ -29,7 +36,7 @@ class Screen:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(quiet=quiet, highlight=False)
-        if not self._console.is_terminal:  # a file gets whole lines and tables, a terminal breaks them at words
+        if not sys.stdout.isatty():  # a file gets whole lines and tables, a terminal breaks them at words
             self._console.soft_wrap = True
             self._console.width = WHOLE
 
@@ -102,21 +109,60 @@ class Screen:
 
     @contextmanager
     def training(self, done: int, epochs: int | str) -> Iterator[Callable[[TrainingState], None]]:
-        """Show each epoch as it ends; yield the callback that training takes."""
-        with _bar(self._quiet) as bar:
-            task = bar.add_task("training", total=None if isinstance(epochs, str) else epochs, completed=done)
+        """Show each epoch as it ends; yield the callback that training takes.
+
+        Without a bar, epochs 1, 2, 5, 10, 20, 50 and so on have a line, and the last.
+
+        Parameters
+        ----------
+        done : int
+            Epochs done before.
+        epochs : int or str
+            Epochs to be done in all, or auto.
+        """
+        total = None if isinstance(epochs, str) else epochs
+        with _bar(self._quiet, timed=total is not None) as bar:
+            task = bar.add_task("training", total=total, completed=done)
+            unsaid, said = "", time.monotonic()
 
             def on_epoch(state: TrainingState) -> None:
-                line = state.history[-1].in_words(epochs)
-                if bar.disable:
-                    self.say(line)
-                bar.update(task, completed=state.epoch, description=line)
+                nonlocal unsaid, said
+                lines = _epoch_lines(state, epochs)
+                unsaid = lines[0]
+                if bar.disable and (_is_round(state.epoch) or time.monotonic() - said > QUIET_SECONDS):
+                    self.say(unsaid)
+                    unsaid, said = "", time.monotonic()
+                fitting = [line for line in lines if len(line) + TIME <= bar.console.width]
+                bar.update(task, completed=state.epoch, description=[*fitting, lines[-1]][0])
 
             yield on_epoch
+        if bar.disable and unsaid:
+            self.say(unsaid)
 
 
-def _bar(quiet: bool) -> Progress:
+def _epoch_lines(state: TrainingState, epochs: int | str) -> list[str]:
+    """Return the last epoch in words, the longest first, each with an accuracy."""
+    last = state.history[-1]
+    whole = last.in_words(epochs)
+    place, *_ = whole.split("  train ")
+    train, validation = percent(last.train_accuracy), percent(last.validation_accuracy)
+    if "validation" not in whole:
+        return [whole, f"{place}  train {train}"]
+    short = f"{place}  validation {validation}"
+    both = f"{place}  train {train}  validation {validation}"
+    return [whole, whole.replace(" nats", ""), both, short, short.removeprefix("epoch").strip()]
+
+
+def _is_round(number: int) -> bool:
+    """Return whether a number is 1, 2 or 5 times a power of ten."""
+    return str(number).rstrip("0") in ("1", "2", "5")
+
+
+def _bar(quiet: bool, *, timed: bool = True) -> Progress:
+    """Return a bar, with the time left if the total is known, else with the time taken."""
     console = Console(stderr=True)
+    live = not quiet and sys.stderr.isatty() and NOTEBOOK not in os.environ
     bar = [BarColumn(bar_width=20)] if console.width >= 105 else []  # an epoch's figures leave no room for more
-    columns = (TextColumn("{task.description}", markup=False), *bar, TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    times = TimeRemainingColumn() if timed else TimeElapsedColumn()
+    columns = (TextColumn("{task.description}", markup=False), *bar, times)
+    return Progress(*columns, console=console, transient=True, disable=not live)
