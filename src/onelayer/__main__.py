@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 _stopped_by = 0  # the number of the signal that came
 # Commands and options that only print, so that they fail if their output is lost.
-PRINTING = {"check", "compare", "data", "diagnose", "evaluate", "predict"}
+PRINTING = {"check", "compare", "data", "diagnose", "evaluate", "predict", "runs"}
 ABOUT = {"--help", "-h", "--version"}
 
 

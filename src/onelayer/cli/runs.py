@@ -1,0 +1,71 @@
+"""The command that lists runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from onelayer.cli.app import app, canonical
+from onelayer.words import counted, printable, spaced, typed
+
+if TYPE_CHECKING:  # imported in the command, so that --help stays fast
+    from onelayer.runs.listing import ListedRun
+
+
+@app.command(usage="Usage: onelayer runs [OPTIONS] [FOLDER]")
+def runs(
+    folder: Annotated[Path, Parameter(name="FOLDER")] = Path("runs"),
+    /,
+    *,
+    sort: str = "date",
+    sweeps: bool = False,
+) -> None:
+    """List the runs in a folder with their data, settings and figures.
+
+    Parameters
+    ----------
+    folder
+        Folder of runs, or a sweep or a study.
+    sort
+        Column or setting to sort by; the newest date or the best accuracy is first, other values from the least on.
+    sweeps
+        List the runs of sweeps and studies too.
+    """
+    from onelayer.cli.screen import Screen
+    from onelayer.runs.listing import list_runs, settings_that_differ, sort_runs
+
+    found, left_out = list_runs(folder, sweeps=sweeps)
+    complete = sort_runs([run for run in found if not run.problem], canonical(f"--{sort}")[2:])
+    screen = Screen()
+    if complete:
+        names = settings_that_differ(complete)
+        accuracies = [f"{split} (%)" for split in ("train", "validation", "test")]
+        columns = ["run", "date", "data", "settings", *accuracies, "loss", "seconds"]
+        screen.table(*columns, rows=[_row(run, names) for run in complete], words=4)
+        screen.say("settings: those in which the runs differ; loss: of the validation rows, in nats")
+    elif not found:
+        screen.say(f"{folder}: holds no runs")
+    for run in found:
+        if run.problem:
+            screen.say(f"note: {run.problem}")
+    if left_out:
+        screen.say(f"left out: {counted(left_out, 'folder')} of sweeps and studies; pass --sweeps, or pass one of them")
+
+
+def _row(run: "ListedRun", names: tuple[str, ...]) -> list[str]:
+    values = [(spaced(name), run.settings.get(name)) for name in names]
+    settings = ", ".join(f"{name} {_word(value)}" for name, value in values if value is not None)
+    accuracies = [run.values.get(split) for split in ("train", "validation", "test")]
+    return [
+        printable(str(run.path), 300),
+        f"{run.values['date']:%Y-%m-%d %H:%M}",
+        printable(run.values["data"]),
+        printable(settings, 300),
+        *("-" if accuracy is None else f"{100 * accuracy:.2f}" for accuracy in accuracies),
+        f"{run.values['loss']:.4f}",
+        f"{run.values['seconds']:.1f}",
+    ]
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else typed(value)

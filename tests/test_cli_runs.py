@@ -1,0 +1,93 @@
+"""The list of runs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import TINY, assert_one_line
+
+from onelayer.files import read_json, write_json
+
+
+@pytest.fixture
+def many(run_cli, trained, tmp_path) -> Path:
+    """Three complete runs of other settings, scores and dates, one that is incomplete and one that is damaged."""
+    for number, (name, rate, accuracy, test) in enumerate(
+        [("b", 0.05, 0.3, 0.25), ("a", 0.005, 0.5, 0.35), ("c", 0.5, 0.4, None)]
+    ):
+        run = shutil.copytree(trained, tmp_path / "runs" / name)
+        summary = read_json(run / "summary.json")
+        summary["config"]["learning_rate"] = rate
+        summary["results"]["validation"] |= {"accuracy": accuracy, "loss": 1 + accuracy}
+        summary["results"]["test"] |= {"accuracy": test}
+        if test is None:
+            del summary["results"]["test"]
+        summary["dates"]["started"] = f"2020-09-{13 + number}T12:00:00+00:00"
+        if name == "a":  # as in an older run
+            del summary["dates"]
+        write_json(run / "summary.json", summary)
+        (run / "checkpoint.safetensors").write_text("not read")
+        day = 1_600_000_000 + 86_400 * number
+        os.utime(run / "summary.json", (day, day))
+    for name in ("stopped", "damaged"):
+        shutil.copytree(trained, tmp_path / "runs" / "deeper" / name)
+    (tmp_path / "runs/deeper/stopped/summary.json").unlink()
+    text = (tmp_path / "runs/deeper/damaged/summary.json").read_text()
+    (tmp_path / "runs/deeper/damaged/summary.json").write_text(text.replace('"seed": 42', '"seed": 43', 1))
+    (tmp_path / "runs" / "photos").mkdir()
+    (tmp_path / "runs" / "photos" / "a.png").write_text("of others")
+    return tmp_path / "runs"
+
+
+def listed(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines() if line.startswith("runs/")]
+
+
+def test_runs_are_listed_by_their_summaries_alone(run_cli, many):
+    code, out, err = run_cli("runs")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split()[:4] == ["run", "date", "data", "settings"]
+    c, a, b = listed(out)  # the newest first
+    assert [line[0] for line in (c, a, b)] == ["runs/c", "runs/a", "runs/b"]
+    assert c[1].startswith("2020-09-")
+    assert " ".join(c[3:8]) == "CIFAR-10, batch learning rate 0.5"
+    assert a[9:12] == ["50.00", "35.00", "1.5000"]
+    assert c[9:12] == ["40.00", "-", "1.4000"]
+    assert "note: runs/deeper/stopped is not complete; go on with: onelayer resume runs/deeper/stopped" in out
+    assert "note: runs/deeper/damaged/summary.json: damaged (its checksum is wrong" in out
+
+
+@pytest.mark.parametrize(
+    ("column", "order"),
+    [("run", "abc"), ("lr", "abc"), ("learning-rate", "abc"), ("validation", "acb"), ("loss", "bca"), ("test", "abc")],
+)
+def test_runs_are_sorted_by_any_column(run_cli, many, column, order):
+    assert [line[0][-1] for line in listed(run_cli("runs", "--sort", column)[1])] == list(order)
+
+
+def test_what_cannot_be_listed_is_one_line(run_cli, many, tmp_path):
+    assert_one_line(run_cli("runs", "nowhere"), "nowhere: no such folder; pass the folder that holds your runs")
+    assert_one_line(
+        run_cli("runs", "--sort", "beauty"), "--sort beauty is not a column or a setting; take one of run, "
+    )
+    (tmp_path / "none").mkdir()
+    assert run_cli("runs", "none") == (0, "none: holds no runs\n", "")
+    for content in ({"config": []}, {"config": {}, "data": "x"}, {"config": 1, "data": {"name": 1}, "seconds": "long"}):
+        summary = read_json(many / "a" / "summary.json") | content
+        write_json(many / "a" / "summary.json", summary)
+        assert "note: runs/a/summary.json: damaged (" in run_cli("runs")[1], json.dumps(content)
+
+
+def test_the_runs_of_sweeps_are_left_out_unless_asked_for(run_cli, tiny_cifar, trained, tmp_path):
+    words = ["--data", tiny_cifar, "--epochs", "1", "--lr", "0.01", "0.1", "--quiet"]
+    assert run_cli("sweep", *words, "--out", "runs/sweep")[0] == 0
+    assert run_cli("train", "--data", tiny_cifar, "--out", "runs/one", "--quiet", *TINY)[0] == 0
+    out = run_cli("runs")[1]
+    assert [line[0] for line in listed(out)] == ["runs/one"]
+    assert "left out: 1 folder of sweeps and studies; pass --sweeps, or pass one of them" in out
+    places = ["runs/sweep/runs/000-seed-42", "runs/sweep/runs/001-seed-42"]
+    assert [line[0] for line in listed(run_cli("runs", "--sweeps", "--sort", "run")[1])] == ["runs/one", *places]
+    assert [line[0] for line in listed(run_cli("runs", "runs/sweep", "--sort", "run")[1])] == places
+    assert [line[0] for line in listed(run_cli("runs", "runs/one")[1])] == ["runs/one"]
