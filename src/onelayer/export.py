@@ -40,6 +40,7 @@ rows.npy holds rows (n, {d}): {rows}.
 They are taken as they are: the standardisation is in the weights and the bias.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -71,10 +72,17 @@ def probabilities(rows):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    S = logits(np.load(sys.argv[1]))
-    for s, p in zip(S, of_logits(S)):
-        k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
-        print(class_names[k], f"{{100 * p[k]:.2f}} %")
+    try:
+        S = logits(np.load(sys.argv[1]))
+    except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
+        sys.exit(f"{{sys.argv[1]}}: is not a .npy file of rows of {d} numbers ({{error}})")
+    try:
+        for s, p in zip(S, of_logits(S)):
+            k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
+            print(class_names[k], f"{{100 * p[k]:.2f}} %")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 '''
 TENSORS = f"""\
     names = [name for name in model.files if name.startswith("{FEATURE_PREFIX}")]
