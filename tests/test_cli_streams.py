@@ -111,6 +111,26 @@ def test_what_cannot_be_said_stops_no_run(tiny_cifar, tmp_path, streams):
     assert len(run.model.class_names) == 10, "no file got what was meant for the screen"
 
 
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_predict_stops_when_nobody_reads_on(run_cli, trained, tiny_batches, tmp_path, form):
+    """A pipe that is closed stops the work; the file of rows is so long that the time would tell."""
+    np.save(tmp_path / "X.npy", np.tile(tiny_batches["test_batch"][0], (500, 1)))  # 30,000 rows, 92 MB
+    code = (
+        "import sys\n"
+        "from onelayer.analysis import prediction\n"
+        "from onelayer.__main__ import main\n"
+        "whole, done = prediction._classified, []\n"
+        "prediction._classified = lambda *words: done.append(1) or whole(*words)\n"
+        "try: main()\n"
+        "finally: print(len(done), file=sys.stderr)\n"
+    )
+    words = shlex.join([sys.executable, "-c", code, "predict", str(trained), "X.npy", *form.split()])
+    shell = ["bash", "-o", "pipefail", "-c", f"{words} | head -1"]
+    done = subprocess.run(shell, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert int(done.stderr) < 3, "of 11 blocks"
+
+
 def test_a_closed_stream_does_not_leave_its_number_to_a_file(tmp_path):
     code = (
         "from onelayer.__main__ import _open_streams\n"

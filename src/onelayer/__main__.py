@@ -19,11 +19,14 @@ class _Output:
     ----------
     lost : OSError or None
         Why some of the output could not be written, such as a full disk; a reader that went away lost nothing.
+    unread : bool
+        Whether the reader went away, as head does.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: OSError | None = None
+        self.unread = False
         if hasattr(stream, "reconfigure"):  # for letters such as ± in ASCII
             stream.reconfigure(errors="backslashreplace")
 
@@ -41,7 +44,9 @@ class _Output:
         try:
             action(*values)
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):
+            if isinstance(error, BrokenPipeError):
+                self.unread = True
+            else:
                 self.lost = error
             # The rest of the output goes to the null device.
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -146,8 +146,10 @@ def _explain(
 
 
 def _noting(answers: "Iterable[Answer]", errors: list[str]) -> "Iterator[Answer]":
-    """Yield the answers, and add their errors to a list."""
+    """Yield the answers, and add their errors to a list; stop when nobody reads the output any more."""
     for answer in answers:
+        if getattr(sys.stdout, "unread", False):
+            break
         if answer.error:
             errors.append(answer.error)
         yield answer
@@ -288,11 +290,21 @@ def _print_table(
             rows.append([place, *label, *(word for pair in pairs for word in pair)])
     for line in notes.lines():
         screen.say(line)
-    if rows:
-        labelled = ["label"] if threshold and not each else []
-        columns = (
-            ["probability"]
-            if each
-            else [*labelled, *["class", "probability"] * (len(rows[0][1 + len(labelled) :]) // 2)]
-        )
-        screen.table(answers[0].path if each else title, *columns, rows=rows, words=1 + len(labelled))
+    if each and rows:
+        screen.table(answers[0].path, "probability", rows=rows)
+    elif rows:
+        columns = [title, *["label"] * bool(threshold), *["class", "probability"] * min(top, len(model.class_names))]
+        print(_aligned([columns, *rows]))
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Return a table as text; `Screen.table` takes a millisecond for each row."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *others = (" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        cells = [row[0] + first, *(space + cell for space, cell in zip(others, row[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
