@@ -258,14 +258,14 @@ def sample_rows(dataset: Dataset, n: int, d: int, K: int) -> tuple[Array, Array]
     Raises
     ------
     ConfigError
-        If the data set has fewer rows or features, or a size is below 1 (below 2 for K).
+        If the data set has fewer rows, features or classes, or a size is below 1 (below 2 for K).
     """
     rows, labels = dataset.rows, dataset.labels
     chosen = np.flatnonzero(labels < K)[: max(n, 0)]
-    if n < 1 or d < 1 or K < 2 or len(chosen) < n or d > rows.shape[1]:
+    if n < 1 or d < 1 or not 2 <= K <= len(dataset.class_names) or len(chosen) < n or d > rows.shape[1]:
         raise ConfigError(
             f"cannot take {n} rows of {d} features in {K} classes from {dataset.name}, which has {len(rows)} rows of "
-            f"{rows.shape[1]}; at least 1 row, 1 feature and 2 classes are needed"
+            f"{rows.shape[1]} in {len(dataset.class_names)} classes; at least 1 row, 1 feature and 2 classes are needed"
         )
     columns = np.linspace(0, rows.shape[1] - 1, d).astype(int)
     standardizer = Standardizer.fit(block[:, columns] for block in dataset.everything.row_blocks(BLOCK_ROWS))

@@ -29,7 +29,9 @@ def data(
 
 
 @app.command
-def check(*, data: Data = "auto", samples: int = 3, features: int = 10, classes: int = 10, seed: int = 42) -> None:
+def check(
+    *, data: Data = "auto", samples: int = 3, features: int = 10, classes: int | None = None, seed: int = 42
+) -> None:
     """Compare the hand-written gradients with PyTorch, complex steps and central differences; exit 1 if they differ.
 
     Parameters
@@ -39,7 +41,7 @@ def check(*, data: Data = "auto", samples: int = 3, features: int = 10, classes:
     features
         Number of features of each row (d), evenly spaced over the pixels.
     classes
-        Number of classes (K).
+        Number of classes (K); by default 10, or all if the data have fewer.
     seed
         Seed for the weights.
     """
@@ -53,6 +55,7 @@ def check(*, data: Data = "auto", samples: int = 3, features: int = 10, classes:
     with screen.working("reading") as progress:
         dataset = load_preferred(data, ("data_batch_1",), progress=progress)
     screen.notes(dataset)
+    classes = min(10, len(dataset.class_names)) if classes is None else classes
     X, y = sample_rows(dataset, samples, features, classes)
     screen.say(f"{dataset.name}: n = {samples} rows, d = {features} features, K = {classes} classes, float64")
     reports = []
