@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from onelayer import Model
+from onelayer.errors import ModelFileError
 
 
 def test_a_damaged_model_is_one_line(run_cli, trained):
@@ -145,6 +147,40 @@ def test_an_export_that_cannot_be_is_one_line(run_cli, trained, tmp_path, monkey
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+def test_an_exported_script_has_no_traceback(run_cli, trained, tiny_batches, tmp_path):
+    assert run_cli("export", trained, "model.py")[0] == 0
+    np.save("rows.npy", np.tile(tiny_batches["test_batch"][0], (200, 1)))
+    np.save("short.npy", np.zeros((3, 5)))
+    np.save("one.npy", np.float64(1))
+    np.savez("rows.npz", X=np.zeros((3, 3072)))
+    Image.new("RGB", (32, 32)).save("a.png")
+    for name in ("short.npy", "one.npy", "rows.npz", "a.png", "none.npy"):
+        command = [sys.executable, "-I", "model.py", name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{name}: is not a .npy file of rows of 3072 numbers ("), done.stderr
+    command = f"{sys.executable} -I model.py rows.npy | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_that_is_no_run_or_no_model_is_told_apart(run_cli, trained):
+    assert_one_line(
+        run_cli("evaluate", trained / "model.safetensors"), "is a file, not a run directory; pass the folder"
+    )
+    with pytest.raises(
+        ModelFileError, match=r"run: is a folder; pass the file of the model, such as .*model\.safetenso"
+    ):
+        Model.load(trained)
+    (trained / "model.safetensors").rename("kept")
+    remedy = "write it again with: onelayer resume"
+    assert_one_line(run_cli("evaluate", trained), f"model.safetensors is missing; {remedy}")
+    assert run_cli("resume", trained, "--no-figures", "--quiet")[0] == 0
+    assert (trained / "model.safetensors").read_bytes() == Path("kept").read_bytes()
+    (trained / "summary.json").write_text("{")
+    assert_one_line(run_cli("evaluate", trained), rf"summary.json: damaged \(.*\); {remedy}")
+
+
 def test_data_tells_what_a_source_holds(run_cli, tiny_cifar):
     code, out, _ = run_cli("data", tiny_cifar)
     assert code == 0
@@ -171,6 +207,14 @@ def test_check_agrees(run_cli):
         errors = [float(word) for word in re.findall(r"\d\.\de[+-]\d+", row)]
         assert len(errors) == 2
         assert max(errors) <= (1e-6 if "central differences" in row else 1e-14)
+
+
+def test_check_takes_the_classes_that_the_data_have(run_cli):
+    rows = np.random.default_rng(0).normal(size=(60, 12))
+    np.savez("three.npz", X=rows, y=np.arange(60) % 3)
+    assert "K = 3 classes" in run_cli("check", "--data", "three.npz")[1]
+    words = "cannot take 3 rows of 10 features in 4 classes from three, which has 60 rows of 12 in 3 classes"
+    assert_one_line(run_cli("check", "--data", "three.npz", "--classes", "4"), words)
 
 
 def test_check_takes_a_set_without_its_first_batch_as_train_does(run_cli, tiny_cifar):

@@ -58,6 +58,9 @@ def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict
         end = 8 + int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8:end]).get("__metadata__", {})
         checksum = stated_checksum(metadata)
+    except IsADirectoryError:
+        inside = path / f"{kind}.safetensors"
+        raise ModelFileError(f"{path}: is a folder; pass the file of the {kind}, such as {inside}") from None
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:

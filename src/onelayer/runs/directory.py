@@ -106,8 +106,10 @@ class Run:
         """
         run = cls(Path(path))
         try:
+            if run.path.is_file():
+                raise RunError(f"{path} is a file, not a run directory; pass the folder {run.path.parent}")
             if not run.path.is_dir():
-                raise RunError(f"{path}: no such run directory")
+                raise RunError(f"{path}: no such run directory; onelayer runs lists those in runs/")
         except OSError as error:  # a name that is too long, a folder that may not be read
             raise RunError(f"{path}: {error.strerror}") from None
         if (run.path / "sweep.json").exists():
@@ -252,7 +254,8 @@ class Run:
         except FileNotFoundError:
             raise self._incomplete() from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{self.summary_path}: damaged ({error})") from None
+            remedy = f"write it again with: {resume_command(self.path)}"
+            raise RunError(f"{self.summary_path}: damaged ({error}); {remedy}") from None
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -281,7 +284,7 @@ class Run:
         Raises
         ------
         RunError
-            If the run is not complete.
+            If the run is not complete, or the file is missing.
         ModelFileError
             If the file is damaged.
         """
@@ -289,6 +292,8 @@ class Run:
         trained = self.summary.get("config", {})
         if not (isinstance(trained, dict) and trained.get("epochs") == plan.config.epochs and state.ended):
             raise self._incomplete()  # it was complete, and is now being trained for longer
+        if not self.model_path.exists():
+            raise RunError(f"{self.model_path} is missing; write it again with: {resume_command(self.path)}")
         return Model.load(self.model_path)
 
     def write_figure(self, name: str, figure: "Figure") -> Path:
