@@ -105,6 +105,13 @@ def test_divergence_is_one_line_and_the_run_is_kept(run_cli, tiny_cifar, tmp_pat
     assert np.isfinite(load_file(tmp_path / "run" / "checkpoint.safetensors")["weights"]).all()
 
 
+def test_a_batch_of_all_rows_is_noted(run_cli, tiny_cifar):
+    noted = ["note: a batch of 61 rows is all 60, so an epoch is a single step"]
+    for size, notes in (("61", noted), ("60", [])):
+        out = run_cli("train", "--data", tiny_cifar, "--batch-size", size, *TINY)[1]
+        assert [line for line in out.splitlines() if "single step" in line] == notes
+
+
 def test_overwrite(run_cli, trained, tiny_cifar):
     before = (trained / "model.safetensors").read_bytes()
     arguments = ["train", "--data", tiny_cifar, "--out", trained, *TINY, "--seed", "1"]

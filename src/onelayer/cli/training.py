@@ -80,6 +80,8 @@ def train(
         screen.data(splits, classes=True)
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
+        if config.batch_size > (count := len(splits.train)):
+            screen.say(f"note: a batch of {config.batch_size:,} rows is all {count:,}, so an epoch is a single step")
         with resumable(run):
             with screen.training(0, config.epochs) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
