@@ -1,5 +1,6 @@
 """The command evaluate, on the rows of the run and on other data."""
 
+import csv
 import json
 import re
 
@@ -8,8 +9,10 @@ import pytest
 from helpers import TINY, assert_one_line
 from PIL import Image
 from safetensors.numpy import load_file
+from scipy import stats
 
-from onelayer import Model
+import onelayer
+from onelayer import Model, Run
 
 
 def test_evaluate(run_cli, trained, tiny_cifar):
@@ -17,24 +20,98 @@ def test_evaluate(run_cli, trained, tiny_cifar):
     for split in ("train", "validation", "test"):
         code, out, _ = run_cli("evaluate", trained, "--split", split)
         assert code == 0
-        result = summary["results"][split]
-        accuracy, n = result["accuracy"], 60
-        line = next(line for line in out.splitlines() if line.startswith("CIFAR-10"))
-        error = 100 * (accuracy * (1 - accuracy) / n) ** 0.5
-        assert line == (
-            f"CIFAR-10, {split}: 60 rows, loss {result['loss']:.4f} nats, "
-            f"accuracy {100 * accuracy:.2f} % ± {error:.2f} (standard error)"
-        )
-        assert len([row for row in out.splitlines() if re.search(r" 6 +\d+\.\d\d %$", row)]) == 10
+        lines = out.splitlines()
+        lines = lines[lines.index(f"CIFAR-10, {split}: 60 rows") :]  # after the notes on the source
+        table = {line[:17].strip(): line[17:].split("  ") for line in lines[1:9]}
+        accuracy, loss = (summary["results"][split][name] for name in ("accuracy", "loss"))
+        interval = stats.binomtest(round(60 * accuracy), 60).proportion_ci(method="wilson")
+        digits = 0 if interval.high - interval.low > 0.071 else 1
+        cells = [cell.strip() for cell in table["accuracy"] if cell]
+        low, high = (f"{100 * end:.{digits}f}" for end in interval)
+        assert cells[:2] == [f"{100 * accuracy:.{digits}f} %", f"{low} to {high}"]
+        found = json.loads(run_cli("evaluate", trained, "--split", split, "--json")[1])
+        assert found["loss"] == pytest.approx(loss, rel=1e-6)
+        assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx(tuple(interval))
+        assert len([line for line in lines if re.search(r"^\w+ +6  .* %  +\d+ to \d+$", line)]) == 10
+        references = {reference["name"]: reference for reference in found["references"]}
+        assert references["always airplane"]["accuracy"] == 0.1
+        assert references["always airplane"]["loss"] == pytest.approx(np.log(10))
+        verdict = found["verdict"]
+        assert verdict["reference"] == max(references, key=lambda name: references[name]["accuracy"])
+        assert f"{'' if verdict['better'] else 'note: '}{verdict['sentence']}" in lines
     assert "180 rows" in run_cli("evaluate", trained, "--split", "all")[1]
     assert_one_line(run_cli("evaluate", trained, "--data", "digits", "--split", "all"), "the model is for 3072 numbers")
 
 
-def figures_of(out):
-    """Return what evaluate printed: the part, the number of rows, the loss, and the accuracies of classes with rows."""
-    part, n, loss = re.search(r"^.*, (\w+): ([0-9,]+) rows, loss ([0-9.]+) nats", out, re.MULTILINE).groups()
-    classes = {name: float(p) for name, p in re.findall(r"^(\S+) +[0-9,]+ +([0-9.]+) %$", out, re.MULTILINE)}
-    return part, int(n.replace(",", "")), float(loss), classes
+def test_evaluate_prints_its_tables_for_other_programs(run_cli, trained, tmp_path):
+    code, out, err = run_cli("evaluate", trained, "--json", "--csv", "classes.csv")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    evaluation = onelayer.evaluate(
+        Model.load(trained / "model.safetensors"), Run.open(trained).read_checkpoint()[0].load_splits().test
+    )
+    assert {name: found[name] for name in evaluation.estimates} == pytest.approx(
+        {name: estimate.value for name, estimate in evaluation.estimates.items()}
+    )
+    with (tmp_path / "classes.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["class"] for line in lines] == [of["class"] for of in found["classes"]] == list(evaluation.class_names)
+    for name, column in evaluation.by_class.items():
+        if name != "class":
+            assert [float(line[name] or "nan") for line in lines] == pytest.approx(column, nan_ok=True)
+            assert [of[name] for of in found["classes"]] == [None if np.isnan(x) else pytest.approx(x) for x in column]
+    assert found["confused"][0]["rows"] >= found["confused"][1]["rows"] >= 1
+    assert [of["threshold"] for of in found["thresholds"]] == list(evaluation.thresholds()["threshold"])
+    code, printed, err = run_cli("evaluate", trained, "--csv", "-")
+    assert (code, err, printed) == (0, "", (tmp_path / "classes.csv").read_text())
+    out = run_cli("evaluate", trained, "--csv", "classes.csv")[1]
+    assert "most frequent confusions" in out
+    assert out.endswith("classes.csv\n")
+    (tmp_path / "notes.csv").write_text("mine")
+    assert_one_line(
+        run_cli("evaluate", trained, "--csv", "notes.csv"), "notes.csv is there, and does not say that this"
+    )
+    assert (tmp_path / "notes.csv").read_text() == "mine"
+    assert_one_line(
+        run_cli("evaluate", trained, "--json", "--csv", "-"), "both print their figures; write the CSV into"
+    )
+
+
+def test_evaluate_without_the_rows_trained_on_has_no_references(run_cli, trained, strangers, tiny_cifar, tmp_path):
+    rows, labels = strangers
+    np.savez("other.npz", X=rows, y=labels)
+    found = json.loads(run_cli("evaluate", trained, "--data", "other.npz", "--json")[1])
+    assert [reference["name"] for reference in found["references"]] == ["always airplane", "nearest class mean"]
+    tiny_cifar.rename(tmp_path / "elsewhere")
+    code, out, err = run_cli("evaluate", trained, "--data", "other.npz", "--json")
+    assert (code, err) == (0, "")
+    without = json.loads(out)
+    assert (without["references"], without["verdict"]) == ([], None)
+    assert without["notes"][1].startswith("without references, which need the rows that the run was trained on: ")
+    assert without["accuracy"] == found["accuracy"]
+
+
+def test_a_thousand_classes_fit_on_the_screen(run_cli, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(4000) % 1000
+    X = (rng.normal(size=(1000, 20))[y] + 0.2 * rng.normal(size=(4000, 20))).astype(np.float32)
+    np.savez("many.npz", X_train=X[:3000], y_train=y[:3000], X_test=X[3000:], y_test=y[3000:])
+    settings = ["--epochs", "5", "--learning-rate", "0.5", "--quiet", "--no-figures", "--protocol", "given"]
+    assert run_cli("train", "--data", "many.npz", "--out", "run", *settings)[::2] == (0, "")
+    code, out, err = run_cli("evaluate", "run", "--csv", "classes.csv")
+    assert (code, err) == (0, "")
+    assert "the 10 of 1,000 classes with the lowest F1; --csv writes all" in out
+    assert len(out.splitlines()) < 60
+    assert len((tmp_path / "classes.csv").read_text().splitlines()) == 1001
+
+
+def figures_of(run_cli, *words):
+    """Return figures by evaluate: the part, the number of rows, the loss, and the recalls of classes with rows in %."""
+    code, out, _ = run_cli("evaluate", *words, "--json")
+    assert code == 0
+    found = json.loads(out)
+    recalls = {of["class"]: round(100 * of["recall"], 2) for of in found["classes"] if of["rows"]}
+    return found["name"].rpartition(", ")[2], found["rows"], found["loss"], recalls
 
 
 def answers_by_hand(run, rows, labels):
@@ -89,7 +166,7 @@ def test_evaluate_on_other_data(run_cli, trained, strangers, names, words, part,
     code, out, err = run_cli("evaluate", trained, "--data", "other.npz", *words)
     assert (code, err) == (0, "")
     assert f"note: other is not the data of this run; {said}" in out
-    found = figures_of(out)
+    found = figures_of(run_cli, trained, "--data", "other.npz", *words)
     loss, by_class = answers_by_hand(trained, rows[chosen], labels[chosen])
     assert found[:2] == (part, len(rows[chosen]))
     assert found[2] == pytest.approx(loss, abs=6e-5)
@@ -106,20 +183,23 @@ def test_evaluate_matches_classes_by_name(run_cli, trained, strangers):
     np.savez("one.npz", X=rows[one], y=labels[one])
     np.savez("shuffled.npz", X=rows, y=places, class_names=shuffled)
     for name, chosen in (("few", few), ("one", one), ("shuffled", slice(None))):
-        code, out, err = run_cli("evaluate", trained, "--data", f"{name}.npz")
-        assert (code, err) == (0, "")
         loss, by_class = answers_by_hand(trained, rows[chosen], labels[chosen])
-        assert figures_of(out)[2:] == (pytest.approx(loss, abs=6e-5), pytest.approx(by_class, abs=0.006))
+        assert figures_of(run_cli, trained, "--data", f"{name}.npz")[2:] == (
+            pytest.approx(loss, abs=6e-5),
+            pytest.approx(by_class, abs=0.006),
+        )
 
 
 def test_evaluate_says_what_numbers_are_taken_for(run_cli, trained, strangers):
     rows, labels = strangers
     names = Model.load(trained / "model.safetensors").class_names
     np.savez("other.npz", X=rows, y=[names.index(name) for name in labels])
-    _, out, err = run_cli("evaluate", trained, "--data", "other.npz")
+    _, _, err = run_cli("evaluate", trained, "--data", "other.npz")
     said = "note: the classes of other are numbers, taken for the places of the model's classes: 0 is airplane, 1 is"
     assert err.startswith(said)
-    assert figures_of(out)[2] == pytest.approx(answers_by_hand(trained, rows, labels)[0], abs=6e-5)
+    assert figures_of(run_cli, trained, "--data", "other.npz")[2] == pytest.approx(
+        answers_by_hand(trained, rows, labels)[0], abs=6e-5
+    )
 
 
 def test_evaluate_refuses_what_it_cannot_judge_in_its_own_words(run_cli, trained, strangers):
@@ -168,11 +248,15 @@ def test_evaluate_brings_images_to_the_models_width_and_height(run_cli, tmp_path
     code, _, err = run_cli("train", "--data", "own", "--out", "run", "--epochs", "5", "--quiet", "--no-figures")
     assert (code, err) == (0, "")
     assert Model.load("run/model.safetensors").image_shape == (1, 20, 12)
-    out = run_cli("evaluate", "run", "--data", "other")[1]
     files = sorted((tmp_path / "other").glob("*/*.png"))
     rows = np.array([np.asarray(Image.open(f).resize((12, 20), Image.Resampling.LANCZOS)).ravel() for f in files])
     loss, by_class = answers_by_hand(tmp_path / "run", rows, np.array([f.parent.name for f in files]))
-    assert figures_of(out) == ("all", 60, pytest.approx(loss, abs=6e-5), pytest.approx(by_class, abs=0.006))
+    assert figures_of(run_cli, "run", "--data", "other") == (
+        "all",
+        60,
+        pytest.approx(loss, abs=6e-5),
+        pytest.approx(by_class, abs=0.006),
+    )
     assert min(by_class.values()) > 60
 
 
@@ -193,7 +277,7 @@ def test_a_run_reads_its_images_again_in_the_size_that_was_asked_for(run_cli, tm
     code, out, err = run_cli("evaluate", "run", "--data", "moved")
     assert (code, err) == (0, "")
     assert "is not the data of this run" not in out
-    assert figures_of(out)[:3] == ("test", 8, pytest.approx(expected["loss"], abs=6e-5))
+    assert figures_of(run_cli, "run", "--data", "moved")[:3] == ("test", 8, pytest.approx(expected["loss"], abs=6e-5))
 
 
 def test_a_run_reads_its_superclasses_again(run_cli, write_form_100, tmp_path):
@@ -211,9 +295,12 @@ def test_a_run_reads_its_superclasses_again(run_cli, write_form_100, tmp_path):
     labels = np.array(names["coarse"])[fine["test"] // 5]
     loss, by_class = answers_by_hand(tmp_path / "run", rows, labels)
     for more in ([], ["--data", folder]):
-        code, out, err = run_cli("evaluate", "run", *more)
-        assert (code, err) == (0, "")
-        assert figures_of(out) == ("test", 100, pytest.approx(loss, abs=6e-5), pytest.approx(by_class, abs=0.006))
+        assert figures_of(run_cli, "run", *more) == (
+            "test",
+            100,
+            pytest.approx(loss, abs=6e-5),
+            pytest.approx(by_class, abs=0.006),
+        )
     assert run_cli("resume", "run", "--epochs", "3", "--quiet", "--no-figures") == (0, "", "")
     np.savez("other.npz", X=rows, y=labels)  # a source that has classes of one kind only
     assert "other, all: 100 rows" in run_cli("evaluate", "run", "--data", "other.npz")[1]

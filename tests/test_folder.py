@@ -312,7 +312,7 @@ def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts
     assert dataset.class_names == ("cat", "dog")
     assert list(dataset.parts) == [folder.PARTS[part] for part in parts]
     plan, _ = Run.open(tmp_path / "run").read_checkpoint()
-    rows, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, Run.open(tmp_path / "run").model)
+    rows, _, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, Run.open(tmp_path / "run").model)
     assert len(rows) == 2
     assert ("its test part is evaluated" in note) is (parts != ["val"])
     with pytest.raises(ConfigError, match=r"^Other has no .*train.*; use the protocol stratified$"):

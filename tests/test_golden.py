@@ -256,10 +256,10 @@ class TestOldDirectories:
             found, recorded = evaluate(Model.load(run / "model.safetensors"), split), summary["results"][split.name]
             assert found.loss == pytest.approx(recorded["loss"], rel=1e-12)
             assert found.accuracy == recorded["accuracy"]
-            code, printed, _ = run_cli("evaluate", run, "--split", split.name)
+            code, printed, _ = run_cli("evaluate", run, "--split", split.name, "--json")
             assert code == 0
-            assert f"{recorded['loss']:.4f}" in printed
-            assert f"{100 * recorded['accuracy']:.2f} %" in printed
+            assert json.loads(printed)["loss"] == pytest.approx(recorded["loss"], rel=1e-12)
+            assert json.loads(printed)["accuracy"] == recorded["accuracy"]
 
     def test_a_run_goes_on_as_if_it_had_never_stopped(self, run_cli, old):
         run = old("run")

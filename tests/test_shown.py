@@ -90,13 +90,18 @@ def test_an_evaluation_shows_its_classes_and_draws_its_confusion(splits, result)
     found = evaluate(result.model, splits.test)
     table = shown(found)
     right = found.labels == found.predictions
-    line = f"<i>toy, test: 60 rows, loss {found.loss:.4f} nats, accuracy {100 * right.mean():.2f} %"
+    loss, accuracy = (found.estimates[name].in_words() for name in ("loss", "accuracy"))
+    assert accuracy.startswith(f"{100 * right.mean():.0f} % (")
+    line = f"<i>toy, test: 60 rows, loss {loss}, accuracy {accuracy}"
     assert repr(found) == f"<Evaluation of {line}>"
-    assert table.caption == f"{line} (standard error {100 * found.standard_error:.2f} %)"
-    of_class = [found.labels == k for k in range(4)]
-    expected = [[WILD[k], str(rows.sum()), f"{100 * right[rows].mean():.2f} %"] for k, rows in enumerate(of_class)]
-    assert len({accuracy for *_, accuracy in expected}) > 2
-    assert table.rows == [["", "rows", "accuracy"], *expected]
+    assert table.caption.startswith(f"<i>toy, test: 60 rows: accuracy {accuracy}, balanced accuracy ")
+    assert table.caption.endswith("; 95 % intervals in brackets")
+    assert table.rows[0] == ["", "rows", "precision", "interval", "recall", "interval", "F1", "interval"]
+    for k, row in enumerate(table.rows[1:]):
+        rows = found.labels == k
+        assert row[:2] == [WILD[k], str(rows.sum())]
+        assert row[4] == f"{100 * right[rows].mean():.0f} %"
+    assert len({row[4] for row in table.rows}) > 2
     figure = found.draw()
     texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
     assert any(text.replace("\n", " ") == line for text in texts)
@@ -109,7 +114,7 @@ def test_an_evaluation_shows_its_classes_and_draws_its_confusion(splits, result)
 def test_an_evaluation_without_names_numbers_its_classes():
     found = Evaluation(0.5, np.array([0, 0, 2]), np.array([0, 1, 2]), np.eye(3))
     assert [row[0] for row in shown(found).rows] == ["", "0", "1", "2"]
-    assert shown(found).rows[2] == ["1", "0", "-"]
+    assert shown(found).rows[2][:6] == ["1", "0", "0 %", "0 to 79", "-", "-"]
 
 
 def test_a_run_shows_its_scores_or_what_it_lacks(tmp_path, splits, result):

@@ -1,11 +1,15 @@
 """Evaluation of a model on a split. Every mean is a sum over all rows, divided once."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onelayer.analysis.answers import Answers
+from onelayer.analysis.estimates import Estimate, mean, named
 from onelayer.data.dataset import Split
 from onelayer.drawing import draw, html_table
 from onelayer.errors import DataError, OnelayerWarning
@@ -17,6 +21,10 @@ from onelayer.words import counted, listed, percent, row_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+CLASS_FIGURES = ("precision", "recall", "f1")
+CLASS_COLUMNS = ("rows", "precision", "interval", "recall", "interval", "F1", "interval")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +59,16 @@ class Reliability:
         return float(np.nansum(self.counts * gaps) / self.counts.sum())
 
 
+TOP, FEWEST_FOR_TOP = 5, 10  # classes among which the true one is looked for, where there are at least this many
+THRESHOLDS = (*(tenth / 10 for tenth in range(10)), 0.95, 0.99)  # of the confidence
+
+
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Answers):
     """A model's answers on a split. Where rows have weights, each counts by its weight.
+
+    Each figure is an attribute, a fraction or in nats, and has its 95 % interval in `estimates`; `by_class` has the
+    figures of the classes.
 
     Parameters
     ----------
@@ -68,6 +83,8 @@ class Evaluation:
         By default the numbers of the classes.
     name : str
         The data set and the split, in words.
+    losses : ndarray (n,), float64, or None
+        Loss of each row, in nats. Without it, the interval of the loss is not known.
     """
 
     loss: float
@@ -77,6 +94,7 @@ class Evaluation:
     weights: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     name: str = "rows"
+    losses: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not self.class_names:
@@ -86,26 +104,33 @@ class Evaluation:
         return f"<Evaluation of {self.in_words()}>"
 
     def _repr_html_(self) -> str:
-        caption = f"{self.in_words()} (standard error {percent(self.standard_error)})"
-        return html_table(caption, ("rows", "accuracy"), self.classes_in_words())
+        figures = ", ".join(f"{named(name)} {of.in_words()}" for name, of in self.estimates.items())
+        caption = f"{self.rows_in_words()}: {figures}; 95 % intervals in brackets"
+        return html_table(caption, CLASS_COLUMNS, self.classes_in_words())
 
-    def classes_in_words(self) -> list[list[str]]:
-        """Return the name, the number of rows and the accuracy of each class."""
-        of_class = zip(self.class_names, self.confusion.sum(axis=1), self.class_accuracies, strict=True)
-        return [[name, row_count(count), percent(accuracy) if count else "-"] for name, count, accuracy in of_class]
+    def classes_in_words(self, chosen: Sequence[int] | None = None) -> list[list[str]]:
+        """Return the name and the `CLASS_COLUMNS` of each class, or of some classes."""
+        columns = self.by_class
+        table = []
+        for k in range(len(self.class_names)) if chosen is None else chosen:
+            of_class = [Estimate(*(columns[name + end][k] for end in ("", "_low", "_high"))) for name in CLASS_FIGURES]
+            cells = [cell for estimate in of_class for cell in (estimate.number(), estimate.interval())]
+            table.append([self.class_names[k], row_count(columns["rows"][k]), *cells])
+        return table
+
+    def rows_in_words(self) -> str:
+        """Return the name and the number of rows."""
+        weighted = "" if self.weights is None else f", which count by weight as {self.effective_rows:,.0f}"
+        return f"{self.name}: {counted(len(self.labels), 'row')}{weighted}"
 
     def in_words(self) -> str:
         """Return the rows, their loss and their accuracy in a line."""
-        return f"{self.name}: {len(self.labels):,} rows, loss {self.loss:.4f} nats, accuracy {percent(self.accuracy)}"
+        loss, accuracy = (self.estimates[name].in_words() for name in ("loss", "accuracy"))
+        return f"{self.rows_in_words()}, loss {loss}, accuracy {accuracy}"
 
     def draw(self) -> "Figure":
         """Return a picture of the confusion matrix, a matplotlib figure."""
         return draw(self)
-
-    def mean(self, of_rows: np.ndarray) -> float:
-        """Return the mean over the rows of numbers (n,)."""
-        # No product of BLAS is used here, since its bits depend on the number of threads.
-        return float(of_rows.mean() if self.weights is None else (of_rows * self.weights).sum() / self.weights.sum())
 
     def median(self, of_rows: np.ndarray) -> float:
         """Return the median over the rows of numbers (n,)."""
@@ -113,41 +138,58 @@ class Evaluation:
             return float(np.median(of_rows))
         return float(np.quantile(of_rows, 0.5, weights=self.weights, method="inverted_cdf"))
 
-    @property
-    def right(self) -> np.ndarray:
-        """Rows that are right (n,), bool."""
-        found: np.ndarray = self.predictions == self.labels
+    def _estimated(self) -> dict[str, Estimate]:
+        found = super()._estimated()
+        if len(self.class_names) >= FEWEST_FOR_TOP:
+            found[f"top_{TOP}_accuracy"] = self.fraction(self.among_top(TOP))
+        found["loss"] = Estimate(self.loss, np.nan, np.nan, "nats")
+        if self.losses is not None:
+            found["loss"] = replace(mean(self.losses, self.weights), value=self.loss)
+        # To first order, the error is a mean over the rows: of confidence - right, or its negative, by the bin's side.
+        of_bins = self.reliability()
+        sides = np.sign(np.nan_to_num(of_bins.confidence - of_bins.accuracy))
+        error = mean(sides[bins_of(self.confidences, len(sides))] * (self.confidences - self.right), self.weights, "%")
+        found["calibration_error"] = replace(error, low=max(0.0, error.low))
         return found
 
-    @property
-    def accuracy(self) -> float:
-        """Fraction of rows that are right."""
-        return self.mean(self.right)
+    def among_top(self, count: int) -> np.ndarray:
+        """Return whether the true class is one of the `count` likeliest of its row (n,), bool."""
+        found: np.ndarray = (self.probabilities > self.true_class_probabilities[:, None]).sum(axis=1) < count
+        return found | self.right  # where large logits have the same probability
 
     @property
-    def standard_error(self) -> float:
-        """Standard error of the accuracy p, sqrt(p (1 - p) / n): its scatter over other draws of n rows.
+    def top_5_accuracy(self) -> float:
+        """Fraction of rows whose true class is one of the five likeliest."""
+        return self.mean(self.among_top(TOP))
 
-        With weights w, n is (sum of w)^2 / (sum of w^2), the number of equal rows that would scatter as much.
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error in 15 bins of equal width; see `Reliability`."""
+        return self.reliability().expected_calibration_error
+
+    def thresholds(self, at: Sequence[float] = THRESHOLDS) -> dict[str, np.ndarray]:
+        """Return the fraction of rows that are answered, and their accuracy, if unsure answers are left out.
+
+        Parameters
+        ----------
+        at : sequence of t float
+            Least confidence of an answer.
+
+        Returns
+        -------
+        dict of str to ndarray (t,), float64
+            `threshold`, `coverage` and `accuracy`, the last two each with `_low` and `_high`. The accuracy of no
+            answers is NaN.
         """
-        w = None if self.weights is None else self.weights / self.weights.max()  # squares of tiny ones would be 0
-        n = len(self.labels) if w is None else w.sum() ** 2 / (w * w).sum()
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / n))
+        rows = []
+        for threshold in at:
+            sure = self.confidences >= threshold
+            estimates = self.fraction(sure), self.fraction(self.right, of=sure)
+            rows.append([threshold, *(number for e in estimates for number in (e.value, e.low, e.high))])
+        names = [what + end for what in ("coverage", "accuracy") for end in ("", "_low", "_high")]
+        return dict(zip(("threshold", *names), np.array(rows).T, strict=True))
 
-    @property
-    def confusion(self) -> np.ndarray:
-        """Counts (K, K), int64 or with weights float64: rows are true classes, columns predicted ones."""
-        K = self.probabilities.shape[1]
-        return np.bincount(self.labels * K + self.predictions, self.weights, K * K).reshape(K, K)
-
-    @property
-    def class_accuracies(self) -> np.ndarray:
-        """Fraction right of each class (K,); NaN for a class without rows."""
-        counts = self.confusion
-        of_class = counts.sum(axis=1)
-        return np.divide(counts.diagonal(), of_class, out=np.full(len(counts), np.nan), where=of_class > 0)
-
-    @property
+    @cached_property
     def confidences(self) -> np.ndarray:
         """Probability of the predicted class (n,)."""
         return self.probabilities[np.arange(len(self.labels)), self.predictions]
@@ -160,7 +202,7 @@ class Evaluation:
     def reliability(self, bins: int = 15) -> Reliability:
         """Return confidence and accuracy in bins of equal width."""
         confidences = self.confidences.astype(np.float64)
-        place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
+        place = bins_of(confidences, bins)
         counts, w = np.bincount(place, self.weights, bins), 1 if self.weights is None else self.weights
         sums = (np.bincount(place, of_rows * w, bins) for of_rows in (confidences, self.right))
         means = (np.divide(total, counts, out=np.full(bins, np.nan), where=counts > 0) for total in sums)
@@ -193,19 +235,29 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     d = model.features.d_in
     if dataset.rows.shape[1] != d:
         raise DataError(f"{dataset.name} has rows of {dataset.rows.shape[1]} numbers; the model is for {d} numbers")
-    labels = _matched_labels(model, split)
+    labels = matched_labels(model, split)
     model.warn_of(split.rows(places_to_look_at(len(split))), f"{dataset.name}, {split.name}", stacklevel=3)
-    exact = model.in_float64()  # once, and not in every block
-    S = np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])  # (n, K)
+    S = logits_of(model, split)  # (n, K)
     losses = model.layer.loss.of_rows(S, labels).astype(np.float64)
     probabilities = np.asarray(model.layer.loss.probabilities(S))
     weights = split.row_weights(slice(None))
     loss = float((losses if weights is None else losses * weights).sum() / split.weight)
     name = f"{dataset.name}, {split.name}"
-    return Evaluation(loss, labels, likeliest(S), probabilities, weights, model.class_names, name)
+    return Evaluation(loss, labels, likeliest(S), probabilities, weights, model.class_names, name, losses)
 
 
-def _matched_labels(model: Model, split: Split) -> np.ndarray:
+def logits_of(model: Model, split: Split) -> np.ndarray:
+    """Return the logits (n, K), float64, of the rows of a split, a block of them at a time."""
+    exact = model.in_float64()  # once, and not in every block
+    return np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])
+
+
+def bins_of(confidences: np.ndarray, bins: int) -> np.ndarray:
+    """Return the place of each confidence (n,) among bins of equal width; 1 belongs to the last."""
+    return np.minimum((confidences.astype(np.float64) * bins).astype(np.int64), bins - 1)
+
+
+def matched_labels(model: Model, split: Split) -> np.ndarray:
     """Return labels (n,) of a split in the model's numbering of the classes, which are matched by name."""
     dataset, known = split.dataset, model.class_names
     if dataset.class_names == known:

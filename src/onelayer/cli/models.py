@@ -1,12 +1,20 @@
 """The commands that evaluate and export a finished model."""
 
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
-from onelayer.cli.options import DATA, RunArgument
+from onelayer.cli.options import DATA, OUTPUT, RunArgument
+from onelayer.errors import ConfigError, OnelayerError
+
+if TYPE_CHECKING:  # imported in each command, so that --help stays fast
+    from onelayer.data.dataset import Split
+    from onelayer.runs.plan import Plan
 
 
 @app.command
@@ -29,24 +37,53 @@ def evaluate(
             "By default test, but all if another source has no test part."
         ),
     ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", group=OUTPUT)] = False,
+    csv: Annotated[Path | None, Parameter(name="--csv", group=OUTPUT, allow_leading_hyphen=True)] = None,
 ) -> None:
-    """Print loss, accuracy with its standard error, and accuracy by class."""
+    """Print the figures of a model with their 95 % intervals, beside those of references that need no training.
+
+    Parameters
+    ----------
+    as_json
+        Print all figures as JSON instead of tables.
+    csv
+        CSV file to write, with the figures of each class in a line; - prints it instead of tables. A file that evaluate
+        wrote before is replaced.
+    """
     from onelayer.analysis.evaluation import evaluate
+    from onelayer.analysis.references import references_for
+    from onelayer.analysis.summary import csv_of, summary_of
     from onelayer.cli.results import print_evaluation
     from onelayer.cli.screen import Screen
+    from onelayer.files import write_over
     from onelayer.runs.directory import Run
 
-    screen = Screen()
+    csv_printed = csv == Path("-")
+    if as_json and csv_printed:
+        raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
+    screen = Screen(quiet=as_json or csv_printed)
     run = Run.open(run_directory)
     plan, _ = run.read_checkpoint()
     model = run.model
     with screen.working("reading") as progress:
-        rows, note = plan.rows_to_evaluate(data, split, model, progress)
+        rows, trained_on, note = plan.rows_to_evaluate(data, split, model, progress)
+        trained_on, missing = (trained_on, None) if trained_on else _training_rows(plan, progress)
     screen.notes(rows.dataset)
-    if note:
+    notes = [*filter(None, [note, missing])]
+    for note in notes:
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
-    print_evaluation(screen, evaluation)
+    references = references_for(model, trained_on, rows, evaluation) if trained_on else []
+    print_evaluation(screen, evaluation, references)
+    if as_json:
+        _print_json({"run": str(run.path), "notes": notes, **summary_of(evaluation, references)})
+    if csv:
+        text = csv_of(evaluation.by_class)
+        if csv_printed:
+            print(text, end="")
+        else:
+            write_over(csv, text.encode(), lambda content: content.startswith(text.partition("\n")[0].encode()))
+            screen.say(str(csv))
 
 
 @app.command
@@ -74,3 +111,21 @@ def export(
     files = write(Run.open(run_directory).model, out, format)
     for file in files:
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
+
+
+def _training_rows(plan: "Plan", progress: Callable[..., None]) -> "tuple[Split | None, str | None]":
+    """Return the rows that a run was trained on, or None and a note where they cannot be read any more."""
+    try:
+        return plan.load_splits(None, progress).train, None
+    except OnelayerError as error:
+        return None, f"without references, which need the rows that the run was trained on: {error}"
+
+
+def _print_json(answers: object) -> None:
+    """Print answers as JSON, without rich, which would wrap and colour them."""
+    text = json.dumps(answers, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(answers, indent=2)
+    print(text)

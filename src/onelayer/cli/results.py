@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onelayer.analysis.evaluation import Evaluation
+from onelayer.analysis.estimates import Estimate, named
+from onelayer.analysis.evaluation import CLASS_COLUMNS, Evaluation
 from onelayer.analysis.explanation import Explanation
 from onelayer.analysis.gradcheck import GradientReport
+from onelayer.analysis.references import Reference, verdict_of
 from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from onelayer.experiments.study import Finding
 
 
+MOST_CLASSES, WORST, MOST_CONFUSED = 20, 10, 5  # in the tables of an evaluation
 SHOWN = 3  # diagnoses side by side, for narrow terminals
 
 
@@ -120,12 +123,56 @@ def print_explanation(screen: Screen, explained: Explanation, class_names: list[
     screen.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
 
 
-def print_evaluation(screen: Screen, evaluation: Evaluation) -> None:
-    """Print loss and accuracy of a split, and the accuracy by class."""
-    accuracy = f"{percent(evaluation.accuracy)} ± {100 * evaluation.standard_error:.2f} (standard error)"
-    rows_in_all = f"{len(evaluation.labels):,} rows{'' if evaluation.weights is None else ', counted by weight'}"
-    screen.say(f"{evaluation.name}: {rows_in_all}, loss {evaluation.loss:.4f} nats, accuracy {accuracy}")
-    screen.table("class", "rows", "accuracy", rows=evaluation.classes_in_words())
+def print_evaluation(screen: Screen, evaluation: Evaluation, references: Sequence[Reference] = ()) -> None:
+    """Print all figures of a split: of the rows, of the classes, of the confusions and of the confidence."""
+    screen.say(evaluation.rows_in_words())
+    print_figures(screen, evaluation, references)
+    K = len(evaluation.class_names)
+    shown = None if K <= MOST_CLASSES else np.argsort(evaluation.by_class["f1"], kind="stable")[:WORST].tolist()
+    screen.say("" if shown is None else f"\nthe {WORST} of {K:,} classes with the lowest F1; --csv writes all")
+    screen.table("class", *CLASS_COLUMNS, rows=evaluation.classes_in_words(shown))
+    names, rows = evaluation.class_names, evaluation.by_class["rows"]
+    confused = [
+        [names[i], names[j], row_count(count), f"{100 * count / rows[i]:.0f} %"]
+        for i, j, count in evaluation.confused(MOST_CONFUSED)
+    ]
+    if confused:
+        screen.say("\nmost frequent confusions")
+        screen.table("class", "taken for", "rows", "of the class", rows=confused, words=2)
+    screen.say("\nif answers below a confidence are left out, as predict --threshold does")
+    columns = "answered", "interval", "accuracy", "interval"
+    screen.table("confidence", *columns, rows=thresholds_in_words(evaluation))
+
+
+def print_figures(
+    screen: Screen, evaluation: Evaluation, references: Sequence[Reference], names: Sequence[str] = ()
+) -> None:
+    """Print figures of a model beside those of its references, and the verdict; by default all figures."""
+    estimates = evaluation.estimates
+    if not names:  # the average recall is mostly the balanced accuracy
+        same = estimates["macro_recall"] == estimates["balanced_accuracy"]
+        names = [name for name in estimates if not (same and name == "macro_recall")]
+    rows = [
+        [named(name), estimates[name].number(), estimates[name].interval()]
+        + [reference.estimates[name].number() if name in reference.estimates else "-" for reference in references]
+        for name in names
+    ]
+    screen.table("", "model", "95 % interval", *(reference.name for reference in references), rows=rows)
+    if verdict := verdict_of(evaluation, references):
+        screen.say(f"{'' if verdict.better else 'note: '}{verdict}")
+
+
+def thresholds_in_words(evaluation: Evaluation) -> list[list[str]]:
+    """Return the table of thresholds, without those that leave out no more answers and those that leave out all."""
+    table = evaluation.thresholds()
+    rows, before = [], np.nan
+    for place, coverage in enumerate(table["coverage"]):
+        if coverage not in (0, before):
+            found = [Estimate(*(table[w + e][place] for e in ("", "_low", "_high"))) for w in ("coverage", "accuracy")]
+            cells = (cell for estimate in found for cell in (estimate.number(), estimate.interval()))
+            rows.append([f"{table['threshold'][place]:g}", *cells])
+        before = coverage
+    return rows
 
 
 def print_finding(screen: Screen, finding: "Finding") -> None:

@@ -63,8 +63,10 @@ class Plan:
         part: str | None,
         model: Model,
         progress: Callable[..., None] | None = None,
-    ) -> tuple[Split, str | None]:
-        """Return the rows to evaluate a model on, and a note about them.
+    ) -> tuple[Split, Split | None, str | None]:
+        """Return the rows to evaluate a model on, the rows that it was trained on, and a note.
+
+        The training rows are None where other data are evaluated, and the note where there is nothing to say.
 
         Parameters
         ----------
@@ -82,7 +84,8 @@ class Plan:
             If the data cannot be read, or have no such part.
         """
         if source is None:
-            return _named(self.load_splits(None, progress), part or "test"), None
+            splits = self.load_splits(None, progress)
+            return _named(splits, part or "test"), splits.train, None
         # evaluate has no options for how a source is read: what cannot be read is left out, and a note says so.
         config = replace(self.source_config, allow_unreadable=True)
         if model.image_shape is not None:
@@ -96,11 +99,12 @@ class Plan:
             dataset = load_for(source, self.split_config, source_config=config, progress=progress)
         require_finite(dataset, progress)
         if dataset.fingerprint == self.fingerprint:
-            if part == "all":
-                return dataset.everything, None
             try:
-                return _named(split(dataset, self.split_config, progress), part or "test"), None
+                splits = split(dataset, self.split_config, progress)
+                return _named(splits, part or "test"), splits.train, None
             except ConfigError:  # a single part has the fingerprint of rows without parts
+                if part == "all":
+                    return dataset.everything, None, None
                 what = f"{dataset.name} holds the rows of this run in other parts, so which it tested on is not known"
                 raise DataError(f"{what}; pass the data as they were, or --split all") from None
         if set(BATCH_PROTOCOL.values()) <= set(dataset.parts):  # CIFAR-10, of which a protocol may read half
@@ -110,11 +114,11 @@ class Plan:
         note = f"{dataset.name} is not the data of this run; "
         if part == "all" or not (part or parts["test"]):
             more = "" if part else "it has no test part, so "
-            return dataset.everything, f"{note}{more}all its rows are evaluated"
+            return dataset.everything, None, f"{note}{more}all its rows are evaluated"
         part = part or "test"
         if not parts[part]:
             raise DataError(f"{dataset.name} has no {part} part of its own; leave --split out, or pass --split all")
-        return dataset.only(part, parts[part]), f"{note}its {part} part is evaluated"
+        return dataset.only(part, parts[part]), None, f"{note}its {part} part is evaluated"
 
 
 def _named(splits: Splits, part: str) -> Split:

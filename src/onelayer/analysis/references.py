@@ -1,0 +1,160 @@
+"""References: answers that need no training, by which a model's figures are judged.
+
+To add one, write a function that returns a `Reference` (or None where it does not apply), and put it into `REFERENCES`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onelayer.analysis.answers import Answers
+from onelayer.analysis.estimates import Estimate, difference, mean
+from onelayer.analysis.evaluation import Evaluation, logits_of, matched_labels
+from onelayer.data.dataset import Split
+from onelayer.data.scan import read_forwards
+from onelayer.features.standardizer import BLOCK_ROWS
+from onelayer.layer import SoftmaxLayer, likeliest
+from onelayer.model import Model
+from onelayer.words import printable
+
+RAREST = 0.5  # rows that a class without training rows counts as, for a finite loss
+
+
+@dataclass(frozen=True, eq=False)
+class Reference(Answers):
+    """The answers of a reference on the rows of an evaluation.
+
+    Parameters
+    ----------
+    name : str
+        The reference in a few words, such as ``always cat``.
+    labels, predictions : ndarray (n,), int64
+    weights : ndarray (n,), float64, or None
+    class_names : tuple of K str
+    losses : ndarray (n,), float64, or None
+        Loss of each row in nats, if the reference gives probabilities.
+    """
+
+    name: str
+    labels: np.ndarray
+    predictions: np.ndarray
+    weights: np.ndarray | None
+    class_names: tuple[str, ...]
+    losses: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reference {self.name}: accuracy {self.estimates['accuracy'].in_words()}>"
+
+    def _estimated(self) -> dict[str, Estimate]:
+        loss = {} if self.losses is None else {"loss": mean(self.losses, self.weights)}
+        return super()._estimated() | loss
+
+
+def class_frequencies(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference:
+    """Return the answers of one who knows only how frequent the classes are in the training rows.
+
+    The class is always the commonest; the loss is that of the frequencies as probabilities.
+    """
+    K = len(model.class_names)
+    counts = np.bincount(matched_labels(model, train), train.row_weights(slice(None)), K).astype(np.float64)
+    commonest = int(counts.argmax())
+    shares = np.maximum(counts, RAREST)
+    with np.errstate(divide="ignore"):  # of one class alone, the odds are infinite
+        S = np.log(shares) - np.log(shares.sum() - (0 if model.layer.loss.exclusive else shares))  # (K,)
+    of_class = np.asarray(model.layer.loss.of_rows(np.tile(S, (K, 1)), np.arange(K)))  # (K,)
+    answers = np.full(len(evaluation.labels), commonest)
+    known = evaluation.labels, answers, evaluation.weights, model.class_names
+    return Reference(f"always {printable(model.class_names[commonest])}", *known, of_class[evaluation.labels])
+
+
+def nearest_class_mean(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference:
+    """Return the answers of the class whose mean in the training rows is the nearest, in standardised features.
+
+    Up to a number that is the same for all classes, -|x - mean_k|^2 / 2 is linear in x, so a layer computes it.
+    """
+    means, known = _class_means(model, train)
+    bias = np.where(known, -np.square(means).sum(axis=1) / 2, -np.inf)  # not a class without training rows
+    layer = SoftmaxLayer(means.T, bias, model.layer.loss)
+    S = logits_of(replace(model, layer=layer), rows)
+    return Reference("nearest class mean", evaluation.labels, likeliest(S), evaluation.weights, model.class_names)
+
+
+REFERENCES: list[Callable[[Model, Split, Split, Evaluation], Reference | None]] = [
+    class_frequencies,
+    nearest_class_mean,
+]
+
+
+def references_for(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> list[Reference]:
+    """Return the answers of all references on the rows that a model was evaluated on.
+
+    Parameters
+    ----------
+    model : Model
+    train : Split
+        The rows that the model was trained on.
+    rows : Split
+        Those of `evaluation`.
+    evaluation : Evaluation
+        Of `model` on `rows`.
+    """
+    found = (reference(model, train, rows, evaluation) for reference in REFERENCES)
+    return [reference for reference in found if reference is not None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model against the best of its references on the same rows.
+
+    Parameters
+    ----------
+    reference : Reference
+        The one of the highest accuracy.
+    difference : Estimate
+        Accuracy of the model minus that of the reference, with Newcombe's paired interval.
+    """
+
+    reference: Reference
+    difference: Estimate
+
+    @property
+    def better(self) -> bool:
+        """Whether the model is better beyond noise: the interval of the difference is above 0."""
+        return self.difference.low > 0
+
+    def __str__(self) -> str:
+        against = f"{self.reference.name} ({self.reference.estimates['accuracy'].number()})"
+        found = f"{self.difference.in_words()} on the same rows"
+        if self.better:
+            return f"better than the best reference, {against}, beyond noise: {found}"
+        if self.difference.high < 0:
+            return f"worse than {against}, beyond noise: {found}"
+        return f"not better than {against} beyond noise: {found}"
+
+
+def verdict_of(evaluation: Evaluation, references: Sequence[Reference]) -> Verdict | None:
+    """Compare a model with the best of its references; None without references."""
+    if not references:
+        return None
+    best = max(references, key=lambda reference: reference.accuracy)
+    return Verdict(best, difference(best.right, evaluation.right, evaluation.weights))
+
+
+def _class_means(model: Model, train: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means (K, d) of the standardised features of each class in one pass, and which classes have rows."""
+    K, d = len(model.class_names), model.features.d_out
+    labels, sums, weight = matched_labels(model, train), np.zeros((K, d)), np.zeros(K)
+    with read_forwards(train.dataset.rows):
+        for block in train.blocks(BLOCK_ROWS):
+            F, w = model.features.transform(train.rows(block)), train.row_weights(block)
+            # One row after the other is faster than np.add.at, and needs no time for classes that are not there.
+            for place, label in enumerate(labels[block].tolist()):
+                sums[label] += F[place] if w is None else F[place] * w[place]
+                weight[label] += 1 if w is None else w[place]
+    known = weight > 0
+    means = (sums / np.where(known, weight, 1)[:, None] - model.standardizer.mean) / model.standardizer.scale
+    means[~known] = 0
+    if model.standardizer.constant is not None:
+        means[:, model.standardizer.constant] = 0
+    return means, known
