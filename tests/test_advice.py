@@ -1,0 +1,210 @@
+"""Advice on curves and answers made for each case, and on short trainings that show it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import toy_splits
+
+from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before
+from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.references import Reference, verdict_of
+from onelayer.config import TrainConfig
+from onelayer.losses import LOSSES
+from onelayer.training.state import EpochRecord, Score, TrainingState
+from onelayer.training.train import train
+
+SOFTMAX = LOSSES["softmax"]
+SWEEP = "onelayer sweep with --l2 0 0.001 0.01 0.1"
+
+
+def history(train_losses, held_out=None, penalty=0.0, rate=0.1):
+    """Records with these losses; without `held_out` there are no validation rows."""
+    records = []
+    for epoch, loss in enumerate(train_losses, 1):
+        scores = {"train": Score(loss, loss + penalty, 0.5)}
+        if held_out is not None:
+            scores["validation"] = Score(held_out[epoch - 1], held_out[epoch - 1] + penalty, 0.5)
+        records.append(EpochRecord.of(epoch, rate, scores, 0.1))
+    return tuple(records)
+
+
+def curve(rate, epochs=40, low=1.0, high=2.3):
+    """A loss that falls from `high` to `low`, by this rate an epoch."""
+    return low + (high - low) * np.exp(-rate * np.arange(1, epochs + 1))
+
+
+def said(losses, held_out=None, penalty=0.0, kept=None, start=2.3, **settings):
+    config = TrainConfig(**{"learning_rate": 0.1, "epochs": len(losses)} | settings)
+    records = history(losses, held_out, penalty)
+    found = advice_on_training(records, kept or len(losses), start, SOFTMAX, 10, config)
+    assert len(found) <= 1
+    return found[0] if found else ""
+
+
+SETTLED = curve(0.4)
+ZIGZAG = 1.5 + 0.1 * (-1.0) ** np.arange(40)
+RISING = 1.3 + 0.001 * (np.arange(40) - 10.0) ** 2  # from epoch 11 on
+PENALISED = {"losses": SETTLED, "penalty": 0.2, "l2": 0.5}
+LONG = "steps too long: the training loss "
+SHORT = "steps too short: the training loss falls in a straight line, far from where it levels off; try "
+GOES_ON = "underfitting: the loss was still falling; try --epochs auto and --learning-rate auto"
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"losses": SETTLED}, ""),
+        ({"losses": SETTLED, "held_out": SETTLED + 0.1}, ""),
+        ({"losses": SETTLED + 0.001 * np.sin(np.arange(40)), "held_out": SETTLED}, ""),  # a little noise
+        ({"losses": curve(0.05)}, GOES_ON),
+        ({"losses": curve(0.4, 2)}, GOES_ON),
+        ({"losses": curve(0.4, 1)}, GOES_ON),
+        ({"losses": SETTLED, "held_out": curve(0.05)}, GOES_ON),
+        (
+            {"losses": curve(0.002), "held_out": curve(0.002) + 0.01},
+            f"{SHORT}--learning-rate auto or --learning-rate 1",
+        ),
+        # Large initial weights: the loss falls, but is still above that of guessing.
+        ({"losses": curve(0.001, low=2.4, high=2.48), "start": 2.48}, SHORT),
+        (
+            {"losses": curve(0.4, low=5)},
+            f"{LONG}ended at 5 nats, above 2.3 before the first step; try --learning-rate auto",
+        ),
+        ({"losses": [9.0]}, f"{LONG}ended at 9 nats"),
+        (
+            {"losses": ZIGZAG},
+            f"{LONG}goes up and down instead of falling; try --learning-rate auto or --learning-rate 0.01",
+        ),
+        (
+            {"losses": SETTLED, "held_out": RISING},
+            f"overfitting: the validation loss rose from 1.3 nats at epoch 11 to 2.14; try --keep best, or {SWEEP}",
+        ),
+        (
+            {"losses": SETTLED, "held_out": RISING, "kept": 11},
+            f"overfitting: the validation loss is 1.3 nats, the training loss 1.02; try more training rows, or {SWEEP}",
+        ),
+        (
+            PENALISED | {"held_out": SETTLED + 0.02},
+            "underfitting: l2 0.5 adds 0.2 nats to the training loss of 1, and the validation loss is hardly higher; "
+            "try --l2 0.05",
+        ),
+        (PENALISED | {"held_out": SETTLED + 0.2}, ""),
+    ],
+)
+def test_advice_on_curves(case, words):
+    found = said(**case)
+    assert found.startswith(words)
+    assert bool(found) is bool(words)
+
+
+def test_a_training_without_epochs_gets_no_advice():
+    assert advice_on_training((), 0, 2.3, SOFTMAX, 10, TrainConfig(epochs=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rate", "words"),
+    [
+        (30, 1e-7, ["steps too short"]),
+        (30, 0.001, ["underfitting"]),
+        (30, 0.02, []),
+        (30, 30.0, ["steps too long"]),
+        (5, 1e-7, ["steps too short"]),
+        (5, 0.003, ["underfitting"]),
+        (5, 30.0, ["steps too long"]),
+        (1, 0.003, ["underfitting"]),
+        (1, 30.0, ["steps too long"]),
+    ],
+)
+def test_advice_on_short_trainings(epochs, rate, words):
+    """Of any number of epochs, and of initial weights that make the loss large."""
+    splits = toy_splits(n=3000)
+    labels = np.where(np.random.default_rng(0).random(3000) < 0.3, 0, splits.dataset.labels)  # not to be separated
+    dataset = replace(splits.dataset, labels=labels)
+    splits = replace(splits, **{split.name: replace(split, dataset=dataset) for split in splits})
+    config = TrainConfig(learning_rate=rate, epochs=epochs, init_std=0.3, batch_size=20)
+    result = train(splits, config)
+    initial = TrainingState.initial(60, 4, config).layer
+    start = loss_before(result.model, initial, splits.train)
+    untrained = evaluate(replace(result.model, layer=initial), splits.train)
+    assert start == pytest.approx(untrained.loss, rel=1e-6)
+    assert start > 1.1 * np.log(4)
+    found = advice_on_training(result.state.history, epochs, start, SOFTMAX, 4, config)
+    assert [sentence.split(":")[0] for sentence in found] == words
+
+
+def answers(confidence, accuracy, n=2000, K=2):
+    """Answers of one confidence, of which a fraction is right."""
+    right = np.arange(n) < accuracy * n
+    predictions = np.arange(n) % K
+    labels = np.where(right, predictions, (predictions + 1) % K)
+    P = np.full((n, K), (1 - confidence) / (K - 1))
+    P[np.arange(n), predictions] = confidence
+    return Evaluation(0.5, labels, predictions, P)
+
+
+def verdict(evaluation, better):
+    labels = evaluation.labels
+    of = labels if not better else 1 - labels
+    return verdict_of(evaluation, [Reference("a reference", labels, of, None, evaluation.class_names)])
+
+
+@pytest.mark.parametrize(
+    ("confidence", "accuracy", "exclusive", "words"),
+    [
+        (0.8, 0.8, True, ""),
+        (0.83, 0.8, True, ""),
+        (0.95, 0.8, True, f"poor calibration: the mean confidence is 95 %, the accuracy 80.0 %; try {SWEEP}"),
+        (
+            0.6,
+            0.8,
+            True,
+            "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try --epochs auto, or a smal",
+        ),
+        (
+            0.6,
+            0.8,
+            False,
+            "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try --loss softmax, whose",
+        ),
+    ],
+)
+def test_advice_on_calibration(confidence, accuracy, exclusive, words):
+    found = advice_on_answers(answers(confidence, accuracy), None, exclusive)
+    assert len(found) == bool(words)
+    assert "".join(found).startswith(words)
+    assert advice_on_answers(answers(confidence, accuracy), None, exclusive, settled=False) == []
+
+
+def test_few_rows_are_not_poor_calibration():
+    """Probabilities that are right: the error of a few rows in each bin is above 5 % by chance."""
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(50):
+        p = rng.uniform(0.5, 1, 60)
+        predictions = rng.integers(0, 2, 60)
+        labels = np.where(rng.random(60) > p, 1 - predictions, predictions)
+        found = Evaluation(0.5, labels, predictions, np.where(np.eye(2)[predictions] == 1, p[:, None], 1 - p[:, None]))
+        errors.append(found.calibration_error)
+        assert advice_on_answers(found, None, True) == []
+    assert np.mean(errors) > 0.1
+
+
+def test_advice_where_a_reference_is_as_good():
+    poor, good = answers(0.6, 0.6), answers(0.95, 0.95)
+    words = (
+        "underfitting: one layer on these numbers may not be able to tell the classes apart; try features of a trained"
+    )
+    assert advice_on_answers(poor, verdict(poor, better=False), True)[0].startswith(words)
+    assert advice_on_answers(poor, verdict(poor, better=True), True) == []
+    assert advice_on_answers(good, verdict(good, better=False), True) == []
+
+
+def test_advice_on_rare_classes():
+    labels = np.repeat([0, 1], [90, 10])
+    P = np.tile([0.9, 0.1], (100, 1))
+    found = advice_on_answers(Evaluation(0.3, labels, np.zeros(100, np.int64), P), None, True, settled=False)
+    assert found == [
+        "rare classes are often missed: the mean recall of the classes is 50 %; if all classes matter alike, "
+        "try --class-weight balanced"
+    ]
