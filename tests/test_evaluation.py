@@ -11,6 +11,7 @@ from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     precision_recall_fscore_support,
     top_k_accuracy_score,
@@ -350,6 +351,20 @@ def test_intervals_are_as_wide_as_those_of_a_bootstrap(weighted):
     for name, expected in zip(names, spread, strict=True):
         estimate = found.estimates[name]
         assert (estimate.high - estimate.low) / 2 == pytest.approx(expected, rel=0.2), name
+
+
+def test_a_mistake_lowers_the_f1_of_two_classes():
+    """So the two vary together: without that, the interval of their mean would be a fifth too short."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 800)
+    predictions = np.where(rng.random(800) < 0.4, 1 - labels, labels)
+    found = Evaluation(0.5, labels, predictions, np.eye(2)[predictions])
+    drawn = []
+    for _ in range(500):
+        rows = rng.integers(800, size=800)
+        drawn.append(f1_score(labels[rows], predictions[rows], average="macro"))
+    estimate = found.estimates["macro_f1"]
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * np.std(drawn), rel=0.1)
 
 
 def test_every_figure_of_perfect_answers_leaves_room_for_doubt():
