@@ -11,10 +11,13 @@ from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.analysis.references import Reference, verdict_of
 from onelayer.config import TrainConfig
 from onelayer.losses import LOSSES
-from onelayer.training.state import EpochRecord, Score, TrainingState
+from onelayer.training.history import EpochRecord, Score
+from onelayer.training.state import Problem
 from onelayer.training.train import train
 
 SOFTMAX = LOSSES["softmax"]
+UNSURE = "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try"
+BALANCED = TrainConfig(class_weight="balanced")
 SWEEP = "onelayer sweep with --l2 0 0.001 0.01 0.1"
 
 
@@ -122,9 +125,9 @@ def test_advice_on_short_trainings(epochs, rate, words):
     labels = np.where(np.random.default_rng(0).random(3000) < 0.3, 0, splits.dataset.labels)  # not to be separated
     dataset = replace(splits.dataset, labels=labels)
     splits = replace(splits, **{split.name: replace(split, dataset=dataset) for split in splits})
-    config = TrainConfig(learning_rate=rate, epochs=epochs, init_std=0.3, batch_size=20)
+    config = TrainConfig(learning_rate=rate, epochs=epochs, init_std=0.3, batch_size=20, decay_every=0)
     result = train(splits, config)
-    initial = TrainingState.initial(60, 4, config).layer
+    initial = Problem.of(splits, config).initial(60, 4).layer
     start = loss_before(result.model, initial, splits.train)
     untrained = evaluate(replace(result.model, layer=initial), splits.train)
     assert start == pytest.approx(untrained.loss, rel=1e-6)
@@ -150,30 +153,22 @@ def verdict(evaluation, better):
 
 
 @pytest.mark.parametrize(
-    ("confidence", "accuracy", "exclusive", "words"),
+    ("confidence", "accuracy", "settings", "words"),
     [
-        (0.8, 0.8, True, ""),
-        (0.83, 0.8, True, ""),
-        (0.95, 0.8, True, f"poor calibration: the mean confidence is 95 %, the accuracy 80.0 %; try {SWEEP}"),
-        (
-            0.6,
-            0.8,
-            True,
-            "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try --epochs auto, or a smal",
-        ),
-        (
-            0.6,
-            0.8,
-            False,
-            "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try --loss softmax, whose",
-        ),
+        (0.8, 0.8, {}, ""),
+        (0.83, 0.8, {}, ""),
+        (0.95, 0.8, {}, f"poor calibration: the mean confidence is 95 %, the accuracy 80.0 %; try {SWEEP}"),
+        (0.6, 0.8, {}, f"{UNSURE} --epochs auto, or a smaller --l2"),
+        (0.6, 0.8, {"loss": "sigmoid"}, f"{UNSURE} --loss softmax, whose probabilities add up to 1"),
+        (0.6, 0.8, {"class_weight": "balanced"}, f"{UNSURE} --class-weight none, if the rows to come"),
     ],
 )
-def test_advice_on_calibration(confidence, accuracy, exclusive, words):
-    found = advice_on_answers(answers(confidence, accuracy), None, exclusive)
+def test_advice_on_calibration(confidence, accuracy, settings, words):
+    config = TrainConfig(**settings)
+    found = advice_on_answers(answers(confidence, accuracy), None, config)
     assert len(found) == bool(words)
     assert "".join(found).startswith(words)
-    assert advice_on_answers(answers(confidence, accuracy), None, exclusive, settled=False) == []
+    assert advice_on_answers(answers(confidence, accuracy), None, config, settled=False) == []
 
 
 def test_few_rows_are_not_poor_calibration():
@@ -186,7 +181,7 @@ def test_few_rows_are_not_poor_calibration():
         labels = np.where(rng.random(60) > p, 1 - predictions, predictions)
         found = Evaluation(0.5, labels, predictions, np.where(np.eye(2)[predictions] == 1, p[:, None], 1 - p[:, None]))
         errors.append(found.calibration_error)
-        assert advice_on_answers(found, None, True) == []
+        assert advice_on_answers(found, None, TrainConfig()) == []
     assert np.mean(errors) > 0.1
 
 
@@ -195,16 +190,17 @@ def test_advice_where_a_reference_is_as_good():
     words = (
         "underfitting: one layer on these numbers may not be able to tell the classes apart; try features of a trained"
     )
-    assert advice_on_answers(poor, verdict(poor, better=False), True)[0].startswith(words)
-    assert advice_on_answers(poor, verdict(poor, better=True), True) == []
-    assert advice_on_answers(good, verdict(good, better=False), True) == []
+    assert advice_on_answers(poor, verdict(poor, better=False), TrainConfig())[0].startswith(words)
+    assert advice_on_answers(poor, verdict(poor, better=True), TrainConfig()) == []
+    assert advice_on_answers(good, verdict(good, better=False), TrainConfig()) == []
 
 
 def test_advice_on_rare_classes():
     labels = np.repeat([0, 1], [90, 10])
     P = np.tile([0.9, 0.1], (100, 1))
-    found = advice_on_answers(Evaluation(0.3, labels, np.zeros(100, np.int64), P), None, True, settled=False)
+    found = advice_on_answers(Evaluation(0.3, labels, np.zeros(100, np.int64), P), None, TrainConfig(), settled=False)
     assert found == [
         "rare classes are often missed: the mean recall of the classes is 50 %; if all classes matter alike, "
         "try --class-weight balanced"
     ]
+    assert advice_on_answers(Evaluation(0.3, labels, np.zeros(100, np.int64), P), None, BALANCED, settled=False) == []

@@ -224,3 +224,32 @@ def test_a_run_whose_checkpoint_is_damaged_can_be_replaced(run_cli, trained, tin
     assert_one_line(run_cli("evaluate", trained), r"checkpoint\.safetensors: damaged .*; restore it, or train again$")
     assert run_cli("train", "--data", tiny_cifar, "--out", trained, "--overwrite", "--quiet", *TINY) == (0, "", "")
     assert run_cli("evaluate", trained)[0] == 0
+
+
+def test_a_run_records_how_good_its_model_is(run_cli, tmp_path):
+    settings = ["--data", "digits", "--epochs", "3", "--learning-rate", "0.05", "--no-figures"]
+    code, out, err = run_cli("train", *settings, "--out", "run")
+    assert (code, err) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    found = json.loads(run_cli("evaluate", "run", "--json")[1])
+    assert summary["evaluation"] == {name: value for name, value in found.items() if name in summary["evaluation"]}
+    assert summary["evaluation"]["accuracy"] == summary["results"]["test"]["accuracy"]
+    assert [of["class"] for of in summary["evaluation"]["classes"]] == list("0123456789")
+    assert summary["advice"]
+    for sentence in (*summary["advice"], summary["evaluation"]["verdict"]["sentence"]):
+        assert sentence in out
+    assert "nearest class mean" in out
+
+
+def test_pictures_take_the_evaluation_that_is_there(run_cli, tmp_path, monkeypatch):
+    """Training predicts the test rows once, for the figures, the summary and the pictures."""
+    from onelayer.analysis import evaluation, judgement
+    from onelayer.pictures import finished
+
+    monkeypatch.setattr(finished, "evaluate", None)
+    calls = []
+    monkeypatch.setattr(judgement, "evaluate", lambda *args: calls.append(args) or evaluation.evaluate(*args))
+    settings = ["--data", "digits", "--epochs", "1", "--learning-rate", "0.05", "--quiet"]
+    assert run_cli("train", *settings, "--out", "run") == (0, "", "")
+    assert len(calls) == 1
+    assert (tmp_path / "run" / "confusion.png").exists()

@@ -13,9 +13,9 @@ from onelayer.analysis.references import Verdict
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.layer import SoftmaxLayer
-from onelayer.losses import Loss
+from onelayer.losses import LOSSES, Loss
 from onelayer.model import Model
-from onelayer.training.state import History
+from onelayer.training.history import History
 
 START_ROWS = 2000  # looked at for the loss before the first step
 # Shares of the fall of the loss.
@@ -105,7 +105,7 @@ def _on_steps(train: np.ndarray, held_out: np.ndarray, unit: float, rate: float,
 
 
 def advice_on_answers(
-    evaluation: Evaluation, verdict: Verdict | None, exclusive: bool, *, settled: bool = True
+    evaluation: Evaluation, verdict: Verdict | None, config: TrainConfig, *, settled: bool = True
 ) -> list[str]:
     """Return what the answers show of the rare classes, the limits of one layer, and the probabilities.
 
@@ -114,14 +114,14 @@ def advice_on_answers(
     evaluation : Evaluation
     verdict : Verdict or None
         The model against its references.
-    exclusive : bool
-        The trait of the loss: whether probabilities add up to 1.
+    config : TrainConfig
+        The settings that the model was trained with.
     settled : bool
         Whether there is no advice on the training, which would have to be followed first.
     """
     found = []
     accuracy, balanced = (evaluation.estimates[name] for name in ("accuracy", "balanced_accuracy"))
-    if accuracy.value - balanced.value > UNBALANCED:
+    if config.class_weight == "none" and accuracy.value - balanced.value > UNBALANCED:
         what = f"rare classes are often missed: the mean recall of the classes is {balanced.number()}"
         found.append(f"{what}; if all classes matter alike, try --class-weight balanced")
     if not settled:
@@ -133,7 +133,10 @@ def advice_on_answers(
     if error.low > MISCALIBRATED and error.value > CHANCE * _calibration_error_by_chance(evaluation):
         what = f"the mean confidence is {100 * confidence:.0f} %, the accuracy {accuracy.number()}"
         remedy = SWEEP_L2 if confidence > accuracy.value else "--epochs auto, or a smaller --l2"
-        remedy = remedy if exclusive else "--loss softmax, whose probabilities add up to 1"
+        if not LOSSES[config.loss].exclusive:
+            remedy = "--loss softmax, whose probabilities add up to 1"
+        elif config.class_weight != "none":
+            remedy = "--class-weight none, if the rows to come have classes as frequent as these"
         found.append(f"poor calibration: {what}; try {remedy}")
     return found
 

@@ -61,7 +61,7 @@ def class_frequencies(model: Model, train: Split, rows: Split, evaluation: Evalu
     commonest = int(counts.argmax())
     shares = np.maximum(counts, RAREST)
     with np.errstate(divide="ignore"):  # of one class alone, the odds are infinite
-        S = np.log(shares) - np.log(shares.sum() - (0 if model.layer.loss.exclusive else shares))  # (K,)
+        S = model.layer.loss.prior(shares / shares.sum())  # (K,)
     of_class = np.asarray(model.layer.loss.of_rows(np.tile(S, (K, 1)), np.arange(K)))  # (K,)
     answers = np.full(len(evaluation.labels), commonest)
     known = evaluation.labels, answers, evaluation.weights, model.class_names

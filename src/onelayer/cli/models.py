@@ -50,8 +50,9 @@ def evaluate(
         CSV file to write, with the figures of each class in a line; - prints it instead of tables. A file that evaluate
         wrote before is replaced.
     """
+    from onelayer.analysis.advice import advice_on_answers
     from onelayer.analysis.evaluation import evaluate
-    from onelayer.analysis.references import references_for
+    from onelayer.analysis.references import references_for, verdict_of
     from onelayer.analysis.summary import csv_of, summary_of
     from onelayer.cli.results import print_evaluation
     from onelayer.cli.screen import Screen
@@ -74,9 +75,11 @@ def evaluate(
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
     references = references_for(model, trained_on, rows, evaluation) if trained_on else []
-    print_evaluation(screen, evaluation, references)
+    advice = advice_on_answers(evaluation, verdict_of(evaluation, references), plan.config)
+    print_evaluation(screen, evaluation, references, advice)
     if as_json:
-        _print_json({"run": str(run.path), "notes": notes, **summary_of(evaluation, references)})
+        found = summary_of(evaluation, references)
+        _print_json({"run": str(run.path), "notes": notes, **found, "advice": advice})
     if csv:
         text = csv_of(evaluation.by_class)
         if csv_printed:

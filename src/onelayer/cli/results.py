@@ -11,6 +11,7 @@ from onelayer.analysis.estimates import Estimate, named
 from onelayer.analysis.evaluation import CLASS_COLUMNS, Evaluation
 from onelayer.analysis.explanation import Explanation
 from onelayer.analysis.gradcheck import GradientReport
+from onelayer.analysis.judgement import Judgement
 from onelayer.analysis.references import Reference, verdict_of
 from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
@@ -51,15 +52,19 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
     screen.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
 
 
-def print_result(screen: Screen, result: TrainingResult) -> None:
-    """Print loss, cost and accuracy of each split after training."""
+def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | None) -> None:
+    """Print loss, cost and accuracy of each split after training, and the judgement of the model."""
     screen.say("")
     screen.table("", *SCORE_COLUMNS, rows=scores_in_words(result.scores))
     history = result.state.history
     if history and history[0].test_accuracy is not None:
         screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
-    if advice := result.advice:
-        screen.say(f"note: {advice}")
+    if judgement:
+        screen.say(f"\n{judgement.evaluation.rows_in_words()}")
+        print_figures(screen, judgement.evaluation, judgement.references, ("accuracy", "balanced_accuracy", "loss"))
+        for advice in judgement.advice:
+            screen.say(f"note: {advice}")
+        screen.say("")
     seconds = sum(record.seconds for record in history)
     screen.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend})")
 
@@ -123,10 +128,14 @@ def print_explanation(screen: Screen, explained: Explanation, class_names: list[
     screen.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
 
 
-def print_evaluation(screen: Screen, evaluation: Evaluation, references: Sequence[Reference] = ()) -> None:
+def print_evaluation(
+    screen: Screen, evaluation: Evaluation, references: Sequence[Reference], advice: Sequence[str]
+) -> None:
     """Print all figures of a split: of the rows, of the classes, of the confusions and of the confidence."""
     screen.say(evaluation.rows_in_words())
     print_figures(screen, evaluation, references)
+    for sentence in advice:
+        screen.say(f"note: {sentence}")
     K = len(evaluation.class_names)
     shown = None if K <= MOST_CLASSES else np.argsort(evaluation.by_class["f1"], kind="stable")[:WORST].tolist()
     screen.say("" if shown is None else f"\nthe {WORST} of {K:,} classes with the lowest F1; --csv writes all")

@@ -151,12 +151,17 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
 def _finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
+    from onelayer.analysis.judgement import judge
     from onelayer.cli.results import print_result
 
+    judgement = judge(result, splits, plan.config)
+    if judgement:
+        run.add_to_summary(judgement.summary)
     if not no_figures:
         from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
 
         with screen.working("drawing") as progress:
-            draw_run(run, plan, result.state.history, result.model, splits, progress)
-    print_result(screen, result)
+            of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
+            draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
+    print_result(screen, result, judgement)
     screen.files(run.path)

@@ -25,12 +25,18 @@ def draw_run(
     progress: Callable[[int, int], None],
     *,
     report_test: bool = True,
+    evaluation: Evaluation | None = None,
 ) -> None:
-    """Write the pictures of a run into its directory; `report_test` false leaves the test rows alone."""
+    """Write the pictures of a run into its directory; `report_test` false leaves the test rows alone.
+
+    `evaluation` is that of the model on the test rows, if it is known already.
+    """
     ignore_styles()
     title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     test = splits.test if report_test else None
-    pictures = figures_of_run(history, model, test, evaluate(model, test) if test else None, title)
+    if test and evaluation is None:
+        evaluation = evaluate(model, test)
+    pictures = figures_of_run(history, model, test, evaluation, title)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(PICTURES))

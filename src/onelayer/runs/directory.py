@@ -240,6 +240,10 @@ class Run:
         }
         write_json(self.summary_path, summary)
 
+    def add_to_summary(self, entries: dict[str, Any]) -> None:
+        """Write more entries into the summary of a complete run."""
+        write_json(self.summary_path, {**self.summary, **entries})
+
     @property
     def summary(self) -> dict[str, Any]:
         """Return the summary of a complete run.

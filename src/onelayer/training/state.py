@@ -26,8 +26,6 @@ from onelayer.training.schedule import decide
 from onelayer.training.step import safe_step
 from onelayer.words import counted, percent
 
-STILL_FALLING = 0.01  # of the loss of guessing, within the last tenth of the epochs
-
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -196,7 +194,7 @@ class Problem:
         """
         dataset, config = self.splits.dataset, self.config
         d, K = dataset.rows.shape[1], len(dataset.class_names)
-        state = start or self._initial(d, K)
+        state = start or self.initial(d, K)
         if state.layer.weights.shape != (d, K):
             found = f"{state.layer.weights.shape}; {dataset.name} needs {(d, K)}"
             raise ConfigError(f"the state has weights {found}; start from one with these features and classes")
@@ -208,7 +206,7 @@ class Problem:
         state = replace(state, layer=self.standardizer.clear(state.layer), best=best)
         return replace(state, scores={}, ended=decide(config, state.history).ended)  # scores may be of other rows
 
-    def _initial(self, d: int, K: int) -> TrainingState:
+    def initial(self, d: int, K: int) -> TrainingState:
         """Return the state before the first epoch: the initial weights drawn, the bias by the shares of the classes."""
         state = TrainingState.initial(d, K, self.config)
         if self.config.init_bias == "zero":
@@ -311,18 +309,6 @@ class TrainingResult:
     def history(self) -> dict[str, np.ndarray]:
         """Loss, cost and accuracy after each epoch, as columns (epochs,) by name; see `table_of`."""
         return table_of(self.state.history)
-
-    @property
-    def advice(self) -> str:
-        """Say what the curves show of the length of the steps, where it is plain; else nothing."""
-        losses = [record.validation_loss for record in self.state.history]
-        guessing = self.model.layer.loss.of_guessing(len(self.model.class_names))
-        if losses and losses[-1] > guessing:
-            return f"the validation loss is above {guessing:.4f}, that of guessing; try a smaller learning rate"
-        tenth = len(losses) // 10
-        if tenth and losses[-1 - tenth] - losses[-1] > STILL_FALLING * guessing:
-            return "the validation loss was still falling; try more epochs or a larger learning rate"
-        return ""
 
 
 def warn_of_units(splits: Splits) -> None:

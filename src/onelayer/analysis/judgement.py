@@ -1,0 +1,59 @@
+"""A finished training, judged once, for the screen, the files and the pictures: evaluation, references, advice."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before
+from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.references import Reference, references_for, verdict_of
+from onelayer.analysis.summary import summary_of
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Splits
+from onelayer.training.state import Problem, TrainingResult
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """A model on the test rows, or where there are none on the validation rows.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    references : list of Reference
+    advice : list of str
+        Sentences, each with what to type.
+    """
+
+    evaluation: Evaluation
+    references: list[Reference]
+    advice: list[str]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The entries `evaluation` (see `summary_of`) and `advice` of ``summary.json``."""
+        return {"evaluation": summary_of(self.evaluation, self.references), "advice": self.advice}
+
+
+def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgement | None:
+    """Evaluate a trained model beside its references; None where there are neither test nor validation rows.
+
+    Parameters
+    ----------
+    result : TrainingResult
+        Of training on the rows as they are, without a feature map.
+    splits : Splits
+    config : TrainConfig
+    """
+    rows = next((split for split in (splits.test, splits.validation) if split.weight > 0), None)
+    if rows is None:
+        return None
+    model, history = result.model, result.state.history
+    evaluation = evaluate(model, rows)
+    references = references_for(model, splits.train, rows, evaluation)
+    problem = Problem.of(splits, config)
+    K = len(model.class_names)
+    start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
+    advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config)
+    verdict = verdict_of(evaluation, references)
+    advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
+    return Judgement(evaluation, references, advice)
