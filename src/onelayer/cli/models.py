@@ -47,8 +47,7 @@ def evaluate(
     as_json
         Print all figures as JSON instead of tables.
     csv
-        CSV file to write, with the figures of each class in a line; - prints it instead of tables. A file that evaluate
-        wrote before is replaced.
+        CSV file to write, a class in a line, or - to print it instead of tables; an earlier one is replaced.
     """
     from onelayer.analysis.advice import advice_on_answers
     from onelayer.analysis.evaluation import evaluate
