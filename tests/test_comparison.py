@@ -18,7 +18,7 @@ from onelayer.data.dataset import Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.experiments.comparison import compare_answers
-from onelayer.experiments.pairing import compare_runs, find_runs, pair
+from onelayer.experiments.pairing import compare, compare_runs, find_runs, pair
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
@@ -185,21 +185,22 @@ def test_every_test_that_objects_is_named():
     for (row_p_value, seed_p_value), objections in p_values.items():
         of = replace(found, row_p_value=row_p_value, seed_p_value=seed_p_value)
         assert of.objections == objections
-        assert of.verdict().startswith("no clear difference" if objections else "B is better")
+        assert of.verdict().startswith("no clear difference" if objections else "B is better than A")
         assert " and ".join(objections) in of.verdict()
 
 
-def test_verdicts_in_words():
+def test_verdicts_name_what_is_better():
     found = replace(compare_answers(*answers(400, 80, 160, 360)), row_interval=(0.003, 0.013))
     found = replace(found, rows=10_000)
-    assert found.verdict() == "B is better by 0.8 points (95 % interval 0.3 to 1.3)"
-    assert found.verdict("l2 0", "l2 0.1") == "l2 0.1 is better than l2 0 by 0.8 points (95 % interval 0.3 to 1.3)"
-    worse = replace(found, only_a=270, only_b=80, row_interval=(-0.025, -0.014))
-    assert worse.verdict() == "B is worse by 1.9 points (95 % interval 1.4 to 2.5)"
+    assert found.verdict() == "B is better than A by 0.8 points (95 % interval 0.3 to 1.3)"
+    named = replace(found, names=("l2 0", "l2 0.1"))
+    assert named.verdict() == "l2 0.1 is better than l2 0 by 0.8 points (95 % interval 0.3 to 1.3)"
+    worse = replace(named, only_a=270, only_b=80, row_interval=(-0.025, -0.014))
+    assert worse.verdict() == "l2 0 is better than l2 0.1 by 1.9 points (95 % interval 1.4 to 2.5)"
     alike = replace(found, only_a=100, only_b=120, row_interval=(-0.003, 0.007))
     assert alike.verdict() == "no difference beyond noise (+0.2 points, 95 % interval -0.3 to 0.7)"
     slight = replace(found, only_a=100, only_b=120, row_interval=(0.0004, 0.0036))
-    assert slight.verdict() == "B is better by 0.20 points (95 % interval 0.04 to 0.36)"
+    assert slight.verdict() == "B is better than A by 0.20 points (95 % interval 0.04 to 0.36)"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_runs_are_matched_by_seed_and_compared_on_the_split(tmp_path):
     pairing = pair(a, b)
     assert [run.path.name for run in (*pairing.runs_a, *pairing.runs_b)] == ["1", "3", "1", "3"]
     assert pairing.alone == {"A": (2,), "B": (4,)}
-    assert pairing.settings == "l2 0 against 30"
+    assert (pairing.settings, pairing.names) == ("l2 0 against 30", ("l2 0", "l2 30"))
     for name in ("test", "validation"):
         rows = getattr(splits, name)
         found = compare_runs(a, b, name, splits)
@@ -233,6 +234,7 @@ def test_runs_are_matched_by_seed_and_compared_on_the_split(tmp_path):
             for side, places in ((a, (1, 0)), (b, (0, 2)))
         )
         assert found == compare_answers(right_a, right_b)
+        assert found.names == pairing.names
         assert (found.pairs, found.rows) == (2, 60)
         assert found.only_a + found.only_b > 0
 
@@ -241,6 +243,7 @@ def test_two_runs_may_have_different_seeds(tmp_path):
     splits = toy_splits()
     a, b = (made_run(tmp_path / str(seed), splits, replace(CONFIG, seed=seed, threads=seed)) for seed in (1, 2))
     assert pair([a], [b]).settings == "the settings are the same, seed 1 against 2"
+    assert pair([a], [b]).names == ("A", "B")
     assert compare_runs([a], [b], "test", splits).pairs == 1
 
 
@@ -310,7 +313,9 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
         "over the seeds: ",
     ):
         assert re.search(words, out)
-    assert re.fullmatch(r"(B is|no difference|no clear difference) .* points.*95 % interval .*\)", out.splitlines()[-1])
+    assert re.fullmatch(
+        r"(l2 0\S* is better than|no difference|no clear difference).* points.*95 % interval .*\)", out.splitlines()[-1]
+    )
     splits = load_splits(str(tiny_cifar), SplitConfig())
     sides = ([Run.open(Path(f"{side}/{seed}")) for seed in (1, 2)] for side in "ab")
     found = compare_runs(*sides, "test", splits)
@@ -339,7 +344,7 @@ def test_penalties_on_cifar10(cifar, tmp_path):
     assert compare_runs(none, some, "test", splits).verdict().startswith("no difference beyond noise")
     found = compare_runs(some, much, "test", splits)
     assert found.interval[0] < -0.019 < found.interval[1] < -0.01
-    assert found.verdict().startswith("B is worse by 1.")
+    assert found.verdict().startswith("l2 0.1 is better than l2 1 by 1.")
 
 
 def test_very_few_rows_decide_nothing_whatever_the_seeds():
@@ -436,3 +441,11 @@ def test_runs_on_weighted_rows(tmp_path):
     assert found.accuracy_a == pytest.approx(a.scores["test"].accuracy, rel=1e-6)
     assert found.accuracy_b == pytest.approx(b.scores["test"].accuracy, rel=1e-6)
     assert found.accuracy_a > found.accuracy_b
+
+
+@pytest.mark.parametrize("side", [5, None, ["runs/1"]])
+def test_other_things_than_runs_are_refused_by_name(side, tmp_path):
+    run = made_run(tmp_path / "run", toy_splits())
+    for sides, name in (((side, run), "A"), ((run, side), "B")):
+        with pytest.raises(ConfigError, match=rf"^{name} is a {type(side).__name__}; compare takes runs, their dir"):
+            compare(*sides)

@@ -351,13 +351,17 @@ def test_settings_are_compared_on_the_test_rows_where_these_were_read(tmp_path):
         page = Page(render(read_subject([folder]), lambda plan: splits))  # noqa: B023, called at once
         (caption,) = (e["text"] for e in page.all("caption") if "The best on validation is first" in e["text"])
         assert f"compared with it on the {split_name} rows" in caption
-        right = []
+        right, names = [], []
         for result in results(sweep):
+            names.append(f"learning rate {result.config.learning_rate:g}")
             models = (sweep.run(result.setting, seed).model for seed in sweep.plan.seeds)
             answers = [evaluate(model, getattr(splits, split_name)) for model in models]
             right.append(np.array([found.predictions == found.labels for found in answers]))
         verdicts[split_name] = [e["text"] for e in page.all("td") if "verdict" in e.get("class", "")][1:]
-        assert verdicts[split_name] == [compare_answers(right[0], other).verdict(b="it") for other in right[1:]]
+        assert verdicts[split_name] == [
+            compare_answers(right[0], other, names=(names[0], name)).verdict()
+            for other, name in zip(right[1:], names[1:], strict=True)
+        ]
     assert verdicts["test"] != verdicts["validation"]
 
 
@@ -548,4 +552,5 @@ def test_rows_count_by_their_weights(tmp_path):
     )
     both = render(read_subject([tmp_path / "a", tmp_path / "b"]), lambda plan: splits)
     right = [Run.open(tmp_path / name).model.logits(test.rows(slice(None))).argmax(1) == test.labels for name in "ab"]
-    assert compare_answers(*right, w).verdict(b="it") in Page(both).elements[0]["text"]
+    names = "learning rate 0.003", "learning rate 0.0001"
+    assert compare_answers(*right, w, names=names).verdict() in Page(both).elements[0]["text"]

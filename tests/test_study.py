@@ -131,8 +131,8 @@ def test_an_effect_is_better_or_worse_as_the_accuracies_are(brief, tiny_cifar, t
         assert (gain.rows[place][1], loss.rows[1 - place][1]) == (cell, cell)
     assert means[1] > means[0] + 40
     size = f"by {means[1] - means[0]:.1f} points (95 % interval "
-    assert gain.verdict.startswith(f"it is better {size}")
-    assert loss.verdict.startswith(f"it is worse {size}")
+    for effect in (gain, loss):
+        assert effect.verdict.startswith(f"learning rate 0.01 is better than learning rate 1e-09 {size}")
     assert gain.rows[2][1].startswith(f"+{means[1] - means[0]:.1f} points, 95 % interval ")
     assert loss.rows[2][1].startswith(f"-{means[1] - means[0]:.1f} points, 95 % interval -")
 
@@ -179,7 +179,7 @@ def test_the_report_of_the_coursework_on_cifar(cifar, tmp_path):
         assert row[3].startswith("outside")
         assert "consistent with train rows, epoch 40" in row[3]
         assert abs(float(row[2].split()[0]) - 39.1) < 0.5
-    assert "it is worse by" in findings[-1].verdict
+    assert findings[-1].verdict.startswith("l2 0.1 is better than l2 1 by ")
 
 
 @pytest.mark.parametrize(("seeds", "words"), [((), "seeds 0 is too few"), ((1, 2), "seeds 2 is too few")])

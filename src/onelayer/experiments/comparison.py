@@ -11,11 +11,11 @@ Neither interval covers the other source. The two are independent, so the interv
 their distances from the difference as squares, as standard errors are added. It is a little too wide, since the joint
 effect of rows and seeds is counted in both.
 
-B is better or worse where this interval leaves out 0 and each test has a p value below 0.05.
+One side is better where this interval leaves out 0 and each test has a p value below 0.05.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -47,6 +47,8 @@ class Comparison:
         95 % t interval over the seeds, for these rows; None for one pair.
     pairs, rows : int
         Number of pairs of seeds, and of rows with a weight above 0.
+    names : (str, str)
+        Names of A and of B, for the verdict.
     """
 
     both: float
@@ -59,6 +61,7 @@ class Comparison:
     seed_interval: Interval | None
     pairs: int
     rows: int
+    names: tuple[str, str] = field(default=("A", "B"), compare=False)
 
     @property
     def accuracy_a(self) -> float:
@@ -92,23 +95,26 @@ class Comparison:
         p_values = (("rows", self.row_p_value), ("seeds", self.seed_p_value or 0))  # NaN objects to nothing
         return tuple(f"p value {p_value:.2g} over the {source}" for source, p_value in p_values if p_value >= 1 - LEVEL)
 
-    def verdict(self, a: str = "", b: str = "B") -> str:
-        """Return the outcome in a sentence; `b` names B, and `a` names A where it is given."""
+    def verdict(self) -> str:
+        """Return the outcome in a sentence, which names the better side first."""
         low, high = self.interval
         found = in_points(self.difference, self.interval, sign="+")
         if low <= 0 <= high:
             return f"no difference beyond noise ({found})"
         if self.objections:
             return f"no clear difference ({found}, but {' and '.join(self.objections)})"
-        better = self.difference > 0
-        ends = (low, high) if better else (-high, -low)
-        than = f" than {a}" if a else ""
-        size = in_points(abs(self.difference), ends, between=" (")
-        return f"{b} is {'better' if better else 'worse'}{than} by {size})"
+        better, other = self.names[::-1] if self.difference > 0 else self.names
+        ends = (low, high) if self.difference > 0 else (-high, -low)
+        return f"{better} is better than {other} by {in_points(abs(self.difference), ends, between=' (')})"
 
 
 def compare_answers(
-    right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | None = None, *, rng_seed: int = 0
+    right_a: np.ndarray,
+    right_b: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    rng_seed: int = 0,
 ) -> Comparison:
     """Compare A and B by the rows that each gets right.
 
@@ -118,6 +124,8 @@ def compare_answers(
         Whether A and B get each row right; of the same rows, and of the same seeds in the same order.
     weights : ndarray (n,), optional
         Weight of each row; only the ratios matter.
+    names : (str, str)
+        Names of A and of B, for the verdict.
     rng_seed : int
         Seed for the bootstrap and the drawn signs.
 
@@ -153,7 +161,8 @@ def compare_answers(
     means_a, means_b = (np.average(side, axis=1, weights=weights) for side in (A, B))  # (pairs,)
     seed_p_value, seed_interval = _over_seeds(means_b - means_a) if pairs > 1 else (None, None)
     neither = A.size - both - only_a - only_b
-    return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, row_interval, seed_interval, pairs, n)
+    intervals = row_interval, seed_interval
+    return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, *intervals, pairs, n, names)
 
 
 def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:

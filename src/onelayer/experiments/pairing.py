@@ -30,6 +30,8 @@ class Pairing:
         Runs of the same seeds, in their order. If each side has one run, their seeds may differ.
     settings : str
         The settings in which A and B differ, in words.
+    names : (str, str)
+        Names of A and of B, made of these settings.
     alone : dict of str to tuple of int
         Seeds of A and of B without a partner.
     """
@@ -37,6 +39,7 @@ class Pairing:
     runs_a: tuple[Run, ...]
     runs_b: tuple[Run, ...]
     settings: str
+    names: tuple[str, str]
     alone: dict[str, tuple[int, ...]]
 
 
@@ -59,7 +62,7 @@ def compare_runs(
         raise ConfigError("these runs were trained on the validation rows too; compare them on test rows")
     rows = splits.test if split == "test" else splits.validation
     right_a, right_b = (right_rows(side, rows) for side in (pairing.runs_a, pairing.runs_b))  # (pairs, n)
-    return compare_answers(right_a, right_b, rows.row_weights(slice(None)))
+    return compare_answers(right_a, right_b, rows.row_weights(slice(None)), names=pairing.names)
 
 
 def right_rows(runs: Sequence[Run], rows: Split) -> np.ndarray:
@@ -104,16 +107,28 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
         If the settings of one side differ in more than the seed, or no seed is common to both sides.
     """
     (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
-    settings = differences_in_words(plan_a.config.settings, plan_b.config.settings) or "the settings are the same"
+    both = plan_a.config.settings, plan_b.config.settings
+    settings, names = differences_in_words(*both) or "the settings are the same", names_by_difference(*both)
     common = sorted(a.keys() & b.keys())
     if len(a) == len(b) == 1 and not common:
         seeds = f"seed {plan_a.config.seed} against {plan_b.config.seed}"
-        return Pairing(tuple(a.values()), tuple(b.values()), f"{settings}, {seeds}", {})
+        return Pairing(tuple(a.values()), tuple(b.values()), f"{settings}, {seeds}", names, {})
     if not common:
         seeds = " and ".join(f"{name} has {', '.join(map(str, side))}" for name, side in (("A", a), ("B", b)))
         raise ConfigError(f"no seed is common to both sides: {seeds}; train both with the same seeds")
     alone = {"A": tuple(sorted(a.keys() - b.keys())), "B": tuple(sorted(b.keys() - a.keys()))}
-    return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, alone)
+    return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, names, alone)
+
+
+def names_by_difference(a: Mapping[str, object], b: Mapping[str, object]) -> tuple[str, str]:
+    """Return names of A and B made of the options in which they differ: ``l2 0`` and ``l2 0.1``, else A and B."""
+    apart = [name for name in a if a[name] != b[name]]
+    if not apart:
+        return "A", "B"
+    return (
+        ", ".join(f"{spaced(name)} {option_value(a[name])}" for name in apart),
+        ", ".join(f"{spaced(name)} {option_value(b[name])}" for name in apart),
+    )
 
 
 def differences_in_words(a: Mapping[str, object], b: Mapping[str, object]) -> str:
@@ -202,8 +217,12 @@ def compare(
     RunError
         If a run is missing or not complete.
     ConfigError, DataError
-        As `compare_runs`, and if the data cannot be read.
+        As `compare_runs`, and if a side is something else or the data cannot be read.
     """
+    for name, side in (("A", a), ("B", b)):
+        if not isinstance(side, Run | str | Path):
+            what = f"{name} is a {type(side).__name__}; compare takes runs, their directories, or folders of runs"
+            raise ConfigError(f"{what}, which onelayer train writes")
     pairing = pair(*([side] if isinstance(side, Run) else find_runs(Path(side)) for side in (a, b)))
     chosen, notes = rows_to_compare(pairing, split)
     for note in notes:

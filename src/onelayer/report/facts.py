@@ -93,13 +93,14 @@ def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
     answers = [dict(zip(setting.seeds, right_rows(setting.runs, rows), strict=True)) for setting in shown]
     first = answers[0]
     verdicts = ["the best on validation"]
-    for other in answers[1:]:
+    for setting, other in zip(shown[1:], answers[1:], strict=True):
         seeds = sorted(first.keys() & other.keys())
         if not seeds:
             verdicts.append("no seed in common")
             continue
         ours, theirs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
-        verdicts.append(compare_answers(ours, theirs, rows.row_weights(slice(None))).verdict(b="it"))
+        weights = rows.row_weights(slice(None))
+        verdicts.append(compare_answers(ours, theirs, weights, names=(shown[0].name, setting.name)).verdict())
     return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
 
 

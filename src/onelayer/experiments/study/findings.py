@@ -10,6 +10,7 @@ from scipy import stats
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.errors import DataError
 from onelayer.experiments.comparison import compare_answers, in_points
+from onelayer.experiments.pairing import names_by_difference
 from onelayer.experiments.study.questions import Effect, Reported, Setting, SplitEpoch
 from onelayer.experiments.sweep import SettingResult, mean_sd
 from onelayer.runs.directory import Run
@@ -127,7 +128,8 @@ def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:
     """Estimate the difference of test accuracy between A and B, with paired intervals."""
     if not np.array_equal(a.answers[0].labels, b.answers[0].labels):
         raise DataError("the two protocols have different test rows; use the same CIFAR-10 for both")
-    comparison = compare_answers(a.right, b.right)
+    settings = ({"protocol": setting.protocol} | setting.config.settings for setting in (effect.a, effect.b))
+    comparison = compare_answers(a.right, b.right, names=names_by_difference(*settings))
     columns = ("", "test accuracy", "interval over")
     both = comparison.interval if comparison.seed_interval else None
     intervals = (("rows", comparison.row_interval), ("seeds", comparison.seed_interval), ("both", both))
@@ -140,7 +142,7 @@ def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:
             if interval
         ),
     )
-    return Finding(f"the effect of {effect.title}", comparison.verdict(b="it"), columns, rows)
+    return Finding(f"the effect of {effect.title}", comparison.verdict(), columns, rows)
 
 
 def _percents(right: np.ndarray) -> str:
