@@ -1,6 +1,7 @@
 """Fixtures: the real CIFAR-10 if it is there, and a small set in the same layout."""
 
 import io
+import math
 import os
 import pickle
 import signal
@@ -172,8 +173,12 @@ def tar_of() -> Callable[..., bytes]:
 
 @pytest.fixture
 def run_cli(monkeypatch, capsys, tmp_path):
-    """``run_cli("train", ...)`` -> (exit code, standard output, standard error), in an empty folder."""
+    """``run_cli("train", ...)`` -> (exit code, standard output, standard error), in an empty folder.
+
+    It prints no lines of progress, which depend on the speed of the machine.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("onelayer.cli.screen.FIRST_LINE", math.inf)
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["onelayer", *map(str, words)])

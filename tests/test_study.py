@@ -72,7 +72,8 @@ def test_coursework(brief, tiny_cifar, tmp_path):
 def test_a_study_goes_on_where_it_stopped(brief, tiny_cifar, tmp_path):
     path, steps = tmp_path / "study", []
 
-    def stop(done, total):
+    def stop(stage, done, total):
+        assert stage == "batch"
         steps.append(done)
         if done >= 5:
             raise KeyboardInterrupt
@@ -200,7 +201,7 @@ def test_overwriting_removes_all_that_was_there_at_once(brief, tiny_cifar, tmp_p
     run_study(path, "bonus", SEEDS, loader(tiny_cifar))
     (path / "report.html").write_text('<!DOCTYPE html><head><meta name="generator" content="onelayer">')
 
-    def stop(done, total):
+    def stop(stage, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -13,22 +14,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_one_line, start, toy_splits, turn_training_round
+from matplotlib.text import Text
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.experiments.sweep import Sweep, SweepPlan, choose, draws, grid, refit, results, run_sweep
+from onelayer.experiments.sweep import (
+    Sweep,
+    SweepPlan,
+    choose,
+    draws,
+    edge_notes,
+    grid,
+    refit,
+    results,
+    run_sweep,
+    search,
+)
+from onelayer.experiments.sweep.picture import grid_figure
+from onelayer.experiments.sweep.results import SettingResult, SweepRun, ranked
+from onelayer.files import write_json
 from onelayer.runs.directory import Run
 from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.history import Score
 from onelayer.training.train import train
 
 CONFIGS = grid({"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
 DIGITS = ["sweep", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]
 
 
-def plan_of(splits: Splits, configs: tuple[TrainConfig, ...] = CONFIGS, seeds: tuple[int, ...] = (42, 43)) -> SweepPlan:
-    return SweepPlan(configs, seeds, SplitConfig(), "toy", splits.dataset.fingerprint)
+def plan_of(
+    splits: Splits, configs: tuple[TrainConfig, ...] = CONFIGS, seeds: tuple[int, ...] = (42, 43), **options: object
+) -> SweepPlan:
+    return SweepPlan(configs, seeds, SplitConfig(), "toy", splits.dataset.fingerprint, **options)
 
 
 def bits(sweep: Sweep) -> dict[str, bytes]:
@@ -58,20 +79,64 @@ def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
             assert model.to_bytes() == alone.model.to_bytes()
 
 
-def test_the_best_mean_validation_accuracy_comes_first(tmp_path):
-    sweep = finished(tmp_path / "sweep")
+@pytest.mark.parametrize("select", ["accuracy", "loss"])
+def test_the_best_mean_validation_score_comes_first(tmp_path, select):
+    sweep = finished(tmp_path / "sweep", select=select)
     found = results(sweep)
     accuracies = {r.setting: [run.scores["validation"].accuracy for run in r.runs] for r in found}
-    means = [float(np.mean(accuracies[result.setting])) for result in found]
-    assert means == sorted(means, reverse=True)
-    assert means[0] > means[-1] + 0.1, "the settings hardly differ: this would order nothing"
+    means = [np.mean([getattr(run.scores["validation"], select) for run in result.runs]) for result in found]
+    assert means == sorted(means, reverse=select == "accuracy")
+    assert abs(means[0] - means[-1]) > 0.1, "the settings hardly differ: this would order nothing"
     for result in found:
         mean, sd = result.mean_sd("validation")
         values = accuracies[result.setting]
         assert (mean, sd) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
         assert all(math.isnan(value) for value in result.mean_sd("test"))
+        margin = 12.706204736 * stats.sem(values)  # Student's t, one degree of freedom, two-sided 95 %
+        assert result.interval("validation") == pytest.approx((np.mean(values) - margin, np.mean(values) + margin))
     one = replace(found[0], runs=found[0].runs[:1])
     assert math.isnan(one.mean_sd("validation")[1])
+    assert np.isnan(one.interval("validation")).all()
+
+
+def test_balanced_accuracy_chooses_where_it_is_asked_for(tmp_path):
+    dataset = toy_splits().dataset
+    labels = np.where(np.random.default_rng(0).random(300) < 0.6, 0, dataset.labels)  # unequal classes
+    splits = split(replace(dataset, labels=labels), SplitConfig())
+    plan = plan_of(splits, select="balanced-accuracy")
+    found = search(tmp_path / "sweep", plan, splits)
+    means = []
+    for result in found.results:
+        expected = []
+        for run in result.runs:
+            rows = splits.validation
+            predicted = found.sweep.run(run.setting, run.seed).model.logits(rows.rows(slice(None))).argmax(axis=1)
+            expected.append(balanced_accuracy_score(rows.labels, predicted))
+            assert abs(expected[-1] - run.scores["validation"].accuracy) > 0.01
+            assert run.balanced_accuracy == pytest.approx(expected[-1], rel=1e-12)
+        means.append(np.mean(expected))
+        assert result.mean_sd("validation", "balanced_accuracy")[0] == pytest.approx(means[-1])
+    assert means == sorted(means, reverse=True)
+    assert means[0] > means[-1] + 0.05
+    with found.sweep.csv_path.open(newline="") as file:
+        (first, *_) = [row for row in csv.DictReader(file) if row["chosen"] == "true"]
+    assert float(first["validation_balanced_accuracy"]) == found.best.runs[0].balanced_accuracy
+    run = found.sweep.run(found.best.setting, 42)
+    summary = run.summary
+    del summary["validation_balanced_accuracy"]
+    write_json(run.summary_path, summary)  # as if it was stopped before
+    assert found.sweep.read(found.best.setting, 42).status == "missing"
+    assert search(tmp_path / "sweep", plan, splits).results == found.results
+
+
+def test_loss_and_accuracy_may_choose_differently():
+    def result(setting, loss, accuracy):
+        score = {"validation": Score(loss, loss, accuracy)}
+        return SettingResult(setting, TrainConfig(), (SweepRun(setting, 42, "complete", score),))
+
+    found = [result(0, 0.9, 0.70), result(1, 0.8, 0.60), result(2, 1.0, 0.65)]
+    assert [of.setting for of in ranked(found, "loss")] == [1, 0, 2]
+    assert [of.setting for of in ranked(found, "accuracy")] == [0, 2, 1]
 
 
 def test_training_rows_choose_nothing(tmp_path):
@@ -81,9 +146,9 @@ def test_training_rows_choose_nothing(tmp_path):
         for seed in sweep.plan.seeds:
             turn_training_round(sweep.run(setting, seed))
     found = results(sweep)
-    means = [result.mean_sd("train")[0] for result in found]
-    assert means == sorted(means), "training would choose the last"
-    assert means[0] < means[-1] - 0.1
+    means = [result.mean_sd("train", "loss")[0] for result in found]
+    assert means == sorted(means, reverse=True), "training would choose the last"
+    assert means[0] > means[-1] + 0.1
     assert [result.setting for result in found] == before
     assert choose(found).setting == before[0]
     sweep.write_csv(found)
@@ -250,6 +315,14 @@ def test_a_plan_is_read_back(tmp_path):
     plan = plan_of(toy_splits(), draws({"learning_rate": [1e-3, 0.1], "flip": [True, False]}, 5))
     Sweep.create(tmp_path / "sweep", plan)
     assert Sweep.open(tmp_path / "sweep").plan == plan
+    file = tmp_path / "sweep" / "sweep.json"
+    content = json.loads(file.read_text())
+    assert content.pop("select") == "loss"
+    del content["checksum"]
+    file.write_text(json.dumps(content))  # as an older version left it
+    assert Sweep.open(tmp_path / "sweep").plan == replace(plan, select="accuracy")
+    with pytest.raises(ConfigError, match="select 'cost' is not loss, accuracy or balanced-accuracy"):
+        replace(plan, select="cost")
 
 
 def test_another_sweep_is_refused_with_the_reason(tmp_path):
@@ -259,6 +332,7 @@ def test_another_sweep_is_refused_with_the_reason(tmp_path):
         "its learning rate is 0.05, not 0.05, 0.001": replace(plan, configs=CONFIGS[::2]),
         "its seeds are 42, 43, not 42": replace(plan, seeds=(42,)),
         "its rows are split in another way": replace(plan, split_config=SplitConfig(split_seed=1)),
+        "its setting is chosen by loss, not by accuracy": replace(plan, select="accuracy"),
         "its data begin with the fingerprint": replace(plan, fingerprint="0" * 64),
     }
     for message, other in others.items():
@@ -309,13 +383,14 @@ def test_the_command(run_cli, tmp_path):
     table = [line.split()[1:] for line in lines[head + 1 : head + 5]]
     assert sorted(line.split()[0] for line in lines[head + 1 : head + 5]) == ["000", "001", "002", "003"]
     assert {tuple(row[:2]) for row in table} == {("0.1", "0"), ("0.1", "0.1"), ("0.001", "0"), ("0.001", "0.1")}
-    accuracies = [float(row[5]) for row in table]
-    assert accuracies == sorted(accuracies, reverse=True)
+    losses = [float(row[2]) for row in table]
+    assert losses == sorted(losses)
     assert [row.count("-") for row in table] == [0, 1, 1, 1], "test figures of the chosen one only"
-    assert f"chosen by validation accuracy: learning rate {table[0][0]}, l2 {table[0][1]}" in lines
+    assert f"chosen by validation loss: learning rate {table[0][0]}, l2 {table[0][1]}" in lines
+    assert any(line.startswith("note: learning rate 0.1 is the largest that was tried") for line in lines)
     assert "the test rows were read for this setting only" in lines
-    assert lines[-1] == "sweeps/digits-1/: runs, sweep.csv, sweep.json"
-    assert not list(tmp_path.rglob("*.png"))
+    assert lines[-1] == "sweeps/digits-1/: grid.png, runs, sweep.csv, sweep.json"
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["grid.png"]
     with (tmp_path / "sweeps/digits-1/sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
@@ -424,3 +499,89 @@ def test_another_programs_sweep_json_is_not_overwritten(tmp_path, content):
     with pytest.raises(RunError, match=r"sweep.json does not belong to a sweep of onelayer; choose another --out"):
         Sweep.create(tmp_path, plan_of(toy_splits(), CONFIGS[:1]), overwrite=True)
     assert (tmp_path / "sweep.json").read_text() == content
+
+
+def test_a_sweep_in_one_call(tmp_path):
+    splits, stages = toy_splits(), []
+    found = search(tmp_path / "sweep", plan_of(splits), splits, on_progress=lambda *progress: stages.append(progress))
+    assert {(stage, done) for stage, done, total in stages if done == total} == {("training", 32)}
+    assert [result.has_test for result in found.results] == [True, False, False, False]
+    assert found.best.setting == min(range(4), key=lambda setting: mean_loss(found.sweep, setting))
+    assert (tmp_path / "sweep" / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sweep" / "sweep.csv").exists()
+    again = search(tmp_path / "sweep", plan_of(splits), splits, refit_best=True)
+    assert again.results == found.results
+    assert again.refitted.config == found.best.config
+    assert again.runs[-2:] == list(again.refitted.runs)
+    everything = search(tmp_path / "all", plan_of(splits), splits, report_all=True)
+    assert all(result.has_test for result in everything.results)
+    assert everything.best.setting == found.best.setting
+
+
+def mean_loss(sweep: Sweep, setting: int) -> float:
+    runs = (sweep.run(setting, seed).scores["validation"].loss for seed in sweep.plan.seeds)
+    return float(np.mean(list(runs)))
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen", "words"),
+    [
+        ({"learning_rate": [0.001, 0.01, 0.1]}, 2, "learning rate 0.1 is the largest.* try --learning-rate 0.1 1 10$"),
+        ({"learning_rate": [0.1, 0.03, 0.01]}, 2, "0.01 is the smallest .*; try --learning-rate 0.01 0.003 0.001$"),
+        ({"learning_rate": [0.1, 0.0001]}, 0, "try --learning-rate 0.1 1 10$"),
+        ({"learning_rate": [0.001, 0.01, 0.1]}, 1, None),
+        ({"l2": [0.0, 0.1]}, 0, None),  # there is no smaller one
+        ({"l2": [0.0, 0.1]}, 1, "try --l2 0.1 1 10$"),
+        ({"l2": [0.01, 0.1]}, 0, "l2 0.01 is the smallest that was tried.*; try --l2 0.01 0.001 0.0001 0$"),
+        ({"batch_size": [10, 20, 40]}, 0, "try --batch-size 10 5 2 1$"),
+        ({"batch_size": [10, 20, 40]}, 2, "try --batch-size 40 80 200$"),
+        ({"decay_factor": [0.5, 1.0], "decay_every": [2]}, 1, None),
+        ({"loss": ["sigmoid", "softmax"]}, 1, None),
+        ({"flip": [False, True]}, 1, None),
+    ],
+)
+def test_a_choice_at_the_edge_says_what_to_try_next(values, chosen, words):
+    configs = grid(values)
+    plan = SweepPlan(configs, (1,), SplitConfig(), "toy", "0")
+    notes = edge_notes(plan, SettingResult(chosen, plan.configs[chosen], ()))
+    assert len(notes) == (words is not None)
+    if words:
+        assert re.search(words, notes[0]), notes
+        (option, *numbers) = re.search(r"try --(\S+) (.*)$", notes[0]).groups()
+        grid({option.replace("-", "_"): [type(next(iter(values.values()))[0])(word) for word in numbers[0].split()]})
+
+
+def test_drawn_settings_have_edges_too():
+    plan = SweepPlan(draws({"learning_rate": [1e-3, 1e-1]}, 9), (1,), SplitConfig(), "toy", "0")
+    assert not plan.is_grid or len(plan.varied) == 1
+    rates = [config.learning_rate for config in plan.configs]
+    (note,) = edge_notes(plan, SettingResult(0, plan.configs[int(np.argmax(rates))], ()))
+    assert f"--learning-rate {max(rates):g} " in note
+    assert edge_notes(plan, SettingResult(0, plan.configs[int(np.argsort(rates)[4])], ())) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "seeds", "texts"),
+    [
+        ({"l2": [0.0, 0.1, 1.0]}, None, (1, 2), {"l2", "0", "0.1", "1", "Validation loss by l2"}),
+        ({"l2": [0.0, 0.1], "loss": ["softmax", "sigmoid"]}, None, (1,), {"l2", "loss", "softmax", "sigmoid"}),
+        ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01, 1e300]}, None, (1, 2), {"none", "learning rate", "l2"}),
+        ({"l2": [0.1, 1.0], "flip": [True, False], "batch_size": [10, 20, 30]}, None, (1,), {"batch size", "l2"}),
+        ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01]}, 5, (1,), {"l2", "learning rate"}),
+    ],
+)
+def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
+    splits = toy_splits()
+    options = options | {"epochs": [2]}
+    plan = plan_of(splits, grid(options) if count is None else draws(options, count), seeds)
+    found = search(tmp_path / "sweep", plan, splits)
+    figure = grid_figure(plan, found.results)
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    assert texts <= shown, shown
+    if count is None and len(plan.varied) == 2:
+        means = [result.mean_sd("validation", "loss")[0] for result in found.results if result.complete]
+        cells = [float(text.split("\n")[0]) for text in shown if re.match(r"\d+\.\d+(\n|$)", text)]
+        assert all(min(abs(cell - mean) for cell in cells) < 0.051 for mean in means)
+    if "flip" in options:
+        assert any(f"here flip {'yes' if found.best.config.flip else 'no'}" in text for text in shown)
+    assert grid_figure(replace(plan, configs=plan.configs[:1]), found.results[:1]) is None

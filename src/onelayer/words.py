@@ -15,6 +15,13 @@ def row_count(rows: float) -> str:
     return f"{rows:,}" if isinstance(rows, Integral) else f"{rows:,.1f}"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: 50 s, 3 min, 2.5 h."""
+    if seconds < 99.5:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def percent(fraction: float) -> str:
     """Return a fraction in percent: 39.13 %."""
     return f"{100 * fraction:.2f} %"

@@ -16,10 +16,10 @@ from onelayer.analysis.references import Reference, verdict_of
 from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
-from onelayer.experiments.sweep import SettingResult, SweepPlan, choose
+from onelayer.experiments.sweep import Search, Select, SettingResult, edge_notes
 from onelayer.training.history import SCORE_COLUMNS, scores_in_words
 from onelayer.training.state import TrainingResult
-from onelayer.words import counted, mean_and_sd, percent, row_count, spaced, typed
+from onelayer.words import counted, mean_and_sd, option_value, percent, row_count, spaced
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -212,42 +212,53 @@ def print_comparison(screen: Screen, comparison: "Comparison") -> None:
     screen.say(c.verdict())
 
 
-def print_sweep(
-    screen: Screen, plan: SweepPlan, results: Sequence[SettingResult], refitted: SettingResult | None
-) -> None:
+def print_sweep(screen: Screen, search: Search) -> None:
     """Print the settings of a sweep, the best first, the chosen one, and the runs that are not complete."""
+    plan, results, best = search.sweep.plan, search.results, search.best
     names = plan.varied or ("learning_rate", "l2")
     read = {split for result in results for run in result.runs for split in run.scores}
     shown = [split for split in ("train", "validation", "test") if split in read]
     rows = []
     for result in results:
-        values = [getattr(result.config, name) for name in names]
-        settings = [f"{value:g}" if isinstance(value, float) else typed(value) for value in values]
+        settings = [option_value(getattr(result.config, name)) for name in names]
         others = Counter(run.status for run in result.runs if run.status != "complete")
         runs = [str(len(result.complete)), *(f"{count} {status}" for status, count in others.items())]
+        chosen_by = [] if plan.select == "accuracy" else [_selected(result, plan.select)]
         scores = (mean_and_sd(*result.mean_sd(split)) for split in shown)
-        rows.append([f"{result.setting:03}", *settings, *scores, ", ".join(runs)])
+        rows.append([f"{result.setting:03}", *settings, *chosen_by, *scores, ", ".join(runs)])
     screen.say("")
     words = [spaced(name) for name in names]
-    screen.table("", *words, *(f"{split} (%)" for split in shown), "runs", rows=rows, words=1 + len(words))
+    heads = {"loss": ["validation (nats)"], "balanced-accuracy": ["balanced (%)"]}.get(plan.select, [])
+    heads += [f"{split} (%)" for split in shown]
+    screen.table("", *words, *heads, "runs", rows=rows, words=1 + len(words))
     if len(plan.seeds) > 1:
-        screen.say(f"mean ± standard deviation of the accuracy over {len(plan.seeds)} seeds")
-    best = choose(results)
+        screen.say(f"mean ± standard deviation over {len(plan.seeds)} seeds")
     if best:
         chosen = ", ".join(f"{name} {value}" for name, value in zip(words, rows[0][1:], strict=False))
-        screen.say(f"chosen by validation accuracy: {chosen}")
-        if refitted:
-            screen.say(f"test, refitted on train and validation rows: {mean_and_sd(*refitted.mean_sd('test'))} %")
+        screen.say(f"chosen by validation {spaced(plan.select.replace('-', '_'))}: {chosen}")
+        if search.refitted:
+            screen.say(
+                f"test, refitted on train and validation rows: {mean_and_sd(*search.refitted.mean_sd('test'))} %"
+            )
     else:
         screen.say("no setting is chosen, because no run is complete; if all diverged, try a smaller learning rate")
     if any(result.has_test for result in results[1:]):
         screen.say("note: do not choose a setting by the test figures of the other settings")
     elif best and best.has_test:
         screen.say("the test rows were read for this setting only")
-    for result in (*results, *filter(None, [refitted])):
-        for run in result.runs:
-            if run.status == "damaged":
-                screen.say(f"note: left out a damaged run: {run.note}; delete its directory to train it again")
+    for note in edge_notes(plan, best) if best else []:
+        screen.say(f"note: {note}")
+    for run in search.runs:
+        if run.status == "damaged":
+            screen.say(f"note: left out a damaged run: {run.note}; delete its directory to train it again")
+
+
+def _selected(result: SettingResult, select: Select) -> str:
+    """Return mean and standard deviation of the score that chooses."""
+    mean, sd = result.mean_sd("validation", select.replace("-", "_"))
+    if select != "loss":
+        return mean_and_sd(mean, sd)
+    return "-" if math.isnan(mean) else f"{mean:.4f}" + ("" if math.isnan(sd) else f" ± {sd:.4f}")
 
 
 def _of_figure(figure: str, value: float) -> str:

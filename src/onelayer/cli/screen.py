@@ -13,7 +13,7 @@ from rich.table import Table
 
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.training.state import TrainingState
-from onelayer.words import counted, listed, percent
+from onelayer.words import counted, duration, listed, percent
 
 WHOLE = 10_000  # characters in a line
 READING_SECONDS = 1.0  # work shorter than this shows no bar
@@ -22,6 +22,7 @@ TIME = 8  # characters of the time left, with a space
 NOTEBOOK = (
     "JPY_PARENT_PID"  # Jupyter's kernel sets it; its cells keep every frame of a bar, and pretend to be a terminal
 )
+FIRST_LINE, NEXT_LINE = 5.0, 10.0  # seconds of work before a line of progress, and between two, where there is no bar
 
 
 class Screen:
@@ -81,29 +82,33 @@ class Screen:
     def working(self, what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
         """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
         started = time.monotonic()
+        aside = Console(stderr=True, quiet=self._quiet or not shown, highlight=False, soft_wrap=True)  # out of a table and of JSON
         with _bar(self._quiet or not shown) as bar:
-            task = bar.add_task(what, total=None, visible=False)
+            task, lines = bar.add_task(what, total=None, visible=False), Lines()
 
             def progress(done: int, total: int | None) -> None:
                 visible = time.monotonic() - started >= READING_SECONDS
+                if bar.disable and total and (line := lines.due(done, total)):
+                    aside.print(f"{what}: {100 * done // total} %, {line}", markup=False)
                 bar.update(task, completed=done, total=total, visible=visible)
 
             yield progress
 
     @contextmanager
-    def sweeping(self) -> Iterator[Callable[[int, int], None]]:
-        """Show the progress of the runs of a sweep in epochs; yield a callback(done, total)."""
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Show the progress of training in stages, in epochs; yield a callback(stage, done, total)."""
         with _bar(self._quiet) as bar:
-            task = bar.add_task("training", total=None)
-            tenths = 0
+            task, current, lines = bar.add_task("training", total=None), "", Lines()
 
-            def progress(done: int, total: int) -> None:
-                nonlocal tenths
-                line = f"trained {done:,} of {counted(total, 'epoch')}"
-                if bar.disable and total and 10 * done // total > tenths:
-                    tenths = 10 * done // total
-                    self.say(line)
-                bar.update(task, completed=done, total=total, description=line)
+            def progress(stage: str, done: int, total: int) -> None:
+                nonlocal current, lines
+                if stage != current:
+                    current, lines = stage, Lines()
+                    bar.reset(task)
+                words = f"{stage}: trained {done:,} of {counted(total, 'epoch')}"
+                if bar.disable and total and (line := lines.due(done, total)):
+                    self.say(f"{words}, {line}")
+                bar.update(task, completed=done, total=total, description=words)
 
             yield progress
 
@@ -156,6 +161,29 @@ def _epoch_lines(state: TrainingState, epochs: int | str) -> list[str]:
 def _is_round(number: int) -> bool:
     """Return whether a number is 1, 2 or 5 times a power of ten."""
     return str(number).rstrip("0") in ("1", "2", "5")
+
+
+class Lines:
+    """The moments to print a line of progress where no bar can be shown, and the time that is left.
+
+    Parameters
+    ----------
+    clock : callable
+        Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, clock()
+        self._next = self._began + FIRST_LINE
+
+    def due(self, done: int, total: int) -> str:
+        """Return the time left in words if a line is due: after 5 s, then every 10 s, later less often."""
+        now = self._clock()
+        if now < self._next or done >= total:
+            return ""
+        elapsed = now - self._began
+        self._next = now + max(NEXT_LINE, elapsed / 10)
+        return f"about {duration(elapsed * (total - done) / done)} left" if done else "just begun"
 
 
 def _bar(quiet: bool, *, timed: bool = True) -> Progress:

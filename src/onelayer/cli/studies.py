@@ -83,7 +83,7 @@ def study(
     /,
     *,
     data: Annotated[str, Parameter(group=DATA)] = "cifar10",
-    seeds: Annotated[int, Parameter(group=RUNS)] = 5,
+    seeds: Annotated[int, Parameter(group=RUNS)] = 10,
     seed: FirstSeed = 42,
     workers: Workers = 0,
     out: OutDirectory = None,
@@ -120,7 +120,7 @@ def study(
         return splits
 
     with claimed(out, Path("studies") / name) as path:
-        with repeatable(path, given=out is not None, overwrite=overwrite), screen.sweeping() as on_progress:
+        with repeatable(path, given=out is not None, overwrite=overwrite), screen.stages() as on_progress:
             findings = run_study(
                 path,
                 name,

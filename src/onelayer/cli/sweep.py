@@ -30,9 +30,7 @@ from onelayer.errors import ConfigError
 from onelayer.words import typed
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
-    from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
-    from onelayer.experiments.sweep import SettingResult, Sweep
 
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
@@ -60,6 +58,8 @@ class Search:
         Number of settings to draw at random; two values of the learning rate or l2 are the ends of a log-uniform range.
     random_seed
         Seed for --random.
+    select
+        Score of the validation rows that chooses a setting; by default loss, the finest, or that of the sweep in --out.
     report_test
         Settings whose test figures are shown; test figures must not choose a setting.
     """
@@ -68,6 +68,7 @@ class Search:
     seed: FirstSeed = 42
     random: int | None = None
     random_seed: int = 0
+    select: Literal["loss", "accuracy", "balanced-accuracy"] | None = None
     report_test: Literal["chosen", "all"] = "chosen"
     workers: Workers = 0
 
@@ -112,16 +113,28 @@ def sweep(
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
     source_config = replace(source_config, fit=dataset.fit or "auto")
-    plan = sweeps.SweepPlan(configs, seeds, apart, dataset.source, dataset.fingerprint, source_config)
+    rows = apart, dataset.source, dataset.fingerprint, source_config
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
-        made = sweeps.Sweep.create(path, plan, overwrite=overwrite)
+        plan = sweeps.SweepPlan(configs, seeds, *rows, search.select or sweeps.select_of(path, overwrite=overwrite))
+        sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         screen.data(splits)
         with repeatable(path, given=out is not None, overwrite=overwrite):
-            results, refitted = _search(screen, made, splits, search, refit=split_config.refit, figures=figures)
-    print_sweep(screen, plan, results, refitted)
-    screen.files(made.path)
-    runs = [run for result in (*results, *filter(None, [refitted])) for run in result.runs]
-    if sweeps.choose(results) is None or any(run.status == "damaged" for run in runs):
+            with screen.stages() as on_progress:
+                found = sweeps.search(
+                    path,
+                    plan,
+                    splits,
+                    refit_best=split_config.refit,
+                    report_all=search.report_test == "all",
+                    workers=search.workers,
+                    on_progress=on_progress,
+                )
+            if figures:
+                with screen.working("drawing") as progress:
+                    sweeps.draw_runs(found, splits, progress)
+    print_sweep(screen, found)
+    screen.files(path)
+    if found.best is None or any(run.status == "damaged" for run in found.runs):
         sys.exit(1)
 
 
@@ -148,69 +161,3 @@ def _require_fit(splits: "Splits", configs: tuple[TrainConfig, ...]) -> None:
     for config in configs:
         choose_backend(splits.dataset, config)
     warn_of_units(splits)
-
-
-def _search(
-    screen: "Screen", made: "Sweep", splits: "Splits", search: Search, *, refit: bool, figures: bool
-) -> "tuple[list[SettingResult], SettingResult | None]":
-    """Train all settings, let validation choose one, and read its test rows.
-
-    Returns
-    -------
-    results : list of SettingResult
-        Those of all settings, the best first.
-    refitted : SettingResult or None
-        That of the chosen setting on the training and validation rows, if `refit`.
-    """
-    from onelayer.data.protocols import split
-    from onelayer.experiments import sweep as sweeps
-
-    results, refitted = _train(screen, made, splits, search.workers, report_test=search.report_test == "all"), None
-    best = sweeps.choose(results)
-    if best and refit:
-        again = sweeps.refit(made, best.setting)
-        together = split(splits.dataset, again.plan.split_config)
-        refitted = _train(screen, again, together, search.workers)[0]
-        if figures:
-            _draw(screen, again, together)
-    elif best:
-        results = _train(screen, made, splits, search.workers, settings=[best.setting])
-    if figures:
-        _draw(screen, made, splits)
-    return results, refitted
-
-
-def _train(
-    screen: "Screen",
-    sweep: "Sweep",
-    splits: "Splits",
-    workers: int,
-    *,
-    settings: list[int] | None = None,
-    report_test: bool = True,
-) -> "list[SettingResult]":
-    """Train the runs that are missing, and write the table of the sweep even if something stops it."""
-    from onelayer.experiments import sweep as sweeps
-
-    try:
-        with screen.sweeping() as on_progress:
-            sweeps.run_sweep(
-                sweep, splits, workers=workers, settings=settings, report_test=report_test, on_progress=on_progress
-            )
-    finally:
-        results = sweeps.results(sweep)
-        sweep.write_csv(results)
-    return results
-
-
-def _draw(screen: "Screen", sweep: "Sweep", splits: "Splits") -> None:
-    """Draw the pictures of every complete run; test rows only where the run has read them."""
-    from onelayer.experiments import sweep as sweeps
-    from onelayer.pictures.finished import draw_run
-
-    for run in (run for result in sweeps.results(sweep) for run in result.complete):
-        directory = sweep.run(run.setting, run.seed)
-        plan, state = directory.read_checkpoint()
-        model, read_test = directory.model, "test" in run.scores
-        with screen.working("drawing") as progress:
-            draw_run(directory, plan, state.history, model, splits, progress, report_test=read_test)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from onelayer.experiments.marks import is_made
 from onelayer.experiments.study.findings import Finding, Trained, choice, estimate, judge, probabilities
 from onelayer.experiments.study.questions import Setting
 from onelayer.experiments.study.studies import STUDIES
-from onelayer.experiments.sweep import SettingResult, Sweep, SweepPlan, choose, results, run_sweep
+from onelayer.experiments.sweep import Progress, SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.files import is_report, read_mark, require_own, write_figure, write_mark
 from onelayer.pictures.probabilities import probability_histogram
 
@@ -30,7 +30,7 @@ def run_study(
     *,
     workers: int = 0,
     overwrite: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> tuple[Finding, ...]:
     """Train the settings of a study, or go on with it, and write down the findings.
 
@@ -44,8 +44,10 @@ def run_study(
         At least three.
     load : callable
         Loads CIFAR-10, divided as asked.
-    workers, on_progress
-        As for `run_sweep`, for one sweep after the other.
+    workers : int
+        Number of runs at a time; 0 is the number of cores.
+    on_progress : callable, optional
+        Called with the name of the stage, the number of epochs or runs done, and their total.
     overwrite : bool
         Replace another study.
 
@@ -91,7 +93,7 @@ class _Training:
     seeds: tuple[int, ...]
     load: Callable[[SplitConfig], Splits]
     workers: int
-    on_progress: Callable[[int, int], None] | None
+    on_progress: Progress | None
 
     def described(self, settings: Sequence[Setting]) -> dict[Setting, Trained]:
         """Train settings, with one sweep for each protocol."""
@@ -116,18 +118,19 @@ class _Training:
         split_config = SplitConfig(protocol=settings[0].protocol)
         dataset = self.load(split_config).dataset
         configs = tuple(setting.config for setting in settings)
-        plan = SweepPlan(configs, self.seeds, split_config, dataset.source, dataset.fingerprint)
+        plan = SweepPlan(configs, self.seeds, split_config, dataset.source, dataset.fingerprint, select="accuracy")
         return Sweep.create(self.path / folder, plan)
 
     def _train(self, sweep: Sweep, settings: Sequence[int], *, report_test: bool) -> list[SettingResult]:
         """Train settings of a sweep; an incomplete run is an error."""
+        stage = sweep.path.name
         run_sweep(
             sweep,
             self.load(sweep.plan.split_config),
             workers=self.workers,
             settings=settings,
             report_test=report_test,
-            on_progress=self.on_progress,
+            on_progress=partial(self.on_progress, stage) if self.on_progress else None,
         )
         found = results(sweep)
         sweep.write_csv(found)

@@ -6,6 +6,9 @@ A run is trained on one thread, so its numbers do not depend on how many runs ar
 from onelayer.experiments.sweep.directory import Sweep as Sweep
 from onelayer.experiments.sweep.directory import refit as refit
 from onelayer.experiments.sweep.directory import results as results
+from onelayer.experiments.sweep.directory import select_of as select_of
+from onelayer.experiments.sweep.edges import edge_notes as edge_notes
+from onelayer.experiments.sweep.plan import Select as Select
 from onelayer.experiments.sweep.plan import SweepPlan as SweepPlan
 from onelayer.experiments.sweep.plan import draws as draws
 from onelayer.experiments.sweep.plan import grid as grid
@@ -13,3 +16,7 @@ from onelayer.experiments.sweep.results import SettingResult as SettingResult
 from onelayer.experiments.sweep.results import choose as choose
 from onelayer.experiments.sweep.results import mean_sd as mean_sd
 from onelayer.experiments.sweep.running import run_sweep as run_sweep
+from onelayer.experiments.sweep.search import Progress as Progress
+from onelayer.experiments.sweep.search import Search as Search
+from onelayer.experiments.sweep.search import draw_runs as draw_runs
+from onelayer.experiments.sweep.search import search as search

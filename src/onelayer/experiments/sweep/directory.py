@@ -3,6 +3,7 @@
 ===============================  ========================================================================
 ``sweep.json``                   the plan: settings, seeds, splits, data; the mark of a sweep
 ``sweep.csv``                    a row a run, with its settings and scores
+``grid.png``                     a picture of the validation scores by setting
 ``runs/<setting>-seed-<seed>/``  a run directory for each; settings are counted from 000
 ``refit/``                       a sweep of the chosen setting alone, on training and validation rows
 ===============================  ========================================================================
@@ -11,7 +12,6 @@
 import csv
 import io
 import json
-import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -23,14 +23,15 @@ from typing import Any
 from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import OnelayerError, RunError
 from onelayer.experiments.marks import is_made
-from onelayer.experiments.sweep.plan import SweepPlan
-from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
+from onelayer.experiments.sweep.plan import Select, SweepPlan
+from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose, ranked
 from onelayer.files import read_mark, write_file, write_mark
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
 from onelayer.words import typed
 
 DIVERGED = "diverged.txt"  # in the directory of a run that did, with the reason
+BALANCED = "validation_balanced_accuracy"  # in the summary of a run, where it chooses
 RUN_NAME = re.compile(r"\d{3,}-seed-\d+")
 SCORES = tuple((split, what) for split in ("train", "validation", "test") for what in ("loss", "cost", "accuracy"))
 
@@ -57,7 +58,7 @@ class Sweep:
                 settings = [config.settings for config in plan.configs]
                 content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
                 content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
-                content |= {"source_config": asdict(plan.source_config)}
+                content |= {"source_config": asdict(plan.source_config), "select": plan.select}
                 write_mark(sweep._json_path, "sweep", content)
         return sweep
 
@@ -88,18 +89,22 @@ class Sweep:
 
         def parse(content: dict[str, Any]) -> SweepPlan:
             configs = tuple(TrainConfig.of_file(config) for config in content["settings"])
-            split_config, source_config = (
-                SplitConfig(**content["split"]),
-                SourceConfig.of_file(content.get("source_config", {})),
-            )
+            split_config = SplitConfig(**content["split"])
+            source_config = SourceConfig.of_file(content.get("source_config", {}))
             source, fingerprint = str(content["source"]), str(content["fingerprint"])
-            return SweepPlan(configs, tuple(content["seeds"]), split_config, source, fingerprint, source_config)
+            data = split_config, source, fingerprint, source_config
+            # Accuracy chose before there was a choice.
+            return SweepPlan(configs, tuple(content["seeds"]), *data, content.get("select", "accuracy"))
 
         return cls(Path(path), read_mark(Path(path) / "sweep.json", "sweep", parse))
 
     @property
     def csv_path(self) -> Path:
         return self.path / "sweep.csv"
+
+    @property
+    def picture_path(self) -> Path:
+        return self.path / "grid.png"
 
     @property
     def _json_path(self) -> Path:
@@ -122,8 +127,10 @@ class Sweep:
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():
                 _ = run.model  # finds damage
-                scores = run.scores
-                return SweepRun(setting, seed, "complete", scores)
+                scores, balanced = run.scores, run.summary.get(BALANCED)
+                if self.plan.select == "balanced-accuracy" and balanced is None:
+                    return SweepRun(setting, seed, "missing", scores)  # stopped just before it was written
+                return SweepRun(setting, seed, "complete", scores, balanced_accuracy=balanced)
             if (run.path / DIVERGED).exists():
                 return SweepRun(setting, seed, "diverged", note=(run.path / DIVERGED).read_text("utf-8").strip())
             return SweepRun(setting, seed, "missing")
@@ -138,14 +145,18 @@ class Sweep:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         scores = [f"{split}_{what}" for split, what in SCORES]
-        writer.writerow(["setting", "seed", *SETTINGS, "status", "chosen", *scores, "note"])
+        more = [BALANCED] * (self.plan.select == "balanced-accuracy")
+        writer.writerow(["setting", "seed", *SETTINGS, "status", "chosen", *scores, *more, "note"])
         for result in sorted(results, key=lambda result: result.setting):
             for run in result.runs:
                 chosen = result is best
                 note = "these test figures must not choose" if "test" in run.scores and not chosen else run.note
                 settings = [typed(getattr(result.config, name)) for name in SETTINGS]
                 values = [getattr(run.scores[split], what) if split in run.scores else None for split, what in SCORES]
-                writer.writerow([run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, note])
+                balanced = [run.balanced_accuracy] * len(more)
+                writer.writerow(
+                    [run.setting, run.seed, *settings, run.status, json.dumps(chosen), *values, *balanced, note]
+                )
         write_file(self.csv_path, text.getvalue().encode())
 
     def remove(self) -> None:
@@ -176,24 +187,23 @@ class Sweep:
             shutil.rmtree(path)
         for folder in folders:
             (folder / "sweep.csv").unlink(missing_ok=True)
+            (folder / "grid.png").unlink(missing_ok=True)
         (self.path / "refit" / "sweep.json").unlink(missing_ok=True)
 
 
 def results(sweep: Sweep) -> list[SettingResult]:
-    """Return the settings of a sweep with their runs, the best mean validation accuracy first.
-
-    A setting with a diverged run comes after the others: the mean of its other runs would flatter it.
-    """
+    """Return the settings of a sweep with their runs, the best on validation first, as `ranked` orders them."""
     found = [
         SettingResult(setting, config, tuple(sweep.read(setting, seed) for seed in sweep.plan.seeds))
         for setting, config in enumerate(sweep.plan.configs)
     ]
+    return ranked(found, sweep.plan.select)
 
-    def rank(result: SettingResult) -> tuple[bool, bool, float]:
-        mean = result.mean_sd("validation")[0]
-        return math.isnan(mean), any(run.status == "diverged" for run in result.runs), -mean
 
-    return sorted(found, key=rank)
+def select_of(path: Path, *, overwrite: bool = False) -> Select:
+    """Return the score that chooses in the sweep of this directory, or the default where a new one is to be made."""
+    there = (path / "sweep.json").exists() and not overwrite
+    return Sweep.open(path).plan.select if there else SweepPlan.select
 
 
 def refit(sweep: Sweep, setting: int) -> Sweep:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from onelayer.words import option_value, spaced
 LOGARITHMIC = ("learning_rate", "l2")  # drawn from a range, each power of ten as likely as the next
 
 Options = Mapping[str, Sequence[Any]]
+Select = Literal["loss", "accuracy", "balanced-accuracy"]
 
 
 def grid(options: Options) -> tuple[TrainConfig, ...]:
@@ -87,6 +88,8 @@ class SweepPlan:
         Fingerprint of the data set as it was read.
     source_config : SourceConfig
         Options that the source was read with.
+    select : {"loss", "accuracy", "balanced-accuracy"}
+        The score of the validation rows that chooses a setting.
     """
 
     configs: tuple[TrainConfig, ...]
@@ -95,8 +98,13 @@ class SweepPlan:
     source: str = field(compare=False)
     fingerprint: str
     source_config: SourceConfig = SourceConfig()
+    select: Select = "loss"
 
     def __post_init__(self) -> None:
+        if self.select not in get_args(Select):
+            raise ConfigError(
+                f"select {self.select!r} is not {', '.join(get_args(Select)[:-1])} or {get_args(Select)[-1]}"
+            )
         if not (self.configs and self.seeds):
             raise ConfigError("a sweep needs at least one setting and one seed")
         if len(set(self.seeds)) < len(self.seeds):
@@ -108,6 +116,18 @@ class SweepPlan:
     def varied(self) -> tuple[str, ...]:
         """The options that have several values."""
         return tuple(name for name in SETTINGS if len({getattr(config, name) for config in self.configs}) > 1)
+
+    def values(self, name: str) -> list[Any]:
+        """Return the different values of an option: the numbers in ascending order, then the words."""
+        return sorted(
+            dict.fromkeys(getattr(config, name) for config in self.configs),
+            key=lambda value: (not is_number(value), value if is_number(value) else str(value)),
+        )
+
+    @property
+    def is_grid(self) -> bool:
+        """True if the settings are all combinations of their values, as `grid` makes them."""
+        return len(set(self.configs)) == math.prod(len(self.values(name)) for name in self.varied)
 
     def of_run(self, setting: int, seed: int) -> Plan:
         """Return the plan of a run."""
@@ -128,7 +148,14 @@ class SweepPlan:
                 return f"its {spaced(name)} is {_listed(mine)}, not {_listed(theirs)}"
         if self.configs != other.configs:
             return "its settings come in another order"
+        if self.select != other.select:
+            return f"its setting is chosen by {self.select}, not by {other.select}"
         return "its rows are split in another way"
+
+
+def is_number(value: object) -> bool:
+    """Return whether the value of an option is a number, neither yes or no nor a word."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -4,13 +4,16 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
+import numpy as np
+
+from onelayer.analysis.evaluation import evaluate
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError
-from onelayer.experiments.sweep.directory import DIVERGED, Sweep
+from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
 from onelayer.experiments.sweep.results import SweepRun
-from onelayer.files import write_file
+from onelayer.files import write_file, write_json
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.training.scores import count_cores
@@ -111,6 +114,9 @@ def _train(
             plan = sweep.plan.of_run(row.setting, row.seed)
             problem = Problem.of(splits, plan.config)
             runs.start(Run.create(run.path), plan, problem, on_epoch, report_test, cancelled)
+        if sweep.plan.select == "balanced-accuracy":
+            of_classes = evaluate(run.model, splits.validation).class_accuracies
+            write_json(run.summary_path, run.summary | {BALANCED: float(np.nanmean(of_classes))})
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
     if row.status == "missing":  # a run that diverged has epochs left

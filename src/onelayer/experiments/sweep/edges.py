@@ -1,0 +1,45 @@
+"""The edges of a grid: where the chosen value is the last one that was tried, a better one may lie beyond it."""
+
+from onelayer.experiments.sweep.plan import SweepPlan, is_number
+from onelayer.experiments.sweep.results import SettingResult
+from onelayer.words import spaced
+
+# Beyond these values there is nothing to try.
+LEAST = {"l2": 0.0, "init_std": 0.0, "epochs": 0, "batch_size": 1, "decay_every": 0, "shuffle_blocks": 0, "patience": 1}
+MOST = {"decay_factor": 1.0}
+NARROW, WIDE = 2.0, 10.0  # the step to the next value to try, as a factor
+
+
+def edge_notes(plan: SweepPlan, best: SettingResult) -> list[str]:
+    """Return a note for each option whose chosen value is the smallest or largest number tried, with what to type."""
+    notes = []
+    for name in plan.varied:
+        chosen, numbers = getattr(best.config, name), [value for value in plan.values(name) if is_number(value)]
+        if not is_number(chosen) or len(numbers) < 2 or chosen not in (numbers[0], numbers[-1]):
+            continue
+        upward = chosen == numbers[-1]
+        if chosen == (MOST if upward else LEAST).get(name):
+            continue
+        beyond = _beyond(chosen, numbers[-2] if upward else numbers[1], whole=isinstance(chosen, int))
+        if not plan.is_grid:  # the two ends of a range
+            beyond = beyond[-1:]
+        elif not upward and name in LEAST:
+            beyond = [value for value in beyond if value > LEAST[name]] + [LEAST[name]]
+        elif upward and name in MOST:
+            beyond = [value for value in beyond if value < MOST[name]] + [MOST[name]]
+        words = " ".join(f"{value:g}" for value in dict.fromkeys([chosen, *beyond]))
+        edge = "largest" if upward else "smallest"
+        option = name.replace("_", "-")
+        notes.append(
+            f"{spaced(name)} {chosen:g} is the {edge} that was tried, and a better one may lie beyond it; "
+            f"try --{option} {words}"
+        )
+    return notes
+
+
+def _beyond(chosen: float, neighbour: float, *, whole: bool) -> list[float]:
+    """Return the next two values in the direction from its neighbour to the chosen one, in steps like the last one."""
+    step = chosen / neighbour if neighbour else WIDE
+    step = min(max(step, NARROW), WIDE) if step > 1 else max(min(step, 1 / NARROW), 1 / WIDE)
+    values = [float(f"{chosen * step**power:.1g}") for power in (1, 2)]
+    return [round(value) for value in values] if whole else values

@@ -1,0 +1,70 @@
+"""Progress where no bar can be shown: lines with the time that is left, not too many of them."""
+
+from itertools import pairwise
+
+import pytest
+
+from onelayer.cli import screen
+from onelayer.cli.screen import Lines, Screen
+from onelayer.words import duration
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_come_seldom_and_say_the_time_that_is_left():
+    clock = Clock()
+    lines, printed = Lines(clock), {}
+    for second in range(3600):
+        clock.now = 100.0 + second
+        if line := lines.due(second, 3600):
+            printed[second] = line
+    moments = list(printed)
+    assert moments[:3] == [5, 15, 25]
+    assert 20 < len(printed) < 60
+    assert all(b - a >= max(10, a / 10) for a, b in pairwise(moments))
+    assert printed[5] == "about 60 min left"
+    assert printed[moments[-1]] == f"about {duration(3600 - moments[-1])} left"
+    assert Lines(clock).due(0, 10) == ""
+    late = Lines(clock)
+    clock.now += 6
+    assert late.due(10, 10) == "", "it is done"
+    assert late.due(0, 10) == "just begun"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (98.7, "99 s"), (100, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_every_stage_says_its_progress_in_a_pipe(monkeypatch, capsys):
+    monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
+    with Screen().stages() as on_progress:
+        for stage in ("batch", "full"):
+            for done in (1, 2, 4):
+                on_progress(stage, done, 4)
+    out, err = capsys.readouterr()
+    assert [line.partition(", about ")[0] for line in out.splitlines()] == [
+        f"{stage}: trained 1 of 4 epochs" for stage in ("batch", "full")
+    ]
+    assert out.count("s left") == 2
+    assert err == ""
+
+
+def test_other_work_says_its_progress_on_standard_error(monkeypatch, capsys):
+    monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
+    for quiet in (False, True):
+        with Screen(quiet).working("drawing") as progress:
+            progress(0, None)
+            progress(1, 4)
+            progress(4, 4)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("" if quiet else "drawing: 25 %, about ")
+        assert err.count("\n") == (not quiet)
