@@ -166,7 +166,7 @@ def test_where_few_rows_differ_the_test_has_a_say():
     assert found.interval[0] > 0
     assert found.row_p_value == 0.125
     assert re.fullmatch(
-        r"no clear difference \(\+0\.40 points, 95 % interval 0\.\d\d to 0\.\d\d, but p value 0\.12 over the rows\)",
+        r"no clear difference \(\+0\.40 points, 95 % interval 0\.\d\d to 0\.\d\d, but p value 0\.12 over the rows.*\)",
         found.verdict(),
     )
 
@@ -199,8 +199,13 @@ def test_verdicts_name_what_is_better():
     assert worse.verdict() == "l2 0 is better than l2 0.1 by 1.9 points (95 % interval 1.4 to 2.5)"
     alike = replace(found, only_a=100, only_b=120, row_interval=(-0.003, 0.007))
     assert alike.verdict() == "no difference beyond noise (+0.2 points, 95 % interval -0.3 to 0.7)"
-    slight = replace(found, only_a=100, only_b=120, row_interval=(0.0004, 0.0036))
-    assert slight.verdict() == "B is better than A by 0.20 points (95 % interval 0.04 to 0.36)"
+    slight = replace(found, only_a=100, only_b=120, row_interval=(0.0006, 0.0034))
+    assert slight.verdict() == "B is better than A by 0.20 points (95 % interval 0.06 to 0.34)"
+    for ends in ((0.0004, 0.0036), (-0.0036, -0.0004)):
+        sides = (100, 120) if ends[0] > 0 else (120, 100)
+        near = replace(found, only_a=sides[0], only_b=sides[1], row_interval=ends, row_p_value=0.01)
+        assert near.verdict().startswith("no clear difference (")
+        assert near.verdict().endswith(", but 0 is near the end of the interval)")
 
 
 @pytest.mark.parametrize(

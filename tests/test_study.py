@@ -1,6 +1,7 @@
 """Studies: what they train, how they judge printed figures, and what they write down."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -138,47 +139,103 @@ def test_an_effect_is_better_or_worse_as_the_accuracies_are(brief, tiny_cifar, t
     assert loss.rows[2][1].startswith(f"-{means[1] - means[0]:.1f} points, 95 % interval -")
 
 
-def test_one_more_seed_is_inside_the_spread_95_times_of_100():
+def covered(printed, values, rows=None):
+    low, high = study.prediction_interval(values, rows)
+    return low <= printed <= high
+
+
+def test_one_more_seed_is_in_the_interval_95_times_of_100():
     rng = np.random.default_rng(0)
     for n in (2, 5, 10):
-        inside = [study.fits(draw[0], draw[1:]) for draw in rng.normal(39, 0.2, (4000, n + 1))]
+        inside = [covered(draw[0], draw[1:]) for draw in rng.normal(39, 0.2, (4000, n + 1))]
         assert 0.94 < np.mean(inside) < 0.97  # a little above, as printed figures are rounded
 
 
-def test_a_figure_outside_is_named_with_what_it_would_fit():
+@pytest.mark.parametrize(("sd", "a", "b"), [(0.2, 10_000, 10_000), (2, 10_000, 1_000), (0.02, 500, 10_000)])
+def test_one_more_seed_on_other_rows_is_in_the_interval_95_times_of_100(sd, a, b):
+    rng, n, inside = np.random.default_rng(1), 5, []
+    for _ in range(4000):
+        abilities = rng.normal(39, sd, n + 1)
+        # The seeds share their rows, and so their luck; the printed figure is of other rows.
+        luck = 100 * (rng.binomial([a, b], 0.39) / [a, b] - 0.39)
+        inside.append(covered(abilities[0] + luck[0], abilities[1:] + luck[1], (a, b)))
+    assert 0.935 < np.mean(inside) < 0.975
+
+
+def test_intervals_agree_with_scipys():
+    values = np.array([45.4, 45.6, 45.5, 45.9])
+    for level in (0.95, 0.999):
+        ends = stats.t.interval(level, 3, values.mean(), values.std(ddof=1) * np.sqrt(1.25))
+        assert np.subtract(study.prediction_interval(values, level=level), ends) == pytest.approx([-0.005, 0.005])
+    alike = np.full(4, 40.0)
+    assert study.prediction_interval(alike) == pytest.approx((39.995, 40.005))
+    ends = stats.norm.interval(0.95, 40, 100 * np.sqrt(0.4 * 0.6 * (1 / 100 + 1 / 400)))
+    assert np.subtract(study.prediction_interval(alike, (100, 400)), ends) == pytest.approx([-0.005, 0.005])
+
+
+def test_five_seeds_and_ten_do_not_contradict_each_other():
+    rng = np.random.default_rng(2)
+    for away in (0, 1, 2, 2.5, 3, 4, 6, 10, 40):  # of the printed figure, in standard deviations
+        draws = rng.normal(39, 0.2, (400, 10))
+        found = [(study.place(39 + 0.2 * away, ten[:5]), study.place(39 + 0.2 * away, ten)) for ten in draws]
+        opposite = [{"inside the range of other seeds", "outside the range of other seeds"} == set(f) for f in found]
+        assert np.mean(opposite) <= 0.02, away
+        if away in (0, 1):
+            assert np.mean([ten.startswith("inside") for _, ten in found]) > 0.95
+        if away > 6:
+            assert np.mean([ten.startswith("outside") for _, ten in found]) > 0.95
+    single = [[covered(39.5, ten[:5]) != covered(39.5, ten)] for ten in rng.normal(39, 0.2, (400, 10))]
+    assert np.mean(single) > 0.1, "with one limit they often would"
+
+
+def test_a_figure_outside_is_told_in_points_with_what_it_is_like():
     measured = {
         ("train", 1): np.array([29.9, 30.0, 30.1]),
         ("test", 1): np.array([28.9, 29.0, 29.1]),
         ("train", 40): np.array([45.4, 45.6, 45.5]),
         ("test", 40): np.array([39.0, 39.1, 39.2]),
     }
-    trained = type("Trained", (), {"measured": lambda self: measured})()
+    sizes = dict.fromkeys(("train", "validation", "test"), 10**9)  # with a negligible sampling error
+    trained = type("Trained", (), {"measured": lambda self: measured, "sizes": sizes})()
     setting = Setting("batch", TrainConfig(learning_rate=0.001))
-    reported = Reported(setting, {("train", 40): 45.3, ("test", 40): 45.59, ("test", 1): 50.0})
+    reported = Reported(setting, {("train", 40): 45.3, ("test", 40): 45.59, ("test", 1): 50.0, ("train", 1): 31.0})
     finding = study.judge(reported, trained)
+    outside = "outside the range of other seeds"
     assert [row[-1] for row in finding.rows] == [
-        "inside the spread of seeds",
-        "outside, by 65 standard deviations; consistent with train rows, epoch 40, 45.50 ± 0.10",
-        "outside, by 210 standard deviations; consistent with no accuracy measured here",
+        "inside the range of other seeds",
+        f"6.5 points above our mean, {outside}; it is like our accuracy on train rows, epoch 40, 45.50 ± 0.10",
+        f"21.0 points above our mean, {outside}; it is like no accuracy measured here",
+        "at the edge of the range of other seeds",
     ]
-    assert finding.verdict.startswith("1 of 3 printed figures are inside the spread of seeds; test rows, epoch 40: ")
+    assert finding.verdict.startswith("1 of 4 printed figures are inside the range of other seeds, 1 at its edge. test")
+    assert "standard deviation" not in finding.verdict
+    margin = stats.t.ppf(0.975, 2) * 0.1 * np.sqrt(4 / 3) + 0.005
+    assert finding.rows[0][3] == f"{45.5 - margin:.1f} to {45.5 + margin:.1f}"
     measured["validation", 40] = np.array([45.8, 46.0, 45.9])  # with which 45.59 and 45.8 are consistent, too
     for printed, nearest in ((45.59, "train rows, epoch 40, 45.50"), (45.8, "validation rows, epoch 40, 45.90")):
         (row,) = study.judge(Reported(setting, {("test", 40): printed}), trained).rows
-        assert all(study.fits(printed, measured[name, 40]) for name in ("train", "validation"))
-        assert f"; consistent with {nearest} ± 0.10" in row[-1]
-    margin = stats.t.ppf(0.975, 2) * 0.1 * np.sqrt(4 / 3)
-    assert study.fits(45.5 + 0.99 * margin, measured["train", 40])
-    assert not study.fits(45.5 + 1.01 * margin + 0.005, measured["train", 40])
+        assert all(covered(printed, measured[name, 40]) for name in ("train", "validation"))
+        assert f"it is like our accuracy on {nearest} ± 0.10" in row[-1]
+
+
+def test_other_rows_allow_for_their_sampling_error():
+    noise = np.random.default_rng(3).normal(0, 0.2, (2, 10))
+    measured = {("train", 40): 40 + noise[0], ("test", 40): 37.4 + noise[1]}
+    setting = Setting("batch", TrainConfig())
+    for rows, like in ((10_000, "our accuracy on train rows, epoch 40"), (1_000_000, "no accuracy measured here")):
+        sizes = dict.fromkeys(("train", "test"), rows)
+        trained = type("Trained", (), {"measured": lambda self: measured, "sizes": sizes})()
+        (row,) = study.judge(Reported(setting, {("test", 40): 38.99}), trained).rows
+        assert f"outside the range of other seeds; it is like {like}" in row[-1]
 
 
 def test_the_report_of_the_coursework_on_cifar(cifar, tmp_path):
-    findings = run_study(tmp_path / "study", "coursework", (42, 43, 44), loader(cifar))
+    findings = run_study(tmp_path / "study", "coursework", (42, 43, 44, 45), loader(cifar))
     for setting, printed in ((1, "45.59"), (2, "44.72")):
         row = {row[0]: row for row in findings[setting].rows}["test rows, epoch 40"]
         assert row[1] == printed
-        assert row[3].startswith("outside")
-        assert "consistent with train rows, epoch 40" in row[3]
+        assert re.match(r"[56]\.\d points above our mean, outside the range of other seeds; ", row[4])
+        assert "like our accuracy on train rows, epoch 40" in row[4]
         assert abs(float(row[2].split()[0]) - 39.1) < 0.5
     assert findings[-1].verdict.startswith("l2 0.1 is better than l2 1 by ")
 

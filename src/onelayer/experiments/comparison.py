@@ -11,7 +11,7 @@ Neither interval covers the other source. The two are independent, so the interv
 their distances from the difference as squares, as standard errors are added. It is a little too wide, since the joint
 effect of rows and seeds is counted in both.
 
-One side is better where this interval leaves out 0 and each test has a p value below 0.05.
+One side is better where this interval leaves out 0 by a third of its reach and each test has a p value below 0.05.
 """
 
 import math
@@ -91,9 +91,17 @@ class Comparison:
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """The p values of 0.05 and more, in words. Where very few rows differ, the interval may leave out 0 anyway."""
+        """Reasons to doubt a difference though its interval leaves out 0, in words.
+
+        A p value of 0.05 or more is one: where very few rows differ, the interval may leave out 0 anyway. That the
+        interval would contain 0 if it were a third wider, about a 99 % interval, is another: with five seeds more or
+        less, the interval itself may contain it.
+        """
+        low, high = (end + (end - self.difference) / 3 for end in self.interval)
+        near = ("0 is near the end of the interval",) if low <= 0 <= high else ()
         p_values = (("rows", self.row_p_value), ("seeds", self.seed_p_value or 0))  # NaN objects to nothing
-        return tuple(f"p value {p_value:.2g} over the {source}" for source, p_value in p_values if p_value >= 1 - LEVEL)
+        large = (f"p value {p_value:.2g} over the {source}" for source, p_value in p_values if p_value >= 1 - LEVEL)
+        return *large, *near
 
     def verdict(self) -> str:
         """Return the outcome in a sentence, which names the better side first."""

@@ -14,8 +14,9 @@ validation chooses one setting, and the test rows are read for that setting only
 """
 
 from onelayer.experiments.study.findings import Finding as Finding
-from onelayer.experiments.study.findings import fits as fits
 from onelayer.experiments.study.findings import judge as judge
+from onelayer.experiments.study.findings import place as place
+from onelayer.experiments.study.findings import prediction_interval as prediction_interval
 from onelayer.experiments.study.questions import Effect as Effect
 from onelayer.experiments.study.questions import Reported as Reported
 from onelayer.experiments.study.questions import Setting as Setting

@@ -1,20 +1,24 @@
 """Findings of a study: printed figures judged, effects estimated, probabilities described, a setting chosen."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.errors import DataError
 from onelayer.experiments.comparison import compare_answers, in_points
 from onelayer.experiments.pairing import names_by_difference
 from onelayer.experiments.study.questions import Effect, Reported, Setting, SplitEpoch
-from onelayer.experiments.sweep import SettingResult, mean_sd
+from onelayer.experiments.sweep import SettingResult, mean_sd, student_t
 from onelayer.runs.directory import Run
 from onelayer.words import mean_and_sd
+
+RANGE = "the range of other seeds"
+INSIDE, EDGE, OUTSIDE = f"inside {RANGE}", f"at the edge of {RANGE}", f"outside {RANGE}"
+COLUMNS = ("accuracy", "printed", "measured", "another seed (95 %)", "verdict")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Trained:
         """True for each test row that is right, (seeds, n)."""
         return np.array([answers.right for answers in self.answers])
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of rows of each split."""
+        found: dict[str, int] = self.runs[0].summary["data"]["sizes"]
+        return found
+
     def measured(self) -> dict[SplitEpoch, np.ndarray]:
         """Return accuracies in percent (seeds,) after the first and the last epoch."""
         histories = [run.read_checkpoint()[1].history for run in self.runs]
@@ -52,7 +62,10 @@ class Trained:
 
 
 def judge(reported: Reported, trained: Trained) -> Finding:
-    """Judge printed figures by the spread of the seeds, and name the measured accuracy that fits one outside it.
+    """Judge printed figures by the range of other seeds, and name the measured accuracy that one outside is like.
+
+    A figure inside the 95 % prediction interval is inside the range, one outside the 99.9 % interval is outside it, and
+    one between them is at its edge. With a single limit, five seeds and ten would often disagree on a figure near it.
 
     Parameters
     ----------
@@ -66,26 +79,45 @@ def judge(reported: Reported, trained: Trained) -> Finding:
     Finding
         A row and a verdict for each figure.
     """
-    measured = trained.measured()
-    rows, outside = [], []
+    measured, sizes = trained.measured(), trained.sizes
+    rows, places = [], {}
     for figure, printed in reported.figures.items():
-        if fits(printed, measured[figure]):
-            verdict = "inside the spread of seeds"
-        else:
-            away = _deviations(printed, measured[figure])
-            others = [other for other in measured if other != figure and fits(printed, measured[other])]
-            what = "consistent with no accuracy measured here"
-            if others:
-                nearest = min(others, key=lambda other: abs(printed - measured[other].mean()))
-                what = f"consistent with {_named(nearest)}, {_spread(measured[nearest])}"
-            verdict = f"outside, by {away:.0f} standard deviations; {what}"
-            outside.append(f"{_named(figure)}: printed {printed:.2f}, measured {_spread(measured[figure])}: {verdict}")
-        rows.append((_named(figure), f"{printed:.2f}", _spread(measured[figure]), verdict))
+        values = measured[figure]
+        low, high = prediction_interval(values)
+        places[figure] = verdict = place(printed, values)
+        if verdict == OUTSIDE:
+            away = printed - values.mean()
+            verdict = f"{abs(away):.1f} points {'above' if away > 0 else 'below'} our mean, {OUTSIDE}; "
+            verdict += _resemblance(figure, printed, measured, sizes)
+        rows.append((_named(figure), f"{printed:.2f}", _spread(values), f"{low:.1f} to {high:.1f}", verdict))
     config = reported.setting.config
     setting = f"learning rate {config.learning_rate:g}, lambda {config.l2:g}"
     title = f"{setting}: the coursework's printed figures and ours (percent)"
-    inside = f"{len(rows) - len(outside)} of {len(rows)} printed figures are inside the spread of seeds"
-    return Finding(title, "; ".join([inside, *outside]), ("accuracy", "printed", "measured", "verdict"), tuple(rows))
+    counts = Counter(places.values())
+    found = f"{counts[INSIDE]} of {len(rows)} printed figures are {INSIDE}"
+    found += f", {counts[EDGE]} at its edge" * bool(counts[EDGE])
+    outside = [
+        f"{name}: printed {printed}, measured {spread}, {verdict}"
+        for (name, printed, spread, _, verdict), where in zip(rows, places.values(), strict=True)
+        if where == OUTSIDE
+    ]
+    return Finding(title, ". ".join([found, *outside]), COLUMNS, tuple(rows))
+
+
+def _resemblance(
+    figure: SplitEpoch, printed: float, measured: Mapping[SplitEpoch, np.ndarray], sizes: Mapping[str, int]
+) -> str:
+    """Return the measured accuracy that a printed figure is like, in words."""
+    like = []
+    for other, values in measured.items():
+        rows = None if other[0] == figure[0] else (sizes[figure[0]], sizes[other[0]])
+        low, high = prediction_interval(values, rows)
+        if other != figure and low <= printed <= high:
+            like.append(other)
+    if not like:
+        return "it is like no accuracy measured here"
+    nearest = min(like, key=lambda other: abs(printed - measured[other].mean()))
+    return f"it is like our accuracy on {_named(nearest)}, {_spread(measured[nearest])}"
 
 
 def _named(figure: SplitEpoch) -> str:
@@ -98,30 +130,44 @@ def _spread(values: np.ndarray) -> str:
     return mean_and_sd(*mean_sd((values / 100).tolist()))
 
 
-def _deviations(printed: float, values: np.ndarray) -> float:
-    """Return the distance of a figure from the mean of values (seeds,), in standard deviations."""
-    mean, sd = mean_sd(values.tolist())
-    return abs(printed - mean) / sd if sd else math.inf
+def place(printed: float, values: np.ndarray) -> str:
+    """Return where a figure lies among those of other seeds: inside their range, at its edge, or outside it."""
+    for level, where in ((0.95, INSIDE), (0.999, EDGE)):
+        low, high = prediction_interval(values, level=level)
+        if low <= printed <= high:
+            return where
+    return OUTSIDE
 
 
-def fits(printed: float, values: np.ndarray) -> bool:
-    """Return whether a figure fits the spread of the seeds.
+def prediction_interval(
+    values: np.ndarray, rows: tuple[int, int] | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of a single printed accuracy that is made as these were, but with another seed.
+
+    The variance of its distance from the mean m of n seeds with standard deviation s is s^2 (1 + 1/n). If it is of
+    other rows, the sampling error of both sets of rows is added: m (1 - m) (1/a + 1/b), for fractions. Student's t has
+    the n - 1 degrees of freedom of s, or the more that Welch and Satterthwaite give for the sum.
 
     Parameters
     ----------
-    printed : float
-        The figure, rounded to two decimals.
     values : ndarray (seeds,)
-        The figures of the seeds.
+        Accuracies in percent.
+    rows : (int, int), optional
+        Number of rows of the printed and of these accuracies, where the rows differ.
+    level : float
+        Probability that the figure lies in the interval.
 
     Returns
     -------
-    bool
-        Whether the figure is in the 95 % prediction interval of the values.
+    (float, float)
+        Ends in percent, half a unit of the second decimal wider, as the figure is rounded to two.
     """
     n, (mean, sd) = len(values), mean_sd(values.tolist())
-    margin = stats.t.ppf(0.975, n - 1) * sd * math.sqrt(1 + 1 / n) + 0.005  # it is rounded
-    return bool(abs(printed - mean) <= margin)
+    of_seeds = sd**2 * (1 + 1 / n)
+    of_rows = mean * (100 - mean) * sum(1 / count for count in rows) if rows else 0.0
+    freedom = (n - 1) * (1 + of_rows / of_seeds) ** 2 if of_seeds else math.inf
+    margin = student_t(freedom, level) * math.sqrt(of_seeds + of_rows) + 0.005
+    return mean - margin, mean + margin
 
 
 def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:

@@ -59,7 +59,7 @@ def run_study(
         If the directory holds something else, or a run diverged or is damaged.
     """
     if len(seeds) < 3:
-        raise ConfigError(f"seeds {len(seeds)} is too few to tell an effect from noise; ask for 3 or more, better 5")
+        raise ConfigError(f"seeds {len(seeds)} is too few to tell an effect from noise; ask for 3 or more, better 10")
     study, load = STUDIES[name], cache(load)
     for seed in seeds:
         TrainConfig(seed=seed)  # refuses a bad one

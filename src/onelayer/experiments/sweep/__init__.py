@@ -15,6 +15,7 @@ from onelayer.experiments.sweep.plan import grid as grid
 from onelayer.experiments.sweep.results import SettingResult as SettingResult
 from onelayer.experiments.sweep.results import choose as choose
 from onelayer.experiments.sweep.results import mean_sd as mean_sd
+from onelayer.experiments.sweep.results import student_t as student_t
 from onelayer.experiments.sweep.running import run_sweep as run_sweep
 from onelayer.experiments.sweep.search import Progress as Progress
 from onelayer.experiments.sweep.search import Search as Search
