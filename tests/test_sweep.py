@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from matplotlib.text import Text
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
@@ -35,15 +36,18 @@ from onelayer.experiments.sweep import (
     search,
 )
 from onelayer.experiments.sweep.picture import grid_figure
+from onelayer.experiments.sweep.refitting import path_to, refit_config
 from onelayer.experiments.sweep.results import SettingResult, SweepRun, ranked
 from onelayer.files import write_json
 from onelayer.runs.directory import Run
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.history import Score
+from onelayer.training.history import EpochRecord, Score
+from onelayer.training.state import TrainingState
 from onelayer.training.train import train
 
-CONFIGS = grid({"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
-DIGITS = ["sweep", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]
+OF_COURSEWORK = {name: [value] for name, value in COURSEWORK.settings.items()}
+CONFIGS = grid(OF_COURSEWORK | {"learning_rate": [0.05, 0.001], "l2": [0.0, 0.1], "epochs": [4]})
+DIGITS = ["sweep", "--preset", "coursework", "--data", "digits", "--epochs", "3", "--learning-rate", "0.1", "0.001"]
 
 
 def plan_of(
@@ -211,7 +215,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_a_run_that_diverges_stops_no_other_and_is_remembered(tmp_path, monkeypatch):
-    configs = grid({"learning_rate": [1e300, 0.05], "epochs": [3]})
+    configs = grid(OF_COURSEWORK | {"learning_rate": [1e300, 0.05], "epochs": [3]})
     sweep = finished(tmp_path / "sweep", configs=configs)
     found = results(sweep)
     assert [result.config.learning_rate for result in found] == [0.05, 1e300]
@@ -572,7 +576,7 @@ def test_drawn_settings_have_edges_too():
 )
 def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
     splits = toy_splits()
-    options = options | {"epochs": [2]}
+    options = OF_COURSEWORK | options | {"epochs": [2]}
     plan = plan_of(splits, grid(options) if count is None else draws(options, count), seeds)
     found = search(tmp_path / "sweep", plan, splits)
     figure = grid_figure(plan, found.results)
@@ -582,6 +586,77 @@ def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
         means = [result.mean_sd("validation", "loss")[0] for result in found.results if result.complete]
         cells = [float(text.split("\n")[0]) for text in shown if re.match(r"\d+\.\d+(\n|$)", text)]
         assert all(min(abs(cell - mean) for cell in cells) < 0.051 for mean in means)
-    if "flip" in options:
+    if "flip" in plan.varied:
         assert any(f"here flip {'yes' if found.best.config.flip else 'no'}" in text for text in shown)
     assert grid_figure(replace(plan, configs=plan.configs[:1]), found.results[:1]) is None
+
+
+def test_words_among_numbers(run_cli, tmp_path):
+    words = "sweep --data digits --learning-rate auto 0.001 0.01 --epochs 2 auto --patience 1 --out sweep --seeds 2"
+    code, out, err = run_cli(*words.split(), "--init-std", "0.01", "--decay-every", "0")
+    assert (code, err) == (0, "")
+    with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["learning_rate"], row["epochs"]) for row in rows} == {
+        (rate, epochs) for rate in ("auto", "0.001", "0.01") for epochs in ("2", "auto")
+    }
+    plan = Sweep.open(tmp_path / "sweep").plan
+    assert plan.values("learning_rate") == [0.001, 0.01, "auto"]
+    assert "chosen by validation loss: learning rate auto, epochs auto" in out
+    assert "is the largest" not in out
+    figure = grid_figure(plan, results(Sweep.open(tmp_path / "sweep")))
+    assert {"auto", "0.001", "0.01", "2"} <= {text.get_text() for text in figure.findobj(Text)}
+    best = SettingResult(0, replace(plan.configs[0], learning_rate=0.01), ())
+    assert len(edge_notes(plan, best)) == 1, "the largest number is at an edge, whatever the words"
+    assert len({config.learning_rate for config in draws({"learning_rate": [0.1, "auto"]}, 9)}) == 2
+
+
+def record(epoch, rate, loss):
+    return EpochRecord(epoch, rate, 0, 0, 0, loss, loss, 0, None, 0)
+
+
+def test_the_epochs_that_led_to_the_model_are_counted():
+    losses = [5, 4, 3, 3.5, 3.6, 2.9, 2.8, 2.9, 3.0, 2.7]  # the third is the best before the decay after the fifth
+    rates = [1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01]
+    history = tuple(record(*values) for values in zip(range(1, 11), rates, losses, strict=True))
+    assert [path_to(history, epoch) for epoch in (0, 3, 5, 6, 7, 9, 10)] == [
+        *[(0, 0), (3, 0), (5, 0), (3, 1), (3, 2), (3, 4)],
+        (3, 3),
+    ]
+
+
+def test_a_refit_does_not_decay_more_often_than_auto():
+    class Done:
+        summary: ClassVar = {"learning_rate": 0.5, "kept_epoch": 20}
+
+        def read_checkpoint(self):
+            rates = [0.5] * 4 + [0.05] * 16
+            history = tuple(record(epoch, rate, 5 / epoch) for epoch, rate in enumerate(rates, 1))
+            return None, TrainingState(None, {}, history)
+
+    assert refit_config(TrainConfig(), [Done()]) == TrainConfig(
+        learning_rate=0.5, epochs=20, keep="last", decay_every=7
+    )
+    fixed = TrainConfig(learning_rate=0.1, epochs=30, keep="last", decay_every=4)
+    assert refit_config(fixed, [Done()]) == fixed
+    assert refit_config(replace(fixed, keep="best"), [Done()]) == replace(fixed, epochs=20)
+
+
+def test_a_refit_repeats_what_the_held_out_loss_decided(tmp_path):
+    dataset = toy_splits().dataset
+    noisy = np.where(np.random.default_rng(0).random(300) < 0.4, 0, dataset.labels)
+    splits = split(replace(dataset, labels=noisy), SplitConfig())
+    found = search(tmp_path / "sweep", plan_of(splits, (TrainConfig(l2=0.1),), (1, 2, 3)), splits, refit_best=True)
+    runs = [found.sweep.run(0, seed) for seed in (1, 2, 3)]
+    paths = [path_to(run.read_checkpoint()[1].history, run.summary["kept_epoch"]) for run in runs]
+    config, (full, short) = found.refitted.config, zip(*paths, strict=True)
+    assert (config.keep, config.learning_rate) == ("last", runs[0].summary["learning_rate"])
+    assert sorted(short)[1] > 0, "no decay led to the model: this would test nothing"
+    assert config.decay_every == sorted(full)[1]
+    assert config.epochs == sorted(map(sum, paths))[1] < max(run.summary["kept_epoch"] for run in runs)
+    for run in found.refitted.runs:
+        again = Run.open(tmp_path / "sweep" / "refit" / "runs" / f"000-seed-{run.seed}")
+        history = again.read_checkpoint()[1].history
+        assert len(history) == config.epochs == again.summary["kept_epoch"]
+        assert history[config.decay_every].learning_rate == pytest.approx(0.1 * config.learning_rate)
+    assert refit(found.sweep, 0).read(0, 1).status == "complete", "the same settings again"

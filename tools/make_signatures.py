@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 import onelayer
 from onelayer import SoftmaxLayer, SplitConfig, Standardizer, TrainConfig
+from onelayer.config import COURSEWORK
 from onelayer.data import Dataset, Split, Splits
 from onelayer.experiments.coursework.diagnosis import FIGURES, MISTAKES, SIGNATURES, TABLED
 from onelayer.training.backends.registry import choose_backend
@@ -102,7 +103,7 @@ EVALUATIONS: dict[str, Callable[[Splits, Split], tuple[Split, Standardizer]]] = 
 def config(setting: str, seed: int) -> TrainConfig:
     """One of the settings of the protocol."""
     learning_rate, l2 = map(float, setting.split(","))
-    return TrainConfig(learning_rate=learning_rate, l2=l2, seed=seed)
+    return replace(COURSEWORK, learning_rate=learning_rate, l2=l2, seed=seed)
 
 
 def figures(splits: Splits, mistake: str, config: TrainConfig) -> dict[str, float]:

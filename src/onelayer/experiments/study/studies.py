@@ -2,24 +2,24 @@
 
 from dataclasses import replace
 
-from onelayer.config import TrainConfig
+from onelayer.config import COURSEWORK
 from onelayer.experiments.coursework.printed import PRINTED
 from onelayer.experiments.study.questions import Effect, Reported, Setting, Study
 
-COURSEWORK = tuple(
+REPORTED = tuple(
     Reported(
-        Setting("batch", TrainConfig(learning_rate=printed.learning_rate, l2=printed.l2)),
+        Setting("batch", replace(COURSEWORK, learning_rate=printed.learning_rate, l2=printed.l2)),
         {(split, epoch): accuracy for split, epoch, accuracy in printed.figures},
     )
     for printed in PRINTED
 )
-LONGEST_STEPS, PLAIN, SMALL_PENALTY, LARGE_PENALTY = (reported.setting for reported in COURSEWORK)
+LONGEST_STEPS, PLAIN, SMALL_PENALTY, LARGE_PENALTY = (reported.setting for reported in REPORTED)
 ALL_DATA = Setting("full", PLAIN.config)
 FLIPS = Setting("full", replace(PLAIN.config, flip=True))
 LONG_STEPS = Setting("full", replace(FLIPS.config, learning_rate=0.01))
 DECAY = Setting("full", replace(LONG_STEPS.config, decay_every=10))
 SIGMOID = Setting("batch", replace(PLAIN.config, loss="sigmoid", learning_rate=0.01))
-GRID = TrainConfig(flip=True, epochs=60, decay_every=12, decay_factor=0.2)
+GRID = replace(COURSEWORK, flip=True, epochs=60, decay_every=12, decay_factor=0.2)
 
 BONUS = {
     "all-data": Study(effects=(Effect("training on all five batches instead of one", PLAIN, ALL_DATA),)),
@@ -39,7 +39,7 @@ BONUS = {
 }
 STUDIES: dict[str, Study] = {
     "coursework": Study(
-        reported=COURSEWORK,
+        reported=REPORTED,
         effects=(
             Effect("a learning rate of 0.001 instead of 0.1", LONGEST_STEPS, PLAIN),
             Effect("lambda 0.1 instead of 0", PLAIN, SMALL_PENALTY),

@@ -4,7 +4,6 @@ A run is trained on one thread, so its numbers do not depend on how many runs ar
 """
 
 from onelayer.experiments.sweep.directory import Sweep as Sweep
-from onelayer.experiments.sweep.directory import refit as refit
 from onelayer.experiments.sweep.directory import results as results
 from onelayer.experiments.sweep.directory import select_of as select_of
 from onelayer.experiments.sweep.edges import edge_notes as edge_notes
@@ -12,6 +11,7 @@ from onelayer.experiments.sweep.plan import Select as Select
 from onelayer.experiments.sweep.plan import SweepPlan as SweepPlan
 from onelayer.experiments.sweep.plan import draws as draws
 from onelayer.experiments.sweep.plan import grid as grid
+from onelayer.experiments.sweep.refitting import refit as refit
 from onelayer.experiments.sweep.results import SettingResult as SettingResult
 from onelayer.experiments.sweep.results import choose as choose
 from onelayer.experiments.sweep.results import mean_sd as mean_sd

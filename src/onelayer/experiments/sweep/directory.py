@@ -204,14 +204,3 @@ def select_of(path: Path, *, overwrite: bool = False) -> Select:
     """Return the score that chooses in the sweep of this directory, or the default where a new one is to be made."""
     there = (path / "sweep.json").exists() and not overwrite
     return Sweep.open(path).plan.select if there else SweepPlan.select
-
-
-def refit(sweep: Sweep, setting: int) -> Sweep:
-    """Return the sweep of one setting alone, on training and validation rows, in the folder refit of the sweep."""
-    plan = sweep.plan
-    split_config = replace(plan.split_config, refit=True)
-    alone = replace(plan, configs=(plan.configs[setting],), split_config=split_config)
-    path = sweep.path / "refit"
-    # It is made again where another setting was chosen before, for example because a damaged run was mended.
-    overwrite = (path / "sweep.json").exists() and Sweep.open(path).plan != alone
-    return Sweep.create(path, alone, overwrite=overwrite)

@@ -34,7 +34,7 @@ def grid(options: Options) -> tuple[TrainConfig, ...]:
 def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConfig, ...]:
     """Return `count` settings drawn at random; a smaller count gives the first of them.
 
-    Two values of the learning rate or of l2 are the ends of a range, from which logarithms are drawn uniformly. In all
+    Two numbers for the learning rate or l2 are the ends of a range, from which logarithms are drawn uniformly. In all
     other cases one of the values is drawn.
 
     Raises
@@ -47,14 +47,15 @@ def draws(options: Options, count: int, random_seed: int = 0) -> tuple[TrainConf
         raise ConfigError(f"random {count} is not a whole number of at least 1")
     if all(len(set(of_option)) == 1 for of_option in values.values()):
         raise ConfigError("random has nothing to draw from: give an option several values, such as a range of l2")
-    for name in LOGARITHMIC:
-        if len(values.get(name, ())) == 2 and min(values[name]) == 0:
+    ranges = [name for name in LOGARITHMIC if len(values.get(name, ())) == 2 and all(map(is_number, values[name]))]
+    for name in ranges:
+        if min(values[name]) == 0:
             raise ConfigError(f"{spaced(name)} 0 cannot be the end of a range of logarithms; give a positive number")
     rng = np.random.default_rng(random_seed)
 
     def draw(name: str) -> Any:
         of_option = values[name]
-        if name in LOGARITHMIC and len(of_option) == 2:
+        if name in ranges:
             low, high = sorted(of_option)
             return min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high)
         return of_option[int(rng.integers(len(of_option)))]

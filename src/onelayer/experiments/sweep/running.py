@@ -100,12 +100,13 @@ def _train(
     cancelled: Callable[[], bool],
 ) -> None:
     """Train a run from the beginning, or go on with it."""
-    run, seen = sweep.run(row.setting, row.seed), 0
+    run, seen, expected = sweep.run(row.setting, row.seed), 0, _expected(sweep.plan.configs[row.setting])
 
     def on_epoch(state: TrainingState) -> None:
         nonlocal seen
-        advance(state.epoch - seen)
-        seen = state.epoch
+        done = min(state.epoch, expected)  # more than a guess may be needed
+        advance(done - seen)
+        seen = done
 
     try:
         if run.checkpoint_path.exists():
@@ -119,8 +120,8 @@ def _train(
             write_json(run.summary_path, run.summary | {BALANCED: float(np.nanmean(of_classes))})
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
-    if row.status == "missing":  # a run that diverged has epochs left
-        advance(_expected(sweep.plan.configs[row.setting]) - seen)
+    if row.status == "missing":  # a run that diverged, or ended by itself, has epochs left
+        advance(expected - seen)
 
 
 def _expected(config: TrainConfig) -> int:

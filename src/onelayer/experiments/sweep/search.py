@@ -6,8 +6,9 @@ from pathlib import Path
 
 from onelayer.data.dataset import Splits
 from onelayer.data.protocols import split
-from onelayer.experiments.sweep.directory import Sweep, refit, results
+from onelayer.experiments.sweep.directory import Sweep, results
 from onelayer.experiments.sweep.plan import SweepPlan
+from onelayer.experiments.sweep.refitting import refit
 from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
 from onelayer.experiments.sweep.running import run_sweep
 from onelayer.files import write_figure
