@@ -12,7 +12,7 @@ from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.cli.main import run_command
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Splits
 from onelayer.data.protocols import split
@@ -24,7 +24,7 @@ from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.training.state import Problem, TrainingState
 
-CONFIG = TrainConfig(epochs=2, learning_rate=0.01)
+CONFIG = replace(COURSEWORK, epochs=2, learning_rate=0.01)
 
 
 def answers(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -300,7 +300,18 @@ def test_runs_are_found_alone_and_in_folders(tmp_path):
 def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for setting, seed, l2 in (("a", 1, 0), ("a", 2, 0), ("b", 2, 0.5), ("b", 1, 0.5), ("b", 3, 0.5)):
-        options = ["--seed", str(seed), "--l2", str(l2), "--epochs", "2", "--no-figures", "--quiet"]
+        options = [
+            "--seed",
+            str(seed),
+            "--l2",
+            str(l2),
+            "--epochs",
+            "2",
+            "--no-figures",
+            "--quiet",
+            "--preset",
+            "coursework",
+        ]
         options += ["--learning-rate", "0.1"]
         run_command(["train", "--data", str(tiny_cifar), "--out", f"{setting}/{seed}", *options])
     run_command(["compare", "a", "b"])
@@ -345,7 +356,7 @@ def test_the_command(tiny_cifar, tmp_path, capsys, monkeypatch):
 
 def test_penalties_on_cifar10(cifar, tmp_path):
     splits = load_splits(str(cifar), SplitConfig())
-    none, some, much = ([made_run(tmp_path / str(l2), splits, TrainConfig(l2=l2))] for l2 in (0.0, 0.1, 1.0))
+    none, some, much = ([made_run(tmp_path / str(l2), splits, replace(COURSEWORK, l2=l2))] for l2 in (0.0, 0.1, 1.0))
     assert compare_runs(none, some, "test", splits).verdict().startswith("no difference beyond noise")
     found = compare_runs(some, much, "test", splits)
     assert found.interval[0] < -0.019 < found.interval[1] < -0.01

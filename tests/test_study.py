@@ -11,7 +11,7 @@ from scipy import stats
 
 from onelayer import load_splits
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError, RunError
 from onelayer.experiments import study
 from onelayer.experiments.study import STUDIES, Effect, Finding, Reported, Setting, Study, read_study, run_study
@@ -119,7 +119,7 @@ def test_probabilities_of_the_true_class(brief, tiny_cifar, tmp_path):
 
 
 def test_an_effect_is_better_or_worse_as_the_accuracies_are(brief, tiny_cifar, tmp_path, monkeypatch):
-    bad, good = (Setting("batch", TrainConfig(epochs=3, learning_rate=rate)) for rate in (1e-9, 0.01))
+    bad, good = (Setting("batch", replace(COURSEWORK, epochs=3, learning_rate=rate)) for rate in (1e-9, 0.01))
     effects = Effect("to learn", bad, good), Effect("not to learn", good, bad)
     monkeypatch.setitem(STUDIES, "flips", Study(effects=effects))
     seeds = range(8)  # with three, no difference would be beyond noise
