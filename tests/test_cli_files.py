@@ -69,10 +69,10 @@ def test_pictures_do_not_depend_on_how_others_draw(run_cli, tiny_cifar, tmp_path
 def test_the_library_leaves_the_users_backend_alone(tmp_path):
     code = (
         "import os, sys, matplotlib\n"
-        "from types import SimpleNamespace\n"
+        "import numpy as np\n"
         "import onelayer.cli.main, onelayer.pictures.curves\n"
-        "record = SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)\n"
-        "onelayer.pictures.curves.loss_curve([record], 'title').savefig(sys.argv[1])\n"
+        "history = {'epoch': np.array([1]), 'train_loss': np.array([2.0])}\n"
+        "onelayer.pictures.curves.curve(history, 'loss', 'title').savefig(sys.argv[1])\n"
         "assert matplotlib.get_backend() == os.environ['MPLBACKEND'] == 'svg'\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "loss.png")]

@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -17,11 +16,12 @@ from matplotlib.text import Text
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.protocols import split
-from onelayer.pictures.curves import cost_curve, loss_curve
+from onelayer.pictures.confusion import confusion
+from onelayer.pictures.curves import cost_note, curve, curves_of_settings
 from onelayer.pictures.explanation import explanation
 from onelayer.pictures.finished import figures_of_run
-from onelayer.pictures.mistakes import confusion, mistakes
-from onelayer.pictures.page import WIDTH
+from onelayer.pictures.mistakes import mistakes
+from onelayer.pictures.page import WIDTH, fitted, text_length
 from onelayer.pictures.templates import signed_templates, strongest_weights, templates
 from onelayer.training.train import train
 
@@ -31,11 +31,14 @@ def test_the_pictures_of_a_run_show_its_own_numbers():
     result = train(splits, TrainConfig(epochs=5, learning_rate=0.003, l2=0.5))
     model, found = result.model, evaluate(result.model, splits.test)
     pictures = dict(figures_of_run(result.state.history, model, splits.test, found, "A run"))
-    for what in ("loss", "cost"):
+    for what in ("loss", "cost", "accuracy"):
         (axes,) = pictures[what].axes
         assert axes.get_ylabel().startswith(what)
+        assert title_of(pictures[what]) == f"{what.capitalize()} by epoch"
+        factor = 100 if what == "accuracy" else 1
         for line, name in zip(axes.lines, ("train", "validation"), strict=False):
-            assert list(line.get_ydata()) == [getattr(record, f"{name}_{what}") for record in result.state.history]
+            expected = [factor * getattr(record, f"{name}_{what}") for record in result.state.history]
+            assert list(line.get_ydata()) == expected
     V = model.layer.weights / model.standardizer.scale[:, np.newaxis]  # (d, K)
     V[7] = np.nan  # constant
     maps = [np.ma.filled(image.get_array(), np.nan) for image in pictures["templates_signed"].axes[0].images]
@@ -58,46 +61,123 @@ def test_the_pictures_of_a_run_show_its_own_numbers():
 
 
 class TestCurves:
-    @pytest.mark.parametrize(("curve", "what"), [(loss_curve, "loss"), (cost_curve, "cost")])
-    @pytest.mark.parametrize("epochs", [1, 2, 40, 1000])
-    def test_lines_are_the_history(self, curve, what, epochs):
-        records = history(epochs)
-        figure = curve(records, TITLE)
+    @pytest.mark.parametrize("what", ["loss", "cost", "accuracy"])
+    @pytest.mark.parametrize("epochs", [1, 40, 20_000])
+    def test_lines_are_the_history(self, what, epochs):
+        columns = history(epochs)
+        figure = curve(columns, what, TITLE, kept_epoch=epochs)
         words = drawn(figure)
-        for line, name in zip(figure.axes[0].lines, ("train", "validation"), strict=False):
-            expected = [getattr(record, f"{name}_{what}") for record in records]
+        (axes,) = figure.axes
+        for line, name in zip(axes.lines, ("train", "validation"), strict=False):
+            expected = columns[f"{name}_{what}"] * (100 if what == "accuracy" else 1)
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, epochs + 1))
             np.testing.assert_array_equal(line.get_ydata(), expected)
-            label = f"{name} {expected[-1]:#.4g}"
-            (text,) = (text for text in figure.axes[0].texts if text.get_text() == label)
-            assert label in words
+            number = f"{expected[-1]:.2f} %" if what == "accuracy" else f"{expected[-1]:#.4g}"
+            (text,) = (text for text in axes.texts if text.get_text() == f"{name} {number}")
+            assert text.get_text() in words
             assert text.get_color() == line.get_color()
         assert title_of(figure) == TITLE
-        assert "nats" in figure.axes[0].get_ylabel()
-        assert what in figure.axes[0].get_ylabel()
-        assert all(float(tick) == int(tick) for tick in figure.axes[0].get_xticks())
+        assert what in axes.get_ylabel()
+        assert ("%" if what == "accuracy" else "nats") in axes.get_ylabel()
+        ticks = [axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks()]
+        assert ticks == [f"{int(tick):,}" for tick in axes.get_xticks()]
 
-    def test_lowest_validation_is_ringed(self):
-        figure = loss_curve(history(40), TITLE)
+    @pytest.mark.parametrize("kept", [5, 12])
+    def test_the_ring_is_the_kept_epoch(self, kept):
+        figure = curve(history(40), "loss", TITLE, kept_epoch=kept)
         ring = figure.axes[0].lines[2]
-        assert ring.get_xdata()[0] == 5  # 0.3 / e + 0.01 e is least near sqrt(30)
-        np.testing.assert_allclose(ring.get_ydata()[0], 1.7 + 0.06 + 0.05)
-        assert "lowest on validation: 1.810, epoch 5" in drawn(figure)
+        expected = 1.7 + 0.3 / kept + 0.01 * kept
+        assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (kept, pytest.approx(expected))
+        assert f"the model: epoch {kept}, validation {expected:#.4g}" in drawn(figure)
+
+    def test_without_a_kept_epoch_nothing_is_ringed(self):
+        figure = curve(history(40), "loss", TITLE)
+        assert len(figure.axes[0].lines) == 2
+        assert "the model" not in " ".join(drawn(figure))
+
+    @pytest.mark.parametrize("missing", ["none", "nan"])
+    def test_a_split_without_figures_has_no_line(self, missing):
+        columns = history(9)
+        for name in [name for name in columns if name.startswith("validation")]:
+            columns[name] = np.full(9, np.nan)
+            if missing == "none":
+                del columns[name]
+        figure = curve(columns, "accuracy", TITLE, kept_epoch=9)
+        line, ring = figure.axes[0].lines
+        assert ring.get_ydata()[0] == line.get_ydata()[-1]
+        assert "validation" not in " ".join(drawn(figure))
 
     def test_a_single_epoch_is_a_visible_point(self):
-        assert [line.get_marker() for line in loss_curve(history(1), TITLE).axes[0].lines[:2]] == ["o", "o"]
+        assert [line.get_marker() for line in curve(history(1), "loss", TITLE).axes[0].lines[:2]] == ["o", "o"]
 
     def test_huge_losses_are_written_short(self):
-        record = SimpleNamespace(epoch=1, train_loss=1e300, validation_loss=2e300)
-        assert {"train 1.000e+300", "validation 2.000e+300"} <= set(drawn(loss_curve([record], TITLE)))
+        columns = {"epoch": np.array([1]), "train_loss": np.array([1e300]), "validation_loss": np.array([2e300])}
+        assert {"train 1.000e+300", "validation 2.000e+300"} <= set(drawn(curve(columns, "loss", TITLE)))
 
     @pytest.mark.parametrize("gap", [0, 1e-9, -1e-3])
     def test_names_of_lines_that_meet_do_not(self, gap):
-        record = SimpleNamespace(epoch=2, train_loss=1.5, validation_loss=1.5 + gap)
-        drawn(loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.0), record], TITLE))
+        losses = {"train_loss": np.array([2.0, 1.5]), "validation_loss": np.array([2.0, 1.5 + gap])}
+        drawn(curve({"epoch": np.array([1, 2]), **losses}, "loss", TITLE))
 
     def test_no_epoch_yet(self):
-        assert TITLE in drawn(loss_curve([], TITLE))
+        assert TITLE in drawn(curve(history(0), "loss", TITLE))
+
+    def test_a_cost_without_a_penalty_says_that_it_is_the_loss(self):
+        assert (
+            curve(history(9, l2=False), "cost", "").axes[0].get_ylabel().endswith("l2 is 0: the cost equals the loss")
+        )
+        assert "equals" not in curve(history(9), "cost", "").axes[0].get_ylabel()
+        figure = cost_note(TITLE)
+        assert figure.axes == []
+        assert "l2 is 0: the cost equals the loss. Its curve is that of loss.png." in drawn(figure)
+
+    @pytest.mark.parametrize("count", [1, 4])
+    @pytest.mark.parametrize("worst", [1, 10])
+    def test_settings_share_their_axes(self, count, worst):
+        settings = {f"learning rate {k}, {LONG}": history(40, l2=k % 2 == 1) for k in range(count)}
+        for name in ("train_loss", "train_cost"):
+            settings[f"learning rate 0, {LONG}"][name] = history(40)["train_loss"] * worst
+        figure = curves_of_settings(settings, f"Loss and cost by epoch\n{TITLE}")
+        words = drawn(figure)
+        assert len(figure.axes) == count
+        assert len({(axes.get_xlim(), axes.get_ylim(), axes.get_yscale()) for axes in figure.axes}) == 1
+        assert figure.axes[0].get_yscale() == ("log" if worst == 10 else "linear")
+        for axes, (name, columns) in zip(figure.axes, settings.items(), strict=True):
+            kinds = ["loss", "cost"] if "0," not in name and int(name[14]) % 2 else ["loss"]
+            expected = [columns[f"{split}_{kind}"] for kind in kinds for split in ("train", "validation")]
+            assert len(axes.lines) == len(expected)
+            for line, values in zip(axes.lines, expected, strict=True):
+                np.testing.assert_array_equal(line.get_ydata(), values)
+            assert f"last loss: train {columns['train_loss'][-1]:#.4g}" in " ".join(words)
+        assert ("cost = loss + l2 penalty" in words) == (count > 1)
+
+
+class TestPage:
+    def test_no_word_stands_alone(self):
+        settings = "CIFAR-10, protocol batch: softmax, learning rate 0.001, l2 0, batches of 100, 40 epochs, seed 42"
+        lines = fitted(settings, 5.5, 9, lines=9).split("\n")
+        assert " ".join(lines) == settings
+        assert len(lines) == 2
+        assert min(map(len, lines)) > 0.8 * max(map(len, lines))
+
+    def test_a_long_word_is_not_broken_to_balance_lines(self):
+        assert fitted("automobiles are cars", 1, 9, lines=2).split("\n")[0] == "automobiles"
+
+    @pytest.mark.parametrize("text", ["Wij", LONG, "0.001, l2 0: 39.13 %"])
+    def test_lengths_are_those_of_matplotlib(self, text):
+        from matplotlib.font_manager import FontProperties
+        from matplotlib.textpath import text_to_path
+
+        width = text_to_path.get_text_width_height_descent(text, FontProperties(size=9), ismath=False)[0]
+        assert text_length(text, 9) == pytest.approx(width / 72, rel=0.03)
+
+    def test_a_title_is_large_and_the_settings_below_it_small(self):
+        figure = curve(history(5), "loss", f"Loss by epoch\n{TITLE}")
+        drawn(figure)
+        assert title_of(figure) == "Loss by epoch"
+        (settings,) = (text for text in figure.texts if text.get_text().replace("\n", " ") == TITLE)
+        (title,) = (text for text in figure.findobj(Text) if text.get_text() == "Loss by epoch")
+        assert settings.get_size() < 0.7 * title.get_size()
 
 
 class TestTemplates:
@@ -140,6 +220,20 @@ class TestTemplates:
         assert len(np.unique(inside, axis=0)) == 3  # no colour between two pixels' colours
         assert abs(w - h) <= 1  # square pixels
 
+    def test_what_was_learnt_stands_above_the_weights(self):
+        W, learnt = weights(10), weights(10, seed=1)
+        figure = templates(W, CIFAR, SHAPE, TITLE, learnt)
+        images = figure.axes[0].images
+        assert len(images) == 20
+        for k, (above, below) in enumerate(zip(images[::2], images[1::2], strict=True)):
+            for image, view in ((above, learnt), (below, W)):
+                picture = view[:, k].reshape(SHAPE).transpose(1, 2, 0)
+                np.testing.assert_allclose(image.get_array(), (picture - picture.min()) / np.ptp(picture), atol=1e-6)
+            assert above.get_extent()[:2] == below.get_extent()[:2]
+            assert above.get_extent()[2] < below.get_extent()[3]  # the page's inches grow downwards
+        words = drawn(figure)
+        assert (words.count("learnt"), words.count("weights")) == (2, 2)
+
     def test_one_channel_is_grey(self):
         W = weights(2, (1, 4, 5))
         figure = templates(W, names(2), (1, 4, 5), TITLE)
@@ -164,7 +258,8 @@ class TestTemplates:
             templates(W, names(120), shape, TITLE),
             signed_templates(W, scaled(W[:, 0] ** 2), names(120), shape, TITLE),
         ):
-            assert title_of(figure) == f"{TITLE} (the first 100 of 120 classes)"
+            assert title_of(figure) == TITLE
+            assert "the first 100 of 120 classes" in drawn(figure)
             assert len(figure.axes[0].images) == 100
 
 
@@ -285,7 +380,7 @@ class TestStrongestWeights:
 
     def test_more_classes_are_capped_and_the_title_says_so(self):
         figure = strongest_weights(weights(120), scaled(np.full(60, 2.0)), names(120), TITLE)
-        assert title_of(figure) == f"{TITLE} (the first 24 of 120 classes)"
+        assert "the first 24 of 120 classes" in drawn(figure)
 
     def test_constant_features_are_left_out(self):
         W, scale = np.full((6, 2), 0.1), np.array([30.0, 1, 20, 40, 1, 50])
@@ -302,8 +397,9 @@ def one_of_each(K, shape, title, labels):
     W, scale = weights(K, shape), np.full(int(np.prod(shape)), 50.0)
     images = np.random.default_rng(1).integers(0, 256, (12, *shape), np.uint8)
     said = [labels[k % K] for k in range(12)]
-    yield loss_curve(history(40), title)
+    yield curve(history(40), "loss", title, kept_epoch=4)
     yield templates(W, labels, shape, title)
+    yield templates(W, labels, shape, title, learnt=W / 2)
     yield signed_templates(W, scaled(scale), labels, shape, title)
     yield confusion(np.random.default_rng(2).integers(0, 99, (K, K)), labels, title)
     yield mistakes(images, said, said[::-1], np.linspace(1, 0.3, 12), title)
@@ -323,7 +419,10 @@ def one_of_each(K, shape, title, labels):
 def test_words_stay_on_the_page_and_apart(K, shape, title):
     for figure in one_of_each(K, shape, title, [LONG] * 2 if K == 2 else names(K)):
         words = drawn(figure)
-        assert not title or "".join(title.split()) in "".join(figure.get_suptitle().split())
+        texts = "".join(
+            "".join(text.split()) for text in (figure.get_suptitle(), *(t.get_text() for t in figure.texts))
+        )
+        assert "".join(title.split()) in "".join("".join(texts).split())
         assert len(words) >= 2
         assert figure.get_figwidth() * figure.dpi <= 1800
 
@@ -338,9 +437,10 @@ def test_nothing_global_changes():
 def test_pyplot_is_not_imported(tmp_path):
     program = """
 import sys
-from types import SimpleNamespace
-from onelayer.pictures.curves import loss_curve
-loss_curve([SimpleNamespace(epoch=1, train_loss=2.0, validation_loss=2.1)], "t").savefig(sys.argv[1])
+import numpy as np
+from onelayer.pictures.curves import curve
+history = {"epoch": np.array([1]), "train_loss": np.array([2.0]), "validation_loss": np.array([2.1])}
+curve(history, "loss", "t").savefig(sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program, tmp_path / "loss.png"], check=True)
@@ -348,8 +448,8 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
-    others = [[SimpleNamespace(**(vars(record) | {"train_loss": 5.0})) for record in history(5)]]
-    figure = loss_curve(history(5), "", 4.3, others)
+    others = [history(5) | {"train_loss": np.full(5, 5.0)}]
+    figure = curve(history(5), "loss", "", 4.3, others)
     drawn(figure)
     (axes,) = figure.axes
     assert axes.get_ylim()[1] > 5

@@ -10,8 +10,9 @@ from matplotlib.text import Text
 
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.explanation import Explanation
+from onelayer.pictures.confusion import confusion
 from onelayer.pictures.explanation import explanation
-from onelayer.pictures.mistakes import confusion, mistakes
+from onelayer.pictures.mistakes import mistakes
 from onelayer.pictures.probabilities import probability_histogram, reliability
 
 
@@ -25,7 +26,7 @@ class TestConfusion:
         image = axes.images[0]
         expected = np.array([[0.75, 0.25, 0], [0, 0.25, 0.75], [np.nan] * 3])
         np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), expected)
-        assert image.get_clim() == (0, 1)
+        assert image.get_clim() == (0, 0.75)  # the largest share
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
         assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (8)", "dog (4)", "eel (0)"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
@@ -40,9 +41,37 @@ class TestConfusion:
             ink = np.mean(mpl.colors.to_rgb(text.get_color()))
             assert abs(cell - ink) > 0.35
 
-    @pytest.mark.parametrize(("K", "numbers"), [(20, 400), (21, 0), (100, 0)])
+    @pytest.mark.parametrize(("K", "numbers"), [(20, 400), (21, 0), (30, 0)])
     def test_many_classes_have_no_numbers(self, K, numbers):
         assert len(confusion(np.full((K, K), 3), names(K), TITLE).axes[0].texts) == numbers
+
+    @pytest.mark.parametrize("K", [31, 1000])
+    def test_very_many_classes_are_listed_by_their_confusions_and_recalls(self, K):
+        rng = np.random.default_rng(0)
+        counts = np.diag(rng.integers(500, 9999, K)) + rng.integers(0, 3, (K, K))
+        counts[3, 5], counts[5, 3], counts[7] = 2000, 1000, 0
+        labels = names(K)
+        figure = confusion(counts, labels, TITLE)
+        words = drawn(figure)
+        pairs, recalls = figure.axes
+        bars = [bar.get_width() for bar in pairs.patches]
+        assert bars[:2] == [2000, 1000]
+        assert (len(bars), bars) == (20, sorted(bars, reverse=True))
+        ticks = [label.get_text() for label in pairs.get_yticklabels()]
+        assert ticks[1] == f"{labels[5]} → {ticks[0].partition(' → ')[0]}"
+        total = counts[3].sum()
+        assert f"2,000 of {total:,}, {100 * 2000 / total:.0f} %" in words
+        totals = np.delete(counts.sum(axis=1), 7)  # it has no rows
+        expected = np.sort(100 * np.delete(np.diagonal(counts), 7) / totals)[::-1]
+        outline = recalls.collections[0].get_paths()[0].vertices
+        for place in (1, 2, K - 1):
+            assert outline[np.abs(outline[:, 0] - place) < 0.6][:, 1].max() >= expected[place - 1] - 1e-9
+        assert f"mean recall {expected.mean():.1f} %" in words
+        assert max(outline[:, 1]) == pytest.approx(expected[0])
+
+    def test_very_many_classes_without_a_mistake(self):
+        words = drawn(confusion(np.diag(np.arange(40)), names(40), TITLE))
+        assert "no row was classified wrongly" in words
 
 
 class TestMistakes:
@@ -121,7 +150,7 @@ class TestExplanation:
     def test_more_than_a_hundred_classes_are_capped_and_the_title_says_so(self):
         figure = explanation(np.zeros((1, 2, 3), np.uint8), explained(120, (1, 2, 3)), names(120), TITLE)
         assert len(figure.axes[0].images) == 101
-        assert title_of(figure) == f"{TITLE} (the first 100 of 120 classes)"
+        assert (title_of(figure), "the first 100 of 120 classes" in drawn(figure)) == (TITLE, True)
 
 
 class TestProbabilities:

@@ -211,9 +211,20 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def png(figure: "Figure", software: str = DRAWN) -> bytes:
-    """Return a picture as the bytes of a PNG file that names its writer."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": software})
+    """Return a picture as the bytes of a PNG file that names its writer.
+
+    `Figure.savefig` would write the same picture in twice the time: it compresses harder, and a fourth channel too.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+    canvas.draw()
+    words, buffer = PngInfo(), io.BytesIO()
+    words.add_text("Software", software)
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    image.save(buffer, "PNG", pnginfo=words, dpi=(figure.dpi, figure.dpi), compress_level=3)
     return buffer.getvalue()
 
 

@@ -1,82 +1,185 @@
-"""Curves of a training: loss and cost by epoch."""
+"""Curves of a training: loss, cost and accuracy by epoch."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from onelayer.pictures.colours import COLOURS
-from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, WIDTH, new_page, place_axes, plain_axes, text_length
+from onelayer.pictures.page import (
+    INK,
+    LABEL,
+    MARGIN,
+    QUIET,
+    WIDTH,
+    fitted,
+    new_page,
+    place_axes,
+    plain_axes,
+    text_length,
+)
 
-if TYPE_CHECKING:
-    from onelayer.training.history import EpochRecord
-
-
-def loss_curve(
-    history: "Sequence[EpochRecord]",
-    title: str,
-    width: float = WIDTH,
-    others: "Sequence[Sequence[EpochRecord]]" = (),
-) -> Figure:
-    """Draw the mean loss of the training and validation rows by epoch; `others` are other seeds, drawn faintly."""
-    return _curve(history, title, width, others, "loss", "loss (nats)")
-
-
-def cost_curve(
-    history: "Sequence[EpochRecord]",
-    title: str,
-    width: float = WIDTH,
-    others: "Sequence[Sequence[EpochRecord]]" = (),
-) -> Figure:
-    """Draw the cost, the loss plus the penalty, by epoch; `others` are other seeds, drawn faintly."""
-    return _curve(history, title, width, others, "cost", "cost = loss + l2 penalty (nats)")
+Columns = Mapping[str, np.ndarray]  # a history: the columns of `history.csv` by name, each (epochs,)
+UNITS = {"loss": "loss (nats)", "cost": "cost = loss + l2 penalty (nats)", "accuracy": "accuracy (%)"}
+COST_IS_LOSS = "l2 is 0: the cost equals the loss"
+PENALISED = (0, (3, 1.6))  # dashes of the cost beside the loss
 
 
-def _curve(
-    history: "Sequence[EpochRecord]",
-    title: str,
-    width: float,
-    others: "Sequence[Sequence[EpochRecord]]",
+def curve(
+    history: Columns,
     what: str,
-    unit: str,
+    title: str,
+    width: float = WIDTH,
+    others: Sequence[Columns] = (),
+    kept_epoch: int | None = None,
 ) -> Figure:
-    """Draw a score of the training and validation rows by epoch, and mark the lowest one on validation."""
-    epochs = [record.epoch for record in history]
-    curves = {name: [getattr(record, f"{name}_{what}") for record in history] for name in COLOURS}
-    ends = {name: f"{name} {curve[-1]:#.4g}" for name, curve in curves.items() if curve}
-    right = max((text_length(end, FontProperties(size=LABEL)) for end in ends.values()), default=0) + 0.15
+    """Draw the loss, the cost or the accuracy of the training and validation rows by epoch.
+
+    Parameters
+    ----------
+    history : mapping of str to ndarray (epochs,)
+        A split without a finite value has no line.
+    what : str
+        ``loss``, ``cost`` or ``accuracy``.
+    title : str
+    width : float
+        Inches.
+    others : sequence of mappings
+        Histories of other seeds, drawn faintly.
+    kept_epoch : int, optional
+        The epoch whose layer is the model, which is circled.
+    """
+    ends = {name: f"{name} {_number(values[-1], what)}" for name, values in _lines(history, what).items()}
+    right = max((text_length(end, LABEL) for end in ends.values()), default=0) + 0.15
     tall = min(3.3, 0.6 * width)
     figure, top = new_page(title, tall + 0.8, width)
     axes = place_axes(figure, 0.85, top + 0.25, width - 0.85 - right - MARGIN, tall)
-    for name, curve in curves.items():
-        marker = "o" if len(epochs) <= 20 else ""
-        for other in others:
-            values = [getattr(record, f"{name}_{what}") for record in other]
-            axes.plot([record.epoch for record in other], values, color=COLOURS[name], linewidth=0.8, alpha=0.35)
-        axes.plot(epochs, curve, color=COLOURS[name], linewidth=1.8, marker=marker, markersize=4)
-    if epochs:
-        # The names stand at the ends of the lines, at least 13 points apart; the axes are `height` points high.
-        height = 72 * tall / 1.1
-        low, high = axes.dataLim.intervaly
-        between = height / ((high - low) or 1)
-        (least, below), (most, above) = sorted((curve[-1], name) for name, curve in curves.items())
-        apart = max(0, 13 - between * (most - least)) / 2
-        for value, name, shift in ((least, below, -apart), (most, above, apart)):
-            end: dict[str, Any] = {"xytext": (9, shift), "textcoords": "offset points", "va": "center"}
-            axes.annotate(ends[name], (epochs[-1], value), **end, color=COLOURS[name], size=LABEL)
-        place = int(np.argmin(curves["validation"]))
-        best = curves["validation"][place]
-        ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "color": QUIET, "linestyle": "none"}
-        text = f"lowest on validation: {best:#.4g}, epoch {epochs[place]}"
-        axes.plot(epochs[place], best, "o", **ring, label=text)
-        axes.legend(
-            loc="lower right", bbox_to_anchor=(1, 1), frameon=False, handlelength=0.8, fontsize=LABEL, labelcolor=QUIET
-        )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("epoch", size=LABEL, color=INK)
-    axes.set_ylabel(unit, size=LABEL, color=INK)
-    plain_axes(axes)
+    draw_curves(axes, history, what, others, kept_epoch)
+    if ends:
+        _name_ends(axes, history, what, ends, 72 * tall / 1.1)
+    if kept_epoch in history["epoch"]:
+        axes.legend(handles=axes.lines[-1:], loc="lower right", bbox_to_anchor=(1, 1), **_LEGEND)
     return figure
+
+
+_LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 0.8, "fontsize": LABEL, "labelcolor": QUIET}
+
+
+def draw_curves(
+    axes: Axes, history: Columns, what: str, others: Sequence[Columns] = (), kept_epoch: int | None = None
+) -> None:
+    """Draw the lines of `curve` with labels for a legend into axes."""
+    epochs = history["epoch"]
+    marker = "o" if len(epochs) <= 20 else ""
+    lines = _lines(history, what)
+    for name, values in lines.items():
+        for other in others:
+            faint = _lines(other, what).get(name, ())
+            axes.plot(other["epoch"][: len(faint)], faint, color=COLOURS[name], linewidth=0.8, alpha=0.35)
+        line: dict[str, Any] = {"linewidth": 1.8, "marker": marker, "markersize": 4, "label": name}
+        axes.plot(epochs, values, color=COLOURS[name], **line)
+    if kept_epoch is not None and kept_epoch in epochs and lines:
+        name = "validation" if "validation" in lines else "train"
+        kept = lines[name][np.flatnonzero(epochs == kept_epoch)[0]]
+        ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "color": QUIET, "linestyle": "none"}
+        text = f"the model: epoch {kept_epoch:,}, {name} {_number(kept, what)}"
+        axes.plot(kept_epoch, kept, "o", **ring, label=text)
+    _epoch_axis(axes)
+    unit = f"cost (nats); {COST_IS_LOSS}" if what == "cost" and cost_is_loss(history) else UNITS[what]
+    axes.set_ylabel(unit, size=LABEL, color=INK)
+
+
+def cost_is_loss(history: Columns) -> bool:
+    """Return whether the cost is the loss in every epoch, because there is no penalty."""
+    return all(np.array_equal(history[f"{name}_cost"], history[f"{name}_loss"], equal_nan=True) for name in COLOURS)
+
+
+def cost_note(title: str) -> Figure:
+    """Draw a note instead of a second picture of the loss, where the cost equals it."""
+    figure, top = new_page(title, 0.5)
+    note = f"{COST_IS_LOSS}. Its curve is that of loss.png."
+    height = figure.get_figheight()
+    figure.text(MARGIN / WIDTH, 1 - (top + 0.15) / height, note, size=LABEL, color=INK, va="top")
+    return figure
+
+
+def curves_of_settings(histories: Mapping[str, Columns], title: str) -> Figure:
+    """Draw the loss by epoch of several settings on shared axes, two beside each other, and the cost where it differs.
+
+    Parameters
+    ----------
+    histories : mapping of str to mapping
+        The history of each setting; its name is written above its curves.
+    title : str
+    """
+    columns, left, above, below, tall = min(len(histories), 2), 0.6, 0.5, 0.45, 2.1
+    rows = -(-len(histories) // columns)
+    wide = (WIDTH - left - 2 * MARGIN - (columns - 1) * 0.25) / columns
+    figure, top = new_page(title, 0.3 + rows * (tall + above) + below)
+    penalised = not all(map(cost_is_loss, histories.values()))
+    first: Axes | None = None
+    for place, (name, history) in enumerate(histories.items()):
+        row, column = divmod(place, columns)
+        x, y = left + column * (wide + 0.25), top + 0.3 + row * (tall + above) + above
+        axes = place_axes(figure, x, y, wide, tall, share=first)
+        first = first or axes
+        draw_curves(axes, history, "loss")
+        if not cost_is_loss(history):
+            for split, values in _lines(history, "cost").items():
+                axes.plot(history["epoch"], values, color=COLOURS[split], linewidth=1.2, linestyle=PENALISED)
+        axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(histories))
+        axes.set_xlabel("epoch" if place + columns >= len(histories) else "")
+        axes.set_ylabel("nats" if column == 0 else "", size=LABEL, color=INK)
+        ends = [f"{split} {_number(values[-1], 'loss')}" for split, values in _lines(history, "loss").items()]
+        words = f"{fitted(name, wide, LABEL, lines=1)}\nlast loss: {', '.join(ends)}"
+        style: dict[str, Any] = {"size": LABEL, "color": INK, "va": "bottom", "linespacing": 1.25, "parse_math": False}
+        axes.text(0, 1 + 0.05 / tall, words, transform=axes.transAxes, **style)
+    if first is not None:
+        low, high = first.dataLim.intervaly
+        if low > 0 and high > 3 * low:  # a step too long beside good ones: the good ones would be flat lines
+            first.set_yscale("log")
+            for axes in figure.axes:
+                axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+                axes.yaxis.set_minor_locator(NullLocator())
+    handles = [Line2D([], [], color=colour, linewidth=1.8, label=name) for name, colour in COLOURS.items()]
+    if penalised:
+        handles.append(Line2D([], [], color=QUIET, label="loss"))
+        handles.append(Line2D([], [], color=QUIET, linestyle=PENALISED, label="cost = loss + l2 penalty"))
+    corner = (left / WIDTH, 1 - (top + 0.35) / figure.get_figheight())
+    legend = {"ncols": len(handles), "borderaxespad": 0, "borderpad": 0, "handlelength": 2.2}
+    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=corner, **_LEGEND | legend)
+    return figure
+
+
+def _lines(history: Columns, what: str) -> dict[str, np.ndarray]:
+    """Return the values of each split by its name, those of accuracy in percent."""
+    factor = 100 if what == "accuracy" else 1
+    columns = {name: factor * history[f"{name}_{what}"] for name in COLOURS if f"{name}_{what}" in history}
+    return {name: values for name, values in columns.items() if np.isfinite(values).any()}
+
+
+def _number(value: float, what: str) -> str:
+    return f"{value:.2f} %" if what == "accuracy" else f"{value:#.4g}"
+
+
+def _epoch_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.set_xlabel("epoch", size=LABEL, color=INK)
+    plain_axes(axes)
+
+
+def _name_ends(axes: Axes, history: Columns, what: str, ends: dict[str, str], height: float) -> None:
+    """Write the names at the ends of the lines, at least 13 points apart; the axes are `height` points high."""
+    low, high = axes.dataLim.intervaly
+    between = height / ((high - low) or 1)
+    order = sorted((float(values[-1]), name) for name, values in _lines(history, what).items())
+    apart = max(0, 13 - between * (order[-1][0] - order[0][0])) / 2
+    for (value, name), shift in zip(order, (-apart, apart), strict=False):
+        end: dict[str, Any] = {"xytext": (9, shift), "textcoords": "offset points", "va": "center"}
+        axes.annotate(ends[name], (history["epoch"][-1], value), **end, color=COLOURS[name], size=LABEL)

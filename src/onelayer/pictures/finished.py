@@ -1,19 +1,21 @@
 """Draw a finished run: all its pictures, written into its directory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.data.dataset import Split, Splits
 from onelayer.model import Model
-from onelayer.pictures.curves import cost_curve, loss_curve
-from onelayer.pictures.mistakes import confusion, mistakes
+from onelayer.pictures.confusion import confusion
+from onelayer.pictures.curves import cost_is_loss, cost_note, curve
+from onelayer.pictures.mistakes import mistakes
 from onelayer.pictures.page import ignore_styles, legible
-from onelayer.pictures.templates import signed_templates, strongest_weights, templates
+from onelayer.pictures.templates import signed_templates, start_in_words, strongest_weights, templates
 from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
-from onelayer.training.history import History
+from onelayer.training.history import History, table_of
 
 
 def draw_run(
@@ -32,18 +34,25 @@ def draw_run(
     `evaluation` is that of the model on the test rows, if it is known already.
     """
     ignore_styles()
-    title = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
+    settings = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     test = splits.test if report_test else None
     if test and evaluation is None:
         evaluation = evaluate(model, test)
-    pictures = figures_of_run(history, model, test, evaluation, title)
+    pictures = figures_of_run(history, model, test, evaluation, settings)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(PICTURES))
 
 
 def figures_of_run(
-    history: History, model: Model, test: Split | None, evaluation: Evaluation | None, title: str
+    history: History,
+    model: Model,
+    test: Split | None,
+    evaluation: Evaluation | None,
+    settings: str,
+    kept_epoch: int | None = None,
+    learnt: np.ndarray | None = None,
+    init_std: float | None = None,
 ) -> Iterator[tuple[str, Figure]]:
     """Draw the pictures of a run one at a time: curves, templates or strongest weights, confusion, mistakes.
 
@@ -55,8 +64,14 @@ def figures_of_run(
         The rows of the confusion and the mistakes; without them, neither is drawn.
     evaluation : Evaluation or None
         Of `model` on `test`.
-    title : str
-        Data set and settings.
+    settings : str
+        Data set and settings, which stand below the title of each picture.
+    kept_epoch : int, optional
+        The epoch of which the model is; by default the last.
+    learnt : ndarray (d, K), optional
+        The weights of the model less what is left of the initial ones; None where these were 0 or are not known.
+    init_std : float, optional
+        Standard deviation of the initial weights; None if it is not known.
 
     Yields
     ------
@@ -66,25 +81,43 @@ def figures_of_run(
     """
     # Names that the font cannot show would look alike.
     names = [name if legible(name) == name else f"{k}: {name}" for k, name in enumerate(model.class_names)]
+    of_model = settings
     if history:
-        yield "loss", loss_curve(history, f"Loss. {title}")
-        yield "cost", cost_curve(history, f"Cost. {title}")
-    if (shape := model.template_shape) is not None:
-        flat = model.on_raw_rows
-        weights, standardizer = flat.layer.weights, flat.standardizer
-        yield "templates", templates(weights, names, shape, f"Templates, each in its own range. {title}")
-        signed = f"Templates on one scale. {title}"
-        yield "templates_signed", signed_templates(weights, standardizer, names, shape, signed)
-    else:
-        weights, standardizer = model.layer.weights, model.standardizer
-        yield "weights", strongest_weights(weights, standardizer, names, f"Strongest weights. {title}")
+        kept_epoch = history[-1].epoch if kept_epoch is None else kept_epoch
+        columns = table_of(history)
+        for what in ("loss", "cost", "accuracy"):
+            title = f"{what.capitalize()} by epoch\n{settings}"
+            same = what == "cost" and cost_is_loss(columns)
+            yield what, cost_note(title) if same else curve(columns, what, title, kept_epoch=kept_epoch)
+        of_model += f"; the model of epoch {kept_epoch:,} of {history[-1].epoch:,}"
+    yield from _weights(model, names, f"{of_model}\n{start_in_words(init_std, learnt)}", learnt)
     if test is None or evaluation is None:
         return
-    yield "confusion", confusion(evaluation.confusion, names, f"Confusion on the test rows. {title}")
+    yield "confusion", confusion(evaluation.confusion, names, f"Confusion of the {test.name} rows\n{of_model}")
     if model.image_shape is not None:
         worst = evaluation.worst_mistakes(12)
         images = test.rows(worst).reshape(-1, *model.image_shape)
         truths, guesses = evaluation.labels[worst], evaluation.predictions[worst]
         guessed = evaluation.probabilities[worst, guesses]
         shown = [names[k] for k in truths], [names[k] for k in guesses]
-        yield "mistakes", mistakes(images, shown[0], shown[1], guessed, f"The most confident mistakes. {title}")
+        title = f"The most confident mistakes on the {test.name} rows\n{of_model}"
+        yield "mistakes", mistakes(images, shown[0], shown[1], guessed, title)
+
+
+def _weights(
+    model: Model, names: Sequence[str], settings: str, learnt: np.ndarray | None
+) -> Iterator[tuple[str, Figure]]:
+    """Draw the weights of a model, or what it has learnt where that is known."""
+    of = "Weights" if learnt is None else "Learnt weights"
+    if (shape := model.template_shape) is not None:
+        flat = model.on_raw_rows
+        weights, standardizer = flat.layer.weights, flat.standardizer
+        title = f"Templates, each in its own range\n{settings}"
+        yield "templates", templates(weights, names, shape, title, learnt)
+        drawn = weights if learnt is None else learnt
+        title = f"{of} on one scale\n{settings}"
+        yield "templates_signed", signed_templates(drawn, standardizer, names, shape, title)
+    else:
+        drawn = model.layer.weights if learnt is None else learnt
+        title = f"The strongest {of.lower()}\n{settings}"
+        yield "weights", strongest_weights(drawn, model.standardizer, names, title)

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import text_to_path
 
 INK, QUIET, RULE = "#222222", "#666666", "#d4d4d4"
 MOST_TEMPLATES = 100  # classes
 WIDTH, MARGIN, GAP, DPI = 8.0, 0.15, 0.08, 150  # inches, and dots in one
-TITLE, LABEL, SMALL, TINY = 11, 9, 8, 5  # points
+TITLE, LABEL, SMALL, TINY = 13, 9, 8, 5  # points
 FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")  # stay the user's, for names in Chinese
 LINE = 1.3 / 72  # inches of a line of text, per point of its size
 
@@ -28,9 +28,10 @@ def ignore_styles() -> None:
 
     A matplotlibrc, which may lie in the working directory, is meant for other pictures and can ask for LaTeX.
     """
-    fonts = {name: value for name, value in mpl.rcParams.items() if name in FONTS}
+    styles: Any = mpl.rcParams  # whose names are literals for type checkers
+    fonts = {name: styles[name] for name in FONTS}
     mpl.rcdefaults()
-    mpl.rcParams.update(fonts)
+    styles.update(fonts)
 
 
 def mosaic(
@@ -39,24 +40,34 @@ def mosaic(
     title: str,
     columns: int,
     width: float = WIDTH,
-    left: float = 0,
+    sides: Sequence[str] = (),
     below: float = 0,
+    into: Axes | None = None,
     **style: Any,
 ) -> tuple[Figure, Axes, list[AxesImage]]:
     """Draw stacks of pictures (h, w) or (h, w, 3), each stack under its caption, side by side and row by row.
 
-    All are in one Axes, whose unit is the inch: an Axes for each would be slow.
+    All are in one Axes, whose unit is the inch: an Axes for each would be slow. `sides` names the pictures of a stack,
+    beside the first stack of each row. With `into`, they are drawn into these axes instead of on a page.
     """
+    if into is not None:
+        width = into.get_window_extent().width / page_of(into).dpi
     h, w = stacks[0][0].shape[:2]
+    left = 0.2 if sides else 0.0
     tile = min((width - 2 * MARGIN - left - (columns - 1) * GAP) / columns, 2)
     tall = tile * float(np.clip(h / w, 0.25, 4))
     size = LABEL if tile > 1 else SMALL
     words = [fitted(caption, tile, size, lines=2) for caption in captions[: len(stacks)]]
     head = max(word.count("\n") + 1 for word in words) * size * LINE + 0.03
     block = head + len(stacks[0]) * (tall + GAP / 2) + GAP
-    figure, top = new_page(title, -(-len(stacks) // columns) * block + below, width)
-    height = figure.get_figheight()
-    axes = place_axes(figure, 0, 0, width, height)
+    needed = -(-len(stacks) // columns) * block
+    if into is None:
+        figure, top = new_page(title, needed + below, width)
+        height = figure.get_figheight()
+        axes = place_axes(figure, 0, 0, width, height)
+    else:
+        figure, axes, top, height = page_of(into), into, 0.0, needed
+        axes.set_title(title.partition("\n")[0], size=LABEL, color=INK, parse_math=False)
     axes.set_axis_off()
     images = []
     for place, (stack, word) in enumerate(zip(stacks, words, strict=True)):
@@ -66,27 +77,48 @@ def mosaic(
             y0 = y + k * (tall + GAP / 2)
             extent = (x, x + tile, y0 + tall, y0)
             images.append(axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto", **style))
+            if sides and place % columns == 0:
+                side: dict[str, Any] = {"va": "center", "rotation": 90 if len(sides[k]) > 1 else 0}
+                axes.text(x - GAP, y0 + tall / 2, sides[k], size=size, color=INK, ha="right", **side)
     corners = [(image.get_extent()[0], image.get_extent()[3]) for image in images]
     axes.add_collection(outlines((Rectangle(corner, tile, tall) for corner in corners), RULE, 0.5))
     axes.set(xlim=(0, width), ylim=(height, 0))
+    if into is not None:
+        axes.set(aspect="equal", anchor="N")
     return figure, axes, images
 
 
 def new_page(title: str, below: float, width: float = WIDTH) -> tuple[Figure, float]:
-    """Return a figure with a title and `below` inches for the rest, and the distance of the rest from the top."""
-    lines = fitted(title, width - 2 * MARGIN, TITLE, lines=9)
-    top = MARGIN + ((lines.count("\n") + 1) * TITLE * LINE + GAP if title else 0)
+    """Return a figure with a title and `below` inches for the rest, and the distance of the rest from the top.
+
+    The first line of the title is large; the lines after it, such as the settings, are small.
+    """
+    first, _, rest = title.partition("\n")
+    head = fitted(first, width - 2 * MARGIN, TITLE, lines=9)
+    small = fitted(rest, width - 2 * MARGIN, SMALL, lines=9)
+    under = MARGIN + (head.count("\n") + 1) * TITLE * LINE if title else MARGIN
+    top = under + ((small.count("\n") + 1) * SMALL * LINE if rest else 0) + (GAP if title else 0)
     height = top + below + MARGIN / 2
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    style: dict[str, Any] = {"size": TITLE, "color": INK, "ha": "left", "va": "top", "parse_math": False}
-    figure.suptitle(lines, x=MARGIN / width, y=1 - MARGIN / height, **style)
+    style: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}
+    figure.suptitle(head, x=MARGIN / width, y=1 - MARGIN / height, size=TITLE, color=INK, **style)
+    figure.text(MARGIN / width, 1 - under / height, small, size=SMALL, color=QUIET, **style)
     return figure, top
 
 
-def place_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def place_axes(figure: Figure, left: float, top: float, width: float, height: float, share: Axes | None = None) -> Axes:
     """Return new axes, placed in inches from the upper left; a layout engine would take longer than the drawing."""
     W, H = figure.get_size_inches()
-    return figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H), facecolor="white")
+    place = (left / W, 1 - (top + height) / H, width / W, height / H)
+    return figure.add_axes(place, facecolor="white", sharex=share, sharey=share)
+
+
+def page_of(axes: Axes) -> Figure:
+    """Return the figure of axes, which may be in a part of it."""
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes are in no figure; pass axes that are in one")
+    return figure
 
 
 def outlines(patches: Iterable[Rectangle], colour: str, linewidth: float) -> PatchCollection:
@@ -95,24 +127,38 @@ def outlines(patches: Iterable[Rectangle], colour: str, linewidth: float) -> Pat
 
 
 def fitted(text: str, width: float, size: float, lines: int) -> str:
-    """Return the text, each line broken into at most `lines` lines of `width` inches; an ellipsis replaces the rest."""
+    """Return the text, each line broken into at most `lines` lines of `width` inches; an ellipsis replaces the rest.
+
+    The lines that one is broken into are about equally long, so that no word stands alone.
+    """
     text = legible(text)
     if "\n" in text:
         return "\n".join(fitted(line, width, size, lines) for line in text.split("\n"))
-    font = FontProperties(size=size)
-    natural = text_length(text, font)
+    natural = text_length(text, size)
     if natural <= width:
         return text
     chars = int(1.2 * len(text) * width / natural)
     while chars > 1:
         rows = textwrap.wrap(text, chars, break_on_hyphens=False)
-        if len(rows) > lines:
+        cut = len(rows) > lines
+        if cut:
             rows = [*rows[: lines - 1], rows[lines - 1][: chars - 1].rstrip() + "…"]
-        widest = max(text_length(row, font) for row in rows)
+        widest = max(text_length(row, size) for row in rows)
         if widest <= width:
-            return "\n".join(rows)
+            return "\n".join(rows if cut else _balanced(rows))
         chars = min(chars - 1, int(1.05 * chars * width / widest))
     return "…"
+
+
+def _balanced(rows: list[str]) -> list[str]:
+    """Return as many rows of the same words, the longest as short as it can be."""
+    while len(rows) > 1:
+        chars = max(map(len, rows)) - 1
+        shorter = textwrap.wrap(" ".join(rows), chars, break_long_words=False, break_on_hyphens=False)
+        if len(shorter) > len(rows) or max(map(len, shorter)) > chars:
+            break
+        rows = shorter
+    return rows
 
 
 def legible(text: str) -> str:
@@ -120,15 +166,30 @@ def legible(text: str) -> str:
     return "".join(letter if letter == "\n" or ord(letter) in _letters() else "?" for letter in text)
 
 
+def _font() -> FT2Font:
+    return get_font(findfont(FontProperties()))
+
+
 @cache
 def _letters() -> frozenset[int]:
     """Return the code points of the letters that the font has."""
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+    return frozenset(_font().get_charmap())
 
 
-def text_length(text: str, font: FontProperties) -> float:
-    """Return the length of a line of text in inches."""
-    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+def text_length(text: str, size: float) -> float:
+    """Return the length of a line of text of `size` points in inches, without the kerning.
+
+    The lengths of the letters are added, since matplotlib takes a millisecond to lay out a text.
+    """
+    return size / 72 * sum(map(_advance, text))
+
+
+@cache
+def _advance(letter: str) -> float:
+    """Return the length of a letter in units of the font's size."""
+    font = _font()
+    font.set_size(1000, 72)
+    return font.load_char(ord(letter), LoadFlags.NO_HINTING).linearHoriAdvance / 65536 / 1000
 
 
 def plain_axes(axes: Axes) -> None:
@@ -155,4 +216,4 @@ def signed_bar(figure: Figure, image: AxesImage, unit: str, notes: list[str], ex
 
 def capped(title: str, K: int, most: int = MOST_TEMPLATES) -> str:
     """Return a title that says so where only the first `most` of K classes are drawn."""
-    return title if most >= K else f"{title} (the first {most} of {K} classes)"
+    return title if most >= K else f"{title}\nthe first {most} of {K:,} classes"

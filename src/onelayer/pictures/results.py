@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.drawing import picture_of
-from onelayer.pictures.mistakes import confusion
+from onelayer.pictures.confusion import confusion
 
 
 @picture_of.register

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from onelayer.features.standardizer import Standardizer
@@ -26,6 +26,7 @@ from onelayer.pictures.page import (
     fitted,
     mosaic,
     new_page,
+    page_of,
     place_axes,
     signed_bar,
     text_length,
@@ -35,7 +36,15 @@ MOST_CHARTED = 24  # classes
 STRONGEST = 10  # features of a class
 
 
-def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tuple[int, int, int], title: str) -> Figure:
+def templates(
+    weights: np.ndarray,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    title: str,
+    learnt: np.ndarray | None = None,
+    width: float = WIDTH,
+    into: Axes | None = None,
+) -> Figure:
     """Draw each class's weights as a picture in its own range: black is its least weight, white its largest.
 
     This shows shapes and hides size and sign; `signed_templates` shows size and sign.
@@ -48,11 +57,20 @@ def templates(weights: np.ndarray, class_names: Sequence[str], image_shape: tupl
     image_shape : (c, h, w)
         Three channels are drawn in colour. For any other number, their mean is drawn in grey.
     title : str
+    learnt : ndarray (d, K), optional
+        The part of the weights that training has added to the initial ones, drawn above the weights themselves.
+    width : float
+        Inches.
+    into : Axes, optional
+        Axes to draw into, instead of a page.
     """
     K = weights.shape[1]
-    rows = np.asarray(weights, np.float64).T[:MOST_TEMPLATES]
-    stacks = [[stretched(picture(row.reshape(image_shape)))] for row in rows]
-    return mosaic(stacks, class_names, capped(title, K), _columns(K), cmap="gray", vmin=0, vmax=1)[0]
+    views = [weights] if learnt is None else [learnt, weights]
+    columns = [np.asarray(view, np.float64).T[:MOST_TEMPLATES] for view in views]
+    stacks = [[stretched(picture(row.reshape(image_shape))) for row in rows] for rows in zip(*columns, strict=True)]
+    sides = () if learnt is None else ("learnt", "weights")
+    style: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    return mosaic(stacks, class_names, capped(title, K), _columns(K), width, sides, into=into, **style)[0]
 
 
 def signed_templates(
@@ -80,28 +98,33 @@ def signed_templates(
     """
     K, c = weights.shape[1], image_shape[0]
     V, limit, beyond = signed_scale(weights[:, :MOST_TEMPLATES], standardizer)
-    figure, axes, images = mosaic(
+    figure, _, images = mosaic(
         V.T.reshape(-1, *image_shape),
         class_names,
         capped(title, K),
         columns=_columns(K) if c == 1 else min(K, 10 if K <= 30 else 20),
         width=WIDTH if c == 1 or K <= 30 else 1.5 * WIDTH,
-        left=0.2 if c > 1 else 0,
+        sides=[] if c == 1 else ["R", "G", "B"] if c == 3 else [f"{channel + 1}" for channel in range(c)],
         below=0.65,
         cmap=SIGNED,
         vmin=-limit,
         vmax=limit,
     )
-    for place, image in enumerate(images if c > 1 else ()):
-        x, _, bottom, top = image.get_extent()
-        if x == images[0].get_extent()[0]:
-            name = "RGB"[place % c] if c == 3 else f"{place % c + 1}"
-            axes.text(x - GAP, (top + bottom) / 2, name, size=LABEL, color=INK, ha="right", va="center")
     notes = [f"{beyond:.2g} % of the weights lie beyond the scale"] if beyond else []
     notes += ["grey pixels: constant in training"] if np.isnan(V).any() else []
     unit = "logit per grey level: below 0 against the class, above 0 for it"
     signed_bar(figure, images[0], unit, notes, extend="both" if beyond else "neither")
     return figure
+
+
+def start_in_words(init_std: float | None, learnt: np.ndarray | None) -> str:
+    """Say what the initial weights have to do with those that are drawn."""
+    if init_std == 0:
+        return "The weights began at 0 (init_std 0): all of them is learnt."
+    if learnt is None:
+        return "With the random numbers that the weights began as, if they did: the model alone does not know init_std."
+    known = "" if init_std is None else f" (init_std {init_std:g})"
+    return f"Learnt: the weights less what is left of the random numbers that they began as{known}."
 
 
 def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.ndarray, float, float]:
@@ -119,7 +142,11 @@ def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.nd
 
 
 def strongest_weights(
-    weights: np.ndarray, standardizer: Standardizer, class_names: Sequence[str], title: str
+    weights: np.ndarray,
+    standardizer: Standardizer,
+    class_names: Sequence[str],
+    title: str,
+    into: Axes | None = None,
 ) -> Figure:
     """Draw the features with the largest weights of each class as bars, on one scale for all classes.
 
@@ -134,6 +161,8 @@ def strongest_weights(
         Of the rows: its scale is s, and it knows the features that were constant in training.
     class_names : sequence of K str
     title : str
+    into : Axes, optional
+        Axes to draw into, instead of a page. Their unit becomes the inch of a page.
     """
     K = weights.shape[1]
     classes, limit = strongest(weights, standardizer)
@@ -142,15 +171,19 @@ def strongest_weights(
     each = (WIDTH - 2 * MARGIN - (columns - 1) * 2 * GAP) / columns
     step = SMALL * LINE
     block = LABEL * LINE + max(bars, 1) * step + 2 * GAP
-    figure, top = new_page(capped(title, K, MOST_CHARTED), -(-len(classes) // columns) * block + 0.3)
-    height = figure.get_figheight()
-    axes = place_axes(figure, 0, 0, WIDTH, height)  # their unit is the inch
+    needed = -(-len(classes) // columns) * block + 0.3
+    if into is None:
+        figure, top = new_page(capped(title, K, MOST_CHARTED), needed)
+        height = figure.get_figheight()
+        axes = place_axes(figure, 0, 0, WIDTH, height)  # their unit is the inch
+    else:
+        figure, axes, top, height = page_of(into), into, 0.0, needed
+        axes.set_title(title.partition("\n")[0], size=LABEL, color=INK, parse_math=False)
     axes.set_axis_off()
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    small = FontProperties(size=SMALL)
     words = [f"feature {j}" for features, _ in classes for j in features]
-    left = max((text_length(word, small) for word in words), default=0) + GAP
-    right = max((text_length(signed_number(v, limit), small) for _, values in classes for v in values), default=0) + GAP
+    left = max((text_length(word, SMALL) for word in words), default=0) + GAP
+    right = max((text_length(signed_number(v, limit), SMALL) for _, values in classes for v in values), default=0) + GAP
     half = (each - left - right) / 2
     style: dict[str, Any] = {"size": SMALL, "va": "center_baseline", "parse_math": False}
     drawn: dict[bool, list[Rectangle]] = {False: [], True: []}

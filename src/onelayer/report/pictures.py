@@ -19,14 +19,14 @@ from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.model import Model
 from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
-from onelayer.pictures.curves import cost_curve, loss_curve
-from onelayer.pictures.mistakes import confusion as draw_confusion
-from onelayer.pictures.mistakes import confusion_shares
+from onelayer.pictures.confusion import confusion as draw_confusion
+from onelayer.pictures.confusion import confusion_shares
+from onelayer.pictures.curves import curve
 from onelayer.pictures.page import INK, MOST_TEMPLATES, QUIET, RULE
 from onelayer.pictures.probabilities import probability_histogram, reliability
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.runs.directory import Run
-from onelayer.training.history import History
+from onelayer.training.history import History, table_of
 from onelayer.training.state import TrainingState
 from onelayer.training.train import train
 from onelayer.words import counted, percent
@@ -108,11 +108,11 @@ def curves(name: str, histories: Sequence[History]) -> list[str]:
     if not first:
         return []
     charts = []
-    for what, draw in (("loss", loss_curve), ("cost", cost_curve)):
+    for what in ("loss", "cost"):
         alt = f"{what.capitalize()} by epoch, {name}: " + "; ".join(
             _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in COLOURS
         )
-        charts.append(_svg(draw(first, "", CHART_WIDTH, others), alt))
+        charts.append(_svg(curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others))), alt))
     return charts
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
 BEST_ARRAYS = ("best.weights", "best.bias")  # where the best epoch is not the last
-PICTURES = ("loss", "cost", "templates", "templates_signed", "weights", "confusion", "mistakes")
+PICTURES = ("loss", "cost", "accuracy", "templates", "templates_signed", "weights", "confusion", "mistakes")
 FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in PICTURES))
 TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{16}})?")
 
