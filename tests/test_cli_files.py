@@ -49,7 +49,7 @@ def test_pictures_do_not_depend_on_how_others_draw(run_cli, tiny_cifar, tmp_path
     for command in commands[:2]:
         assert run_cli(*command.split())[0] == 0
     expected = pictures()
-    assert len(expected) == 7
+    assert len(expected) == 8
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "explanation.png").unlink()
     (tmp_path / "matplotlibrc").write_text(

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from functools import singledispatch
 from html import escape
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_ROWS = 100  # of a table
@@ -22,10 +23,67 @@ def picture_of(result: object) -> "Figure":
     raise TypeError(f"{type(result).__name__} has no picture")
 
 
+def pictures() -> Any:
+    """Return the module that draws results, after loading it and matplotlib."""
+    return import_module("onelayer.pictures.results")
+
+
 def draw(result: object) -> "Figure":
     """Return the picture of a result, after loading the functions that draw."""
-    import_module("onelayer.pictures.results")
+    pictures()
     return picture_of(result)
+
+
+def pictures_in_html(result: object) -> str:
+    """Return the curve and the templates of a run, a result or a model as small pictures in HTML."""
+    return str(pictures().in_html(result))
+
+
+class CurvePlots:
+    """Plots of the history, for the classes that have `history` and `kept_epoch`."""
+
+    def plot_loss(self, ax: "Axes | None" = None) -> "Axes":
+        """Plot the loss of the training and validation rows by epoch into `ax`, or a new figure, and return the axes.
+
+        A circle marks the epoch that the model is of.
+        """
+        axes: Axes = pictures().plot_curve(self, "loss", ax)
+        return axes
+
+    def plot_cost(self, ax: "Axes | None" = None) -> "Axes":
+        """Plot the cost, the loss plus the penalty, by epoch; like `plot_loss`."""
+        axes: Axes = pictures().plot_curve(self, "cost", ax)
+        return axes
+
+    def plot_accuracy(self, ax: "Axes | None" = None) -> "Axes":
+        """Plot the accuracy by epoch; like `plot_loss`."""
+        axes: Axes = pictures().plot_curve(self, "accuracy", ax)
+        return axes
+
+
+class ModelPlots:
+    """Plots of the weights and the answers, for models and the classes that have `model` and perhaps `learnt`."""
+
+    def plot_templates(self, ax: "Axes | None" = None) -> "Axes":
+        """Plot the weights of each class into `ax`, or a new figure, and return the axes.
+
+        Where random initial weights are known, what training added to them stands above. If the rows are not images,
+        the features with the largest weights are drawn as bars.
+        """
+        axes: Axes = pictures().plot_weights(self, ax)
+        return axes
+
+    def plot_confusion(self, split: Any = None, ax: "Axes | None" = None) -> "Axes":
+        """Plot how the rows of each class were classified into `ax`, or a new figure, and return the axes.
+
+        Parameters
+        ----------
+        split : Split or Evaluation
+            The rows to classify, such as ``splits.test``, or a finished evaluation. A run has its own test rows.
+        ax : Axes, optional
+        """
+        axes: Axes = pictures().plot_confusion(self, split, ax)
+        return axes
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

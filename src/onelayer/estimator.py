@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, check_scalar, validate_dat
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
+from onelayer.drawing import CurvePlots, ModelPlots, pictures
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
@@ -45,7 +46,7 @@ SETTINGS = (
 )  # as TrainConfig has them
 
 
-class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent.
 
     The cost is the mean loss of the rows plus ``l2`` times the squared weights of standardised features; the intercept
@@ -320,6 +321,26 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ``X @ coef_.T + intercept_`` except for rounding.
         """
         return _merged(self._logits(X), self.model_)
+
+    def plot_confusion(self, X: Any, y: Any, ax: Any = None) -> Any:  # type: ignore[override]
+        """Plot how the rows of each class were classified into `ax`, or a new figure, and return the axes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels, all of them in `classes_`.
+        ax : matplotlib Axes, optional
+        """
+        from onelayer.analysis.evaluation import Evaluation
+
+        P = self.predict_proba(X)
+        found = [np.asarray(labels) for labels in (y, self.predict(X))]
+        if unknown := set(found[0].tolist()) - set(self.classes_.tolist()):
+            raise ValueError(f"y has labels that fit has not seen: {sorted(map(str, unknown))[:5]}")
+        truths, answers = (np.searchsorted(self.classes_, labels) for labels in found)
+        evaluation = Evaluation(math.nan, truths, answers, P, None, tuple(map(str, self.classes_)), "rows")
+        return pictures().plot_confusion(self, evaluation, ax)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the likeliest class of each row.

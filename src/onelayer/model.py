@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from onelayer.blas import one_blas_thread
 from onelayer.config import Fit
 from onelayer.container import is_packed, pack, require_numbers, unpack
+from onelayer.drawing import ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
 from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity, misfit
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
@@ -26,7 +27,7 @@ ROW_ARRAYS, FEATURE_PREFIX = ("rows.mean", "rows.scale"), "features."  # in file
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(ModelPlots):
     """A layer with its features, its standardisation, and the meaning of its inputs and outputs.
 
     A raw row has d_in numbers. The feature map makes d features of them; with the identity, these are the same.
@@ -74,6 +75,11 @@ class Model:
     def __repr__(self) -> str:
         d, K = self.layer.weights.shape
         return f"<Model of {d:,} features and {K} classes, {self.layer.loss.name}>"
+
+    def _repr_html_(self) -> str:
+        d, K = self.layer.weights.shape
+        rows = [("features", f"{d:,}"), ("classes", f"{K:,}"), ("loss", self.layer.loss.name)]
+        return html_table("Model", ("",), rows) + pictures_in_html(self)
 
     @property
     def of_rows(self) -> Standardizer:

@@ -29,16 +29,17 @@ def draw_run(
     report_test: bool = True,
     evaluation: Evaluation | None = None,
 ) -> None:
-    """Write the pictures of a run into its directory; `report_test` false leaves the test rows alone.
+    """Write the pictures of a complete run into its directory; `report_test` false leaves the test rows alone.
 
-    `evaluation` is that of the model on the test rows, if it is known already.
+    `evaluation` is that of the model on the test rows, if there is one already.
     """
     ignore_styles()
     settings = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
     test = splits.test if report_test else None
     if test and evaluation is None:
         evaluation = evaluate(model, test)
-    pictures = figures_of_run(history, model, test, evaluation, settings)
+    learnt, kept_epoch = run.learnt, run.kept_epoch
+    pictures = figures_of_run(history, model, test, evaluation, settings, kept_epoch, learnt, plan.config.init_std)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(PICTURES))

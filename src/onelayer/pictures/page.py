@@ -1,7 +1,9 @@
 """The page that a picture is drawn on: its title, the places of things in inches, and text that is made to fit."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -21,6 +23,19 @@ WIDTH, MARGIN, GAP, DPI = 8.0, 0.15, 0.08, 150  # inches, and dots in one
 TITLE, LABEL, SMALL, TINY = 13, 9, 8, 5  # points
 FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")  # stay the user's, for names in Chinese
 LINE = 1.3 / 72  # inches of a line of text, per point of its size
+
+
+_new_figure: ContextVar[Callable[..., Figure]] = ContextVar("new_figure", default=Figure)
+
+
+@contextmanager
+def on_pages_of(new_figure: Callable[..., Figure]) -> Iterator[None]:
+    """Draw pictures on figures that this function makes, such as those of pyplot."""
+    token = _new_figure.set(new_figure)
+    try:
+        yield
+    finally:
+        _new_figure.reset(token)
 
 
 def ignore_styles() -> None:
@@ -99,7 +114,7 @@ def new_page(title: str, below: float, width: float = WIDTH) -> tuple[Figure, fl
     under = MARGIN + (head.count("\n") + 1) * TITLE * LINE if title else MARGIN
     top = under + ((small.count("\n") + 1) * SMALL * LINE if rest else 0) + (GAP if title else 0)
     height = top + below + MARGIN / 2
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = _new_figure.get()(figsize=(width, height), dpi=DPI, facecolor="white")
     style: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}
     figure.suptitle(head, x=MARGIN / width, y=1 - MARGIN / height, size=TITLE, color=INK, **style)
     figure.text(MARGIN / width, 1 - under / height, small, size=SMALL, color=QUIET, **style)

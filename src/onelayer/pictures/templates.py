@@ -121,10 +121,10 @@ def start_in_words(init_std: float | None, learnt: np.ndarray | None) -> str:
     """Say what the initial weights have to do with those that are drawn."""
     if init_std == 0:
         return "The weights began at 0 (init_std 0): all of them is learnt."
+    known = "a model file does not hold their init_std" if init_std is None else f"init_std {init_std:g}"
     if learnt is None:
-        return "With the random numbers that the weights began as, if they did: the model alone does not know init_std."
-    known = "" if init_std is None else f" (init_std {init_std:g})"
-    return f"Learnt: the weights less what is left of the random numbers that they began as{known}."
+        return f"The weights as they are, with what is left of the random numbers that they began as ({known})."
+    return f"Learnt: the weights less what is left of the random numbers that they began as ({known})."
 
 
 def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.ndarray, float, float]:

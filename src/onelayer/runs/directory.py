@@ -29,7 +29,7 @@ import numpy as np
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Splits
-from onelayer.drawing import html_table
+from onelayer.drawing import CurvePlots, ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, ModelFileError, OnelayerError, RunError
 from onelayer.files import HALF_WRITTEN, read_json, write_figure, write_file, write_json
 from onelayer.layer import SoftmaxLayer
@@ -39,7 +39,7 @@ from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
 from onelayer.training.history import HISTORY_COLUMNS, SCORE_COLUMNS, EpochRecord, Score, scores_in_words, table_of
 from onelayer.training.schedule import decide
-from onelayer.training.state import Kept, TrainingResult, TrainingState
+from onelayer.training.state import Kept, TrainingResult, TrainingState, learnt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{1
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(CurvePlots, ModelPlots):
     """A run directory on disk. Use `Run.create` or `Run.open`."""
 
     path: Path
@@ -60,7 +60,7 @@ class Run:
     def _repr_html_(self) -> str:
         try:
             caption = f"{self.path}: {self.config.in_words()}"
-            return html_table(caption, SCORE_COLUMNS, scores_in_words(self.scores))
+            return html_table(caption, SCORE_COLUMNS, scores_in_words(self.scores)) + pictures_in_html(self)
         except OnelayerError as error:  # it is not complete, or damaged
             return f"<p>{escape(str(error))}</p>"
 
@@ -280,6 +280,23 @@ class Run:
         if not all(math.isfinite(sum(asdict(score).values())) for score in scores.values()):
             raise RunError(f"{self.summary_path}: damaged (a score is not a finite number)")
         return scores
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch of which the model of a complete run is."""
+        return int(self.summary.get("kept_epoch", self.read_checkpoint()[1].epoch))
+
+    @property
+    def learnt(self) -> np.ndarray | None:
+        """The weights (d, K) of the model less what is left of the initial ones, float64; see `training.state.learnt`.
+
+        None if the weights began at 0, or if an old checkpoint does not tell what is left of them.
+        """
+        plan, state = self.read_checkpoint()
+        kept = state.best if state.best and state.best.epoch == self.kept_epoch else state.last
+        if plan.config.init_std == 0 or (state.left is None and plan.config.l2):
+            return None
+        return learnt(kept, plan.config)
 
     @property
     def model(self) -> Model:

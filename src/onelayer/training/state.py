@@ -11,7 +11,7 @@ from onelayer.blas import one_blas_thread
 from onelayer.coded import coded
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
-from onelayer.drawing import html_table
+from onelayer.drawing import CurvePlots, ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.map import FeatureMap, Identity
 from onelayer.features.standardizer import Standardizer
@@ -260,7 +260,7 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingResult:
+class TrainingResult(CurvePlots, ModelPlots):
     """A trained model with its evidence.
 
     Parameters
@@ -273,12 +273,15 @@ class TrainingResult:
         The name of the backend that did the arithmetic.
     kept : Kept
         The layer of the model, its epoch, and the scores of train, validation and test, in which no class has a weight.
+    learnt : ndarray (d, K), float64, or None
+        The weights of the model less what is left of the initial ones; None if these were 0.
     """
 
     model: Model
     state: TrainingState
     backend: str
     kept: Kept
+    learnt: np.ndarray | None = None
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -300,7 +303,7 @@ class TrainingResult:
         return f"<TrainingResult of {self._work_in_words()}: {accuracies}>"
 
     def _repr_html_(self) -> str:
-        return html_table(self._work_in_words(), SCORE_COLUMNS, scores_in_words(self.scores))
+        return html_table(self._work_in_words(), SCORE_COLUMNS, scores_in_words(self.scores)) + pictures_in_html(self)
 
     def _work_in_words(self) -> str:
         return f"{counted(self.state.epoch, 'epoch')} ({self.backend})"

@@ -11,7 +11,7 @@ from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
-from onelayer.training.state import Problem, TrainingResult, TrainingState
+from onelayer.training.state import Problem, TrainingResult, TrainingState, learnt
 
 
 class Solver(Protocol):
@@ -96,4 +96,5 @@ def solve(
         scores = scores | scores_of(problem, problem.open(kept.layer), kept.layer, missing, cancelled)
     if state.history and "test" in scores and kept.epoch:
         state = state.with_test_accuracy(kept.epoch, scores["test"].accuracy)
-    return TrainingResult(problem.model(kept.layer), state, problem.backend.name, replace(kept, scores=scores))
+    steps = learnt(kept, problem.config) if problem.config.init_std else None
+    return TrainingResult(problem.model(kept.layer), state, problem.backend.name, replace(kept, scores=scores), steps)
