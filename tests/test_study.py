@@ -66,6 +66,7 @@ def test_coursework(brief, tiny_cifar, tmp_path):
         cell = {row[0]: row[2] for row in findings[setting].rows}["test rows, epoch 2"]
         assert cell == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}"
     content = read_study(path)
+    assert (path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (content["name"], content["seeds"]) == ("coursework", [*SEEDS])
     assert [finding.title for finding in content["findings"]] == [finding.title for finding in findings]
 

@@ -6,6 +6,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
@@ -16,10 +18,13 @@ from onelayer.experiments.study.questions import Setting
 from onelayer.experiments.study.studies import STUDIES
 from onelayer.experiments.sweep import Progress, SettingResult, Sweep, SweepPlan, choose, results, run_sweep
 from onelayer.files import is_report, read_mark, require_own, write_figure, write_mark
+from onelayer.pictures.curves import curves_of_settings
 from onelayer.pictures.probabilities import probability_histogram
+from onelayer.words import counted, percent
 
 FOLDERS = ("grid", "full", "batch")  # in the order of the report
 PICTURE = "probability_{}.png"  # of a loss
+CURVES = "curves.png"  # of the settings that are compared with printed figures
 
 
 def run_study(
@@ -72,6 +77,8 @@ def run_study(
     trained = training.described(study.described)
     findings = [judge(reported, trained[reported.setting]) for reported in study.reported]
     findings += [estimate(effect, trained[effect.a], trained[effect.b]) for effect in study.effects]
+    if study.reported:
+        write_figure(path / CURVES, _curves(tuple(trained[reported.setting] for reported in study.reported), seeds[0]))
     for setting in study.probabilities:
         loss = setting.config.loss
         title = f"{loss}, learning rate {setting.config.learning_rate:g}: the true class's probability, test rows"
@@ -83,6 +90,18 @@ def run_study(
     content = {"name": name, "seeds": list(seeds), "findings": [asdict(finding) for finding in findings]}
     write_mark(path / "study.json", "study", content)
     return tuple(findings)
+
+
+def _curves(settings: Sequence[Trained], seed: int) -> Figure:
+    """Draw the curves of the first seed of each setting on shared axes."""
+    histories = {}
+    for number, trained in enumerate(settings, 1):
+        config, history = trained.runs[0].config, trained.runs[0].history
+        words = f"{number}. learning rate {config.learning_rate:g}, l2 {config.l2:g}"
+        histories[f"{words}: test {percent(trained.answers[0].accuracy)}"] = history
+    same = f"{config.loss}, batches of {config.batch_size:,}, {counted(len(history['epoch']), 'epoch')}, seed {seed}"
+    data = settings[0].answers[0].name.rpartition(",")[0]
+    return curves_of_settings(histories, f"Loss and cost by epoch\n{data}: {same}")
 
 
 @dataclass(frozen=True)
