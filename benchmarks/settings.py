@@ -4,22 +4,23 @@ python benchmarks/settings.py [--data SOURCE] [--seeds N]
 """
 
 import argparse
-import dataclasses
 import sys
+from dataclasses import replace
 
 import numpy as np
 
 import onelayer
-from onelayer import SplitConfig, TrainConfig
+from onelayer import SplitConfig
+from onelayer.config import COURSEWORK
 
 DECAY = {"flip": True, "decay_every": 10, "decay_factor": 0.1}
 SETTINGS = [
-    ("0.1 / 0", "batch", TrainConfig(learning_rate=0.1)),
-    ("0.001 / 0", "batch", TrainConfig()),
-    ("0.001 / 0.1", "batch", TrainConfig(l2=0.1)),
-    ("0.001 / 1", "batch", TrainConfig(l2=1.0)),
-    ("0.01 / 0, sigmoid", "batch", TrainConfig(learning_rate=0.01, loss="sigmoid")),
-    ("0.01 / 0, all batches, flips, decay", "full", TrainConfig(learning_rate=0.01, **DECAY)),
+    ("0.1 / 0", "batch", replace(COURSEWORK, learning_rate=0.1)),
+    ("0.001 / 0", "batch", COURSEWORK),
+    ("0.001 / 0.1", "batch", replace(COURSEWORK, l2=0.1)),
+    ("0.001 / 1", "batch", replace(COURSEWORK, l2=1.0)),
+    ("0.01 / 0, sigmoid", "batch", replace(COURSEWORK, learning_rate=0.01, loss="sigmoid")),
+    ("0.01 / 0, all batches, flips, decay", "full", replace(COURSEWORK, learning_rate=0.01, **DECAY)),
 ]
 
 
@@ -38,7 +39,7 @@ def main() -> None:
             splits[protocol] = onelayer.load_splits(arguments.data, SplitConfig(protocol=protocol))
         figures = []
         for seed in range(42, 42 + arguments.seeds):
-            result = onelayer.train(splits[protocol], dataclasses.replace(config, seed=seed))
+            result = onelayer.train(splits[protocol], replace(config, seed=seed))
             accuracies = [result.scores[split].accuracy for split in ("train", "validation", "test")]
             figures.append([*accuracies, result.state.history[0].test_accuracy])
         mean, deviation = np.mean(figures, axis=0), np.std(figures, axis=0, ddof=1)

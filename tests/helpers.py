@@ -7,6 +7,7 @@ import hashlib
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.container import pack
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits
@@ -31,10 +32,23 @@ from onelayer.training.plain import gradient_descent
 from onelayer.training.state import Problem
 from onelayer.training.train import train
 
-TINY = ["--epochs", "3", "--learning-rate", "0.01", "--no-figures"]  # a short training on the tiny set
+TINY = [
+    "--preset",
+    "coursework",
+    "--epochs",
+    "3",
+    "--learning-rate",
+    "0.01",
+    "--no-figures",
+]  # a short training on the tiny set
 
 
-RUN_CONFIG = TrainConfig(epochs=3, learning_rate=0.05, l2=0.1)
+def coursework(**options: object) -> TrainConfig:
+    """Return the settings of the coursework with some changed."""
+    return replace(COURSEWORK, **options)
+
+
+RUN_CONFIG = coursework(epochs=3, learning_rate=0.05, l2=0.1)
 
 
 def toy_dataset(
@@ -92,7 +106,7 @@ def trained_by_blocks(rows: np.ndarray, epochs: int = 2) -> str:
     n = len(rows)
     dataset = Dataset(rows, np.arange(n) * 4 // n, tuple("abcd"), None, "large")
     splits = split(dataset, SplitConfig(validation_size=100, test_size=100))
-    config = TrainConfig(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
+    config = coursework(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "PART_BYTES", 2**16)  # in proportion to the set
         result = train(splits, config)
@@ -147,5 +161,5 @@ def start(command: list[str], **options: object) -> subprocess.Popen:
 def opened(kind, rows, standardizer, layer, *, l2=0.0, batch_size=100, **options):
     """A backend of a kind that is open for the rows of one split."""
     return kind(
-        Splits(rows, rows, rows, "made"), TrainConfig(l2=l2, batch_size=batch_size), standardizer, layer, **options
+        Splits(rows, rows, rows, "made"), coursework(l2=l2, batch_size=batch_size), standardizer, layer, **options
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import coursework
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data import cache, load, load_splits
 from onelayer.data.formats import array_labels, arrays
 from onelayer.data.formats.arrays import find_arrays, read_rows
@@ -260,7 +261,7 @@ def test_a_bad_member_leaves_nothing_in_the_cache(elsewhere, monkeypatch):
 
 
 def test_training_on_a_map_gives_the_bits_of_training_in_memory():
-    config = TrainConfig(epochs=2)
+    config = coursework(epochs=2)
     found = []
     for form in ("folder", "plain"):
         splits = load_splits(save(form, X=X, y=Y), SplitConfig())

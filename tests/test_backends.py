@@ -5,12 +5,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from helpers import opened, plain_training, toy_dataset, toy_splits
+from helpers import coursework, opened, plain_training, toy_dataset, toy_splits
 from scipy import special
 
 from onelayer import train
 from onelayer.cli.main import run_command
-from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
@@ -155,25 +154,25 @@ def test_of_equal_logits_the_first_class_is_the_answer(kind, K):
 def test_the_settings_know_every_backend_by_name():
     assert {backend.name for backend in BACKENDS.values()} == set(BACKENDS) == set(get_args(Name))
     for name in (*BACKENDS, "auto"):
-        assert TrainConfig(backend=name).backend == name
+        assert coursework(backend=name).backend == name
 
 
 def test_auto_takes_what_can_be_had(monkeypatch):
     dataset = toy_dataset()
-    assert choose_backend(dataset, TrainConfig(backend="numpy")) is ArrayBackend
-    assert choose_backend(dataset, TrainConfig(dtype="float64")) is ArrayBackend
+    assert choose_backend(dataset, coursework(backend="numpy")) is ArrayBackend
+    assert choose_backend(dataset, coursework(dtype="float64")) is ArrayBackend
     if kernel:
-        assert choose_backend(dataset, TrainConfig()) is NativeBackend
+        assert choose_backend(dataset, coursework()) is NativeBackend
         many_classes = Dataset(dataset.rows, dataset.labels, tuple(map(str, range(1000))), None, "many classes")
-        assert choose_backend(many_classes, TrainConfig(batch_size=100)) is NativeBackend
-        assert choose_backend(many_classes, TrainConfig(batch_size=1000)) is ArrayBackend
-        assert choose_backend(many_classes, TrainConfig(batch_size=1000, backend="native")) is NativeBackend
+        assert choose_backend(many_classes, coursework(batch_size=100)) is NativeBackend
+        assert choose_backend(many_classes, coursework(batch_size=1000)) is ArrayBackend
+        assert choose_backend(many_classes, coursework(batch_size=1000, backend="native")) is NativeBackend
         with pytest.raises(ConfigError, match=r"native does not do float64.*backend numpy"):
-            choose_backend(dataset, TrainConfig(backend="native", dtype="float64"))
+            choose_backend(dataset, coursework(backend="native", dtype="float64"))
     monkeypatch.setattr("onelayer.training.backends.native.kernel", None)
-    assert choose_backend(dataset, TrainConfig()) is ArrayBackend
+    assert choose_backend(dataset, coursework()) is ArrayBackend
     with pytest.raises(ConfigError, match=r"native was not compiled.*backend numpy"):
-        choose_backend(dataset, TrainConfig(backend="native"))
+        choose_backend(dataset, coursework(backend="native"))
 
 
 @needs_kernel
@@ -182,9 +181,9 @@ def test_rows_in_another_order_are_not_copied_in_silence():
     columns = Dataset(
         np.asfortranarray(dataset.rows), dataset.labels, dataset.class_names, dataset.image_shape, "columns"
     )
-    assert choose_backend(columns, TrainConfig()) is ArrayBackend
+    assert choose_backend(columns, coursework()) is ArrayBackend
     with pytest.raises(ConfigError, match="needs uint8 or float32 rows in C order"):
-        choose_backend(columns, TrainConfig(backend="native"))
+        choose_backend(columns, coursework(backend="native"))
 
 
 @needs_kernel
@@ -193,16 +192,16 @@ def test_an_unknown_variant_is_an_error_before_anything_is_made(monkeypatch, tmp
     words = r"^ONELAYER_KERNEL=foo does not run here; this machine has .*baseline; set it to one of these, or unset it$"
     for backend in ("auto", "native"):
         with pytest.raises(ConfigError, match=words):
-            train(toy_splits(), TrainConfig(epochs=1, backend=backend))
+            train(toy_splits(), coursework(epochs=1, backend=backend))
     with pytest.raises(ConfigError, match=words):
         run_command(["train", "--data", "digits", "--out", str(tmp_path / "run"), "--quiet"])
     assert not (tmp_path / "run").exists()
-    assert train(toy_splits(), TrainConfig(epochs=1, backend="numpy")).backend == "numpy"
+    assert train(toy_splits(), coursework(epochs=1, backend="numpy")).backend == "numpy"
 
 
 @needs_kernel
 def test_a_loss_that_the_kernel_does_not_have_is_an_obstacle():
-    config = TrainConfig(backend="native")
+    config = coursework(backend="native")
     assert NativeBackend.obstacle(toy_dataset(), config) is None
     object.__setattr__(config, "loss", "hinge")  # as if it were in LOSSES
     with pytest.raises(ConfigError, match=r"^the backend native has no loss hinge: .*, or use the backend numpy$"):
@@ -245,7 +244,7 @@ class Copied:
 def test_a_backend_of_ones_own_is_chosen_and_trains(monkeypatch):
     monkeypatch.setattr(registry, "BACKENDS", {"copied": Copied, **BACKENDS})
     splits = toy_splits()
-    config = TrainConfig(l2=0.1, learning_rate=0.05, batch_size=32, epochs=3, dtype="float64")
+    config = coursework(l2=0.1, learning_rate=0.05, batch_size=32, epochs=3, dtype="float64")
     result = train(splits, config)
     assert result.backend == "copied"
     W, b = plain_training(splits, config)

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import toy_splits
+from helpers import coursework, toy_splits
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.errors import RunError
 from onelayer.runs import claim
 from onelayer.runs.claim import CLAIM, claimed
@@ -146,7 +146,7 @@ def test_nothing_stays_of_a_directory_in_which_nothing_was_made(tmp_path):
 
 def test_a_run_is_not_started_where_one_is_by_now(tmp_path):
     splits = toy_splits()
-    plan = Plan(TrainConfig(epochs=1), SplitConfig(), "toy", splits.dataset.fingerprint)
+    plan = Plan(coursework(epochs=1), SplitConfig(), "toy", splits.dataset.fingerprint)
     first, second = Run.create(tmp_path / "run"), Run.create(tmp_path / "run")
     start(first, plan, Problem.of(splits, plan.config))
     before = {path: path.read_bytes() for path in first.path.iterdir()}

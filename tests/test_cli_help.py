@@ -65,15 +65,15 @@ def test_options_are_in_groups(run_cli):
         "train": {
             "Data": source,
             "Split": split,
-            "Training": " ".join(training),
+            "Training": " ".join([*training, "--preset"]),
             "Output": "--out --overwrite --no-figures --quiet",
             "Options": "--config",
         },
         "sweep": {
             "Data": source,
             "Split": split,
-            "Training": " ".join(swept),
-            "Runs": "--seeds --seed --random --random-seed --report-test --workers",
+            "Training": " ".join([*swept, "--preset"]),
+            "Runs": "--seeds --seed --random --random-seed --select --report-test --workers",
             "Output": "--out --overwrite --figures --quiet",
             "Options": "--config",
         },

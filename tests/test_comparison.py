@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import toy_dataset, toy_splits
+from helpers import coursework, toy_dataset, toy_splits
 from scipy import stats
 
 from onelayer.analysis.evaluation import evaluate
@@ -374,7 +374,7 @@ def test_very_few_rows_decide_nothing_whatever_the_seeds():
 
 
 def test_the_runs_of_a_setting_of_a_sweep(tmp_path):
-    plan = Plan(TrainConfig(epochs=1), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
+    plan = Plan(coursework(epochs=1), SplitConfig(), "toy", toy_splits().dataset.fingerprint)
     for name in ("002-seed-1", "002-seed-2", "003-seed-1"):
         own = replace(plan, config=replace(plan.config, seed=int(name[-1])))
         runs.start(Run.create(tmp_path / "runs" / name), own, Problem.of(toy_splits(), own.config))

@@ -3,20 +3,24 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 
 BAD = [
-    ("learning_rate", (0, 0.0, -1.0, math.nan, math.inf, "fast", True, None), "a positive number"),
+    ("learning_rate", (0, 0.0, -1.0, math.nan, math.inf, "fast", True, None), "a positive number, or auto"),
     ("l2", (-1e-9, math.nan, math.inf), "zero or a positive number"),
     ("batch_size", (0, -5, 2.5, True), "a whole number of at least 1"),
-    ("epochs", (-1, 1.5), "a whole number of at least 0"),
+    ("epochs", (-1, 1.5, "all", True), "a whole number of at least 0, or auto"),
+    ("patience", (0, 1.5, True), "a whole number of at least 1"),
+    ("keep", ("first", None), "best or last"),
+    ("init_bias", (0, "random"), "frequencies or zero"),
     ("loss", ("hinge", None), "softmax or sigmoid"),
-    ("decay_every", (-1,), "a whole number of at least 0"),
+    ("decay_every", (-1, "never"), "a whole number of at least 0, or auto"),
     ("decay_factor", (0, -1, math.nan, 1.5), "in (0, 1]"),
     ("init_std", (-0.1, math.inf, 1e39), "a number from 0 to 1e6"),
     ("dtype", ("float16",), "float32 or float64"),
@@ -57,25 +61,21 @@ def test_image_sizes_that_are_none(size):
         SourceConfig(image_size=size)
 
 
-def test_defaults_are_those_of_the_course():
-    config = TrainConfig()
+def test_the_coursework():
+    config = COURSEWORK
     assert (config.learning_rate, config.l2, config.batch_size, config.epochs, config.seed) == (0.001, 0, 100, 40, 42)
     assert (config.loss, config.flip, config.init_std, config.dtype) == ("softmax", False, 0.01, "float32")
-
-
-def test_step_decay():
-    config = TrainConfig(learning_rate=1.0, decay_every=10, decay_factor=0.1)
-    assert [config.learning_rate_at(epoch) for epoch in (1, 10, 11, 20, 21)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    assert TrainConfig(learning_rate=0.5).learning_rate_at(1000) == 0.5
+    assert (config.init_bias, config.keep, config.decay_every, config.class_weight) == ("zero", "last", 0, "none")
 
 
 def test_settings_in_words():
-    assert TrainConfig().in_words() == "softmax, learning rate 0.001, l2 0, batches of 100, 40 epochs, seed 42"
-    words = TrainConfig(flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
+    assert TrainConfig().in_words() == "softmax, learning rate auto, l2 0, batches of 100, epochs auto, seed 42"
+    assert COURSEWORK.in_words() == "softmax, learning rate 0.001, l2 0, batches of 100, 40 epochs, seed 42"
+    words = replace(COURSEWORK, flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
     assert words.startswith("sigmoid, learning rate 0.001, times 0.1 every 10 epochs, l2 0, batches of 100")
     assert words.endswith("40 epochs, flips, float64, seed 42")
-    words = TrainConfig(shuffle_blocks=256).in_words()
-    assert words.endswith("40 epochs, shuffled by blocks of 256, seed 42")
+    words = replace(COURSEWORK, shuffle_blocks=256, class_weight="balanced").in_words()
+    assert words.endswith("40 epochs, shuffled by blocks of 256, class weight balanced, seed 42")
 
 
 def test_numbers_of_numpy_are_taken_as_pythons():

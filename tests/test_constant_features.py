@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import coursework
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from onelayer import Model, SoftmaxClassifier, SplitConfig, TrainConfig, train
+from onelayer import Model, SoftmaxClassifier, SplitConfig, train
 from onelayer.cli.main import run_command
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Dataset, Split, Splits
@@ -58,9 +59,7 @@ def constant_weights(model: Model) -> np.ndarray:
 def test_weights_of_constant_features_are_zero_after_every_epoch(backend, dtype, loss, l2, K):
     arithmetic = "float64" if backend == "numpy" and K != 4 else "float32"
     splits = split(made(dtype, K=K, n=300), SplitConfig())
-    config = TrainConfig(
-        learning_rate=0.03, l2=l2, loss=loss, batch_size=7, epochs=4, backend=backend, dtype=arithmetic
-    )
+    config = coursework(learning_rate=0.03, l2=l2, loss=loss, batch_size=7, epochs=4, backend=backend, dtype=arithmetic)
     seen = []
     result = train(splits, config, on_epoch=lambda state: seen.append(state.layer.weights[CONSTANT]))
     assert len(seen) == 4
@@ -83,14 +82,14 @@ def test_rows_of_weight_zero_move_nothing(backend, dtype):
     changed = Dataset(rows, dataset.labels, dataset.class_names, SHAPE, "made", row_weights=weights)
     parts = {"train": places[:80], "validation": places[80:], "test": places[:0]}
     splits = Splits(**{name: Split(name, changed, at) for name, at in parts.items()}, protocol="made")
-    model = train(splits, TrainConfig(learning_rate=0.03, batch_size=9, epochs=3, backend=backend)).model
+    model = train(splits, coursework(learning_rate=0.03, batch_size=9, epochs=3, backend=backend)).model
     assert not constant_weights(model).any()
     assert model.standardizer.mean[CONSTANT].tolist() == rows[weights > 0][0, CONSTANT].tolist()
 
 
 def test_other_features_are_trained_to_the_same_weights_as_without_the_constant_ones():
     dataset = made("float32")
-    config = TrainConfig(learning_rate=0.03, epochs=5, dtype="float64", init_std=0)
+    config = coursework(learning_rate=0.03, epochs=5, dtype="float64", init_std=0)
     rest = replace(dataset, rows=np.delete(dataset.rows, CONSTANT, axis=1), image_shape=None)
     with_them, without = (train(split(d, SplitConfig()), config).model.layer.weights for d in (dataset, rest))
     assert np.abs(without).max() > 0.04
@@ -98,7 +97,7 @@ def test_other_features_are_trained_to_the_same_weights_as_without_the_constant_
 
 
 def test_the_initial_weights_of_the_others_are_drawn_as_ever():
-    model = train(split(made(), SplitConfig()), TrainConfig(epochs=0, dtype="float64")).model
+    model = train(split(made(), SplitConfig()), coursework(epochs=0, dtype="float64")).model
     expected = np.random.default_rng(42).standard_normal((4, 45)).T * 0.01
     expected[CONSTANT] = 0
     np.testing.assert_array_equal(model.layer.weights, expected)
@@ -139,7 +138,7 @@ def flipped_splits(dtype: str) -> Splits:
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_with_flips_a_feature_is_constant_only_if_its_mirror_is(backend, dtype):
     splits = flipped_splits(dtype)
-    config = TrainConfig(learning_rate=0.03, epochs=3, backend=backend)
+    config = coursework(learning_rate=0.03, epochs=3, backend=backend)
     plain, flipped = (train(splits, replace(config, flip=flip)).model for flip in (False, True))
     zero = [np.flatnonzero((model.layer.weights == 0).all(axis=1)).tolist() for model in (plain, flipped)]
     assert zero == [[0, 1, 2, 4, 7], [1, 2]]
@@ -288,7 +287,7 @@ def test_resuming_an_old_run_clears_the_weights(bordered, tmp_path, epochs):
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_resuming_an_old_run_with_flips_goes_on_from_the_same_answers(tmp_path, epochs):
     splits = split(made(), SplitConfig())
-    plan = Plan(TrainConfig(learning_rate=1e-30, epochs=2, flip=True), SplitConfig(), "made", "")
+    plan = Plan(coursework(learning_rate=1e-30, epochs=2, flip=True), SplitConfig(), "made", "")
     run = Run.create(tmp_path / "run")
     model = start(run, plan, Problem.of(splits, plan.config)).model
     rows = np.array(made().rows)
@@ -328,7 +327,7 @@ def test_models_of_rows_that_were_not_standardised_are_not_said_to_be_old(tmp_pa
 
 def test_a_sweep_clears_them_too(tmp_path):
     splits = split(made(), SplitConfig())
-    configs = tuple(TrainConfig(learning_rate=0.03, epochs=2, flip=flip) for flip in (False, True))
+    configs = tuple(coursework(learning_rate=0.03, epochs=2, flip=flip) for flip in (False, True))
     plan = SweepPlan(configs, (1, 2), SplitConfig(), "made", splits.dataset.fingerprint)
     sweep = Sweep.create(tmp_path / "sweep", plan)
     run_sweep(sweep, splits, workers=2)
@@ -342,10 +341,10 @@ def test_a_sweep_clears_them_too(tmp_path):
 def test_a_standardizer_that_does_not_know_is_told():
     splits = split(made("float32"), SplitConfig())
     given = Standardizer(np.full(45, 100.0), np.full(45, 50.0))
-    model = train(splits, TrainConfig(learning_rate=0.03, epochs=2), standardizer=given).model
+    model = train(splits, coursework(learning_rate=0.03, epochs=2), standardizer=given).model
     assert not constant_weights(model).any()
     knowing = replace(given, constant=np.arange(45) == 5)
-    weights = train(splits, TrainConfig(learning_rate=0.03, epochs=2), standardizer=knowing).model.layer.weights
+    weights = train(splits, coursework(learning_rate=0.03, epochs=2), standardizer=knowing).model.layer.weights
     assert np.flatnonzero(~weights.any(axis=1)).tolist() == [5]
 
 

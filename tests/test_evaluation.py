@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from helpers import toy_dataset, toy_splits
+from helpers import coursework, toy_dataset, toy_splits
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.protocols import split as divide
 from onelayer.errors import DataError, OnelayerWarning
@@ -27,7 +27,7 @@ from onelayer.training.train import train
 
 def test_evaluation_agrees_with_scikit_learn():
     splits = toy_splits(n=6000)  # more than one block, the last one short
-    model = train(splits, TrainConfig(epochs=3, dtype="float64")).model
+    model = train(splits, coursework(epochs=3, dtype="float64")).model
     found = evaluate(model, splits.train)
     assert 0.3 < found.accuracy < 1
     assert found.accuracy == accuracy_score(splits.train.labels, found.predictions)
@@ -42,7 +42,7 @@ def test_evaluation_agrees_with_scikit_learn():
 @pytest.mark.parametrize("rows", ["uint8", "float32"])
 def test_evaluation_repeats_the_scores_of_training(dtype, rounding, rows):
     splits = toy_splits(n=1500, dtype=rows)
-    result = train(splits, TrainConfig(epochs=2, dtype=dtype, backend="numpy"))
+    result = train(splits, coursework(epochs=2, dtype=dtype, backend="numpy"))
     for split in splits:
         found = evaluate(result.model, split)
         assert found.accuracy == result.scores[split.name].accuracy
@@ -51,7 +51,7 @@ def test_evaluation_repeats_the_scores_of_training(dtype, rounding, rows):
 
 def test_evaluation_agrees_with_the_scores_of_any_backend():
     splits = toy_splits(n=1500)
-    result = train(splits, TrainConfig(epochs=2))
+    result = train(splits, coursework(epochs=2))
     for split in splits:
         assert evaluate(result.model, split).loss == pytest.approx(result.scores[split.name].loss, rel=1e-6)
 
@@ -102,7 +102,7 @@ def test_answers_that_are_right_as_often_as_they_claim_are_calibrated():
 
 
 def test_a_model_for_other_rows_or_classes_is_refused():
-    model = train(toy_splits(), TrainConfig(epochs=0)).model
+    model = train(toy_splits(), coursework(epochs=0)).model
     narrow = Dataset(np.zeros((2, 59)), np.array([0, 1]), ("class 0", "class 1"), None, "narrow")
     with pytest.raises(DataError, match=r"narrow has rows of 59 numbers; the model is for 60 numbers"):
         evaluate(model, narrow.everything)
@@ -113,7 +113,7 @@ def test_a_model_for_other_rows_or_classes_is_refused():
 
 def test_classes_are_matched_by_name(recwarn):
     splits = toy_splits(K=6)
-    model = train(splits, TrainConfig(epochs=3, dtype="float64", learning_rate=0.01)).model
+    model = train(splits, coursework(epochs=3, dtype="float64", learning_rate=0.01)).model
     expected = evaluate(model, splits.test)
     assert 0.3 < expected.accuracy < 1
     order = np.array([4, 2, 0, 5, 3, 1])
@@ -135,7 +135,7 @@ def test_classes_are_matched_by_name(recwarn):
 
 def test_classes_that_are_numbers():
     splits = toy_splits(K=6)
-    model = train(splits, TrainConfig(epochs=3)).model
+    model = train(splits, coursework(epochs=3)).model
     expected = evaluate(model, splits.test)
     numbered = replace(splits.dataset, class_names=tuple("012345"))
     words = "^the classes of toy are numbers, taken for the places of the model's classes: 0 is class 0, 1 is class 1, "
@@ -164,7 +164,7 @@ def weighted_splits(n: int = 1500) -> Splits:
 
 def test_weighted_rows_are_counted_as_scikit_learn_counts_them():
     splits = weighted_splits()
-    model = train(splits, TrainConfig(epochs=3, dtype="float64")).model
+    model = train(splits, coursework(epochs=3, dtype="float64")).model
     rows = splits.train
     w, y = rows.row_weights(slice(None)), rows.labels
     found = evaluate(model, rows)
@@ -197,7 +197,7 @@ def test_weighted_rows_are_counted_as_scikit_learn_counts_them():
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
 def test_weighted_evaluation_repeats_the_scores_of_training(backend):
     splits = weighted_splits()
-    result = train(splits, TrainConfig(epochs=2, backend=backend))
+    result = train(splits, coursework(epochs=2, backend=backend))
     for of_split in splits:
         found = evaluate(result.model, of_split)
         assert found.accuracy == pytest.approx(result.scores[of_split.name].accuracy, rel=1e-12)
@@ -206,7 +206,7 @@ def test_weighted_evaluation_repeats_the_scores_of_training(backend):
 
 def test_weights_of_one_change_nothing_but_types():
     splits = toy_splits(n=400)
-    model = train(splits, TrainConfig(epochs=1)).model
+    model = train(splits, coursework(epochs=1)).model
     plain = evaluate(model, splits.train)
     ones = replace(splits.train, dataset=replace(splits.dataset, row_weights=np.ones(400)))
     weighted = evaluate(model, ones)
@@ -222,7 +222,7 @@ def test_weights_of_one_change_nothing_but_types():
 @pytest.mark.parametrize("weights", [None, np.zeros(300)])
 def test_a_split_without_rows_is_refused(weights):
     splits = toy_splits()
-    model = train(splits, TrainConfig(epochs=0)).model
+    model = train(splits, coursework(epochs=0)).model
     dataset = splits.dataset if weights is None else replace(splits.dataset, row_weights=weights)
     empty = Split("test", dataset, np.arange(0 if weights is None else 9))
     with pytest.raises(DataError, match=r"the split test of toy has no rows to evaluate; choose another"):
@@ -232,7 +232,7 @@ def test_a_split_without_rows_is_refused(weights):
 @pytest.mark.parametrize("unit", [1e-200, 1e25])
 def test_the_unit_of_weights_does_not_count(unit):
     splits = weighted_splits()
-    model = train(splits, TrainConfig(epochs=1)).model
+    model = train(splits, coursework(epochs=1)).model
     expected = evaluate(model, splits.test)
     dataset = replace(splits.dataset, row_weights=splits.dataset.row_weights * unit)
     found = evaluate(model, replace(splits.test, dataset=dataset))

@@ -11,10 +11,10 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from helpers import MODEL_NAMES, SHAPE, model_of, rows_for, toy_splits
+from helpers import MODEL_NAMES, SHAPE, coursework, model_of, rows_for, toy_splits
 from hypothesis import strategies as st
 
-from onelayer import SplitConfig, TrainConfig, load_splits, train
+from onelayer import SplitConfig, load_splits, train
 from onelayer.errors import ConfigError, DataError, OnelayerError
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
 from onelayer.features.units import FAR_OFF, SCALED_DOWN
@@ -139,7 +139,7 @@ class TestOnnx:
         """From training to what another program makes of the file; the initial weights are 0, alike for all classes."""
         splits = toy_splits(n=120, K=5, image_shape=shape, seed=seed)
         dataset, order = splits.dataset, np.array(order)
-        config = TrainConfig(epochs=3, learning_rate=0.05, batch_size=20, init_std=0, loss=loss, backend=backend)
+        config = coursework(epochs=3, learning_rate=0.05, batch_size=20, init_std=0, loss=loss, backend=backend)
         names = tuple(dataset.class_names[k] for k in order)
         permuted = replace(dataset, labels=np.argsort(order)[dataset.labels], class_names=names)
         parts = {part.name: replace(part, dataset=permuted) for part in splits}
@@ -165,7 +165,7 @@ class TestOnnx:
         splits = load_splits(str(cifar), SplitConfig())
         rows = splits.test.rows(slice(None))
         for loss, rate in (("softmax", 0.001), ("sigmoid", 0.01)):
-            model = train(splits, TrainConfig(epochs=5, learning_rate=rate, loss=loss)).model
+            model = train(splits, coursework(epochs=5, learning_rate=rate, loss=loss)).model
             content, own = to_onnx(model), model.probabilities(rows)
             for batch in (7, 10_000):
                 assert np.abs(self.run(content, rows, batch) - own).max() <= 1e-5

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, plain_training, toy_dataset, toy_splits
+from helpers import assert_one_line, coursework, plain_training, toy_dataset, toy_splits
 
-from onelayer import Model, SplitConfig, TrainConfig, evaluate, explain, load_splits, train
+from onelayer import Model, SplitConfig, evaluate, explain, load_splits, train
 from onelayer.coded import coded
 from onelayer.container import pack, unpack
 from onelayer.data.dataset import Dataset
@@ -28,7 +28,7 @@ SHAPE = (3, 4, 5)
 PAIRS = 3 * 4 * 4  # of pixels side by side
 GAINS = np.resize([1.0, 0.5, 2.0], PAIRS)  # with which differences of pixels are exact in float32
 ROUNDING = 3e-6  # what float32 leaves of a probability
-CONFIG = TrainConfig(epochs=4, learning_rate=0.1, l2=0.01, batch_size=40, dtype="float64", backend="numpy")
+CONFIG = coursework(epochs=4, learning_rate=0.1, l2=0.01, batch_size=40, dtype="float64", backend="numpy")
 
 
 def matrix():

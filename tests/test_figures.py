@@ -9,12 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from drawings import CIFAR, LONG, SHAPE, TITLE, drawn, explained, history, names, pixels, scaled, title_of, weights
-from helpers import toy_dataset
+from helpers import coursework, toy_dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data.protocols import split
 from onelayer.pictures.confusion import confusion
 from onelayer.pictures.curves import cost_note, curve, curves_of_settings
@@ -28,7 +28,7 @@ from onelayer.training.train import train
 
 def test_the_pictures_of_a_run_show_its_own_numbers():
     splits = split(toy_dataset(), SplitConfig())
-    result = train(splits, TrainConfig(epochs=5, learning_rate=0.003, l2=0.5))
+    result = train(splits, coursework(epochs=5, learning_rate=0.003, l2=0.5))
     model, found = result.model, evaluate(result.model, splits.test)
     pictures = dict(figures_of_run(result.state.history, model, splits.test, found, "A run"))
     for what in ("loss", "cost", "accuracy"):
@@ -459,7 +459,7 @@ def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
 def test_letters_that_the_font_lacks_are_told_apart_by_numbers():
     names = ("飛行機", "鳥", "cat", "deer")
     splits = split(replace(toy_dataset(), class_names=names), SplitConfig())
-    result = train(splits, TrainConfig(epochs=1))
+    result = train(splits, coursework(epochs=1))
     for name, figure in figures_of_run(
         result.state.history, result.model, splits.test, evaluate(result.model, splits.test), "A run of 鳥"
     ):

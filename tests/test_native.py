@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import opened, plain_training, relative, toy_dataset, toy_splits
+from helpers import coursework, opened, plain_training, relative, toy_dataset, toy_splits
 
 from onelayer import load_splits, train
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Split
 from onelayer.data.protocols import split
 from onelayer.errors import DivergedError
@@ -38,7 +38,7 @@ def never() -> bool:
 def test_training_agrees_with_the_formulas(variant, dtype, loss, monkeypatch):
     monkeypatch.setenv("ONELAYER_KERNEL", variant)
     splits = toy_splits(dtype=dtype)
-    config = TrainConfig(
+    config = coursework(
         learning_rate=0.05, l2=0.1, batch_size=32, epochs=3, loss=loss, flip=True, decay_every=2, backend="native"
     )
     result = train(splits, config)
@@ -54,9 +54,9 @@ def test_training_agrees_with_the_formulas(variant, dtype, loss, monkeypatch):
 def test_an_epoch_on_cifar_agrees_with_float64(variant, cifar, monkeypatch):
     monkeypatch.setenv("ONELAYER_KERNEL", variant)
     splits = load_splits(str(cifar), SplitConfig())
-    config = TrainConfig(l2=0.1, epochs=1)
+    config = coursework(l2=0.1, epochs=1)
     result = train(splits, config)
-    reference = train(splits, TrainConfig(l2=0.1, epochs=1, dtype="float64"))
+    reference = train(splits, coursework(l2=0.1, epochs=1, dtype="float64"))
     assert (result.backend, reference.backend) == ("native", "numpy")
     assert relative(result.model.layer.weights, reference.model.layer.weights) <= 1e-5
     for name in ("train", "validation", "test"):
@@ -66,8 +66,8 @@ def test_an_epoch_on_cifar_agrees_with_float64(variant, cifar, monkeypatch):
 @needs_kernel
 def test_accuracy_after_40_epochs_on_cifar(cifar):
     splits = load_splits(str(cifar), SplitConfig())
-    result = train(splits, TrainConfig())
-    reference = train(splits, TrainConfig(dtype="float64"))
+    result = train(splits, coursework())
+    reference = train(splits, coursework(dtype="float64"))
     for name, score in reference.scores.items():
         assert abs(result.scores[name].accuracy - score.accuracy) <= 0.002
     assert reference.scores["test"].accuracy > 0.35
@@ -148,7 +148,7 @@ def test_a_batch_larger_than_what_is_treated_at_once(variant, monkeypatch):
     monkeypatch.setenv("ONELAYER_KERNEL", variant)
     for dtype in ("uint8", "float32"):
         splits = toy_splits(n=1500, dtype=dtype)
-        config = TrainConfig(learning_rate=0.1, l2=0.01, batch_size=700, epochs=2, backend="native")
+        config = coursework(learning_rate=0.1, l2=0.01, batch_size=700, epochs=2, backend="native")
         W, _ = plain_training(splits, config)
         assert relative(train(splits, config).model.layer.weights, W) <= 1e-5
 
@@ -156,7 +156,7 @@ def test_a_batch_larger_than_what_is_treated_at_once(variant, monkeypatch):
 @needs_kernel
 def test_same_bits_with_any_number_of_threads_and_in_every_run():
     splits = toy_splits(n=2000)
-    results = [train(splits, TrainConfig(epochs=4, threads=threads)) for threads in (1, 2, 2, 0, 99)]
+    results = [train(splits, coursework(epochs=4, threads=threads)) for threads in (1, 2, 2, 0, 99)]
     for result in results[1:]:
         assert result.model.layer.weights.tobytes() == results[0].model.layer.weights.tobytes()
         assert result.scores == results[0].scores
@@ -170,7 +170,7 @@ def test_rows_in_a_memory_map(tmp_path):
     everything = np.arange(len(dataset.labels))
     layers = []
     for rows in (dataset, mapped):
-        state = TrainingState.initial(60, 4, TrainConfig())
+        state = TrainingState.initial(60, 4, coursework())
         split = Split("train", rows, everything)
         backend = opened(NativeBackend, split, Standardizer.fit([dataset.rows]), state.layer, batch_size=7)
         backend.run_epoch(split, 0.1, None, never)
@@ -204,7 +204,7 @@ def test_extreme_logits_give_the_exact_loss_and_gradient():
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_divergence_is_noticed(loss):
     with pytest.raises(DivergedError):
-        train(toy_splits(), TrainConfig(learning_rate=1e300, loss=loss, epochs=3, backend="native"))
+        train(toy_splits(), coursework(learning_rate=1e300, loss=loss, epochs=3, backend="native"))
 
 
 class Asked:
@@ -227,7 +227,7 @@ LONG = np.zeros(20_000_000, np.int64)  # a pass over these takes seconds
 def test_long_work_in_another_thread_can_be_cancelled(kind, work):
     dataset = toy_dataset()
     split = Split("train", dataset, LONG)
-    state = TrainingState.initial(60, 4, TrainConfig())
+    state = TrainingState.initial(60, 4, coursework())
     backend = opened(kind, split, Standardizer.fit([dataset.rows]), state.layer)
     asked = Asked()
     arguments = (split, 1e-9, None) if work == "run_epoch" else (state.layer, split)
@@ -242,7 +242,7 @@ def test_long_work_in_another_thread_can_be_cancelled(kind, work):
 def test_what_cancelled_raises_comes_out_and_it_may_call_the_kernel():
     dataset = toy_dataset()
     few, many = (Split("train", dataset, places) for places in (np.arange(300), LONG))
-    state = TrainingState.initial(60, 4, TrainConfig())
+    state = TrainingState.initial(60, 4, coursework())
     backend = opened(NativeBackend, few, Standardizer.fit([dataset.rows]), state.layer)
     calls = []
 
@@ -287,7 +287,7 @@ def test_labels_may_lie_anyhow(spoil):
     labels = spoil(np.array(dataset.labels))
     assert not (labels.flags.c_contiguous and labels.flags.aligned)
     np.testing.assert_array_equal(labels, dataset.labels)
-    config = TrainConfig(learning_rate=0.05, epochs=2, backend="native")
+    config = coursework(learning_rate=0.05, epochs=2, backend="native")
     found, expected = (train(split(d, SplitConfig()), config) for d in (replace(dataset, labels=labels), dataset))
     np.testing.assert_array_equal(found.model.layer.weights, expected.model.layer.weights)
     assert found.scores == expected.scores
@@ -297,7 +297,7 @@ def test_labels_may_lie_anyhow(spoil):
 def test_places_may_be_of_any_whole_type():
     splits = toy_splits()
     short = {part.name: replace(part, indices=part.indices.astype(np.int16)) for part in splits}
-    config = TrainConfig(learning_rate=0.05, epochs=2, backend="native")
+    config = coursework(learning_rate=0.05, epochs=2, backend="native")
     assert train(replace(splits, **short), config).scores == train(splits, config).scores
 
 
@@ -312,7 +312,7 @@ def test_features_far_from_zero_are_standardised_by_the_whole_mean(variant, monk
     mean, scale = splits.standardizer.mean, splits.standardizer.scale
     left_out = np.abs(mean - mean.astype(np.float32).astype(float)) / scale
     assert left_out.max() > 0.02, "a float holds these means: there would be no second part"
-    config = TrainConfig(learning_rate=0.1, batch_size=20, epochs=3)
+    config = coursework(learning_rate=0.1, batch_size=20, epochs=3)
     ours = train(splits, replace(config, backend="native"))
     exact = train(splits, replace(config, dtype="float64"))
     assert relative(ours.model.layer.weights, exact.model.layer.weights) < 1e-5

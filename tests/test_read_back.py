@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import RUN_CONFIG, finished_run, tampered, toy_splits
+from helpers import RUN_CONFIG, coursework, finished_run, tampered, toy_splits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.errors import ModelFileError, RunError
 from onelayer.experiments.study import read_study
 from onelayer.experiments.sweep import Sweep, SweepPlan
@@ -248,7 +248,7 @@ def test_the_checksum_is_the_files_with_zeros_in_its_place(written):
 )
 def test_any_plan_and_history_are_read_back_the_same(tmp_path_factory, learning_rate, l2, seed, source, numbers):
     folder = tmp_path_factory.mktemp("any")
-    config = TrainConfig(learning_rate=learning_rate, l2=l2, seed=seed, backend="numpy")
+    config = coursework(learning_rate=learning_rate, l2=l2, seed=seed, backend="numpy")
     plan = Plan(config, SplitConfig(split_seed=seed), source, "f" * 64)
     state = TrainingState.initial(3, 2, config)
     history = tuple(

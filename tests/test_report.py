@@ -14,12 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, toy_dataset, turn_training_round
+from helpers import assert_one_line, coursework, toy_dataset, turn_training_round
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data.protocols import split
 from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
@@ -31,7 +31,7 @@ from onelayer.runs.plan import Plan
 from onelayer.runs.training import start
 from onelayer.training.state import Problem
 
-CONFIG = TrainConfig(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
+CONFIG = coursework(epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
 RATES = (0.0003, 0.003, 0.001)
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -175,7 +175,7 @@ def test_calibration_is_that_of_the_test_rows_in_words_too(toy):
 
 
 def test_curves_say_where_they_are_lowest(tmp_path):
-    splits = toy_run(tmp_path / "run", TrainConfig(learning_rate=0.1, l2=0.1, epochs=20, batch_size=20))
+    splits = toy_run(tmp_path / "run", coursework(learning_rate=0.1, l2=0.1, epochs=20, batch_size=20))
     history = Run.open(tmp_path / "run").read_checkpoint()[1].history
     drawings = [e["aria-label"] for e in Page(page_of(tmp_path / "run", splits)).all("svg")]
     for what in ("loss", "cost"):

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from helpers import RUN_CONFIG, finished_run, tampered, toy_dataset, toy_splits
+from helpers import RUN_CONFIG, coursework, finished_run, tampered, toy_dataset, toy_splits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data import split
 from onelayer.errors import ConfigError, DataError, DivergedError, ModelFileError, RunError
 from onelayer.model import Model
@@ -40,7 +40,8 @@ def test_files_of_a_run(tmp_path):
     assert {file.name for file in run.path.iterdir()} == names
 
     summary = json.loads(run.summary_path.read_text())
-    assert list(summary) == ["config", "data", "results", "seconds", "versions", "seed", "backend", "checksum"]
+    rest = ["seconds", "versions", "seed", "backend", "checksum"]
+    assert list(summary) == [*"config data results kept_epoch epochs ended learning_rate dates".split(), *rest]
     assert summary["config"]["learning_rate"] == 0.05
     assert summary["config"]["protocol"] is None
     assert summary["data"]["fingerprint"] == splits.dataset.fingerprint
@@ -73,7 +74,7 @@ def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
         table = pandas.DataFrame(history)
         pandas.testing.assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
         assert table["test_accuracy"].isna().tolist() == [False, True, False]
-    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), "").history.items()} == {
+    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), "", none_yet().last).history.items()} == {
         name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS
     }
 
@@ -236,7 +237,7 @@ def test_fewer_epochs_than_planned_end_an_interrupted_run(tmp_path):
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
     splits = toy_splits()
-    config = TrainConfig(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000)
+    config = coursework(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000)
     run = Run.create(tmp_path / "run")
     with pytest.raises(DivergedError, match="after epoch 2"):
         runs.start(run, Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, config))
@@ -357,14 +358,14 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from helpers import toy_splits
+from helpers import coursework, toy_splits
 from onelayer.runs import training as runs
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.training.state import Problem
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)
 path = Path({path!r})
-config = TrainConfig(epochs=3000, learning_rate=0.01, flip=True, batch_size=50)
+config = coursework(epochs=3000, learning_rate=0.01, flip=True, batch_size=50)
 plan = runs.Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
 if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir()):
     run = runs.Run.open(path)
@@ -404,7 +405,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_weights(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
     splits = toy_splits()
-    plan = Plan(TrainConfig(epochs=2, dtype=dtype), SplitConfig(), "toy", splits.dataset.fingerprint)
+    plan = Plan(coursework(epochs=2, dtype=dtype), SplitConfig(), "toy", splits.dataset.fingerprint)
     run = Run.create(tmp_path / "run")
     result = runs.start(run, plan, Problem.of(splits, plan.config))
     assert plan.config.backend == "auto"
@@ -412,7 +413,7 @@ def test_a_run_records_the_backend_that_it_began_with(tmp_path, dtype):
 
 
 def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path):
-    splits, config = toy_splits(), TrainConfig(epochs=6)
+    splits, config = toy_splits(), coursework(epochs=6)
     plan, stop = Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), threading.Event()
     run = Run.create(tmp_path / "run")
 

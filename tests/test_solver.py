@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import plain_training, relative, toy_splits
+from helpers import coursework, plain_training, relative, toy_splits
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onelayer.config import TrainConfig
 from onelayer.errors import DivergedError
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.history import EpochRecord
@@ -23,7 +22,7 @@ from onelayer.training.train import solve, train
 def test_the_plain_loop_is_what_pytorch_does(loss):
     torch = pytest.importorskip("torch")
     splits = toy_splits()
-    config = TrainConfig(learning_rate=0.05, epochs=4, l2=0.1, batch_size=32, loss=loss, decay_every=2, init_std=0.0)
+    config = coursework(learning_rate=0.05, epochs=4, l2=0.1, batch_size=32, loss=loss, decay_every=2, init_std=0.0)
     R = splits.train.rows(slice(None)).astype(float)
     s = R.std(axis=0)
     X, y = torch.tensor((R - R.mean(axis=0)) / np.where(s > 0, s, 1)), torch.tensor(splits.train.labels)
@@ -57,7 +56,7 @@ def test_the_plain_loop_is_what_pytorch_does(loss):
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
 def test_training_can_be_cancelled(backend):
     cancelled = threading.Event()
-    config = TrainConfig(epochs=10**6, backend=backend)
+    config = coursework(epochs=10**6, backend=backend)
     with pytest.raises(InterruptedError):
         train(toy_splits(), config, on_epoch=lambda state: cancelled.set(), cancelled=cancelled.is_set)
 
@@ -71,13 +70,13 @@ def test_a_cancelled_training_in_the_middle_of_its_work():
         return asked > 5
 
     with pytest.raises(InterruptedError):  # the loop asks once an epoch, its work the other times
-        train(toy_splits(n=3000), TrainConfig(epochs=4, backend="numpy"), cancelled=cancelled)
+        train(toy_splits(n=3000), coursework(epochs=4, backend="numpy"), cancelled=cancelled)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_callback_ends_the_training(threads):
     splits = toy_splits()
-    config = TrainConfig(learning_rate=0.01, epochs=9, threads=threads)
+    config = coursework(learning_rate=0.01, epochs=9, threads=threads)
     ended = train(splits, config, on_epoch=lambda state: state.epoch == 4)
     full = train(splits, replace(config, epochs=4))
     assert ended.state.epoch == 4
@@ -93,7 +92,7 @@ def blas_threads() -> list[int]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_nothing_of_the_process_is_held_while_a_state_is_looked_at(threads):
-    problem = Problem.of(toy_splits(), TrainConfig(epochs=3, threads=threads, learning_rate=0.05))
+    problem = Problem.of(toy_splits(), coursework(epochs=3, threads=threads, learning_rate=0.05))
     with threadpool_limits(2, user_api="blas"), np.errstate(over="raise", invalid="raise"):
         threads_before, errors_before = blas_threads(), np.geterr()
         assert set(threads_before) == {2}
@@ -106,7 +105,7 @@ def test_nothing_of_the_process_is_held_while_a_state_is_looked_at(threads):
 
 
 def test_closing_the_states_ends_the_other_thread():
-    problem = Problem.of(toy_splits(), TrainConfig(epochs=10**6, threads=2))
+    problem = Problem.of(toy_splits(), coursework(epochs=10**6, threads=2))
     before = set(threading.enumerate())
     states = epochs(problem, problem.begin())
     assert next(states).epoch == 1
@@ -117,7 +116,7 @@ def test_closing_the_states_ends_the_other_thread():
 
 
 def test_the_states_are_those_that_training_collects():
-    splits, config = toy_splits(), TrainConfig(epochs=4, learning_rate=0.05, flip=True)
+    splits, config = toy_splits(), coursework(epochs=4, learning_rate=0.05, flip=True)
     problem = Problem.of(splits, config)
     *_, last = epochs(problem, problem.begin())
     result = train(splits, config)
@@ -127,7 +126,7 @@ def test_the_states_are_those_that_training_collects():
 
 
 def test_a_state_of_other_rows_does_not_bring_their_scores():
-    config = TrainConfig(epochs=3, learning_rate=0.05)
+    config = coursework(epochs=3, learning_rate=0.05)
     state = train(toy_splits(), config).state
     others = toy_splits(seed=1)
     found = train(others, config, start=state)
@@ -139,7 +138,7 @@ def test_a_state_of_other_rows_does_not_bring_their_scores():
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("end", [1, 3])
 def test_an_end_after_any_epoch_leaves_its_scores(threads, end):
-    splits, config = toy_splits(), TrainConfig(epochs=3, learning_rate=0.05, threads=threads)
+    splits, config = toy_splits(), coursework(epochs=3, learning_rate=0.05, threads=threads)
     ended = train(splits, config, on_epoch=lambda state: state.epoch == end)
     whole = train(splits, replace(config, epochs=end))
     assert ended.scores == whole.scores
@@ -149,7 +148,7 @@ def test_an_end_after_any_epoch_leaves_its_scores(threads, end):
 def test_an_error_in_a_listener_ends_the_other_thread():
     before = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
-        train(toy_splits(), TrainConfig(epochs=10**6, threads=2), on_epoch=lambda state: 1 / 0)
+        train(toy_splits(), coursework(epochs=10**6, threads=2), on_epoch=lambda state: 1 / 0)
     assert set(threading.enumerate()) == before
 
 
@@ -160,7 +159,7 @@ def test_a_solver_of_ones_own():
         backend, state, layer = problem.open(start.layer), start, start.layer
         for epoch in range(start.epoch + 1, problem.config.epochs + 1):
             _, dW, db = backend.objective(layer, problem.splits.train, cancelled)
-            rate = problem.config.learning_rate_at(epoch)
+            rate = problem.config.learning_rate
             layer = SoftmaxLayer(layer.weights - rate * dW, layer.bias - rate * db, layer.loss)
             splits = problem.splits if report_test else (problem.splits.train, problem.splits.validation)
             scores = scores_of(problem, backend, layer, splits, cancelled)
@@ -168,7 +167,7 @@ def test_a_solver_of_ones_own():
             state = TrainingState(layer, start.rng_state, (*state.history, record), scores)
             yield state
 
-    config = TrainConfig(epochs=5, learning_rate=0.05, batch_size=10_000, dtype="float64", l2=0.1)
+    config = coursework(epochs=5, learning_rate=0.05, batch_size=10_000, dtype="float64", l2=0.1)
     found = solve(Problem.of(toy_splits(), config), solver=descent)
     W, b = plain_training(toy_splits(), config)
     assert relative(found.model.layer.weights, W) < 1e-12
@@ -177,7 +176,7 @@ def test_a_solver_of_ones_own():
 
 
 def test_the_advice_names_the_rate_that_was_given():
-    config = TrainConfig(epochs=1, decay_every=1)
+    config = coursework(epochs=1, decay_every=1)
     start = train(toy_splits(), config).state
     with pytest.raises(DivergedError, match=r"after epoch 2 .* try a learning rate below 1e\+30"):
         train(toy_splits(), replace(config, learning_rate=1e30, epochs=2), start=start)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from helpers import assert_one_line, model_of, rows_for, toy_splits
+from helpers import assert_one_line, coursework, model_of, rows_for, toy_splits
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.optimize import minimize
@@ -259,7 +259,7 @@ def test_the_estimator_finds_the_optimum_of_another_solver(hinge, K):
 
 def test_the_compiled_kernel_does_not_know_it(hinge, run_cli, tmp_path):
     splits = toy_splits()
-    config = TrainConfig(loss="hinge", epochs=1)
+    config = coursework(loss="hinge", epochs=1)
     assert train(splits, config).backend == "numpy"
     arguments = ["--data", "digits", "--loss", "hinge", "--backend", "native", "--out", "run"]
     assert_one_line(run_cli("train", *arguments), "the backend native (has no loss hinge|was not compiled)")
@@ -274,7 +274,7 @@ def test_the_command_line_offers_the_losses_that_there_are(hinge, run_cli):
     assert_one_line(run_cli("train", "--loss", "hing"), words)
     assert_one_line(run_cli("sweep", "--loss", "softmax", "hing"), words)
     with pytest.raises(onelayer.OnelayerError, match="loss 'hing' is not softmax or sigmoid or hinge"):
-        TrainConfig(loss="hing")
+        coursework(loss="hing")
 
 
 def test_a_sweep_takes_it(hinge, run_cli, tiny_cifar, tmp_path):

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import opened, plain_training, relative, toy_dataset, toy_splits
+from helpers import coursework, opened, plain_training, relative, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.protocols import split
@@ -39,7 +39,7 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_weights_are_those_of_the_plain_loop(settings, dtype):
     splits = toy_splits(dtype=dtype)
-    config = TrainConfig(**{"learning_rate": 0.05, "epochs": 5, "dtype": "float64", "batch_size": 32} | settings)
+    config = coursework(**{"learning_rate": 0.05, "epochs": 5, "dtype": "float64", "batch_size": 32} | settings)
     W, b = plain_training(splits, config)
     layer = train(splits, config).model.layer
     assert np.abs(W).max() > 0.05, "the weights have hardly moved: this would compare nothing"
@@ -53,7 +53,7 @@ def test_weights_are_those_of_the_plain_loop(settings, dtype):
 def test_the_plain_loop_is_sensitive():
     """Each of these changes must be visible in the comparison above."""
     splits = toy_splits()
-    config = TrainConfig(learning_rate=0.05, epochs=2, l2=0.1, batch_size=32, dtype="float64", decay_every=1)
+    config = coursework(learning_rate=0.05, epochs=2, l2=0.1, batch_size=32, dtype="float64", decay_every=1)
     W, _ = plain_training(splits, config)
     for change in ({"l2": 0.05}, {"batch_size": 31}, {"seed": 43}, {"decay_every": 0}, {"flip": True}):
         assert relative(train(splits, replace(config, **change)).model.layer.weights, W) > 1e-6, change
@@ -61,7 +61,7 @@ def test_the_plain_loop_is_sensitive():
 
 def test_history_and_scores_are_those_of_the_weights():
     splits = toy_splits()
-    config = TrainConfig(learning_rate=0.05, epochs=3, l2=0.2, dtype="float64", decay_every=2, decay_factor=0.1)
+    config = coursework(learning_rate=0.05, epochs=3, l2=0.2, dtype="float64", decay_every=2, decay_factor=0.1)
     result = train(splits, config)
     history = result.state.history
     assert [record.epoch for record in history] == [1, 2, 3]
@@ -91,7 +91,7 @@ def test_history_and_scores_are_those_of_the_weights():
 
 def test_same_seed_same_bits_other_seed_other_bits():
     splits = toy_splits()
-    config = TrainConfig(epochs=2, learning_rate=0.05)
+    config = coursework(epochs=2, learning_rate=0.05)
     first, second = train(splits, config), train(splits, config)
     assert first.model.layer.weights.tobytes() == second.model.layer.weights.tobytes()
     other = train(splits, replace(config, seed=1))
@@ -101,14 +101,14 @@ def test_same_seed_same_bits_other_seed_other_bits():
 THREADS = """
 import hashlib
 import numpy as np
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.training.train import train
 rng = np.random.default_rng(0)
 rows = rng.integers(0, 256, (1000, 3072), dtype=np.uint8)  # OpenBLAS shares out a product of this size
 dataset = Dataset(rows, rng.integers(0, 10, 1000), tuple("abcdefghij"), (3, 32, 32), "noise")
-result = train(split(dataset, SplitConfig()), TrainConfig(epochs=2))
+result = train(split(dataset, SplitConfig()), coursework(epochs=2))
 print(hashlib.sha256(result.model.layer.weights.tobytes()).hexdigest(), result.scores)
 """
 
@@ -134,7 +134,7 @@ def test_same_bits_for_any_number_of_blas_threads():
 )
 def test_resumed_equals_uninterrupted(stop, settings):
     splits = toy_splits()
-    config = TrainConfig(epochs=5, learning_rate=0.05, batch_size=32, **settings)
+    config = coursework(epochs=5, learning_rate=0.05, batch_size=32, **settings)
     whole = train(splits, config)
     part = train(splits, replace(config, epochs=stop))
     resumed = train(splits, config, start=part.state)
@@ -149,7 +149,7 @@ def test_resumed_equals_uninterrupted(stop, settings):
 def test_validation_and_test_rows_change_nothing_in_the_weights():
     dataset = toy_dataset()
     splits = split(dataset, SplitConfig())
-    config = TrainConfig(epochs=3, learning_rate=0.05)
+    config = coursework(epochs=3, learning_rate=0.05)
     rows, labels = dataset.rows.copy(), dataset.labels.copy()
     for part in (splits.validation, splits.test):
         rows[part.indices] = 255 - rows[part.indices]
@@ -171,7 +171,7 @@ def test_validation_and_test_rows_change_nothing_in_the_weights():
 
 def test_no_epochs_leave_the_initial_weights():
     splits = toy_splits()
-    result = train(splits, TrainConfig(epochs=0, dtype="float64"))
+    result = train(splits, coursework(epochs=0, dtype="float64"))
     expected = (np.random.default_rng(42).standard_normal((4, 60)) * 0.01).T
     expected[7] = 0  # the constant feature's
     assert np.array_equal(result.model.layer.weights, expected)
@@ -183,7 +183,7 @@ def test_no_epochs_leave_the_initial_weights():
 def test_a_step_that_is_too_long_is_reported_with_the_epoch():
     seen = []
     with pytest.raises(DivergedError, match=r"after epoch 2 .* try a learning rate below 1e\+14") as caught:
-        train(toy_splits(), TrainConfig(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000), on_epoch=seen.append)
+        train(toy_splits(), coursework(learning_rate=1e14, l2=1.0, epochs=5, batch_size=1000), on_epoch=seen.append)
     assert caught.value.epoch == 2
     assert [state.epoch for state in seen] == [1]
     assert np.isfinite(seen[0].layer.weights).all()
@@ -196,7 +196,7 @@ def test_validation_that_overflows_is_divergence_too():
     rows[splits.validation.indices] = 3e38
     huge = Dataset(rows, dataset.labels, dataset.class_names, None, "huge")
     with pytest.raises(DivergedError, match="after epoch 1"):
-        train(replace(splits, validation=replace(splits.validation, dataset=huge)), TrainConfig(init_std=1e4))
+        train(replace(splits, validation=replace(splits.validation, dataset=huge)), coursework(init_std=1e4))
 
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
@@ -204,7 +204,7 @@ def test_validation_that_overflows_is_divergence_too():
 def test_a_batch_size_beyond_all_rows_is_all_rows(backend, blocks):
     splits = toy_splits()
     whole, beyond = (
-        train(splits, TrainConfig(epochs=2, batch_size=size, backend=backend, shuffle_blocks=blocks))
+        train(splits, coursework(epochs=2, batch_size=size, backend=backend, shuffle_blocks=blocks))
         for size in (len(splits.train), 10**30)
     )
     assert beyond.model.layer.weights.tobytes() == whole.model.layer.weights.tobytes()
@@ -212,12 +212,12 @@ def test_a_batch_size_beyond_all_rows_is_all_rows(backend, blocks):
 
 def test_flips_need_images():
     with pytest.raises(ConfigError, match="flip needs images, but the rows of toy are not images"):
-        train(toy_splits(image_shape=None), TrainConfig(flip=True))
+        train(toy_splits(image_shape=None), coursework(flip=True))
 
 
 def test_a_state_that_was_handed_out_does_not_change():
     states = []
-    train(toy_splits(), TrainConfig(epochs=3, learning_rate=0.05), on_epoch=states.append)
+    train(toy_splits(), coursework(epochs=3, learning_rate=0.05), on_epoch=states.append)
     assert states[0].layer.weights.tobytes() != states[1].layer.weights.tobytes()
 
 
@@ -227,7 +227,7 @@ def test_torch_tensors_give_what_numpy_arrays_give(dtype):
     import array_api_compat.torch
 
     splits = toy_splits(dtype=dtype)
-    config = TrainConfig(dtype="float64")
+    config = coursework(dtype="float64")
     state = TrainingState.initial(60, 4, config)
     standardizer = Standardizer.fit(splits.train.row_blocks(64))
     flipped = np.random.default_rng(1).random(len(splits.train)) < 0.5
@@ -255,13 +255,13 @@ def cifar_splits(cifar):
 
 def test_coursework_figures(cifar_splits):
     """The figures that the course prints, for seed 42 in float64: cost 1.972 after an epoch, 39.13 % in the end."""
-    result = train(cifar_splits, TrainConfig(learning_rate=0.001, dtype="float64"))
+    result = train(cifar_splits, coursework(learning_rate=0.001, dtype="float64"))
     assert f"{result.state.history[0].train_cost:.3f}" == "1.972"
     assert result.scores["test"].accuracy == 0.3913
 
 
 def test_penalised_setting_on_real_data(cifar_splits):
-    result = train(cifar_splits, TrainConfig(l2=1.0))
+    result = train(cifar_splits, coursework(l2=1.0))
     assert result.scores["train"].accuracy == pytest.approx(0.400, abs=0.005)
     assert result.scores["validation"].accuracy == pytest.approx(0.365, abs=0.007)
     assert result.scores["test"].accuracy == pytest.approx(0.374, abs=0.006)
@@ -270,7 +270,7 @@ def test_penalised_setting_on_real_data(cifar_splits):
 
 def test_test_rows_are_left_alone_if_asked():
     splits = toy_splits()
-    config = TrainConfig(epochs=3)
+    config = coursework(epochs=3)
     quiet, loud = (train(splits, config, report_test=report) for report in (False, True))
     assert set(quiet.scores) == {"train", "validation"}
     assert [record.test_accuracy for record in quiet.state.history] == [None] * 3
@@ -279,7 +279,7 @@ def test_test_rows_are_left_alone_if_asked():
 
 
 def test_a_state_that_is_complete_keeps_its_test_accuracy():
-    splits, config = toy_splits(), TrainConfig(epochs=2)
+    splits, config = toy_splits(), coursework(epochs=2)
     state = train(splits, config).state
     again = train(splits, config, start=state, report_test=False).state
     assert again.history == state.history
@@ -292,7 +292,7 @@ def test_training_rows_alone_are_enough(backend):
     alone = replace(
         splits, validation=replace(splits.validation, indices=nothing), test=replace(splits.test, indices=nothing)
     )
-    config = TrainConfig(learning_rate=0.01, epochs=3, backend=backend)
+    config = coursework(learning_rate=0.01, epochs=3, backend=backend)
     found, expected = train(alone, config), train(splits, config)
     np.testing.assert_array_equal(found.model.layer.weights, expected.model.layer.weights)
     assert found.scores == {"train": expected.scores["train"]}
@@ -303,7 +303,7 @@ def test_training_rows_alone_are_enough(backend):
 
 def test_a_standardizer_of_ones_own():
     splits = toy_splits(dtype="float32")
-    config = TrainConfig(learning_rate=0.01, epochs=3, dtype="float64")
+    config = coursework(learning_rate=0.01, epochs=3, dtype="float64")
     d = splits.dataset.rows.shape[1]
     rows = ((splits.dataset.rows.astype(float) - 5) / 2).astype(np.float64)
     plain = split(replace(splits.dataset, rows=rows), SplitConfig())
@@ -322,7 +322,7 @@ def test_a_row_of_weight_two_is_trained_and_scored_as_two(backend, dtype):
 
     def fit(dataset, places):
         splits = Splits(**{name: Split(name, dataset, at) for name, at in places.items()}, protocol="made")
-        return train(splits, TrainConfig(learning_rate=0.05, l2=0.1, batch_size=1000, epochs=9, backend=backend))
+        return train(splits, coursework(learning_rate=0.05, l2=0.1, batch_size=1000, epochs=9, backend=backend))
 
     kept = {name: at[counts[at] > 0] for name, at in parts.items()}
     weighted = fit(replace(dataset, row_weights=counts / counts[kept["train"]].mean()), kept)
@@ -339,7 +339,7 @@ def test_features_of_other_widths_are_trained_by_numpy(dtype):
     dataset = toy_dataset(dtype="float32")
     rows = dataset.rows.astype(dtype)
     splits, same = (split(replace(dataset, rows=r), SplitConfig()) for r in (rows, rows.astype("float32")))
-    config = TrainConfig(learning_rate=0.01, epochs=3)
+    config = coursework(learning_rate=0.01, epochs=3)
     result = train(splits, config)
     assert result.backend == "numpy"
     assert relative(result.model.layer.weights, train(same, config).model.layer.weights) < 1e-5
@@ -352,14 +352,14 @@ def test_advice_where_steps_are_too_long_or_too_short():
     noise = replace(dataset, labels=np.random.default_rng(0).permutation(dataset.labels))  # nothing to be learnt
     said = {
         (rows.name, learning_rate): train(
-            split(rows, SplitConfig()), TrainConfig(learning_rate=learning_rate, epochs=20)
+            split(rows, SplitConfig()), coursework(learning_rate=learning_rate, epochs=20)
         ).advice
         for rows, learning_rate in ((replace(noise, name="noise"), 1), (dataset, 0.1), (dataset, 2e-3))
     }
     assert said["noise", 1].startswith("the validation loss is above 1.3863, that of guessing; try a smaller")
     assert said["toy", 0.1] == ""
     assert said["toy", 2e-3].startswith("the validation loss was still falling; try more epochs")
-    assert train(split(dataset, SplitConfig()), TrainConfig(epochs=0)).advice == ""
+    assert train(split(dataset, SplitConfig()), coursework(epochs=0)).advice == ""
 
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
@@ -371,7 +371,7 @@ def test_without_training_rows_there_is_nothing_to_train_on(backend, weights):
     empty = replace(splits, train=Split("train", dataset, indices))
     for options in ({}, {"standardizer": splits.standardizer}):
         with pytest.raises(DataError, match="toy has no rows of a weight above 0 to train on; pass at least one"):
-            train(empty, TrainConfig(epochs=1, backend=backend), **options)
+            train(empty, coursework(epochs=1, backend=backend), **options)
 
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
@@ -381,7 +381,7 @@ def test_a_validation_split_of_weight_zero_has_no_scores(backend):
     weights[splits.validation.indices] = 0
     dataset = replace(splits.dataset, row_weights=weights)
     weighted = {part.name: replace(part, dataset=dataset) for part in splits}
-    result = train(replace(splits, **weighted), TrainConfig(epochs=2, backend=backend))
+    result = train(replace(splits, **weighted), coursework(epochs=2, backend=backend))
     assert set(result.scores) == {"train", "test"}
 
 
@@ -401,7 +401,7 @@ def test_a_row_of_weight_two_is_the_row_twice_in_training_and_evaluation(data):
         None,
         "drawn",
     )
-    config = TrainConfig(
+    config = coursework(
         learning_rate=0.1,
         l2=data.draw(st.sampled_from([0.0, 0.3])),
         batch_size=1000,
@@ -437,7 +437,7 @@ def test_features_further_from_zero_than_float32_has_digits_for(offset, deviatio
         split(replace(dataset, rows=rows), SplitConfig())
         for rows in (dataset.rows, offset + deviation * (dataset.rows - dataset.rows.mean()) / dataset.rows.std())
     )
-    config = TrainConfig(learning_rate=0.01, epochs=3)
+    config = coursework(learning_rate=0.01, epochs=3)
     expected, found = (train(splits, config) for splits in (near, far))
     assert found.backend == "numpy"
     assert relative(found.model.layer.weights, expected.model.layer.weights) < 1e-4

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import coursework
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.datasets import load_digits
 
-from onelayer import Model, OnelayerWarning, SoftmaxClassifier, SplitConfig, TrainConfig, evaluate, explain, train
+from onelayer import Model, OnelayerWarning, SoftmaxClassifier, SplitConfig, evaluate, explain, train
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import UnitWarning
@@ -52,7 +53,7 @@ def model_of(rows: np.ndarray, image_shape: tuple[int, int, int] | None = None) 
     labels = np.arange(len(rows)) % 2
     parts = {"train": slice(0, len(rows) * 9 // 10), "test": slice(len(rows) * 9 // 10, None)}
     dataset = Dataset(rows, labels, ("even", "odd"), image_shape, "toy", parts)
-    return train(split(dataset, SplitConfig(protocol="given")), TrainConfig(epochs=0, backend="numpy")).model
+    return train(split(dataset, SplitConfig(protocol="given")), coursework(epochs=0, backend="numpy")).model
 
 
 @pytest.mark.parametrize("name", TRAINED_ON)
@@ -179,7 +180,7 @@ def test_columns_that_were_constant_say_nothing():
 def test_the_ways_in_warn(recwarn):
     labels = np.arange(400) % 2
     dataset = Dataset(PHOTOS, labels, ("even", "odd"), (3, 8, 8), "photos")
-    model = train(split(dataset, SplitConfig()), TrainConfig(epochs=1)).model
+    model = train(split(dataset, SplitConfig()), coursework(epochs=1)).model
     scaled = (PHOTOS / 255).astype(np.float32)
     other = replace(dataset, rows=scaled, name="scaled")
     for way in (model.logits, model.probabilities, lambda rows: explain(model, rows[0])):

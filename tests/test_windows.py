@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import toy_dataset, toy_splits, trained_by_blocks
+from helpers import coursework, toy_dataset, toy_splits, trained_by_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import SplitConfig
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Split
 from onelayer.data.protocols import split
@@ -84,7 +84,7 @@ def test_rows_sorted_by_class_are_learnt():
     dataset = replace(dataset, rows=dataset.rows[order], labels=dataset.labels[order])
     splits = split(dataset, SplitConfig())
     assert (np.diff(splits.train.labels) >= 0).all()
-    config = TrainConfig(learning_rate=0.01, epochs=10)
+    config = coursework(learning_rate=0.01, epochs=10)
     mixed, by_blocks = (train(splits, replace(config, shuffle_blocks=rows)) for rows in (0, 4))
     assert mixed.scores["test"].accuracy > 0.9
     assert by_blocks.scores["test"].accuracy == pytest.approx(mixed.scores["test"].accuracy, abs=0.01)
@@ -104,7 +104,7 @@ def test_a_memory_map_gives_the_same_bits(tmp_path, monkeypatch, backend, dtype,
     monkeypatch.setattr(windows, "NEAR_BYTES", 0)
     weights = np.random.default_rng(0).uniform(0.5, 1.5, 900)
     dataset = replace(toy_dataset(n=900, dtype=dtype), row_weights=weights)
-    config = TrainConfig(learning_rate=0.01, epochs=3, shuffle_blocks=blocks, backend=backend, flip=True, batch_size=40)
+    config = coursework(learning_rate=0.01, epochs=3, shuffle_blocks=blocks, backend=backend, flip=True, batch_size=40)
     config = replace(config, l2=0.01)
     inside, outside = (
         train(split(source, SplitConfig()), config) for source in (dataset, mapped(dataset, tmp_path / "X.npy"))
@@ -189,7 +189,7 @@ def test_a_stopped_epoch_leaves_no_thread_reading(tmp_path):
     splits = split(mapped(toy_dataset(), tmp_path / "X.npy"), SplitConfig())
     asked = iter([False] * 3)
     with pytest.raises(InterruptedError):
-        train(splits, TrainConfig(shuffle_blocks=1, backend="numpy"), cancelled=lambda: next(asked, True))
+        train(splits, coursework(shuffle_blocks=1, backend="numpy"), cancelled=lambda: next(asked, True))
 
 
 LIMITED = """

@@ -39,8 +39,7 @@ class TrainConfig:
     flip
         Mirror each training image left to right with probability 1/2, drawn again in every epoch.
     decay_every
-        Epochs after which the learning rate is multiplied by --decay-factor, each time; 0 keeps it constant; auto does
-        so twice, when the held-out loss stops falling, and goes on from the best epoch.
+        Epochs after which --decay-factor multiplies the learning rate, each time; 0 is never; auto waits for a plateau.
     decay_factor
         Factor for the learning rate, from 0 to 1; used with --decay-every.
     init_std

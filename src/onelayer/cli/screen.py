@@ -82,7 +82,9 @@ class Screen:
     def working(self, what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
         """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
         started = time.monotonic()
-        aside = Console(stderr=True, quiet=self._quiet or not shown, highlight=False, soft_wrap=True)  # out of a table and of JSON
+        aside = Console(
+            stderr=True, quiet=self._quiet or not shown, highlight=False, soft_wrap=True
+        )  # out of a table and of JSON
         with _bar(self._quiet or not shown) as bar:
             task, lines = bar.add_task(what, total=None, visible=False), Lines()
 

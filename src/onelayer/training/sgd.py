@@ -167,7 +167,7 @@ def _settled(
     if not all(math.isfinite(scores[name].cost) for name in ("train", "validation") if name in scores):
         raise DivergedError(
             f"the cost after epoch {trained.epoch} is not a finite number: the steps are too long; "
-            f"try a learning rate below {trained.learning_rate:g}",
+            f"try a learning rate below {problem.first_rate(before):g}",
             trained.epoch,
         )
     record = EpochRecord.of(trained.epoch, trained.learning_rate, scores, seconds)

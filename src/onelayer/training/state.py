@@ -218,12 +218,12 @@ class Problem:
         return replace(state, layer=replace(state.layer, bias=state.layer.loss.prior(shares).astype(self.config.dtype)))
 
     def first_rate(self, state: TrainingState) -> float:
-        """Return the learning rate of the first epoch: that of the state, of the settings, or measured."""
-        if state.first_rate is not None:
-            return state.first_rate
+        """Return the learning rate of the first epoch: that of the settings, or for auto of the state, or measured."""
         rate = self.config.learning_rate
         if not isinstance(rate, str):
             return rate
+        if state.first_rate is not None:
+            return state.first_rate
         with one_blas_thread():
             return safe_step(self.splits.train, self.standardizer, self.config, len(self.splits.dataset.class_names))
 
