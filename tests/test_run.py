@@ -40,8 +40,12 @@ def test_files_of_a_run(tmp_path):
     assert {file.name for file in run.path.iterdir()} == names
 
     summary = json.loads(run.summary_path.read_text())
+    first = ["config", "data", "results", "kept_epoch", "epochs", "ended", "learning_rate", "dates"]
     rest = ["seconds", "versions", "seed", "backend", "checksum"]
-    assert list(summary) == [*"config data results kept_epoch epochs ended learning_rate dates".split(), *rest]
+    assert list(summary) == [
+        *["config", "data", "results", "kept_epoch", "epochs", "ended", "learning_rate", "dates"],
+        *rest,
+    ]
     assert summary["config"]["learning_rate"] == 0.05
     assert summary["config"]["protocol"] is None
     assert summary["data"]["fingerprint"] == splits.dataset.fingerprint
@@ -74,9 +78,9 @@ def test_history_is_a_table_with_the_columns_and_numbers_of_the_csv(tmp_path):
         table = pandas.DataFrame(history)
         pandas.testing.assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
         assert table["test_accuracy"].isna().tolist() == [False, True, False]
-    assert {name: column.dtype for name, column in TrainingResult(None, none_yet(), "", none_yet().last).history.items()} == {
-        name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS
-    }
+    assert {
+        name: column.dtype for name, column in TrainingResult(None, none_yet(), "", none_yet().last).history.items()
+    } == {name: np.int64 if name == "epoch" else np.float64 for name in HISTORY_COLUMNS}
 
 
 def none_yet() -> TrainingState:

@@ -143,6 +143,8 @@ def report(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)] = Path("report.html"),
+    title: Annotated[str, Parameter(group=OUTPUT)] = "",
+    author: Annotated[str, Parameter(group=OUTPUT)] = "",
     data: MovedData = None,
 ) -> None:
     """Write the curves, templates and mistakes of runs to one HTML file; exit 1 if a part had to be left out.
@@ -153,14 +155,20 @@ def report(
         Run directories, or one sweep or study directory.
     out
         HTML file to write; an earlier report is replaced, another file is not.
+    title
+        Heading of the report; by default the name of the directory.
+    author
+        Name below the heading.
     """
     from onelayer.cli.screen import Screen
 
-    if not _write_report(Screen(), paths, out, data):
+    if not _write_report(Screen(), paths, out, data, title=title, author=author):
         sys.exit(1)
 
 
-def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | None) -> bool:
+def _write_report(
+    screen: "Screen", paths: list[Path], out: Path, data: str | None, *, title: str = "", author: str = ""
+) -> bool:
     """Write a report and print its name and size; return whether it is complete."""
     from onelayer.files import is_report, require_own, write_over
     from onelayer.pictures.page import ignore_styles
@@ -171,7 +179,7 @@ def _write_report(screen: "Screen", paths: list[Path], out: Path, data: str | No
     require_own(out, is_report)  # before the work
     subject = read_subject(paths)
     with screen.working("drawing") as progress:
-        page = render(subject, lambda plan: plan.load_splits(data), progress).encode()
+        page = render(subject, lambda plan: plan.load_splits(data), progress, title=title, author=author).encode()
     write_over(out, page, is_report)
     for problem in subject.problems:
         screen.say(f"left out: {problem}")

@@ -7,30 +7,22 @@ from typing import Any
 import numpy as np
 
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
-from onelayer.config import TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.pairing import right_rows
 from onelayer.losses import LOSSES
-from onelayer.report.subject import Group, SettingRuns, Subject
-from onelayer.words import counted, option_value, spaced
+from onelayer.report.subject import Group, SettingRuns
+from onelayer.runs.directory import Run
+from onelayer.words import option_value, spaced
 
 COMMAND_WIDTH = 88  # characters in a line
 MOST_VERDICTS = 24  # settings that are compared with the best
 
 
-def summary(subject: Subject) -> str:
-    """Return a line that says what was run."""
-    settings = [setting for group in subject.groups for setting in group.settings]
-    if len(settings) == 1 == len(settings[0].runs):
-        return settings[0].plan.config.in_words()
-    runs = sum(len(setting.runs) for setting in settings)
-    return f"{counted(len(settings), 'setting')}, {counted(runs, 'run')}"
-
-
 def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str]]]:
-    """Return names and values of the settings, the data, and the machine's versions and time."""
+    """Return names and values of the training, the settings, the data, and the machine's versions and time."""
     dataset, plan, summary = splits.dataset, setting.plan, setting.runs[0].summary
     n, d = dataset.rows.shape
     official = {
@@ -53,25 +45,45 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
     ]
     versions = summary.get("versions")
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
-    seconds = sum(record.seconds for record in setting.runs[0].read_checkpoint()[1].history)
     return {
+        "Training": training(setting.runs[0]),
         "Settings": [(spaced(name), option_value(value)) for name, value in vars(plan.config).items()],
         "Data": data,
-        "Made with": [*made, ("arithmetic", str(summary.get("backend"))), ("training", f"{seconds:.1f} s")],
+        "Made with": [*made, ("arithmetic", str(summary.get("backend")))],
     }
+
+
+def training(run: Run) -> list[tuple[str, str]]:
+    """Return what is known of a training's course: its dates, its epochs and why it ended."""
+    summary, history = run.summary, run.read_checkpoint()[1].history
+    dates = summary.get("dates")
+    found = (
+        [(f"{name} (UTC)", str(date).replace("T", " ")[:16]) for name, date in dates.items() if date]
+        if isinstance(dates, dict)
+        else []
+    )
+    found += [("epochs", f"{len(history):,}"), ("model", f"of epoch {kept_epoch(run):,}")]
+    found += [("end", str(summary["ended"]))] if summary.get("ended") else []
+    rate = summary.get("learning_rate")
+    found += [("first learning rate", f"{rate:.4g}")] if isinstance(rate, float) else []
+    return [*found, ("time", f"{sum(record.seconds for record in history):.1f} s")]
+
+
+def kept_epoch(run: Run) -> int:
+    """Return the epoch that the model is of; older runs do not name it, and it is the last."""
+    kept, last = run.summary.get("kept_epoch"), run.read_checkpoint()[1].epoch
+    return kept if isinstance(kept, int) and 0 <= kept <= last else last
 
 
 def train_command(setting: SettingRuns) -> str:
     """Return the command that trains the same again, once for each seed."""
-    words = ["onelayer train", f"--data {shlex.quote(setting.plan.source)}"]
     plan = setting.plan
-    for config in (plan.source_config, plan.split_config, replace(plan.config, seed=TrainConfig.seed)):
-        for field in fields(config):
-            value = getattr(config, field.name)
-            if value != field.default:
-                words.append(
-                    f"--{field.name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
-                )
+    words = ["onelayer train", f"--data {shlex.quote(plan.source)}"]
+    words += [*_options(plan.source_config, type(plan.source_config)()), *_options(plan.split_config, SplitConfig())]
+    config = replace(plan.config, seed=TrainConfig.seed)
+    preset = ["--preset coursework", *_options(config, COURSEWORK)]
+    plain = _options(config, TrainConfig())
+    words += preset if len(preset) < len(plain) else plain
     if len(setting.seeds) > 1:
         words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
     elif setting.seeds != (TrainConfig.seed,):
@@ -83,6 +95,21 @@ def train_command(setting: SettingRuns) -> str:
         else:
             lines.append(f"    {word}")
     return " \\\n".join(lines)
+
+
+def _options(config: Any, base: Any) -> list[str]:
+    """Return the options, as they are typed, in which settings differ from others."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    apart = {name: value for name, value in values.items() if value != getattr(base, name)}
+    return [_option(name, value) for name, value in apart.items()]
+
+
+def _option(name: str, value: object) -> str:
+    """Return an option as it is typed."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {shlex.quote(str(value))}"
 
 
 def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:

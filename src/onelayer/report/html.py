@@ -5,27 +5,37 @@ Numbers, pictures and their descriptions are made in Python; `report.html.j2` pl
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from onelayer.analysis.evaluation import evaluate
+from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.progress import Progress, counter
+from onelayer.experiments.study import Finding
 from onelayer.model import Model
-from onelayer.report import pictures
-from onelayer.report.facts import facts, gradients, summary, train_command, verdicts
+from onelayer.report import opening, pictures
+from onelayer.report.facts import facts, gradients, kept_epoch, train_command, verdicts
 from onelayer.report.subject import SPLITS, Group, SettingRuns, Subject
-from onelayer.runs.directory import Run
+from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
 from onelayer.words import percent, row_count
 
+FIRST_TEMPLATES = 10  # classes with a template on the first screen
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
 
 
-def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress | None = None) -> str:
+def render(
+    subject: Subject,
+    load: Callable[[Plan], Splits],
+    progress: Progress | None = None,
+    *,
+    title: str = "",
+    author: str = "",
+) -> str:
     """Return the page of a report.
 
     Parameters
@@ -35,6 +45,8 @@ def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress 
         Loads the data of a plan, as `Plan.load_splits` does.
     progress : callable, optional
         Called with the number of parts done and their total.
+    title, author : str
+        Heading of the page, by default the name of the directory; and the name below it.
     """
     tick = counter(progress, len(subject.groups) + 4)
     best = subject.groups[0].settings[0]
@@ -52,9 +64,11 @@ def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress 
     evaluation = evaluate(model, split)
     parts: dict[str, Any] = {
         "subject": subject,
+        "title": title or subject.title,
+        "author": author,
+        "date": now()[:10],
+        **_opening_parts(subject, best, evaluation, splits),
         "best": best,
-        "several": sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1,
-        "summary": summary(subject),
         "facts": facts(best, splits),
         "groups": groups,
         "split": split,
@@ -62,15 +76,10 @@ def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress 
         "class_names": model.class_names,
         "confusion": pictures.confusion(evaluation, split, model),
         "calibration": pictures.calibration(evaluation),
-        "pictures": None,
-        "weights": None,
         "mistakes": None,
     }
     tick()
-    if model.template_shape is None:
-        parts["weights"] = pictures.strongest_weights(model)
-    else:
-        parts["pictures"] = _template_parts(best.runs[0], model, model.template_shape, splits)
+    parts |= _weight_parts(best.runs[0], model, splits)
     if model.image_shape is not None:
         parts["mistakes"] = pictures.mistakes(evaluation, split, model, model.image_shape)
     tick()
@@ -81,11 +90,46 @@ def render(subject: Subject, load: Callable[[Plan], Splits], progress: Progress 
     return page
 
 
-def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Splits) -> dict[str, Any]:
-    """Return the templates of a model in their own ranges, on one scale, and after some of the epochs."""
+def _opening_parts(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: Splits) -> dict[str, Any]:
+    """Return the parts that say the result."""
     return {
-        "templates": pictures.templates(model.on_raw_rows.layer.weights, model.class_names, shape),
-        "signed": pictures.signed_templates(model, shape),
+        "course": opening.course(subject, best.plan.config, splits),
+        "result": opening.result(subject, best, evaluation, splits),
+        "accuracy": opening.accuracy(evaluation),
+        "judged": opening.judged(best.runs[0], evaluation),
+        "first_templates": FIRST_TEMPLATES,
+        "several": sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1,
+        "findings": [vars(finding) | {"sentence": _once(finding)} for finding in subject.findings],
+    }
+
+
+def _once(finding: Finding) -> str:
+    """Return the verdict of a finding, without the sentences that repeat the verdicts in its table."""
+    in_rows = bool(finding.rows) and tuple(finding.columns)[-1:] == ("verdict",)
+    return re.split(r"[.;] ", finding.verdict)[0] if in_rows else finding.verdict
+
+
+def _weight_parts(run: Run, model: Model, splits: Splits) -> dict[str, Any]:
+    """Return the templates of a model, or the strongest weights where its features are not pixels."""
+    if model.template_shape is None:
+        learnt = pictures.learnt_model(run, model, splits)
+        return {"pictures": None, "weights": pictures.strongest_weights(learnt or model)}
+    return {"pictures": _template_parts(run, model, model.template_shape, splits), "weights": None}
+
+
+def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Splits) -> dict[str, Any]:
+    """Return the templates of a model in their own ranges, on one scale, and after some of the epochs.
+
+    They show what was learnt. Where the initial weights were random numbers, the weights with these are there, too.
+    """
+    learnt = pictures.learnt_model(run, model, splits)
+    names, config = model.class_names, run.read_checkpoint()[0].config
+    raw = pictures.templates(model.on_raw_rows.layer.weights, names, shape, " with the initial weights")
+    return {
+        "templates": pictures.templates((learnt or model).on_raw_rows.layer.weights, names, shape),
+        "raw": [] if learnt is None else raw,
+        "init_std": config.init_std,
+        "signed": pictures.signed_templates(learnt or model, shape),
         "epochs": pictures.formation(run, model, shape, splits),
     }
 
@@ -127,8 +171,11 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     sections = [
         {
             "setting": setting,
-            "curves": pictures.curves(setting.name, [run.read_checkpoint()[1].history for run in setting.runs]),
-            "templates": [] if setting is detailed else _setting_templates(setting),
+            "kept": kept_epoch(setting.runs[0]),
+            "epochs": setting.runs[0].read_checkpoint()[1].epoch,
+            "ended": setting.runs[0].summary.get("ended", ""),
+            "curves": _setting_curves(setting),
+            "templates": [] if setting is detailed else _setting_templates(setting, splits),
         }
         for setting in group.settings[:MOST_SETTINGS]
     ]
@@ -136,6 +183,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     return {
         "name": group.name,
         "notes": group.notes,
+        "picture": group.picture and pictures.grid(group.picture, group.name or "the sweep"),
         "data": f"Protocol {splits.protocol}: {sizes} rows; SHA-256 {splits.dataset.fingerprint}.",
         "caption": f"{caption}.",
         "splits": names,
@@ -146,12 +194,19 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     }
 
 
-def _setting_templates(setting: SettingRuns) -> list[pictures.Picture]:
-    """Return the templates of a setting's first run."""
+def _setting_curves(setting: SettingRuns) -> dict[str, str]:
+    """Return the curves of a setting's first run, with those of the others."""
+    histories = [run.read_checkpoint()[1].history for run in setting.runs]
+    return pictures.curves(setting.name, histories, kept_epoch(setting.runs[0]))
+
+
+def _setting_templates(setting: SettingRuns, splits: Splits) -> list[pictures.Picture]:
+    """Return the templates that a setting's first run has learnt."""
     model = setting.runs[0].model
     if model.template_shape is None:
         return []
-    return pictures.templates(model.on_raw_rows.layer.weights, model.class_names, model.template_shape)
+    shown = pictures.learnt_model(setting.runs[0], model, splits) or model
+    return pictures.templates(shown.on_raw_rows.layer.weights, model.class_names, model.template_shape)
 
 
 def _hash(script: str) -> str:

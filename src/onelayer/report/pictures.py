@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -16,7 +17,7 @@ from PIL import Image
 
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.data.dataset import Split, Splits
-from onelayer.errors import ConfigError
+from onelayer.errors import ConfigError, RunError
 from onelayer.model import Model
 from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
 from onelayer.pictures.confusion import confusion as draw_confusion
@@ -25,9 +26,10 @@ from onelayer.pictures.curves import curve
 from onelayer.pictures.page import INK, MOST_TEMPLATES, QUIET, RULE
 from onelayer.pictures.probabilities import probability_histogram, reliability
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
+from onelayer.report.facts import kept_epoch
 from onelayer.runs.directory import Run
-from onelayer.training.history import History, table_of
-from onelayer.training.state import TrainingState
+from onelayer.training.history import EpochRecord, History, table_of
+from onelayer.training.state import Problem, TrainingState, learnt
 from onelayer.training.train import train
 from onelayer.words import counted, percent
 
@@ -102,25 +104,66 @@ def _svg(figure: Figure, alt: str) -> str:
     return opening + re.sub(r"\n\s*", "\n", body).strip()
 
 
-def curves(name: str, histories: Sequence[History]) -> list[str]:
-    """Draw loss and cost of the first seed, and of the other seeds faintly."""
+def curves(name: str, histories: Sequence[History], kept_epoch: int) -> dict[str, str]:
+    """Draw loss, cost and accuracy of the first seed, and of the other seeds faintly; not a cost that is the loss."""
     first, others = histories[0], histories[1:]
     if not first:
-        return []
-    charts = []
-    for what in ("loss", "cost"):
+        return {}
+    penalised = any((record.train_cost, record.validation_cost) != _losses(record) for record in first)
+    charts = {}
+    for what in ("loss", *["cost"] * penalised, "accuracy"):
         alt = f"{what.capitalize()} by epoch, {name}: " + "; ".join(
-            _course(split, [getattr(record, f"{split}_{what}") for record in first]) for split in COLOURS
+            _course(split, [getattr(record, f"{split}_{what}") for record in first], what == "accuracy")
+            for split in COLOURS
         )
-        charts.append(_svg(curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others))), alt))
+        figure = curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others)), kept_epoch)
+        charts[what] = _svg(figure, alt)
     return charts
 
 
-def _course(split: str, values: list[float]) -> str:
+def _losses(record: EpochRecord) -> tuple[float, float]:
+    return record.train_loss, record.validation_loss
+
+
+def _course(split: str, values: list[float], is_accuracy: bool) -> str:
     """Return the course of a curve in words."""
-    place = int(np.argmin(values))
-    least = f", lowest {values[place]:.4f} after epoch {place + 1}" if place + 1 < len(values) else ""
-    return f"{split} from {values[0]:.4f} after the first to {values[-1]:.4f} after the last{least}"
+    numbers = [percent(value) if is_accuracy else f"{value:.4f}" for value in values]
+    place = int(np.argmax(values) if is_accuracy else np.argmin(values))
+    best = f", {'highest' if is_accuracy else 'lowest'} {numbers[place]} after epoch {place + 1}"
+    ends = f"{split} from {numbers[0]} after the first to {numbers[-1]} after the last"
+    return ends + best * (place + 1 < len(values))
+
+
+def grid(path: Path, name: str) -> Picture:
+    """Return the picture of a sweep's settings, which the sweep has drawn.
+
+    Raises
+    ------
+    RunError
+        If the file is not a picture.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return _png(np.asarray(image.convert("RGB")), f"Validation score of the settings of {name}")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RunError(f"{path}: damaged ({error!s:.80}); repeat the sweep's command with --out to draw it") from None
+
+
+def learnt_model(run: Run, model: Model, splits: Splits) -> Model | None:
+    """Return a model with the sum of the steps as its weights, without the initial ones; None where these were 0."""
+    plan, state = run.read_checkpoint()
+    if plan.config.init_std == 0:
+        return None
+    if state.left is None:  # a checkpoint of an older onelayer
+        config = replace(plan.config, backend="numpy")
+        state = Problem.of(splits, config, model.standardizer, model.features).begin(state)
+    kept = state.best if state.best and state.best.epoch == kept_epoch(run) else state.last
+    return _with_weights(model, learnt(kept, plan.config))
+
+
+def _with_weights(model: Model, weights: np.ndarray) -> Model:
+    weights = weights.astype(model.layer.weights.dtype)
+    return replace(model, layer=replace(model.layer, weights=weights))
 
 
 def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:
@@ -169,15 +212,15 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     if seconds > MOST_SECONDS:
         return {"reason": f"These pictures need a second training, which would take about {seconds:.0f} seconds."}
     K = min(len(model.class_names), MOST_CLASSES)
-    kept = run.summary.get("kept_epoch", state.epoch)
+    kept = kept_epoch(run)
+    if kept == 0:
+        return {"reason": "No epoch was trained."}
     chosen = {*(epoch for epoch in EPOCHS_SHOWN if epoch <= kept), kept}
-    initial = TrainingState.initial(model.layer.weights.shape[0], len(model.class_names), config)
-    cleared = model.standardizer.clear(initial.layer)
-    weights = {0: replace(model, layer=cleared).on_raw_rows.layer.weights}
+    weights = {}
 
     def capture(state: TrainingState) -> None:
         if state.epoch in chosen:
-            weights[state.epoch] = replace(model, layer=state.layer).on_raw_rows.layer.weights
+            weights[state.epoch] = _with_weights(model, learnt(state.last, config)).on_raw_rows.layer.weights
 
     try:
         trained = train(splits, config, features=model.features, on_epoch=capture, report_test=False).model.layer
@@ -204,6 +247,7 @@ def _photos(split: Split, places: np.ndarray, shape: Shape) -> list[np.ndarray]:
 def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, Any]:
     """Return the cells of the confusion matrix, with their share of the true class and some of their images."""
     counts, K = evaluation.confusion, len(model.class_names)
+    shares = np.nan_to_num(confusion_shares(counts))
     totals = counts.sum(axis=1)
     pairs = [(int(i), int(j)) for i, j in np.argwhere(counts)]
     if K > MOST_CLASSES:
@@ -229,11 +273,12 @@ def confusion(evaluation: Evaluation, split: Split, model: Model) -> dict[str, A
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         with Image.open(buffer) as image:
-            alt = "Confusion matrix as colours; the most frequent confusions are listed below"
+            alt = "Picture of the confusion; the most frequent confusions are listed below"
             chart = _png(np.asarray(image.convert("RGB")), alt)
     return {
         "counts": counts.tolist(),
-        "shares": np.nan_to_num(confusion_shares(counts)).tolist(),
+        "shares": shares.tolist(),
+        "shades": np.sqrt(shares / (shares.max() or 1)).tolist(),  # so that a few percent can be seen, too
         "totals": totals.tolist(),
         "groups": groups,
         "accuracies": accuracies,

@@ -66,11 +66,14 @@ class Group:
         At least one.
     notes : tuple of str
         Remarks, such as the runs that diverged.
+    picture : Path or None
+        PNG file with the picture of the sweep's settings, if there is one.
     """
 
     name: str
     settings: tuple[SettingRuns, ...]
     notes: tuple[str, ...] = ()
+    picture: Path | None = None
 
     @property
     def plan(self) -> Plan:
@@ -91,12 +94,15 @@ class Subject:
         What was left out, with the reason.
     findings : tuple of Finding
         Findings of a study.
+    kind : str
+        run, runs, sweep or study.
     """
 
     title: str
     groups: tuple[Group, ...]
     problems: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    kind: str = "run"
 
 
 Read = tuple[TrainConfig, tuple[tuple[Plan, Run, dict[str, Score]], ...]]  # a setting with its complete runs
@@ -124,7 +130,8 @@ def read_subject(paths: Sequence[Path]) -> Subject:
             if len(paths) > 1:
                 raise RunError(f"{path} is a {'study' if is_study else 'sweep'}; make a report of it alone")
             return _read_study(path) if is_study else _read_sweeps(title, {"": path})
-    return Subject(title, (_group("", _read_runs([Run.open(path) for path in paths])),))
+    kind = "run" if len(paths) == 1 else "runs"
+    return Subject(title, (_group("", _read_runs([Run.open(path) for path in paths])),), kind=kind)
 
 
 def _read_runs(runs: Sequence[Run]) -> list[Read]:
@@ -166,7 +173,7 @@ def _read_study(path: Path) -> Subject:
         texts = [[finding.title, finding.verdict], *rows]
         if not all(isinstance(row, list | tuple) and all(isinstance(text, str) for text in row) for row in texts):
             raise RunError(f"{path / 'study.json'}: damaged (the finding {finding.title!r:.80})")
-    return replace(subject, findings=tuple(study["findings"]))
+    return replace(subject, findings=tuple(study["findings"]), kind="study")
 
 
 def _read_sweeps(title: str, paths: Mapping[str, Path]) -> Subject:
@@ -181,10 +188,10 @@ def _read_sweeps(title: str, paths: Mapping[str, Path]) -> Subject:
                 read, notes, skipped = [], [], [str(error)]
             problems += skipped
             if read:
-                groups.append(_group(label, read, notes))
+                groups.append(_group(label, read, notes, folder / "grid.png"))
     if not groups:
         raise RunError("; ".join([f"{title} has no complete run to report", *problems[:1]]))
-    return Subject(title, tuple(groups), tuple(problems))
+    return Subject(title, tuple(groups), tuple(problems), kind="sweep")
 
 
 def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
@@ -211,7 +218,7 @@ def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
     return read, notes, problems
 
 
-def _group(name: str, read: Sequence[Read], notes: Sequence[str] = ()) -> Group:
+def _group(name: str, read: Sequence[Read], notes: Sequence[str] = (), picture: Path | None = None) -> Group:
     """Group settings, named by the options in which they differ, or by all options."""
     varied = [name for name in SETTINGS if len({getattr(config, name) for config, _ in read}) > 1]
     settings = []
@@ -220,4 +227,4 @@ def _group(name: str, read: Sequence[Read], notes: Sequence[str] = ()) -> Group:
         words = ", ".join(f"{spaced(name)} {option_value(getattr(config, name))}" for name in varied)
         seeds = tuple(plan.config.seed for plan in plans)
         settings.append(SettingRuns(words or config.setting_in_words(), plans[0], runs, seeds, scores))
-    return Group(name, tuple(settings), tuple(notes))
+    return Group(name, tuple(settings), tuple(notes), picture if picture and picture.exists() else None)
