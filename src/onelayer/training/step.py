@@ -19,7 +19,8 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     the rows x, standardised and with a 1 for the bias, the curvature of the loss of all rows is at most c_l lambda,
     where lambda is the largest eigenvalue of A and c_l bounds the curvature of a row's loss in its logits. The matrix
     A_B of a batch of B rows varies: the mean of its square is A^2 (1 - 1/B) + mean(|x|^2 x x^T) / B, about A times
-    lambda + (trace A - lambda) / B, since trace A is the mean of |x|^2. This takes the place of lambda.
+    lambda + (trace A - lambda) / B, since trace A is the mean of |x|^2. This takes the place of lambda, except where a
+    batch holds all rows and does not vary.
 
     Parameters
     ----------
@@ -43,5 +44,7 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     for _ in range(ROUNDS):
         v = X.T @ (X @ (v / np.linalg.norm(v))) / len(X)
     largest = float(np.linalg.norm(v))
-    curvature = largest + (trace - largest) / min(config.batch_size, n)
+    curvature = largest
+    if config.batch_size < n:
+        curvature += (trace - largest) / config.batch_size
     return float(2 * SAFETY / (LOSSES[config.loss].curvature(K) * curvature + 2 * config.l2))
