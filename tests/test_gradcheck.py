@@ -379,3 +379,77 @@ def test_a_function_that_returns_something_else(returned, message):
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         check_gradients(**{"X": np.ones((3, 2)), "y": np.array([0, 1, 1]), **arguments})
+
+
+def as_columns(function):
+    """A function of the course's layout: W (K, d), b (K, 1), X (d, n), one-hot Y (K, n)."""
+
+    def of_columns(W, b, X, Y, l2):
+        assert (W.shape, b.shape, Y.shape) == ((len(Y), len(X)), (len(Y), 1), (len(Y), X.shape[1]))
+        cost, dW, db = function(W.T, b[:, 0], X.T, Y.argmax(axis=0), l2)
+        return cost, dW.T, db[:, np.newaxis]
+
+    return of_columns
+
+
+def test_columns_are_checked_as_rows_are():
+    X, y = example(4, 6, 5)
+    for mistake in ("", "sign of a class", "bias penalised"):
+        of_rows = check_gradients(X, y, n_classes=5, function=student(mistake=mistake), oracles=NUMPY_ALONE)
+        settings = {"function": as_columns(student(mistake=mistake)), "layout": "columns", "oracles": NUMPY_ALONE}
+        for of_columns in (
+            check_gradients(X.T, np.eye(5)[:, y], **settings),
+            check_gradients(X.T, y, n_classes=5, **settings),
+        ):
+            assert of_columns.passed == of_rows.passed == (not mistake)
+            for ours, theirs in zip(of_columns.comparisons, of_rows.comparisons, strict=True):
+                place = {"dW": theirs.index[::-1], "db": (*theirs.index, 0), "cost": ()}[theirs.parameter]
+                assert ours.passed == theirs.passed
+                assert ours.passed or (ours.index, ours.value) == (place, pytest.approx(theirs.value, rel=1e-9))
+    assert check_gradients(X.T, np.eye(5)[:, y], layout="columns", oracles=["complex step"]).passed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"X": np.ones((2, 3)), "y": np.array([0, 1, 1])}, 'each column of X is a sample, pass layout="columns"'),
+        ({"X": np.ones((2, 3)), "y": np.eye(3)}, 'each column of X is a sample, pass layout="columns"'),
+        ({"y": np.eye(3)[:, :2].repeat(2, axis=1)}, r"pass labels: y.argmax\(axis=1\)"),
+        ({"y": np.array([0, 1, 1]), "layout": "columns"}, "each row of X is a sample, leave layout out"),
+        ({"X": np.ones((2, 3)), "y": np.ones((4, 3)), "layout": "columns"}, r"Y \(K, n\) must be one-hot"),
+        ({"X": np.ones((2, 3)), "y": np.eye(3), "layout": "columns", "n_classes": 4}, "3 classes, but n_classes is 4"),
+        ({"layout": "diagonal"}, "'diagonal' is not known: choose from rows, columns"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_explained(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        check_gradients(**{"X": np.ones((3, 2)), "y": np.array([0, 1, 1]), **arguments})
+
+
+def test_the_gradients_of_columns_must_be_columns():
+    def flat(W, b, X, Y, l2):
+        cost, dW, db = as_columns(student())(W, b, X, Y, l2)
+        return cost, dW, db[:, 0]
+
+    X, y = example(4, 6, 5)
+    with pytest.raises(ConfigError, match=r"db must have shape \(5, 1\), .* \(5,\); make it a column: db\[:, np"):
+        check_gradients(X.T, y, n_classes=5, function=flat, layout="columns")
+
+
+def test_a_report_says_first_what_agrees_and_shows_a_table():
+    right, wrong = (
+        check_gradients(*example(), function=student(mistake=mistake), oracles=["complex step"], n_classes=10)
+        for mistake in ("", "2 dropped")
+    )
+    assert right.agreement == "cost, dW and db agree with every oracle (12 of 12 comparisons)"
+    assert wrong.agreement == f"cost and db agree with every oracle (10 of 12 comparisons); wrong: {wrong.message}"
+    first, _, *lines = repr(wrong).splitlines()
+    assert first == wrong.agreement
+    assert str(right) == repr(right)
+    assert [line.split()[-1] for line in lines] == ["right", "right", "wrong", "wrong"]
+    assert all(line.startswith("complex step") for line in lines)
+    html = wrong._repr_html_()
+    assert html.count("<tr>") == 5
+    assert html.count("<td>wrong</td>") == 2
+    none = check_gradients(*example(), function=student(mistake="mean left out, cost too"), oracles=["complex step"])
+    assert none.agreement.startswith("nothing agrees with every oracle (0 of 12 comparisons); wrong: ")

@@ -20,17 +20,19 @@ some elements of dW and some of db.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from onelayer.data.dataset import Dataset
 from onelayer.data.progress import Progress, counter
+from onelayer.drawing import html_table
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES, Array, Loss
+from onelayer.words import counted
 
 Function = Callable[[Array, Array, Array, Array, float], tuple[Any, Array, Array]]
 
@@ -78,9 +80,12 @@ class GradientComparison:
         )
 
 
-@dataclass(frozen=True)
+COLUMNS = ("l2", "logits", "dW", "db", "at most", "")
+
+
+@dataclass(frozen=True, repr=False)
 class GradientReport:
-    """The result of a check.
+    """The result of a check; it shows itself as a table of the largest relative errors.
 
     Parameters
     ----------
@@ -106,6 +111,39 @@ class GradientReport:
     def passed(self) -> bool:
         """True if something was compared and all of it agrees."""
         return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+
+    @property
+    def agreement(self) -> str:
+        """First what agrees, then what does not, in one line."""
+        if not self.comparisons:
+            return self.message
+        wrong = {c.parameter for c in self.comparisons if not c.passed}
+        right = sorted({c.parameter for c in self.comparisons} - wrong)
+        agree = " and ".join([", ".join(right[:-1]), *right[-1:]] if len(right) > 1 else right) or "nothing"
+        verb = "agree" if len(right) > 1 else "agrees"
+        whole = f"{sum(c.passed for c in self.comparisons)} of {counted(len(self.comparisons), 'comparison')}"
+        return f"{agree} {verb} with every oracle ({whole})" + (f"; wrong: {self.message}" if wrong else "")
+
+    def in_words(self) -> list[list[str]]:
+        """Return the oracle and the `COLUMNS` of each point."""
+        return [
+            [dW.oracle, f"{dW.l2:g}", dW.point, f"{dW.error:.1e}", f"{db.error:.1e}", f"{dW.tolerance:.0e}", verdict]
+            for dW, db in self.gradients
+            for verdict in ["right" if dW.passed and db.passed else "wrong"]
+        ]
+
+    def __repr__(self) -> str:
+        table = [["", *COLUMNS], *self.in_words()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        return "\n".join([self._caption, *map(str.rstrip, lines)])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._caption, COLUMNS, self.in_words())
+
+    @property
+    def _caption(self) -> str:
+        return "; ".join([self.agreement, *self.skipped.values()] if self.comparisons else [self.agreement])
 
     @property
     def message(self) -> str:
@@ -160,6 +198,7 @@ def check_gradients(
     loss: str = "softmax",
     l2: Sequence[float] = (0.0, 0.1),
     oracles: Sequence[str] | None = None,
+    layout: Literal["rows", "columns"] = "rows",
     seed: int = 42,
     progress: Progress | None = None,
 ) -> GradientReport:
@@ -172,20 +211,23 @@ def check_gradients(
     Parameters
     ----------
     X : array (n, d)
-        Standardised rows.
+        Standardised rows; with the layout of columns (d, n).
     y : array (n,)
-        Labels 0..K-1.
+        Labels 0..K-1; with the layout of columns they may be one-hot, (K, n).
     n_classes : int, optional
-        K; by default the largest label plus one.
+        K; by default the largest label plus one, or that of one-hot labels.
     function : callable, optional
         The function to check, ``function(W, b, X, y, l2) -> (cost, dW, db)`` with W and dW (d, K), b and db (K,). By
-        default it computes the cost and the gradients of `SoftmaxLayer`.
+        default it computes the cost and the gradients of `SoftmaxLayer`. With the layout of columns, it is
+        ``function(W, b, X, Y, l2)`` with W and dW (K, d), b and db (K, 1), X (d, n) and one-hot Y (K, n).
     loss : str
         The loss that `function` computes: "softmax", "sigmoid" or another name in `onelayer.losses.LOSSES`.
     l2 : sequence of float
         Weights of the penalty, checked one after the other.
     oracles : sequence of str, optional
         Names from `ORACLES`; by default all of them.
+    layout : "rows" or "columns"
+        Whether a sample is a row, as everywhere in onelayer, or a column, as in KTH's course DD2424.
     seed : int
         Seed for the random weights, biases and sample of elements.
     progress : callable, optional
@@ -196,19 +238,27 @@ def check_gradients(
     ConfigError
         If an argument is wrong, or `function` does not return a cost and two gradients of the right shapes.
     """
+    if layout not in ("rows", "columns"):
+        raise ConfigError(f"layout {layout!r} is not known: choose from rows, columns")
     X, y = np.asarray(X, np.float64), np.asarray(y)
+    if layout == "columns":
+        X, y, n_classes = _of_columns(X, y, n_classes)
     K = _checked_classes(X, y, n_classes)
     names, skipped = _chosen_oracles(loss, oracles)
     one_by_one = [name for name in names if name != "PyTorch"]
     places, elements = _places(X.shape[1], K, seed), (X.shape[1] + 1) * K
     sample = f"{' and '.join(one_by_one)}: {len(places):,} of {elements:,} elements, drawn with seed {seed}"
     tick = counter(progress, len(l2) * 2 * len(places) * len(one_by_one))
+    if function and layout == "columns":
+        function = _on_columns(function)
     function = function or _layer_function(LOSSES[loss])
     comparisons = []
     for penalty, (name, W, b) in itertools.product(l2, _weights(X, y, K, seed)):
         point = _Point(name, LOSSES[loss], penalty, X, y.astype(np.int64), W, b, function, places)
         comparisons += _compare_at(point, names, tick)
     sampled = bool(one_by_one) and len(places) < elements
+    if layout == "columns":
+        comparisons = [replace(c, index=(*c.index[::-1], 0)[:2] if c.index else ()) for c in comparisons]
     return GradientReport(tuple(comparisons), skipped, sample if sampled else "")
 
 
@@ -217,11 +267,48 @@ def _checked_classes(X: Array, y: Array, n_classes: int | None) -> int:
     if X.ndim != 2 or X.size == 0 or not np.isfinite(X).all():
         raise ConfigError(f"X must be rows (n, d) of finite numbers, at least one, not an array {X.shape}")
     if y.shape != X.shape[:1] or y.dtype.kind not in "iu":
-        raise ConfigError(f"y must be {len(X)} integers, a label for each row of X, not {y.dtype} {y.shape}")
+        hint = ""
+        if y.ndim and y.shape[-1] == X.shape[1]:
+            hint = '; if each column of X is a sample, pass layout="columns"'
+        elif y.ndim == 2 and len(y) == len(X):
+            hint = "; pass labels: y.argmax(axis=1)"
+        raise ConfigError(f"y must be {len(X)} integers, a label for each row of X, not {y.dtype} {y.shape}{hint}")
     K = int(y.max()) + 1 if n_classes is None else n_classes
     if y.min() < 0 or y.max() >= K:
         raise ConfigError(f"labels must lie in 0..{K - 1}, these go from {y.min()} to {y.max()}")
     return K
+
+
+def _of_columns(X: Array, y: Array, n_classes: int | None) -> tuple[Array, Array, int | None]:
+    """Return the columns X (d, n) as rows (n, d), and labels or one-hot labels (K, n) as labels, and K if it is known.
+
+    Raises
+    ------
+    ConfigError
+        If the labels are not those of the columns.
+    """
+    if X.ndim != 2 or y.ndim not in (1, 2) or y.shape[-1] != X.shape[1]:
+        hint = "; if each row of X is a sample, leave layout out" if y.ndim and len(y) == len(X) else ""
+        raise ConfigError(f"X must be (d, n) and Y one-hot (K, n) or labels (n,), not {X.shape} and {y.shape}{hint}")
+    if y.ndim == 1:
+        return X.T, y, n_classes
+    if not (((y == 0) | (y == 1)).all() and (y.sum(axis=0) == 1).all()):
+        raise ConfigError("Y (K, n) must be one-hot: a single 1 in each column, and 0 elsewhere")
+    if n_classes not in (None, len(y)):
+        raise ConfigError(f"Y has a row for each of {len(y)} classes, but n_classes is {n_classes}; leave it out")
+    return X.T, y.argmax(axis=0), len(y)
+
+
+def _on_columns(function: Function) -> Function:
+    """Return a function of rows that calls one of columns."""
+
+    def of_rows(W: Array, b: Array, X: Array, y: Array, l2: float) -> tuple[Any, Array, Array]:
+        Y = np.eye(b.size)[:, y]  # (K, n)
+        W, b, X = np.ascontiguousarray(W.T), b[:, np.newaxis], np.ascontiguousarray(X.T)
+        cost, dW, db = _checked_result(function(W, b, X, Y, l2), W.shape, b.shape)
+        return cost, dW.T, db[:, 0]
+
+    return of_rows
 
 
 def _chosen_oracles(loss: str, oracles: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
@@ -338,12 +425,19 @@ def _call(point: _Point, theta: Array) -> tuple[Array, Array, Array]:
     """Return the function's cost (), dW (d, K) and db (K,)."""
     # Copies, as the function may write to its arguments, or return the same memory each time.
     result = point.function(*point.split(theta.copy()), point.X.copy(), point.y.copy(), point.l2)
+    return _checked_result(result, point.W.shape, point.b.shape)
+
+
+def _checked_result(result: Any, of_weights: tuple[int, ...], of_bias: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Return what a function returned, a cost () and two gradients of these shapes, as arrays."""
     if not isinstance(result, tuple | list) or len(result) != 3:
         raise ConfigError("the function must return three things: cost, dW, db")
     cost, dW, db = (np.array(value, np.float64) for value in result)
-    for name, value, shape in ("cost", cost, ()), ("dW", dW, point.W.shape), ("db", db, point.b.shape):
+    for name, value, shape in ("cost", cost, ()), ("dW", dW, of_weights), ("db", db, of_bias):
         if value.shape != shape:
             hint = f"; transpose it: {name}.T" if value.shape == shape[::-1] else ""
+            if len(shape) == 2 and value.shape == shape[:1]:
+                hint = f"; make it a column: {name}[:, np.newaxis], or sum with keepdims=True"
             raise ConfigError(f"{name} must have shape {shape}, the function returned {value.shape}{hint}")
     return cost, dW, db
 
