@@ -1,21 +1,27 @@
 """The public names of onelayer: each loads, type checkers know it, and importing the package loads nothing heavy."""
 
+import doctest
 import inspect
 import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import toy_dataset
+from helpers import toy_dataset, toy_splits
 
 import onelayer
+from onelayer.config import COURSEWORK
 from onelayer.experiments.pairing import compare_runs
+from onelayer.features.map import FeatureMap
 from onelayer.runs import training as runs
 from onelayer.runs.plan import Plan
+from onelayer.training import public
+from onelayer.training import train as engine
 from onelayer.training.state import Problem
 
 NAMES = {
@@ -50,7 +56,7 @@ def test_type_checkers_know_the_names(tmp_path):
         "onelayer.Run.open('x').path": "pathlib.Path",
         "onelayer.load_run('x')": "onelayer.runs.directory.Run",
         "onelayer.TrainConfig().learning_rate": "float",
-        "train": "def (splits: onelayer.data.",
+        "train": "def (data: ",
         "onelayer.nonsense": "",
     }
     code = "import onelayer\nfrom onelayer import *\n" + "".join(f"reveal_type({line})\n" for line in lines)
@@ -68,6 +74,90 @@ def test_type_checkers_know_the_names(tmp_path):
         assert expected in line
     assert len(errors) == 1, done.stdout
     assert 'Module has no attribute "nonsense"' in errors[0]
+
+
+def same_bits(a, b):
+    return a.model.layer.weights.tobytes() == b.model.layer.weights.tobytes() and a.scores == b.scores
+
+
+def test_train_takes_a_source_and_settings_by_name():
+    splits = onelayer.load_splits("digits", onelayer.SplitConfig(split_seed=3))
+    expected = engine.train(splits, onelayer.TrainConfig(learning_rate=0.05, epochs=2, l2=0.01, batch_size=50))
+    settings = {"learning_rate": 0.05, "epochs": 2, "l2": 0.01, "batch_size": 50}
+    short = {"eta": 0.05, "n_epochs": 2, "lambda_": 0.01, "n_batch": 50}
+    assert same_bits(onelayer.train("digits", split_seed=3, **settings), expected)
+    assert same_bits(onelayer.train(onelayer.load("digits"), split_seed=3, **short), expected)
+    assert same_bits(onelayer.train(splits, lr=0.05, epochs=2, lam=0.01, n_batch=50), expected)
+    assert same_bits(onelayer.train(splits, onelayer.TrainConfig(**settings)), expected)
+    assert same_bits(onelayer.train(splits, onelayer.TrainConfig(**settings | {"l2": 7}), l2=0.01), expected)
+    assert not same_bits(onelayer.train("digits", **settings), expected)
+    assert doctest.testmod(public).failed == 0
+
+
+def test_train_takes_a_preset():
+    splits = toy_splits()
+    found = onelayer.train(splits, preset="coursework", epochs=2, learning_rate=0.02)
+    assert same_bits(found, engine.train(splits, replace(COURSEWORK, epochs=2, learning_rate=0.02)))
+
+
+def test_a_preset_is_for_cifar_10_where_auto_can_have_it(monkeypatch):
+    digits = onelayer.load("digits")
+    monkeypatch.setattr("onelayer.data.sources.load", lambda *_, **__: digits)
+    with pytest.warns(onelayer.OnelayerWarning, match="digits takes its place, without the preset coursework"):
+        found = onelayer.train("auto", preset="coursework", epochs=1)
+    assert same_bits(found, onelayer.train("digits", epochs=1))
+
+
+TOY = toy_dataset()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: onelayer.train(TOY, lerning_rate=1), "unknown setting lerning_rate; did you mean learning_rate"),
+        (lambda: onelayer.train(TOY, qqq=1), "unknown setting qqq; known are learning_rate, l2, .*, coarse"),
+        (lambda: onelayer.train(TOY, weight_decay=1), "unknown setting weight_decay; l2 is half of a weight decay"),
+        (lambda: onelayer.train(TOY, lr=1, eta=1), "lr and eta are the same setting; pass one of them"),
+        (lambda: onelayer.train(TOY, lr="fast"), "learning rate 'fast' is not a positive number, or auto"),
+        (lambda: onelayer.train(TOY, onelayer.SplitConfig()), "config is of the type SplitConfig; .* protocol=..."),
+        (lambda: onelayer.train(TOY, {}), "config is of the type dict; pass a TrainConfig, or settings by name"),
+        (lambda: onelayer.train(3), "data is of the type int; pass a name or path, a Dataset, or Splits"),
+        (lambda: onelayer.train("digts"), "did you mean digits"),
+        (lambda: onelayer.train(TOY, preset="course"), "preset 'course' is not known; pass coursework"),
+        (lambda: onelayer.train(TOY, COURSEWORK, preset="coursework"), "config and preset both give all settings"),
+        (lambda: onelayer.train(TOY, features=lambda R: R), "features is of the type function; pass an object"),
+        (lambda: onelayer.train(TOY, image_size="8"), "image_size does not apply to rows that are read already"),
+        (lambda: onelayer.train(toy_splits(), test_size=9), "test_size does not apply to rows that are divided"),
+        (lambda: onelayer.evaluate(3, toy_splits()), "model is of the type int; pass a Model, such as result.model"),
+        (
+            lambda: onelayer.evaluate(onelayer.train(TOY, epochs=0).model, toy_splits()),
+            "split is of the type Splits; pass one of the splits: splits.test",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_answered_in_a_line_that_says_what_to_pass(call, message):
+    with pytest.raises(onelayer.OnelayerError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_map_that_returns_another_number_of_features_is_refused():
+    class Halves(FeatureMap):
+        name, image_shape, linear, d_in, d_out = "halves", None, False, 60, 30
+
+        def transform(self, R):
+            return R[:, :29]
+
+    with pytest.raises(onelayer.OnelayerError, match=r"halves: the map returned .*\d+, 29\) .* rows; its d_out is 30"):
+        onelayer.train(TOY, features=Halves())
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    onelayer.train(TOY, epochs=3)
+    assert capsys.readouterr() == ("", "")
+    result = onelayer.train(TOY, epochs=3, progress=True)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"{result.state.history[-1].in_words(3)}; all 3 epochs are done\n")
 
 
 def test_compare_takes_runs_and_paths_and_finds_their_data(tmp_path):

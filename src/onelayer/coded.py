@@ -35,8 +35,14 @@ def coded(splits: Splits, features: FeatureMap) -> Splits:
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
         for start in range(0, len(rows), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
+            found = features.transform(dataset.rows[block])
+            if np.shape(found) != rows[block].shape:
+                shape = f"{np.shape(found)} for {len(rows[block])} rows"
+                raise ConfigError(
+                    f"{name}: the map returned the shape {shape}; its d_out is {features.d_out}; correct it"
+                )
             with np.errstate(over="ignore"):  # what is not finite is an error of its own
-                rows[block] = features.transform(dataset.rows[block])
+                rows[block] = found
             finite = np.isfinite(rows[block]).all(axis=1)
             if not finite.all():
                 raise DataError(f"{name}: row {start + finite.argmin()} has a feature that is not finite in float32")

@@ -135,6 +135,16 @@ class TrainConfig:
         return cls(**asdict(COURSEWORK) | values)
 
 
+# Short names of settings, and those of the course that this project starts from.
+ALIASES = {
+    "lr": "learning_rate",
+    "eta": "learning_rate",
+    "lam": "l2",
+    "lambda": "l2",
+    "n_batch": "batch_size",
+    "n_epochs": "epochs",
+}
+
 # Runs that agree in these options are runs of one setting: seeds repeat it, and threads change no number.
 SETTINGS = tuple(field.name for field in fields(TrainConfig) if field.name not in ("seed", "threads"))
 

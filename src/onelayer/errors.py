@@ -12,6 +12,11 @@ class ConfigError(OnelayerError, ValueError):
     """A setting is out of its range, or does not fit other settings."""
 
 
+def wrong_type(name: str, value: object, wanted: str) -> ConfigError:
+    """Return the error for an argument of another type than the one that is wanted."""
+    return ConfigError(f"{name} is of the type {type(value).__name__}; pass {wanted}")
+
+
 class DataError(OnelayerError):
     """A data source is missing, damaged, or has unsuitable contents."""
 

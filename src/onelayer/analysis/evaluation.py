@@ -12,7 +12,7 @@ from onelayer.analysis.answers import Answers
 from onelayer.analysis.estimates import Estimate, mean, named
 from onelayer.data.dataset import Split
 from onelayer.drawing import draw, html_table
-from onelayer.errors import DataError, OnelayerWarning
+from onelayer.errors import DataError, OnelayerWarning, wrong_type
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
@@ -229,6 +229,10 @@ def evaluate(model: Model, split: Split) -> Evaluation:
     DataError
         If the split has no rows, or its rows or classes are not the model's.
     """
+    if not isinstance(model, Model):
+        raise wrong_type("model", model, "a Model, such as result.model or load_run(...).model")
+    if not isinstance(split, Split):
+        raise wrong_type("split", split, "one of the splits: splits.test, or dataset.everything")
     dataset = split.dataset
     if split.weight == 0:
         raise DataError(f"the split {split.name} of {dataset.name} has no rows to evaluate; choose another")
