@@ -42,10 +42,7 @@ def test_files_of_a_run(tmp_path):
     summary = json.loads(run.summary_path.read_text())
     first = ["config", "data", "results", "kept_epoch", "epochs", "ended", "learning_rate", "dates"]
     rest = ["seconds", "versions", "seed", "backend", "checksum"]
-    assert list(summary) == [
-        *["config", "data", "results", "kept_epoch", "epochs", "ended", "learning_rate", "dates"],
-        *rest,
-    ]
+    assert list(summary) == first + rest
     assert summary["config"]["learning_rate"] == 0.05
     assert summary["config"]["protocol"] is None
     assert summary["data"]["fingerprint"] == splits.dataset.fingerprint

@@ -143,6 +143,11 @@ ALIASES = {
     "lambda": "l2",
     "n_batch": "batch_size",
     "n_epochs": "epochs",
+    "bs": "batch_size",
+    "val_size": "validation_size",
+    "val_split": "validation_size",
+    "validation_split": "validation_size",
+    "random_state": "seed",
 }
 
 # Runs that agree in these options are runs of one setting: seeds repeat it, and threads change no number.

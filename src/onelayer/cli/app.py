@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from cyclopts import UNSET, App, Parameter, Token
 
+from onelayer.config import ALIASES as SHORT_NAMES
 from onelayer.config import PRESETS
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
@@ -18,18 +19,8 @@ from onelayer.words import typed
 if TYPE_CHECKING:
     from cyclopts.argument import Argument, ArgumentCollection
 
-# The words of the course that this project starts from.
-COURSE_WORDS = {"--eta": "--learning-rate", "--lam": "--l2", "--n-batch": "--batch-size", "--n-epochs": "--epochs"}
-# Short forms, and words of other libraries that mean exactly the same.
-ALIASES = COURSE_WORDS | {
-    "--lr": "--learning-rate",
-    "--lambda": "--l2",
-    "--bs": "--batch-size",
-    "--val-size": "--validation-size",
-    "--val-split": "--validation-size",
-    "--validation-split": "--validation-size",
-    "--random-state": "--seed",
-}
+# The short names of settings as options, which have hyphens.
+ALIASES = {f"--{short}".replace("_", "-"): f"--{name}".replace("_", "-") for short, name in SHORT_NAMES.items()}
 
 
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
