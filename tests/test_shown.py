@@ -10,7 +10,8 @@ import pytest
 from helpers import toy_dataset
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
-from onelayer.config import COURSEWORK, SplitConfig
+from onelayer.analysis.explanation import explain
+from onelayer.config import COURSEWORK, SourceConfig, SplitConfig, TrainConfig
 from onelayer.data import split
 from onelayer.drawing import html_table
 from onelayer.runs import training as runs
@@ -138,6 +139,24 @@ def test_short_words_for_what_holds_arrays(splits, result):
     assert repr(found) == f"<Reliability in 5 bins: expected calibration error {error}>"
     assert repr(result.state) == "<TrainingState after 3 epochs>"
     assert repr(result.model) == "<Model of 60 features and 4 classes, softmax>"
+
+
+def test_everything_public_says_in_a_line_what_it_is(splits, result, tmp_path):
+    layer = result.model.layer
+    assert repr(layer) == "<SoftmaxLayer of 60 features and 4 classes, softmax, float32>"
+    assert repr(result.model.standardizer) == "<Standardizer of 60 features>"
+    assert repr(Run(tmp_path)) == f"<Run {tmp_path}>"
+    row = splits.test.rows(slice(0, 1))[0]
+    P = result.model.probabilities(row[None])[0]
+    first, second = np.argsort(-P)[:2]
+    shares = ", ".join(f"{k} with {100 * P[k]:.2f} %" for k in (first, second))
+    assert repr(explain(result.model, row, top=2)) == f"<Explanation of the classes {shares}>"
+    assert repr(TrainConfig()) == "TrainConfig()"
+    for config in (TrainConfig(learning_rate=0.05, keep="last"), SplitConfig(test_size=0.5), SourceConfig(coarse=True)):
+        assert eval(repr(config)) == config  # noqa: S307
+    assert repr(TrainConfig(learning_rate=0.05, keep="last")) == "TrainConfig(learning_rate=0.05, keep='last')"
+    public = [splits, *splits, splits.dataset, result, result.state, result.kept, result.model, result.model.features]
+    assert all(len(repr(thing)) < 400 and "\n" not in repr(thing) for thing in public)
 
 
 def test_a_long_table_is_cut():

@@ -77,6 +77,9 @@ class TrainConfig:
     backend: Literal["auto", "native", "numpy"] = "auto"
     threads: int = 0
 
+    def __repr__(self) -> str:
+        return _changes(self)
+
     def __post_init__(self) -> None:
         _plain(self)
         rate = self.learning_rate
@@ -179,6 +182,9 @@ class SourceConfig:
     allow_unreadable: bool = False
     coarse: bool = False
 
+    def __repr__(self) -> str:
+        return _changes(self)
+
     @classmethod
     def of_file(cls, settings: Mapping[str, Any]) -> "SourceConfig":
         """Return the settings that a file recorded; those that an older file does not name have their old values."""
@@ -225,6 +231,9 @@ class SplitConfig:
     split_seed: int = 0
     refit: bool = False
 
+    def __repr__(self) -> str:
+        return _changes(self)
+
     def __post_init__(self) -> None:
         _plain(self)
         protocols = ("batch", "given", "full", "stratified", None)
@@ -235,6 +244,13 @@ class SplitConfig:
             _require(self, name, good, "a whole number of rows, or a fraction between 0 and 1")
         _require(self, "split_seed", _count(self.split_seed), "a whole number of at least 0")
         _require(self, "refit", isinstance(self.refit, bool), "true or false")
+
+
+def _changes(config: Any) -> str:
+    """Return the call that makes these settings, without those that are the defaults."""
+    values = ((field, getattr(config, field.name)) for field in fields(config))
+    given = ", ".join(f"{field.name}={value!r}" for field, value in values if value != field.default)
+    return f"{type(config).__name__}({given})"
 
 
 def class_weights(setting: str) -> dict[str, float]:

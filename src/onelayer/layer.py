@@ -30,6 +30,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from onelayer.losses import LOSSES, Array, Loss
+from onelayer.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,10 @@ class SoftmaxLayer:
     weights: Array
     bias: Array
     loss: Loss
+
+    def __repr__(self) -> str:
+        d, K = self.weights.shape
+        return f"<SoftmaxLayer of {counted(d, 'feature')} and {K} classes, {self.loss.name}, {self.weights.dtype}>"
 
     @classmethod
     def initial(

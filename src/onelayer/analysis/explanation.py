@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from onelayer.layer import ranked
 from onelayer.model import Model
+from onelayer.words import percent
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,10 @@ class Explanation:
     contributions: np.ndarray
     bias: np.ndarray
     logits: np.ndarray
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{k} with {percent(p)}" for k, p in zip(self.classes, self.probabilities, strict=True))
+        return f"<Explanation of the classes {shares}>"
 
 
 def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:

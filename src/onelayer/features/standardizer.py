@@ -26,6 +26,7 @@ from array_api_compat import array_namespace
 from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
+from onelayer.words import counted
 
 BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and enough to make Python's own time small
 PIXEL_ROWS = 256  # added up at a time: their squares sum to less than 2^24, which float32 holds exactly
@@ -161,6 +162,9 @@ class Standardizer:
     mean: Array
     scale: Array
     constant: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"<Standardizer of {counted(len(self.mean), 'feature')}>"
 
     @classmethod
     def fit(cls, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None) -> "Standardizer":

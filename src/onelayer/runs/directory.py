@@ -57,6 +57,9 @@ class Run(CurvePlots, ModelPlots):
 
     path: Path
 
+    def __repr__(self) -> str:
+        return f"<Run {self.path}>"
+
     def _repr_html_(self) -> str:
         try:
             caption = f"{self.path}: {self.config.in_words()}"
