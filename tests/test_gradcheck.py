@@ -451,5 +451,9 @@ def test_a_report_says_first_what_agrees_and_shows_a_table():
     html = wrong._repr_html_()
     assert html.count("<tr>") == 5
     assert html.count("<td>wrong</td>") == 2
+    sharp = check_gradients(*example(), function=student(mistake="no shift"), oracles=["complex step"], n_classes=10)
+    assert sharp.agreement.startswith(
+        "cost, dW and db agree with every oracle at ordinary logits (6 of 12 comparisons); "
+    )
     none = check_gradients(*example(), function=student(mistake="mean left out, cost too"), oracles=["complex step"])
     assert none.agreement.startswith("nothing agrees with every oracle (0 of 12 comparisons); wrong: ")

@@ -117,12 +117,16 @@ class GradientReport:
         """First what agrees, then what does not, in one line."""
         if not self.comparisons:
             return self.message
-        wrong = {c.parameter for c in self.comparisons if not c.passed}
-        right = sorted({c.parameter for c in self.comparisons} - wrong)
-        agree = " and ".join([", ".join(right[:-1]), *right[-1:]] if len(right) > 1 else right) or "nothing"
-        verb = "agree" if len(right) > 1 else "agrees"
         whole = f"{sum(c.passed for c in self.comparisons)} of {counted(len(self.comparisons), 'comparison')}"
-        return f"{agree} {verb} with every oracle ({whole})" + (f"; wrong: {self.message}" if wrong else "")
+        failed = "" if self.passed else f"; wrong: {self.message}"
+        ordinary = [c for c in self.comparisons if c.point == "ordinary"]
+        no_penalty = [c for c in ordinary if c.l2 == 0]
+        scopes = {"": self.comparisons, " at ordinary logits": ordinary, " at ordinary logits and l2 0": no_penalty}
+        for scope, comparisons in scopes.items():
+            if right := sorted({c.parameter for c in comparisons} - {c.parameter for c in comparisons if not c.passed}):
+                agree = " and ".join([", ".join(right[:-1]), right[-1]] if right[1:] else right)
+                return f"{agree} agree{'' if right[1:] else 's'} with every oracle{scope} ({whole}){failed}"
+        return f"nothing agrees with every oracle ({whole}){failed}"
 
     def in_words(self) -> list[list[str]]:
         """Return the oracle and the `COLUMNS` of each point."""
