@@ -446,6 +446,8 @@ def test_partial_fit_learns_as_fit_does():
     whole = SoftmaxClassifier(random_state=0).fit(X[:1500], y[:1500])
     assert chunks.score(X[1500:], y[1500:]) > whole.score(X[1500:], y[1500:]) - 0.02 > 0.9
     assert chunks.n_iter_ == len(chunks.history_["epoch"]) == 25
+    stopping = SoftmaxClassifier(random_state=0, early_stopping=True).partial_fit(X, y, classes=range(4))
+    assert stopping.partial_fit(X, y).n_iter_ == 2
     one = SoftmaxClassifier(random_state=0).partial_fit(X, y, classes=range(4))
     assert relative(one.coef_, SoftmaxClassifier(random_state=0, epochs=1).fit(X, y).coef_) == 0
 

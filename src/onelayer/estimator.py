@@ -480,7 +480,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         if best and config.needs_best:
             best = replace(best, layer=self._reexpressed(best.layer, standardizer, config))
         layer = self._reexpressed(state.layer, standardizer, config)
-        if config.epochs == "auto" or self.early_stopping:  # what stalled before may fall again
+        if config.epochs == "auto" or config.keep == "best":  # what stalled before may fall again
             return TrainingState(layer, state.rng_state)
         return replace(state, layer=layer, best=best if config.needs_best else None, first_rate=None, ended="")
 
