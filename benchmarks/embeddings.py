@@ -17,13 +17,14 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from limits import AnonymousPeak, forget, limited, run
 
 import onelayer
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 
@@ -93,7 +94,8 @@ def main() -> None:
     parser.add_argument("--turn", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     test = arguments.rows // 10
-    config = TrainConfig(
+    config = replace(
+        COURSEWORK,
         learning_rate=0.05,
         batch_size=200,
         epochs=arguments.epochs,

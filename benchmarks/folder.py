@@ -24,7 +24,7 @@ import PIL
 from PIL import Image
 
 import onelayer
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig
 from onelayer.data import cache, split
 from onelayer.data.dataset import Dataset
 
@@ -87,7 +87,7 @@ def main() -> None:
 
         found = onelayer.load(root)
         same = found.fingerprint == expected.fingerprint
-        config = TrainConfig(epochs=3)
+        config = replace(COURSEWORK, epochs=3)
         models = [onelayer.train(split(dataset, SplitConfig()), config).model for dataset in (found, expected)]
         same_weights = np.array_equal(models[0].layer.weights, models[1].layer.weights)
 

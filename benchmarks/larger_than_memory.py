@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from limits import AnonymousPeak, forget, limited, run
 
 import onelayer
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
 
@@ -78,7 +79,7 @@ def turn(what: str, path: Path, blocks: int, epochs: int, patience: float) -> di
         started, cpu = time.perf_counter(), time.process_time()
         splits.standardizer  # noqa: B018
     else:
-        config = TrainConfig(shuffle_blocks=blocks, epochs=epochs, backend=what, learning_rate=1e-4)  # type: ignore[arg-type]
+        config = replace(COURSEWORK, shuffle_blocks=blocks, epochs=epochs, backend=what, learning_rate=1e-4)
         standardizer = splits.standardizer
         started, cpu = time.perf_counter(), time.process_time()
         try:

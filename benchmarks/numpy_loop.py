@@ -11,12 +11,13 @@ import platform
 import resource
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from peers import numpy_float32
 
 import onelayer
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     splits = onelayer.load_splits(arguments.data, SplitConfig(protocol="batch"))
-    config = TrainConfig(epochs=20, backend="numpy")
+    config = replace(COURSEWORK, epochs=20, backend="numpy")
     rng = np.random.default_rng(0)
     plain = numpy_float32(splits)
     seconds: dict[str, list[float]] = {"plain loop": [], "onelayer": []}

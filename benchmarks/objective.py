@@ -18,7 +18,7 @@ import numpy as np
 
 import onelayer
 from onelayer.blas import one_blas_thread
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends.registry import choose_backend
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--backend", default="native")
     arguments = parser.parse_args()
     splits = onelayer.load_splits(arguments.data, SplitConfig())
-    config = TrainConfig(batch_size=1000, backend=arguments.backend)
+    config = replace(COURSEWORK, batch_size=1000, backend=arguments.backend)
     (n, d), K = (len(splits.train), splits.dataset.rows.shape[1]), len(splits.dataset.class_names)
     rng = np.random.default_rng(0)
     layer = SoftmaxLayer.initial(d, K, rng, dtype=config.dtype)

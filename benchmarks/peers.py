@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 import onelayer
-from onelayer.config import SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig
 
 Epoch = Callable[[np.ndarray], None]
 RATE = 0.001
@@ -207,7 +207,7 @@ def turn(name: str, data: str, epochs: int, threads: int) -> dict[str, float]:
     """One process: cold and warm seconds an epoch, and peak memory."""
     splits = onelayer.load_splits(data, SplitConfig(protocol="batch"))
     if name == NATIVE:
-        config = TrainConfig(epochs=epochs, threads=threads)
+        config = replace(COURSEWORK, epochs=epochs, threads=threads)
         started = time.perf_counter()
         onelayer.train(splits, replace(config, epochs=1))
         cold = time.perf_counter() - started  # with the standardisation and the test rows

@@ -14,12 +14,13 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from peers import in_a_process, numpy_float32
 
 import onelayer
-from onelayer.config import TrainConfig
+from onelayer.config import COURSEWORK
 from onelayer.data.dataset import Dataset, Split, Splits
 
 SIZES = [
@@ -46,7 +47,7 @@ def made_splits(n: int, d: int, K: int) -> Splits:
 def turn(name: str, n: int, d: int, K: int, epochs: int, threads: int) -> dict[str, float]:
     splits = made_splits(n, d, K)
     if name == "onelayer":
-        config = TrainConfig(epochs=epochs + 2, threads=threads, backend="native", learning_rate=1e-5)
+        config = replace(COURSEWORK, epochs=epochs + 2, threads=threads, backend="native", learning_rate=1e-5)
         seconds = [record.seconds for record in onelayer.train(splits, config).state.history[1:-1]]
     else:
         epoch, seconds = numpy_float32(splits), []

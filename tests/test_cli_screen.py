@@ -56,7 +56,7 @@ def test_a_terminal_shows_accuracy_and_the_time_left(tiny_cifar, tmp_path, width
     for epoch in epochs:
         assert len(epoch) <= width
         assert re.fullmatch(line, epoch), epoch
-    assert not any("…" in frame for frame in frames if not frame.startswith(("validati", "train", "test")))
+    assert not any("…" in frame for frame in frames if "epoch" in frame)
 
 
 def test_a_pipe_and_a_notebook_get_few_lines(tiny_cifar, tmp_path):

@@ -157,10 +157,9 @@ def test_words_that_the_output_cannot_hold_are_spelt_out(tmp_path):
 
     said("train", "--data", "rows.npz", "--out", "run", *TINY, encoding="ascii")
     table = said("evaluate", "run", encoding="latin-1")
-    assert "±" in table
     assert "Käse" in table
     assert "\\u9ce5" in table
-    assert "\\xb1" in said("evaluate", "run", encoding="ascii")
+    assert "K\\xe4se" in said("evaluate", "run", encoding="ascii")
     plain, spelt = (said("predict", "run", "é.npy", "--json", encoding=name) for name in ("utf-8", "ascii"))
     assert "鳥" in plain
     assert json.loads(spelt) == json.loads(plain)

@@ -29,7 +29,7 @@ def test_vectors(run_cli, vectors, tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["results"]["test"]["accuracy"] > 0.9
     assert "weights.png" in run_cli("figures", run)[1]
-    assert {path.stem for path in run.glob("*.png")} == {"loss", "cost", "weights", "confusion"}
+    assert {path.stem for path in run.glob("*.png")} == {"loss", "cost", "accuracy", "weights", "confusion"}
     assert "wine, test: 36 rows" in run_cli("evaluate", run)[1]
     assert "wine, all: 178 rows" in run_cli("evaluate", run, "--split", "all", "--data", "wine.npz")[1]
     assert run_cli("resume", run, "--epochs", "25", "--quiet", "--no-figures") == (0, "", "")

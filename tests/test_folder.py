@@ -1,6 +1,7 @@
 """Folders of images: their classes, order and sizes, and errors in them."""
 
 import errno
+import json
 import os
 import re
 import threading
@@ -782,7 +783,9 @@ def test_a_stop_ends_at_once_and_leaves_nothing(cifar_folder, tmp_path, monkeypa
 def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
     root, _ = cifar_folder
     monkeypatch.chdir(tmp_path)
-    cli.run_command(["train", "--data", str(root), "--epochs", "5", "--flip", "--learning-rate", "0.01"])
+    cli.run_command(
+        ["train", "--data", str(root), "--preset", "coursework", "--epochs", "5", "--flip", "--eta", "0.01"]
+    )
     run = f"runs/{root.name}-1"
     assert (
         f"{root.name}, protocol full: 240 train, 60 validation, 60 test rows of 3,072 numbers" in capsys.readouterr()[0]
@@ -799,13 +802,13 @@ def test_commands(cifar_folder, tmp_path, monkeypatch, capsys):
         large.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             image.resize((64, 64), Image.Resampling.NEAREST).save(large)
-    cli.run_command(["evaluate", run, "--split", "test"])
-    of_run = capsys.readouterr()[0]
-    cli.run_command(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all"])
-    of_other = capsys.readouterr()[0]
-    assert "other, all: 60 rows" in of_other
+    cli.run_command(["evaluate", run, "--split", "test", "--json"])
+    of_run = json.loads(capsys.readouterr()[0])
+    cli.run_command(["evaluate", run, "--data", str(tmp_path / "other"), "--split", "all", "--json"])
+    of_other = json.loads(capsys.readouterr()[0])
+    assert (of_other["name"], of_other["rows"]) == ("other, all", 60)
     model, other = Run.open(run).model, load(tmp_path / "other", source_config=SourceConfig(image_size="32x32"))
     right = (model.probabilities(other.rows).argmax(axis=1) == other.labels).mean()
     assert 0.5 < right < 0.9
-    assert f"accuracy {100 * right:.2f} %" in of_other
-    assert abs(float(of_run.split("accuracy ")[1][:5]) - 100 * right) < 5  # Lanczos moves a row in 60 or two
+    assert of_other["accuracy"] == pytest.approx(right)
+    assert abs(of_run["accuracy"] - right) < 0.05  # Lanczos moves a row in 60 or two

@@ -161,6 +161,11 @@ class TestTraining:
         run = train_run("--data", tiny_cifar, *words, "--backend", backend, "--dtype", dtype)
         compare_with_recorded("tiny CIFAR-10", figures_of(run), dtype)
 
+    def test_the_defaults(self, run_cli, tmp_path):
+        words = ("--data", "digits", "--epochs", 12, "--dtype", "float64", "--no-figures", "--quiet")
+        assert run_cli("train", *words, "--out", tmp_path / "run")[0] == 0
+        compare_with_recorded("digits, defaults", figures_of(tmp_path / "run"))
+
     @pytest.mark.parametrize(("backend", "dtype"), BACKENDS)
     def test_the_four_settings_of_the_coursework(self, backend, dtype, cifar):
         splits = load_splits(str(cifar), SplitConfig(protocol="batch"))

@@ -222,7 +222,7 @@ def test_a_figure_outside_is_told_in_points_with_what_it_is_like():
 def test_other_rows_allow_for_their_sampling_error():
     noise = np.random.default_rng(3).normal(0, 0.2, (2, 10))
     measured = {("train", 40): 40 + noise[0], ("test", 40): 37.4 + noise[1]}
-    setting = Setting("batch", TrainConfig())
+    setting = Setting("batch", COURSEWORK)
     for rows, like in ((10_000, "our accuracy on train rows, epoch 40"), (1_000_000, "no accuracy measured here")):
         sizes = dict.fromkeys(("train", "test"), rows)
         trained = type("Trained", (), {"measured": lambda self: measured, "sizes": sizes})()

@@ -443,7 +443,9 @@ def test_options_in_a_file_and_pictures(run_cli, tmp_path):
     assert {config.l2 for config in plan.configs} == {0.1}
     assert "test, refitted on train and validation rows: " in out
     pictures = {path.stem for path in (tmp_path / "sweep/runs/000-seed-42").glob("*.png")}
-    assert pictures == {"loss", "cost", "templates", "templates_signed"}, "no test rows, so none that show them"
+    assert pictures == {"loss", "cost", "accuracy", "templates", "templates_signed"}, (
+        "no test rows, so none that show them"
+    )
     assert (tmp_path / "sweep/refit/runs/000-seed-42/confusion.png").exists()
     (tmp_path / "s.toml").write_text("l2 = []\n")
     assert_one_line(run_cli("sweep", "--config", "s.toml", "--data", "digits"), "l2 has no values")

@@ -117,6 +117,10 @@ class Model(ModelPlots):
         """The model `on_raw_rows` if the map is linear, otherwise this model."""
         return self.on_raw_rows if self.features.linear else self
 
+    def with_weights(self, weights: np.ndarray) -> "Model":
+        """Return the model with other weights (d, K), such as those that were learnt, without the initial ones."""
+        return replace(self, layer=replace(self.layer, weights=weights))
+
     def logits(self, rows: ArrayLike) -> np.ndarray:
         """Return logits S (n, K), float64, of raw rows (n, d), an array or nested lists.
 

@@ -66,7 +66,9 @@ def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | 
             screen.say(f"note: {advice}")
         screen.say("")
     seconds = sum(record.seconds for record in history)
-    screen.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend})")
+    screen.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend}): {result.ended}")
+    if history and result.kept_epoch != len(history):
+        screen.say(f"the model is that of epoch {result.kept_epoch}, the best on the validation rows")
 
 
 def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:

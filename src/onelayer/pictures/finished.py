@@ -114,6 +114,8 @@ def _weights(
         flat = model.on_raw_rows
         weights, standardizer = flat.layer.weights, flat.standardizer
         title = f"Templates, each in its own range\n{settings}"
+        if learnt is not None:
+            learnt = model.with_weights(learnt).on_raw_rows.layer.weights
         yield "templates", templates(weights, names, shape, title, learnt)
         drawn = weights if learnt is None else learnt
         title = f"{of} on one scale\n{settings}"

@@ -75,7 +75,8 @@ def _weights(result: Any, **options: Any) -> Figure:
         options.pop("width", None)
         return strongest_weights(drawn, model.standardizer, model.class_names, f"Weights\n{start}", **options)
     flat = model.on_raw_rows
-    learnt = learnt if flat is model else None  # of features that are not pixels
+    if learnt is not None:
+        learnt = model.with_weights(learnt).on_raw_rows.layer.weights
     return templates(flat.layer.weights, model.class_names, shape, f"Templates\n{start}", learnt, **options)
 
 

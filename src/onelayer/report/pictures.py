@@ -158,12 +158,7 @@ def learnt_model(run: Run, model: Model, splits: Splits) -> Model | None:
         config = replace(plan.config, backend="numpy")
         state = Problem.of(splits, config, model.standardizer, model.features).begin(state)
     kept = state.best if state.best and state.best.epoch == kept_epoch(run) else state.last
-    return _with_weights(model, learnt(kept, plan.config))
-
-
-def _with_weights(model: Model, weights: np.ndarray) -> Model:
-    weights = weights.astype(model.layer.weights.dtype)
-    return replace(model, layer=replace(model.layer, weights=weights))
+    return model.with_weights(learnt(kept, plan.config))
 
 
 def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:
@@ -220,7 +215,7 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
 
     def capture(state: TrainingState) -> None:
         if state.epoch in chosen:
-            weights[state.epoch] = _with_weights(model, learnt(state.last, config)).on_raw_rows.layer.weights
+            weights[state.epoch] = model.with_weights(learnt(state.last, config)).on_raw_rows.layer.weights
 
     try:
         trained = train(splits, config, features=model.features, on_epoch=capture, report_test=False).model.layer

@@ -23,47 +23,56 @@ LEAST_FALL = 1e-4  # of the first watched loss
 AT_THE_CAP = f"{MOST_EPOCHS:,} epochs are done, the most that auto trains, and the loss was still falling"
 
 
+def watched(record: EpochRecord) -> float:
+    """Return the loss of an epoch by which decays and the end are decided."""
+    return record.train_cost if math.isnan(record.validation_loss) else record.validation_loss
+
+
 @dataclass(frozen=True)
 class Decision:
-    """What follows an epoch.
+    """The decision about the epoch after a history.
 
     Parameters
     ----------
     decays : int
-        Times that the learning rate has been multiplied by the factor, for the next epoch.
+        Times that the factor has multiplied the learning rate.
     from_best : bool
-        Whether the next epoch starts from the best epoch so far, and not from the last.
+        Whether the epoch starts from the best epoch so far, and not from the last.
     stalled : bool
         Whether the loss has stopped falling.
     ended : str
         The reason why there is no next epoch; empty if there is one.
+    lowest : float
+        The lowest watched loss.
+    waited : int
+        Epochs since it fell, or since the last decay.
     """
 
     decays: int = 0
     from_best: bool = False
     stalled: bool = False
     ended: str = ""
+    lowest: float = math.inf
+    waited: int = 0
 
-
-def watched(record: EpochRecord) -> float:
-    """Return the loss of an epoch by which decays and the end are decided."""
-    return record.train_cost if math.isnan(record.validation_loss) else record.validation_loss
+    def after(self, config: TrainConfig, history: Sequence[EpochRecord]) -> "Decision":
+        """Return the decision after a history, from that on all of it except its last epoch."""
+        loss = watched(history[-1])
+        fell = loss < self.lowest - LEAST_FALL * watched(history[0])
+        decays, waited, stalled = self.decays, 0 if fell else self.waited + 1, self.stalled
+        from_best = waited >= config.patience and config.decay_every == "auto" and decays < DECAYS
+        if from_best:
+            decays, waited = decays + 1, 0
+        stalled = stalled or waited >= config.patience
+        return Decision(decays, from_best, stalled, _end(config, history, stalled), min(self.lowest, loss), waited)
 
 
 def decide(config: TrainConfig, history: Sequence[EpochRecord]) -> Decision:
-    """Return what follows the last epoch of a history."""
-    decays, from_best, stalled = 0, False, False
-    lowest, waited = math.inf, 0
-    for record in history:
-        loss = watched(record)
-        waited = 0 if loss < lowest - LEAST_FALL * watched(history[0]) else waited + 1
-        lowest, from_best = min(lowest, loss), False
-        if waited >= config.patience:
-            if config.decay_every == "auto" and decays < DECAYS:
-                decays, waited, from_best = decays + 1, 0, True
-            else:
-                stalled = True
-    return Decision(decays, from_best, stalled, _end(config, history, stalled))
+    """Return the decision after a history."""
+    decision = Decision(ended=_end(config, (), stalled=False))
+    for done in range(1, len(history) + 1):
+        decision = decision.after(config, history[:done])
+    return decision
 
 
 def _end(config: TrainConfig, history: Sequence[EpochRecord], stalled: bool) -> str:

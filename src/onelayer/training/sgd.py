@@ -82,8 +82,8 @@ def _epochs(problem: Problem, state: TrainingState, trainer: "_Trainer") -> Iter
         # Two cores train the next epoch already, as if the scores to come would change nothing.
         ahead = trainer.train_ahead(trained, decision)
         scores, now = scores_to_come.result(), time.perf_counter()
-        state, settled_at = _settled(problem, state, trained, scores, now - settled_at), now
-        expected, decision = decision, decide(problem.config, state.history)
+        state, settled_at = _settled(problem, state, decision, trained, scores, now - settled_at), now
+        expected, decision = decision, decision.after(problem.config, state.history)
         if decision.ended:
             yield replace(state, ended=decision.ended)
             return
@@ -161,7 +161,12 @@ def _train_epoch(
 
 
 def _settled(
-    problem: Problem, before: TrainingState, trained: _Trained, scores: dict[str, Score], seconds: float
+    problem: Problem,
+    before: TrainingState,
+    decision: Decision,
+    trained: _Trained,
+    scores: dict[str, Score],
+    seconds: float,
 ) -> TrainingState:
     """Return the state after an epoch that has its scores now."""
     if not all(math.isfinite(scores[name].cost) for name in ("train", "validation") if name in scores):
@@ -171,7 +176,7 @@ def _settled(
             trained.epoch,
         )
     record = EpochRecord.of(trained.epoch, trained.learning_rate, scores, seconds)
-    from_best = before.best if decide(problem.config, before.history).from_best else None
+    from_best = before.best if decision.from_best else None
     left = (from_best or before.last).left * problem.share_left(trained.learning_rate)
     best = before.best
     if problem.config.needs_best and (best is None or watched(record) < watched(before.history[best.epoch - 1])):
