@@ -132,6 +132,31 @@ def test_the_step_is_three_quarters_of_the_longest_safe_one(loss, batch_size, l2
     assert Problem.of(splits, config).begin().first_rate == pytest.approx(step, rel=1e-12)
 
 
+def test_rare_heavy_rows_shorten_the_step():
+    """Twenty of 30,000 rows have half of the weight: at equal steps of the row number, none would be looked at."""
+    rng = np.random.default_rng(0)
+    y = np.zeros(30_000, np.int64)
+    y[rng.choice(len(y), 20, replace=False)] = 1
+    X = rng.standard_normal((len(y), 8)) + 3 * y[:, None]
+    dataset = replace(toy_dataset(), rows=X, labels=y, class_names=("a", "b"), image_shape=None, name="rows")
+    splits = split(dataset, SplitConfig())
+    rates = [Problem.of(splits, replace(AUTO, class_weight=w)).begin().first_rate for w in ("none", "balanced")]
+    assert rates[1] < rates[0] / 3
+    for weights in ("balanced", "a=0"):
+        result = train(splits, replace(AUTO, class_weight=weights, epochs=3))
+        assert result.history["train_loss"].max() < np.log(2)
+
+
+def test_a_row_of_weight_two_is_two_rows_for_the_step():
+    splits, config = toy_splits(), replace(AUTO, batch_size=10**6)
+    w = np.where(np.arange(len(splits.dataset.labels)) % 3 == 0, 2.0, 1.0)
+    dataset = replace(splits.dataset, row_weights=w / w[splits.train.indices].mean())
+    weighted = Split("train", dataset, splits.train.indices)
+    twice = Split("train", splits.dataset, np.repeat(splits.train.indices, w[splits.train.indices].astype(int)))
+    steps = [safe_step(rows, splits.standardizer, config, 4) for rows in (weighted, twice)]
+    assert steps[0] == pytest.approx(steps[1], rel=1e-9)
+
+
 def test_nothing_but_the_start_depends_on_the_random_weights():
     """The same numbers are drawn, so that the rows come in the same order."""
     states = [TrainingState.initial(7, 3, replace(AUTO, init_std=std)) for std in (0.0, 0.01)]

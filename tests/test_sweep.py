@@ -34,6 +34,7 @@ from onelayer.experiments.sweep import (
     results,
     run_sweep,
     search,
+    select_of,
 )
 from onelayer.experiments.sweep.picture import grid_figure
 from onelayer.experiments.sweep.refitting import path_to, refit_config
@@ -542,7 +543,7 @@ def mean_loss(sweep: Sweep, setting: int) -> float:
         ({"batch_size": [10, 20, 40]}, 0, "try --batch-size 10 5 2 1$"),
         ({"batch_size": [10, 20, 40]}, 2, "try --batch-size 40 80 200$"),
         ({"decay_factor": [0.5, 1.0], "decay_every": [2]}, 1, None),
-        ({"loss": ["sigmoid", "softmax"]}, 1, None),
+        ({"dtype": ["float32", "float64"]}, 1, None),
         ({"flip": [False, True]}, 1, None),
     ],
 )
@@ -570,7 +571,7 @@ def test_drawn_settings_have_edges_too():
     ("options", "count", "seeds", "texts"),
     [
         ({"l2": [0.0, 0.1, 1.0]}, None, (1, 2), {"l2", "0", "0.1", "1", "Validation loss by l2"}),
-        ({"l2": [0.0, 0.1], "loss": ["softmax", "sigmoid"]}, None, (1,), {"l2", "loss", "softmax", "sigmoid"}),
+        ({"l2": [0.0, 0.1], "dtype": ["float32", "float64"]}, None, (1,), {"l2", "dtype", "float32", "float64"}),
         ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01, 1e300]}, None, (1, 2), {"none", "learning rate", "l2"}),
         ({"l2": [0.1, 1.0], "flip": [True, False], "batch_size": [10, 20, 30]}, None, (1,), {"batch size", "l2"}),
         ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01]}, 5, (1,), {"l2", "learning rate"}),
@@ -627,9 +628,19 @@ def test_the_epochs_that_led_to_the_model_are_counted():
     ]
 
 
+def test_what_chooses_suits_the_settings(tmp_path):
+    losses, weights = grid({"loss": ["softmax", "sigmoid"]}), grid({"class_weight": ["none", "balanced"]})
+    path = tmp_path / "new"
+    found = [select_of(path, configs) for configs in (grid({"l2": [0.0, 0.1]}), losses, weights)]
+    assert found == ["loss", "accuracy", "balanced-accuracy"]
+    with pytest.raises(ConfigError, match=r"losses of different kinds \(sigmoid and softmax\) cannot be compared"):
+        SweepPlan(losses, (1,), SplitConfig(), "toy", "0" * 64)
+
+
 def test_a_refit_does_not_decay_more_often_than_auto():
     class Done:
-        summary: ClassVar = {"learning_rate": 0.5, "kept_epoch": 20}
+        summary: ClassVar = {"learning_rate": 0.5}
+        kept_epoch = 20
 
         def read_checkpoint(self):
             rates = [0.5] * 4 + [0.05] * 16

@@ -100,7 +100,7 @@ class TrainConfig:
         good = isinstance(self.class_weight, str) and (
             self.class_weight in ("none", "balanced") or bool(class_weights(self.class_weight))
         )
-        _require(self, "class_weight", good, "none, balanced, or NAME=W,... with weights of at least 0")
+        _require(self, "class_weight", good, "none, balanced, or NAME=W,... with weights from 0 to 1e30")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
@@ -258,9 +258,11 @@ def class_weights(setting: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for item in setting.split(","):
         name, _, weight = item.rpartition("=")
-        if not name or name in found or not re.fullmatch(r"[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", weight):
+        if not name or name in found or not re.fullmatch(r"([0-9]+\.?|[0-9]*\.[0-9]+)(e[+-]?[0-9]+)?", weight):
             return {}
-        found[name] = float(weight)
+        if (value := float(weight)) > 1e30:  # as the weights of rows
+            return {}
+        found[name] = value
     return found
 
 

@@ -149,6 +149,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     n_iter_ : int
         Number of epochs done.
 
+    kept_epoch_ : int
+        The epoch of which the weights are: the last, or the best if there is early stopping.
+
     learning_rate_ : float
         Learning rate of the first epoch.
 
@@ -466,6 +469,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
                 stacklevel=3,
             )
         self._state = replace(result.state, layer=kept.layer, scores=kept.scores)
+        self.kept_epoch_ = kept.epoch
         self._moments, self._seed = moments, config.seed
         self.model_ = replace(result.model, layer=kept.layer)
         self.classes_ = classes

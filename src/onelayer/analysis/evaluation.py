@@ -144,7 +144,8 @@ class Evaluation(Answers):
             found[f"top_{TOP}_accuracy"] = self.fraction(self.among_top(TOP))
         found["loss"] = Estimate(self.loss, np.nan, np.nan, "nats")
         if self.losses is not None:
-            found["loss"] = replace(mean(self.losses, self.weights), value=self.loss)
+            loss = mean(self.losses, self.weights)
+            found["loss"] = replace(loss, value=self.loss, low=max(0.0, loss.low))
         # To first order, the error is a mean over the rows: of confidence - right, or its negative, by the bin's side.
         of_bins = self.reliability()
         sides = np.sign(np.nan_to_num(of_bins.confidence - of_bins.accuracy))
@@ -154,7 +155,9 @@ class Evaluation(Answers):
 
     def among_top(self, count: int) -> np.ndarray:
         """Return whether the true class is one of the `count` likeliest of its row (n,), bool."""
-        found: np.ndarray = (self.probabilities > self.true_class_probabilities[:, None]).sum(axis=1) < count
+        P, of_true = self.probabilities, self.true_class_probabilities[:, None]
+        before = np.arange(P.shape[1]) < self.labels[:, None]  # of equal ones, the first is the likelier
+        found: np.ndarray = ((of_true < P) | ((of_true == P) & before)).sum(axis=1) < count
         return found | self.right  # where large logits have the same probability
 
     @property

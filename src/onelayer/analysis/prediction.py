@@ -243,4 +243,4 @@ def _is_number(text: str) -> bool:
 
 
 def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(letter in text for letter in ',"\r\n') else text
+    return '"' + text.replace('"', '""') + '"' if any(letter in text for letter in ',;"\t\r\n') else text

@@ -115,7 +115,8 @@ def sweep(
     source_config = replace(source_config, fit=dataset.fit or "auto")
     rows = apart, dataset.source, dataset.fingerprint, source_config
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
-        plan = sweeps.SweepPlan(configs, seeds, *rows, search.select or sweeps.select_of(path, overwrite=overwrite))
+        select = search.select or sweeps.select_of(path, configs, overwrite=overwrite)
+        plan = sweeps.SweepPlan(configs, seeds, *rows, select)
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         screen.data(splits)
         with repeatable(path, given=out is not None, overwrite=overwrite):

@@ -46,7 +46,7 @@ def _model(result: Any) -> Model:
 def plot_curve(result: Any, what: str, ax: Axes | None) -> Axes:
     """Draw a curve of a run or a result into axes, or on a page."""
     title = f"{what.capitalize()} by epoch"
-    history, kept_epoch = _history(result), getattr(result, "kept_epoch", None)
+    history, kept_epoch = _history(result), getattr(result, "kept_epoch", None) or getattr(result, "kept_epoch_", None)
     if ax is None:
         return _shown(lambda: curve(history, what, title, kept_epoch=kept_epoch))
     draw_curves(ax, history, what, kept_epoch=kept_epoch)

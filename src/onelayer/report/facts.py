@@ -62,17 +62,11 @@ def training(run: Run) -> list[tuple[str, str]]:
         if isinstance(dates, dict)
         else []
     )
-    found += [("epochs", f"{len(history):,}"), ("model", f"of epoch {kept_epoch(run):,}")]
+    found += [("epochs", f"{len(history):,}"), ("model", f"of epoch {run.kept_epoch:,}")]
     found += [("end", str(summary["ended"]))] if summary.get("ended") else []
     rate = summary.get("learning_rate")
     found += [("first learning rate", f"{rate:.4g}")] if isinstance(rate, float) else []
     return [*found, ("time", f"{sum(record.seconds for record in history):.1f} s")]
-
-
-def kept_epoch(run: Run) -> int:
-    """Return the epoch that the model is of; older runs do not name it, and it is the last."""
-    kept, last = run.summary.get("kept_epoch"), run.read_checkpoint()[1].epoch
-    return kept if isinstance(kept, int) and 0 <= kept <= last else last
 
 
 def train_command(setting: SettingRuns) -> str:

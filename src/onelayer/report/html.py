@@ -18,7 +18,7 @@ from onelayer.data.progress import Progress, counter
 from onelayer.experiments.study import Finding
 from onelayer.model import Model
 from onelayer.report import opening, pictures
-from onelayer.report.facts import facts, gradients, kept_epoch, train_command, verdicts
+from onelayer.report.facts import facts, gradients, train_command, verdicts
 from onelayer.report.subject import SPLITS, Group, SettingRuns, Subject
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
@@ -171,7 +171,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     sections = [
         {
             "setting": setting,
-            "kept": kept_epoch(setting.runs[0]),
+            "kept": setting.runs[0].kept_epoch,
             "epochs": setting.runs[0].read_checkpoint()[1].epoch,
             "ended": setting.runs[0].summary.get("ended", ""),
             "curves": _setting_curves(setting),
@@ -197,7 +197,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
 def _setting_curves(setting: SettingRuns) -> dict[str, str]:
     """Return the curves of a setting's first run, with those of the others."""
     histories = [run.read_checkpoint()[1].history for run in setting.runs]
-    return pictures.curves(setting.name, histories, kept_epoch(setting.runs[0]))
+    return pictures.curves(setting.name, histories, setting.runs[0].kept_epoch)
 
 
 def _setting_templates(setting: SettingRuns, splits: Splits) -> list[pictures.Picture]:

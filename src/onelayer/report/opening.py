@@ -1,9 +1,9 @@
 """The first screen of a report: the result in one sentence, and the figures that a run has recorded about it."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.config import COURSEWORK, TrainConfig
 from onelayer.data.dataset import Splits
@@ -64,9 +64,9 @@ def judged(run: Run, evaluation: Evaluation) -> Judged:
 
 def _with_interval(figures: dict[str, Any]) -> tuple[str, str]:
     """Return a recorded accuracy and its interval in percent, with as many digits as the interval allows."""
-    value, low, high = (100 * float(figures[name]) for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    digits = int(min(max(math.ceil(-math.log10((high - low) / 10 or 0.1)), 0), 2))
-    return f"{value:.{digits}f} %", f"{low:.{digits}f} to {high:.{digits}f}"
+    value, low, high = (float(figures[name]) for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    estimate = Estimate(value, low, high)
+    return estimate.number(), estimate.interval()
 
 
 def accuracy(evaluation: Evaluation) -> tuple[str, str]:

@@ -26,7 +26,6 @@ from onelayer.pictures.curves import curve
 from onelayer.pictures.page import INK, MOST_TEMPLATES, QUIET, RULE
 from onelayer.pictures.probabilities import probability_histogram, reliability
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
-from onelayer.report.facts import kept_epoch
 from onelayer.runs.directory import Run
 from onelayer.training.history import EpochRecord, History, table_of
 from onelayer.training.state import Problem, TrainingState, learnt
@@ -157,7 +156,7 @@ def learnt_model(run: Run, model: Model, splits: Splits) -> Model | None:
     if state.left is None:  # a checkpoint of an older onelayer
         config = replace(plan.config, backend="numpy")
         state = Problem.of(splits, config, model.standardizer, model.features).begin(state)
-    kept = state.best if state.best and state.best.epoch == kept_epoch(run) else state.last
+    kept = state.best if state.best and state.best.epoch == run.kept_epoch else state.last
     return model.with_weights(learnt(kept, plan.config))
 
 
@@ -207,7 +206,7 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     if seconds > MOST_SECONDS:
         return {"reason": f"These pictures need a second training, which would take about {seconds:.0f} seconds."}
     K = min(len(model.class_names), MOST_CLASSES)
-    kept = kept_epoch(run)
+    kept = run.kept_epoch
     if kept == 0:
         return {"reason": "No epoch was trained."}
     chosen = {*(epoch for epoch in EPOCHS_SHOWN if epoch <= kept), kept}

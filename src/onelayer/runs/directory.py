@@ -286,8 +286,9 @@ class Run(CurvePlots, ModelPlots):
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch of which the model of a complete run is."""
-        return int(self.summary.get("kept_epoch", self.read_checkpoint()[1].epoch))
+        """The epoch of which the model of a complete run is; older runs do not name it, and it is the last."""
+        kept, last = self.summary.get("kept_epoch"), self.read_checkpoint()[1].epoch
+        return kept if isinstance(kept, int) and 0 <= kept <= last else last
 
     @property
     def learnt(self) -> np.ndarray | None:

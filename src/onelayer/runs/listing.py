@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from onelayer.config import COURSEWORK
 from onelayer.errors import ConfigError, RunError
 from onelayer.runs.directory import Run
 from onelayer.words import typed
@@ -97,7 +98,8 @@ def _read(path: Path) -> ListedRun:
             dated = datetime.fromtimestamp(run.summary_path.stat().st_mtime).astimezone()
         values = {"run": str(path), "date": dated, "data": f"{data['name']}, {data['protocol']}", "seconds": seconds}
         values |= {name: score.accuracy for name, score in scores.items()} | {"loss": scores["validation"].loss}
-        return ListedRun(path, values, {**settings})
+        old = {**asdict(COURSEWORK), "fit": "squeeze"}  # the values of settings that old runs do not name
+        return ListedRun(path, values, old | settings)
     except RunError as error:
         return ListedRun(path, {"run": str(path)}, problem=str(error))
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -32,14 +32,14 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
         Number of classes.
     """
     n = len(train)
-    places = np.unique(np.linspace(0, n - 1, min(n, ROWS)).round().astype(np.int64))
+    places, weights = _some_rows(train)
     used = standardizer.for_training
     X = (train.rows(places).astype(np.float64) - used.mean) / used.scale  # (m, d)
     X = np.column_stack([X, np.ones(len(X))])
-    weights = train.row_weights(places)
-    if weights is not None:
-        X *= np.sqrt(weights / weights.mean() if weights.any() else weights)[:, None]
-    trace = float(np.vdot(X, X)) / len(X)
+    trace = float(weights @ (X**2).sum(axis=1)) / len(X)  # a row of weight w is w^2 in the square of a batch
+    if n <= ROWS:
+        trace = float(weights**2 @ (X**2).sum(axis=1)) / len(X)
+        X *= np.sqrt(weights)[:, None]
     v = np.random.default_rng(0).standard_normal(X.shape[1])  # the run's own generator draws nothing here
     for _ in range(ROUNDS):
         v = X.T @ (X @ (v / np.linalg.norm(v))) / len(X)
@@ -48,3 +48,20 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     if config.batch_size < n:
         curvature += (trace - largest) / config.batch_size
     return float(2 * SAFETY / (LOSSES[config.loss].curvature(K) * curvature + 2 * config.l2))
+
+
+def _some_rows(train: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return places of rows, and their weights, whose mean over all rows is 1.
+
+    Of many rows, those at equal steps of the sum of the weights: each stands for the same weight, so heavy rows are not
+    missed.
+    """
+    n, own = len(train), train.row_weights(slice(None))
+    if own is None:
+        return np.unique(np.linspace(0, n - 1, min(n, ROWS)).round().astype(np.int64)), np.ones(min(n, ROWS))
+    weights = own / own.mean()
+    if n <= ROWS:
+        return np.arange(n), weights
+    sums = np.cumsum(weights)
+    places = np.searchsorted(sums, (np.arange(ROWS) + 0.5) / ROWS * sums[-1], side="right")
+    return places, weights[places]

@@ -109,7 +109,8 @@ def _order(entry: _Entry) -> int:
 def _checked(path: Path, place: str, name: str, label: str, split: str | None) -> _Entry:
     """Return a row of a list after a check of its values; `split` is None if the list has no parts."""
     part = "" if split is None else PARTS.get(split.strip().lower(), "")
-    if not name.strip() or "\0" in name:
+    name = name.strip()
+    if not name or "\0" in name:
         raise DataError(f"{path}, {place}: has no path of an image; add it, or remove the row")
     if not is_name(label.strip()):
         what = f"the label {printable(label.strip(), 60)!r} cannot be a name" if label.strip() else "has no label"

@@ -200,7 +200,14 @@ def results(sweep: Sweep) -> list[SettingResult]:
     return ranked(found, sweep.plan.select)
 
 
-def select_of(path: Path, *, overwrite: bool = False) -> Select:
-    """Return the score that chooses in the sweep of this directory, or the default where a new one is to be made."""
-    there = (path / "sweep.json").exists() and not overwrite
-    return Sweep.open(path).plan.select if there else SweepPlan.select
+def select_of(path: Path, configs: Sequence[TrainConfig], *, overwrite: bool = False) -> Select:
+    """Return the score that chooses in the sweep of this directory, or the default for these settings in a new one.
+
+    The default is the loss, the finest measure; but losses of different kinds cannot be compared, and among weights of
+    classes the loss of unweighted rows would favour none.
+    """
+    if (path / "sweep.json").exists() and not overwrite:
+        return Sweep.open(path).plan.select
+    if len({config.class_weight for config in configs}) > 1:
+        return "balanced-accuracy"
+    return "accuracy" if len({config.loss for config in configs}) > 1 else "loss"

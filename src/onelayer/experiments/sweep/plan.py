@@ -106,6 +106,10 @@ class SweepPlan:
             raise ConfigError(
                 f"select {self.select!r} is not {', '.join(get_args(Select)[:-1])} or {get_args(Select)[-1]}"
             )
+        losses = {config.loss for config in self.configs}
+        if self.select == "loss" and len(losses) > 1:
+            kinds = " and ".join(sorted(losses))
+            raise ConfigError(f"losses of different kinds ({kinds}) cannot be compared; select by accuracy")
         if not (self.configs and self.seeds):
             raise ConfigError("a sweep needs at least one setting and one seed")
         if len(set(self.seeds)) < len(self.seeds):

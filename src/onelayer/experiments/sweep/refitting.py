@@ -43,17 +43,16 @@ def refit_config(config: TrainConfig, runs: Sequence[Run]) -> TrainConfig:
     if config.epochs != "auto" and config.keep == "last" and config.decay_every != "auto":
         return config
     histories = [run.read_checkpoint()[1].history for run in runs]
-    paths = [
-        path_to(history, run.summary.get("kept_epoch", len(history)))
-        for run, history in zip(runs, histories, strict=True)
-    ]
+    kept = [run.kept_epoch for run in runs]
+    if config.decay_every != "auto":  # then training never goes back to an earlier epoch
+        return replace(config, epochs=round(statistics.median(kept)), keep="last")
+    paths = [path_to(history, epoch) for history, epoch in zip(histories, kept, strict=True)]
     epochs = round(statistics.median(sum(path) for path in paths))
-    if config.decay_every == "auto":
-        first = round(statistics.median(path[0] for path in paths))
-        decayed = statistics.median(path[1] for path in paths) > 0
-        # After a short first part, equal parts: otherwise there would be more decays than auto makes.
-        config = replace(config, decay_every=max(first, -(-epochs // (DECAYS + 1))) if decayed else 0)
-    return replace(config, epochs=epochs, keep="last")
+    first = round(statistics.median(path[0] for path in paths))
+    decayed = statistics.median(path[1] for path in paths) > 0
+    # After a short first part, equal parts: otherwise there would be more decays than auto makes.
+    every = max(first, -(-epochs // (DECAYS + 1))) if decayed else 0
+    return replace(config, epochs=epochs, decay_every=every, keep="last")
 
 
 def path_to(history: History, epoch: int) -> tuple[int, int]:
