@@ -1,7 +1,5 @@
 """The commands that evaluate and export a finished model."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -54,7 +52,7 @@ def evaluate(
     from onelayer.analysis.references import references_for, verdict_of
     from onelayer.analysis.summary import csv_of, summary_of
     from onelayer.cli.results import print_evaluation
-    from onelayer.cli.screen import Screen
+    from onelayer.cli.screen import Screen, json_text
     from onelayer.files import write_over
     from onelayer.runs.directory import Run
 
@@ -78,7 +76,7 @@ def evaluate(
     print_evaluation(screen, evaluation, references, advice)
     if as_json:
         found = summary_of(evaluation, references)
-        _print_json({"run": str(run.path), "notes": notes, **found, "advice": advice})
+        print(json_text({"run": str(run.path), "notes": notes, **found, "advice": advice}))
     if csv:
         text = csv_of(evaluation.by_class)
         if csv_printed:
@@ -121,13 +119,3 @@ def _training_rows(plan: "Plan", progress: Callable[..., None]) -> "tuple[Split 
         return plan.load_splits(None, progress).train, None
     except OnelayerError as error:
         return None, f"without references, which need the rows that the run was trained on: {error}"
-
-
-def _print_json(answers: object) -> None:
-    """Print answers as JSON, without rich, which would wrap and colour them."""
-    text = json.dumps(answers, indent=2, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(answers, indent=2)
-    print(text)

@@ -1,6 +1,5 @@
 """The commands that answer for images and rows: predict and explain."""
 
-import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -233,15 +232,12 @@ def _probabilities(answer: "Answer", model: "Model", top: int) -> dict[str, floa
 
 
 def _print_json(entries: Iterable[dict[str, object]]) -> None:
-    """Print a list as JSON, an entry at a time, without rich, which would wrap and colour it."""
+    """Print a list as JSON, an entry at a time."""
+    from onelayer.cli.screen import json_text
+
     before = "[\n"
     for entry in entries:
-        text = json.dumps(entry, indent=2, ensure_ascii=False)
-        try:
-            text.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            text = json.dumps(entry, indent=2)
-        print(before + textwrap.indent(text, "  "), end="")
+        print(before + textwrap.indent(json_text(entry), "  "), end="")
         before = ",\n"
     print("\n]")
 

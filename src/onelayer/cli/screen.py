@@ -1,5 +1,6 @@
 """The screen: lines, tables and progress; live on a terminal, few plain lines in a pipe and in a notebook."""
 
+import json
 import os
 import sys
 import time
@@ -145,6 +146,16 @@ class Screen:
             yield on_epoch
         if bar.disable and unsaid:
             self.say(unsaid)
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON to print without rich, which would wrap and colour it; escaped if it must be."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text
 
 
 def _epoch_lines(state: TrainingState, epochs: int | str) -> list[str]:
