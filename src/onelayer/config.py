@@ -23,7 +23,7 @@ class TrainConfig:
     learning_rate
         Step size of gradient descent (also --lr, --eta); auto measures the longest safe step on the training rows.
     l2
-        Weight lambda of the penalty lambda ||W||^2; 0 is no penalty (also --lam).
+        Weight lambda of the penalty lambda ||W||^2; 0 means no penalty (also --lam, --lambda).
     batch_size
         Rows in a step; the last batch of an epoch may be smaller (also --n-batch).
     epochs
@@ -39,7 +39,7 @@ class TrainConfig:
     flip
         Mirror each training image left to right with probability 1/2, drawn again in every epoch.
     decay_every
-        Epochs after which --decay-factor multiplies the learning rate, each time; 0 is never; auto waits for a plateau.
+        Epochs after which --decay-factor multiplies the learning rate, each time; 0 means never; auto, at plateaus.
     decay_factor
         Factor for the learning rate, from 0 to 1; used with --decay-every.
     init_std
@@ -108,7 +108,7 @@ class TrainConfig:
 
     @property
     def needs_best(self) -> bool:
-        """Whether the best epoch is kept or trained from again."""
+        """True if the best epoch is kept, or training may go on from it."""
         return self.keep == "best" or self.decay_every == "auto"
 
     def in_words(self) -> str:

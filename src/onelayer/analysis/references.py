@@ -120,7 +120,7 @@ class Verdict:
 
     @property
     def better(self) -> bool:
-        """Whether the model is better beyond noise: the interval of the difference is above 0."""
+        """True if the model is better beyond noise: the interval of the difference is above 0."""
         return self.difference.low > 0
 
     def __str__(self) -> str:

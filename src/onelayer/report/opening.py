@@ -22,7 +22,7 @@ FREE = ("learning_rate", "l2", "seed", "backend", "threads")
 
 @dataclass(frozen=True)
 class Judged:
-    """What a run has recorded about its model: references, whether it beats them, and advice.
+    """The recorded judgement of a model: references, the verdict against them, and advice.
 
     Parameters
     ----------

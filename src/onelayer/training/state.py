@@ -234,13 +234,13 @@ class Problem:
 
     @cached_property
     def holds_out(self) -> bool:
-        """Whether there are validation rows that are not trained on."""
+        """True if there are validation rows that are not trained on."""
         validation, train = self.splits.validation, self.splits.train
         return validation.weight > 0 and not np.isin(validation.indices, train.indices).any()
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the model gets the best epoch, and not the last."""
+        """True if the model gets the best epoch, and not the last."""
         return self.config.keep == "best" and self.holds_out
 
     def kept(self, state: TrainingState) -> Kept:

@@ -39,22 +39,9 @@ def train(
     Parameters
     ----------
     splits : Splits
-        The test rows are scored after the first and the kept epoch, if at all, and used for nothing else. A split
-        without rows, or with weights of 0 only, has no scores; the validation figures of the history are NaN then.
     config : TrainConfig
-    start : TrainingState, optional
-        Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
-    features : FeatureMap, optional
-        The features that the layer sees instead of the raw rows; by default, the rows themselves.
-    standardizer : Standardizer, optional
-        By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
-        features are 0 throughout; where it does not know them, they are those of the training rows.
-    on_epoch : callable, optional
-        Called with the state after each epoch; training ends there if it returns true.
-    report_test : bool
-        False leaves the test rows alone.
-    cancelled : callable, optional
-        Asked now and then, in other threads too; true ends the training.
+    start, features, standardizer, on_epoch, report_test, cancelled
+        As for `onelayer.train`.
 
     Raises
     ------
