@@ -68,7 +68,8 @@ def test_training_in_python_takes_three_packages_of_others(tmp_path):
 
     needed = {"numpy", "array_api_compat", "threadpoolctl"}
     others = set(imported(ROOT / "src" / "onelayer")) - needed
-    assert errors_without(others) == ""
+    slow = {"numpy.f2py"}  # it takes longer to load than the rest of NumPy
+    assert errors_without(others | slow) == ""
     for name in needed:
         assert f"import of {name} halted" in errors_without(others | {name})
 

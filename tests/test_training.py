@@ -232,7 +232,7 @@ def test_torch_tensors_give_what_numpy_arrays_give(dtype):
     standardizer = Standardizer.fit(splits.train.row_blocks(64))
     flipped = np.random.default_rng(1).random(len(splits.train)) < 0.5
     layers, totals, objectives = [], [], []
-    for namespace in (array_api_compat.numpy, array_api_compat.torch):
+    for namespace in (np, array_api_compat.torch):
         options = {"l2": 0.1, "batch_size": 32, "namespace": namespace, "device": "cpu"}
         backend = opened(ArrayBackend, splits.train, standardizer, state.layer, **options)
         backend.run_epoch(splits.train, 0.05, flipped, bool)

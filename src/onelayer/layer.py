@@ -27,9 +27,8 @@ again G = (P - Y) / (n K), with P the sigmoid of S.
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from onelayer.losses import LOSSES, Array, Loss
+from onelayer.losses import LOSSES, Array, Loss, namespace_of
 from onelayer.words import counted
 
 
@@ -86,18 +85,18 @@ class SoftmaxLayer:
 
     def penalty(self, l2: float) -> Array:
         """Return the penalty lambda ||W||_F^2, a 0-d array."""
-        xp = array_namespace(self.weights)
+        xp = namespace_of(self.weights)
         return l2 * xp.sum(self.weights * self.weights)
 
     def cost(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> Array:
         """Return the cost J, in nats: mean weighted loss of rows X (n, d) with labels y (n,), plus the penalty."""
-        xp = array_namespace(X)
+        xp = namespace_of(X)
         losses = self.loss.of_rows(self.logits(X), y)
         return xp.mean(losses if row_weights is None else losses * row_weights) + self.penalty(l2)
 
     def gradients(self, X: Array, y: Array, l2: float = 0.0, row_weights: Array | None = None) -> tuple[Array, Array]:
         """Return the gradients dJ/dW (d, K) and dJ/db (K,) of `cost`."""
-        xp = array_namespace(X)
+        xp = namespace_of(X)
         G = self.loss.residual(self.logits(X), y)  # (n, K)
         if row_weights is not None:
             G = G * row_weights[:, None]
@@ -112,7 +111,7 @@ def likeliest(S: Array) -> Array:
 
     This is the only rule for the class of a row. Probabilities cannot decide: those of two large logits can both be 1.
     """
-    return array_namespace(S).argmax(S, axis=1)
+    return namespace_of(S).argmax(S, axis=1)
 
 
 def ranked(s: np.ndarray) -> np.ndarray:

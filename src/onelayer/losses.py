@@ -88,7 +88,7 @@ class Loss(ABC):
 
     def prior(self, shares: Array) -> Array:
         """Return the logits (K,) of rows of which nothing is known but the shares (K,), in (0, 1), of the classes."""
-        xp = _namespace(shares)
+        xp = namespace_of(shares)
         return xp.log(shares) if self.exclusive else xp.log(shares) - xp.log1p(-shares)
 
 
@@ -109,7 +109,7 @@ class SoftmaxCrossEntropy(Loss):
         return functional.cross_entropy(S, y)
 
     def probabilities(self, S: Array) -> Array:
-        xp = _namespace(S)
+        xp = namespace_of(S)
         E = xp.exp(S - _row_maximum(xp, S))
         return E / xp.sum(E, axis=1, keepdims=True)
 
@@ -117,13 +117,13 @@ class SoftmaxCrossEntropy(Loss):
         return S
 
     def of_rows(self, S: Array, y: Array) -> Array:
-        xp = _namespace(S)
+        xp = namespace_of(S)
         S = S - _row_maximum(xp, S)  # every exponential is at most 1, one of them is 1
         return xp.log(xp.sum(xp.exp(S), axis=1)) - xp.take_along_axis(S, y[:, None], axis=1)[:, 0]
 
     def residual(self, S: Array, y: Array) -> Array:
         P = self.probabilities(S)
-        return (P - _namespace(S).astype(one_hot(y, S.shape[1]), P.dtype)) / S.shape[0]
+        return (P - namespace_of(S).astype(one_hot(y, S.shape[1]), P.dtype)) / S.shape[0]
 
     def of_guessing(self, K: int) -> float:
         return math.log(K)
@@ -150,7 +150,7 @@ class BinaryCrossEntropy(Loss):
         return functional.binary_cross_entropy_with_logits(S, functional.one_hot(y, S.shape[1]).to(S.dtype))
 
     def probabilities(self, S: Array) -> Array:
-        xp = _namespace(S)
+        xp = namespace_of(S)
         e = xp.exp(-_magnitude(xp, S))
         return xp.where(_real(xp, S) >= 0, xp.ones_like(e), e) / (1 + e)
 
@@ -158,14 +158,14 @@ class BinaryCrossEntropy(Loss):
         return -_softplus(-S)
 
     def of_rows(self, S: Array, y: Array) -> Array:
-        xp = _namespace(S)
+        xp = namespace_of(S)
         Z = xp.where(one_hot(y, S.shape[1]), -S, S)  # -log P = softplus(-S), -log(1 - P) = softplus(S)
         return xp.sum(_softplus(Z), axis=1) / S.shape[1]
 
     def residual(self, S: Array, y: Array) -> Array:
         P = self.probabilities(S)
         n, K = S.shape
-        return (P - _namespace(S).astype(one_hot(y, K), P.dtype)) / (n * K)
+        return (P - namespace_of(S).astype(one_hot(y, K), P.dtype)) / (n * K)
 
     def of_guessing(self, K: int) -> float:
         return math.log(K) / K - (1 - 1 / K) * math.log1p(-1 / K) if K > 1 else 0.0
@@ -180,14 +180,17 @@ LOSSES: dict[str, Loss] = {loss.name: loss for loss in (SoftmaxCrossEntropy(), B
 
 def one_hot(y: Array, K: int) -> Array:
     """Return labels y (n,) as Y (n, K), boolean."""
-    xp = _namespace(y)
+    xp = namespace_of(y)
     return y[:, None] == xp.arange(K, dtype=y.dtype, device=y.device)[None, :]
 
 
-def _namespace(array: Array) -> ModuleType:
-    from array_api_compat import array_namespace  # here, as --help needs the names of the losses and no arithmetic
+def namespace_of(array: Array) -> ModuleType:
+    """Return the module of an array's library that has the functions of the array API standard."""
+    import numpy as np  # these are here, as --help needs the names of the losses and no arithmetic
+    from array_api_compat import array_namespace
 
-    namespace: ModuleType = array_namespace(array)
+    # NumPy follows the standard itself. `array_api_compat.numpy` would load numpy.f2py, which takes 0.2 s.
+    namespace: ModuleType = np if isinstance(array, np.ndarray) else array_namespace(array)
     return namespace
 
 
@@ -206,5 +209,5 @@ def _magnitude(xp: ModuleType, S: Array) -> Array:
 
 def _softplus(Z: Array) -> Array:
     """Return log(1 + exp(Z))."""
-    xp = _namespace(Z)
+    xp = namespace_of(Z)
     return xp.where(_real(xp, Z) >= 0, Z, xp.zeros_like(Z)) + xp.log1p(xp.exp(-_magnitude(xp, Z)))

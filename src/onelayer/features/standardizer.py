@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
-from onelayer.losses import Array
+from onelayer.losses import Array, namespace_of
 from onelayer.words import counted
 
 BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and enough to make Python's own time small
@@ -213,14 +212,14 @@ class Standardizer:
 
     def transform(self, R: Array) -> Array:
         """Return the standardised rows X (n, d) of raw rows R (n, d)."""
-        X = array_namespace(R).astype(R, self.mean.dtype)
+        X = namespace_of(R).astype(R, self.mean.dtype)
         X -= self.mean
         X /= self.scale
         return X
 
     def inputs(self, R: Array) -> Array:
         """Return the input (n, d) of the layer of `input_layer`: pixels as they are, features standardised."""
-        xp = array_namespace(R)
+        xp = namespace_of(R)
         return xp.astype(R, self.mean.dtype) if _are_pixels(R) else self.transform(R)
 
     def input_layer(self, layer: SoftmaxLayer, R: Array) -> SoftmaxLayer:
@@ -251,5 +250,5 @@ def _counted(
 
 
 def _are_pixels(R: Array) -> bool:
-    xp = array_namespace(R)
+    xp = namespace_of(R)
     return bool(R.dtype == xp.uint8)

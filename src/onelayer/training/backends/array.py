@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import ClassVar
 
-import array_api_compat.numpy
 import numpy as np
 from array_api_compat import to_device
 
@@ -24,7 +23,7 @@ class ArrayBackend:
     splits, config, standardizer, layer
         Those of `Backend`; the floating-point type of the layer is that of the arithmetic.
     namespace : module
-        An array library in the form of ``array_api_compat``, e.g. ``array_api_compat.torch``.
+        An array library with the array API standard: NumPy, or e.g. ``array_api_compat.torch``.
     device : device of that library, or None
         The device of the arithmetic, to which the raw rows are copied once.
     """
@@ -38,7 +37,7 @@ class ArrayBackend:
         standardizer: Standardizer,
         layer: SoftmaxLayer,
         *,
-        namespace: ModuleType = array_api_compat.numpy,
+        namespace: ModuleType = np,
         device: object = None,
     ) -> None:
         self._xp, self._device = namespace, device
@@ -49,7 +48,7 @@ class ArrayBackend:
         self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
         self._in_float64 = standardizer.to(self._array)
         self._dataset = splits.dataset
-        self._on_device = None if namespace is array_api_compat.numpy else self._array(splits.dataset.rows)  # (n, d)
+        self._on_device = None if namespace is np else self._array(splits.dataset.rows)  # (n, d)
 
     @staticmethod
     def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
@@ -139,7 +138,7 @@ class ArrayBackend:
 
     def _mirrored(self, R: Array, flipped: Array, image_shape: tuple[int, int, int]) -> Array:
         """Return the rows R (n, d), mirrored left to right where `flipped` (n,) is true."""
-        if self._xp is array_api_compat.numpy:  # a quarter of the time that it takes to flip all rows and choose
+        if self._xp is np:  # a quarter of the time that it takes to flip all rows and choose
             R = R.copy()  # it can be a view of the data
             images = R.reshape(-1, *image_shape)  # (n, c, h, w), a view
             images[flipped] = images[flipped, :, :, ::-1]
@@ -149,7 +148,7 @@ class ArrayBackend:
         return self._xp.reshape(mirrored, R.shape)
 
     def _array(self, array: np.ndarray) -> Array:
-        if self._xp is array_api_compat.numpy:
+        if self._xp is np:
             return array
         return self._xp.asarray(array, device=self._device, copy=True)  # a data set is read-only, which tensors are not
 
