@@ -68,3 +68,10 @@ def test_other_work_says_its_progress_on_standard_error(monkeypatch, capsys):
         assert out == ""
         assert err.startswith("" if quiet else "drawing: 25 %, about ")
         assert err.count("\n") == (not quiet)
+
+
+def test_the_screen_prints_names_as_they_are(capsys):
+    screen = Screen()
+    screen.say("runs/:cat:/")
+    screen.table("class", rows=[[":dog:"]])
+    assert capsys.readouterr().out.split() == ["runs/:cat:/", "class", ":dog:"]

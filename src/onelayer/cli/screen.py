@@ -37,7 +37,7 @@ class Screen:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = Console(quiet=quiet, highlight=False)
+        self._console = Console(quiet=quiet, highlight=False, emoji=False)
         if not sys.stdout.isatty():  # a file gets whole lines and tables, a terminal breaks them at words
             self._console.soft_wrap = True
             self._console.width = WHOLE
@@ -84,7 +84,7 @@ class Screen:
         """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
         started = time.monotonic()
         aside = Console(
-            stderr=True, quiet=self._quiet or not shown, highlight=False, soft_wrap=True
+            stderr=True, quiet=self._quiet or not shown, highlight=False, emoji=False, soft_wrap=True
         )  # out of a table and of JSON
         with _bar(self._quiet or not shown) as bar:
             task, lines = bar.add_task(what, total=None, visible=False), Lines()
@@ -201,7 +201,7 @@ class Lines:
 
 def _bar(quiet: bool, *, timed: bool = True) -> Progress:
     """Return a bar, with the time left if the total is known, else with the time taken."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     live = not quiet and sys.stderr.isatty() and NOTEBOOK not in os.environ
     bar = [BarColumn(bar_width=20)] if console.width >= 105 else []  # an epoch's figures leave no room for more
     times = TimeRemainingColumn() if timed else TimeElapsedColumn()
