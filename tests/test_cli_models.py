@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from onelayer import Model
 from onelayer.errors import ModelFileError
+from onelayer.features.units import FAR_OFF
 
 
 def test_a_damaged_model_is_one_line(run_cli, trained):
@@ -296,11 +297,9 @@ def test_rows_in_another_unit_are_refused_or_noted(run_cli, trained, tiny_batche
     np.savez("scaled.npz", X=scaled, y=labels)
     code, out, err = run_cli("train", "--data", "scaled.npz", "--out", "of scaled", *TINY)
     assert (code, err) == (0, "")
-    assert "far outside" not in out
+    assert FAR_OFF not in out
     np.save("rows.npy", rows)
     found = run_cli("predict", "of scaled", "rows.npy")[1].splitlines()
-    assert (
-        found[0] == "note: rows.npy: the rows lie far outside those trained on; prepare them as the training rows were"
-    )
+    assert found[0] == f"note: rows.npy: {FAR_OFF}"
     assert len(found) == 62
-    assert "far outside" not in run_cli("predict", "of scaled", "scaled.npy")[1]
+    assert FAR_OFF not in run_cli("predict", "of scaled", "scaled.npy")[1]

@@ -221,7 +221,7 @@ def test_coefficients_are_in_the_units_of_the_rows(loss, K, dtype):
         assert np.abs(P - engine).max() < 0.05
 
 
-@pytest.mark.filterwarnings("ignore:the rows lie far outside:onelayer.OnelayerWarning")
+@pytest.mark.filterwarnings("ignore:the rows lie far from:onelayer.OnelayerWarning")
 def test_log_probabilities_are_not_logarithms_of_rounded_ones():
     X, y = toy()
     for loss in ("softmax", "sigmoid"):

@@ -9,7 +9,7 @@ from helpers import coursework
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_wine
 
 from onelayer import Model, OnelayerWarning, SoftmaxClassifier, SplitConfig, evaluate, explain, train
 from onelayer.data.dataset import Dataset
@@ -30,6 +30,7 @@ RARE = np.column_stack([RNG.random((2000, 2)) < 1 / 700, np.full(2000, 5)]).asty
 TABLE = np.column_stack([RNG.lognormal(8, 1, (1000, 5)), np.eye(40)[RNG.integers(0, 40, 1000)]])  # and dummies
 LOGNORMAL = RNG.lognormal(0, 2.5, (2000, 1))
 CAUCHY = RNG.standard_cauchy((2000, 12))
+MEASURES = load_wine().data
 TRAINED_ON = {
     "photos": PHOTOS,
     "digits": DIGITS,
@@ -45,6 +46,10 @@ TRAINED_ON = {
     "Cauchy": CAUCHY,
     "photos / 255": PHOTOS / np.float32(255),
     "digits / 255": DIGITS / np.float32(255),
+    "greys of 16": (PHOTOS // 16).astype(np.float32),
+    "measures": MEASURES,
+    "one size": RNG.exponential(1, (400, 1)) * RNG.uniform(0.9, 1.1, (400, 30)),  # long and short rows
+    "rectified": np.maximum(RNG.normal(1, 1, (400, 80)), 0),
 }
 
 
@@ -97,8 +102,8 @@ def test_a_model_does_not_doubt_the_rows_it_was_trained_on(rows):
         np.zeros((3, 192)),
         np.ones((1, 192)),
         np.eye(192),
-        PHOTOS[:20] / 255 + 0.5,  # beyond 1
-        PHOTOS[:20] / 255 - 0.5,
+        PHOTOS[:7] / 255 + 0.5,  # beyond 1, and few, which may be dark
+        PHOTOS[:7] / 255 - 0.5,
     ],
 )
 def test_other_pixels_are_not_doubted(rows):
@@ -117,7 +122,7 @@ def test_pixels_that_were_divided_by_255_are_noticed(trained_on, dtype):
         assert isinstance(doubt, UnitWarning)
         assert str(doubt) == SCALED_DOWN
     rows[0, 3] = np.nan
-    assert model.doubt(rows) is None
+    assert not isinstance(model.doubt(rows), UnitWarning)
 
 
 def test_means_of_small_counts_are_not_taken_for_pixels():
@@ -142,6 +147,8 @@ def test_soft_masks_are_not_taken_for_pixels():
         ("standardised", GAUSS + 1000),
         ("table", np.column_stack([TABLE[:, :5] * 1e4, TABLE[:, 5:] * 255])),
         ("counts", COUNTS * 255),
+        ("greys of 16", PHOTOS),
+        ("measures", 16 * MEASURES),
     ],
 )
 def test_rows_in_another_unit_are_noticed(trained_on, rows):
@@ -149,6 +156,40 @@ def test_rows_in_another_unit_are_noticed(trained_on, rows):
     for some in (rows, rows[10:11], rows[::7]):
         assert str(model.doubt(some)) == FAR_OFF
         assert not isinstance(model.doubt(some), UnitWarning)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "factor"),
+    [
+        ("digits", 1 / 16),
+        ("digits", 16 / 255),  # to the range of scikit-learn's
+        ("greys of 16", 1 / 16),
+        ("photos", 1 / 16),
+        ("photos / 255", 1 / 16),
+        ("measures", 1 / 16),
+        ("rectified", 1 / 16),
+    ],
+)
+def test_rows_that_were_divided_are_noticed(trained_on, factor):
+    model, rows = model_of(TRAINED_ON[trained_on]), TRAINED_ON[trained_on] * factor
+    for some in (rows, rows[::7], rows[40:60]):
+        assert str(model.doubt(some)) == FAR_OFF
+    assert model.doubt(rows[:7]) is None, "a few images may be dark"
+
+
+def test_standardised_rows_are_noticed_by_a_model_of_raw_ones():
+    assert str(model_of(PHOTOS).doubt((PHOTOS - PHOTOS.mean(0)) / PHOTOS.std(0))) == FAR_OFF
+
+
+def test_dark_rows_must_be_most_and_no_zeros():
+    model, rows = model_of(PHOTOS), PHOTOS[:32].astype(float)
+    rows[:24] /= 16
+    assert model.doubt(rows) is None
+    rows[24:26] /= 16
+    assert str(model.doubt(rows)) == FAR_OFF
+    rows[:, ::2] = 0
+    rows[:, 1::40] = 0
+    assert model.doubt(rows) is None
 
 
 def test_features_far_from_zero_notice_standardised_rows():

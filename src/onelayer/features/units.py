@@ -3,13 +3,19 @@
 To a model of pixels from 0 to 255, images divided by 255 are black, and a model of features between 0 and 1 is sure of
 every answer about pixels. No error is raised, but the answers are wrong.
 
-A wrong warning is worse than none. `far_off` is true if one of these holds for most numbers in most rows:
+A wrong warning is worse than none. `far_off` is true if one of these holds for most numbers in most rows, of all
+features or of the *full* ones, whose standard deviation is at most their mean:
 
 - The number is more than 20 standard deviations from the mean. For rows of the training distribution, whatever it is,
   this happens in at most 1 of 200 rows (Chebyshev's inequality for a number, Markov's for half of the numbers).
 - The number is not 0 and more than 20 times the usual size E[x^2] / |E[x]|. For sparse features this is the size of the
   numbers that are not 0, and at most 1 of 400 of them is this large. Zeros do not count, so the many zeros of digits
   hide nothing from this test.
+
+Rows that were divided by 16 are near the mean of most features. So `far_off` is also true of 8 rows or more if three
+quarters of them have three quarters of the numbers of full features below an eighth of the mean. Of all numbers that
+were trained on, at most 57 % are so near zero (the extreme case has two values). Zeros, and rows that are mostly zeros,
+do not count, and fewer rows may be dark images.
 
 A feature with scale 1 was constant, or the rows were not standardised; it is left out. If a feature held only zeros and
 ones in training (then E[x^2] = E[x]), its zeros and ones do not count in the first test, as rare ones are far from the
@@ -23,7 +29,7 @@ import numpy as np
 from onelayer.errors import OnelayerWarning, UnitWarning
 
 SCALED_DOWN = "the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply the rows by 255"
-FAR_OFF = "the rows lie far outside those trained on; prepare them as the training rows were"
+FAR_OFF = "the rows lie far from those trained on, as if in another unit; prepare them as the training rows were"
 LOOKED_AT = 32  # rows that are checked, at most
 LEAST_IMAGE = 64  # numbers of an image of 8 x 8
 
@@ -60,18 +66,22 @@ def scaled_down(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
 
 
 def far_off(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
-    """Return whether rows (n, d) lie far outside those with this mean and scale (d,)."""
+    """Return whether rows (n, d) lie far from those with this mean and scale (d,)."""
     m, s = mean[scale != 1], scale[scale != 1]  # a feature that was constant says nothing
     R = rows[:, scale != 1].astype(np.float64)
     if not R.size:
         return False
+    full = s <= np.abs(m)
     with np.errstate(all="ignore"):
         usual = (m * m + s * s) / np.abs(m)
         large = np.abs(R) > 20 * usual
         distant = np.abs(R - m) > 20 * s
     expected = (np.abs(usual - 1) < 1e-6) & ((R == 0) | (R == 1))
-    for far, counted in ((distant, ~expected), (large, R != 0)):
+    for far, counted in ((distant, ~expected), (distant, ~expected & full), (large, R != 0)):
         rows_far = 2 * (far & counted).sum(axis=1) > counted.sum(axis=1)
         if 2 * rows_far.sum() > counted.any(axis=1).sum():
             return True
-    return False
+    counted = (R != 0) & full
+    judged = 2 * counted.sum(axis=1) > full.sum()  # rows that are mostly zeros say nothing
+    rows_small = 4 * (counted & (np.abs(R) < np.abs(m) / 8)).sum(axis=1) > 3 * counted.sum(axis=1)
+    return judged.sum() >= 8 and bool(4 * (rows_small & judged).sum() > 3 * judged.sum())
