@@ -101,6 +101,14 @@ def test_advice_on_curves(case, words):
     assert bool(found) is bool(words)
 
 
+def test_rows_that_are_not_held_out_give_no_advice_on_them():
+    config = TrainConfig(learning_rate=0.1, epochs=40, l2=0.5)
+    for records, holds_out in ((history(SETTLED, penalty=0.2), True), (history(SETTLED, SETTLED + 0.02, 0.2), False)):
+        (found,) = advice_on_training(records, 40, 2.3, SOFTMAX, 10, config, holds_out)
+        assert found == "underfitting: l2 0.5 adds 0.2 nats to the training loss of 1; try --l2 0.05"
+    assert advice_on_training(history(SETTLED, RISING), 40, 2.3, SOFTMAX, 10, config, holds_out=False) == []
+
+
 def test_a_training_without_epochs_gets_no_advice():
     assert advice_on_training((), 0, 2.3, SOFTMAX, 10, TrainConfig(epochs=0)) == []
 

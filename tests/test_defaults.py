@@ -18,12 +18,14 @@ from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.training.history import EpochRecord
+from onelayer.training.public import train as public_train
 from onelayer.training.schedule import AT_THE_CAP, MOST_EPOCHS, decide, learning_rate_of
 from onelayer.training.state import Problem, TrainingState, learnt
 from onelayer.training.step import safe_step
 from onelayer.training.train import train
 
 AUTO = TrainConfig(seed=1, backend="numpy")
+TRAINED_ON = "the loss of the validation rows, which are trained on, has stopped falling"
 
 
 def noisy_splits() -> Splits:
@@ -65,6 +67,26 @@ def test_a_fall_below_a_ten_thousandth_of_the_first_loss_is_none():
 def test_without_validation_rows_the_training_cost_decides():
     found = decide(replace(AUTO, patience=1), history(2.0, 2.0, 2.0, 2.0, validation=False))
     assert found.ended == "the training cost has stopped falling"
+
+
+def test_validation_rows_that_are_trained_on_are_no_held_out_rows(run_cli, tmp_path, capsys):
+    found = decide(replace(AUTO, patience=1), history(2.0, 2.0, 2.0, 2.0), holds_out=False)
+    assert found.ended == TRAINED_ON
+    words = ["train", "--data", "digits", "--refit", "--patience", "1", "--no-figures"]
+    code, out, _ = run_cli(*words, "--out", "run")
+    assert code == 0
+    run = Run.open("run")
+    assert run.summary["ended"] == run.read_checkpoint()[1].ended == TRAINED_ON
+    assert TRAINED_ON in out
+    lines = [line for line in out.splitlines() if "validation" in line]
+    assert len([line for line in lines if line.startswith("validation, trained on ")]) == 1
+    assert not [line for line in lines if line.startswith("epoch")]
+    splits = split(toy_dataset(), SplitConfig(refit=True))
+    result = public_train(splits, replace(AUTO, patience=1), progress=True)
+    assert result.ended == TRAINED_ON
+    shown = capsys.readouterr().err
+    assert "train" in shown
+    assert "validation " not in shown.replace(TRAINED_ON, "")
 
 
 def test_a_number_of_epochs_is_kept():

@@ -44,7 +44,7 @@ def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
 
 
 def advice_on_training(
-    history: History, kept_epoch: int, start: float, loss: Loss, K: int, config: TrainConfig
+    history: History, kept_epoch: int, start: float, loss: Loss, K: int, config: TrainConfig, holds_out: bool = True
 ) -> list[str]:
     """Return what the curves show of the steps, the epochs and the penalty.
 
@@ -59,17 +59,19 @@ def advice_on_training(
     K : int
         Number of classes.
     config : TrainConfig
+    holds_out : bool
+        Whether the validation rows are not trained on; others tell nothing about new rows.
     """
     if not 1 <= kept_epoch <= len(history):
         return []
     unit = loss.of_guessing(K) or 1.0
     train = np.array([start, *(record.train_loss for record in history)])
-    held_out = np.array([record.validation_loss for record in history])
+    held_out = np.array([record.validation_loss if holds_out else np.nan for record in history])
     if said := _on_steps(train, held_out, unit, history[0].learning_rate, config):
         return [said]
     kept = history[kept_epoch - 1]
-    lowest, gap = history[int(held_out.argmin())], kept.validation_loss - kept.train_loss
-    if kept.validation_loss - lowest.validation_loss > RISEN * unit:
+    lowest, gap = history[int(held_out.argmin())], held_out[kept_epoch - 1] - kept.train_loss
+    if held_out[kept_epoch - 1] - lowest.validation_loss > RISEN * unit:
         rise = f"from {lowest.validation_loss:.3g} nats at epoch {lowest.epoch} to {kept.validation_loss:.3g}"
         return [f"overfitting: the validation loss rose {rise}; try --keep best, or {SWEEP_L2}"]
     if gap > APART * unit:
@@ -78,7 +80,8 @@ def advice_on_training(
     penalty = kept.train_cost - kept.train_loss
     if penalty > HELD_BACK * unit and not gap > ALIKE * unit:
         what = f"l2 {config.l2:g} adds {penalty:.2g} nats to the training loss of {kept.train_loss:.3g}"
-        return [f"underfitting: {what}, and the validation loss is hardly higher; try --l2 {config.l2 / 10:g}"]
+        more = "" if np.isnan(gap) else ", and the validation loss is hardly higher"
+        return [f"underfitting: {what}{more}; try --l2 {config.l2 / 10:g}"]
     return []
 
 

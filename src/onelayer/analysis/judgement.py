@@ -53,7 +53,7 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     problem = Problem.of(splits, config)
     K = len(model.class_names)
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
-    advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config)
+    advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out)
     verdict = verdict_of(evaluation, references)
     advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
     return Judgement(evaluation, references, advice)

@@ -52,10 +52,15 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
     screen.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
 
 
-def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | None) -> None:
-    """Print loss, cost and accuracy of each split after training, and the judgement of the model."""
+def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | None, *, holds_out: bool) -> None:
+    """Print loss, cost and accuracy of each split after training, and the judgement of the model.
+
+    `holds_out` is false if the validation rows are trained on.
+    """
     screen.say("")
-    screen.table("", *SCORE_COLUMNS, rows=scores_in_words(result.scores))
+    names = {} if holds_out else {"validation": "validation, trained on"}
+    scores = {names.get(name, name): score for name, score in result.scores.items()}
+    screen.table("", *SCORE_COLUMNS, rows=scores_in_words(scores))
     history = result.state.history
     if history and history[0].test_accuracy is not None:
         screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")

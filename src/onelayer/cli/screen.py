@@ -116,7 +116,9 @@ class Screen:
             yield progress
 
     @contextmanager
-    def training(self, done: int, epochs: int | str) -> Iterator[Callable[[TrainingState], None]]:
+    def training(
+        self, done: int, epochs: int | str, *, holds_out: bool = True
+    ) -> Iterator[Callable[[TrainingState], None]]:
         """Show each epoch as it ends; yield the callback that training takes.
 
         Without a bar, epochs 1, 2, 5, 10, 20, 50 and so on have a line, and the last.
@@ -127,6 +129,8 @@ class Screen:
             Epochs done before.
         epochs : int or str
             Epochs to be done in all, or auto.
+        holds_out : bool
+            Whether the validation rows are not trained on.
         """
         total = None if isinstance(epochs, str) else epochs
         with _bar(self._quiet, timed=total is not None) as bar:
@@ -135,7 +139,7 @@ class Screen:
 
             def on_epoch(state: TrainingState) -> None:
                 nonlocal unsaid, said
-                lines = _epoch_lines(state, epochs)
+                lines = _epoch_lines(state, epochs, holds_out)
                 unsaid = lines[0]
                 if bar.disable and (_is_round(state.epoch) or time.monotonic() - said > QUIET_SECONDS):
                     self.say(unsaid)
@@ -158,10 +162,10 @@ def json_text(value: object) -> str:
     return text
 
 
-def _epoch_lines(state: TrainingState, epochs: int | str) -> list[str]:
+def _epoch_lines(state: TrainingState, epochs: int | str, holds_out: bool) -> list[str]:
     """Return the last epoch in words, the longest first, each with an accuracy."""
     last = state.history[-1]
-    whole = last.in_words(epochs)
+    whole = last.in_words(epochs, holds_out)
     place, *_ = whole.split("  train ")
     train, validation = percent(last.train_accuracy), percent(last.validation_accuracy)
     if "validation" not in whole:

@@ -83,7 +83,7 @@ def train(
         if config.batch_size > (count := len(splits.train)):
             screen.say(f"note: a batch of {config.batch_size:,} rows is all {count:,}, so an epoch is a single step")
         with resumable(run):
-            with screen.training(0, config.epochs) as on_epoch:
+            with screen.training(0, config.epochs, holds_out=splits.holds_out) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
             _finish(screen, run, plan, splits, result, no_figures)
 
@@ -124,7 +124,7 @@ def resume(
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
         with resumable(run):
-            with screen.training(state.epoch, target) as on_epoch:
+            with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch)
             plan, _ = run.read_checkpoint()
             _finish(screen, run, plan, splits, result, no_figures)
@@ -163,5 +163,5 @@ def _finish(
         with screen.working("drawing") as progress:
             of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
             draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
-    print_result(screen, result, judgement)
+    print_result(screen, result, judgement, holds_out=splits.holds_out)
     screen.files(run.path)

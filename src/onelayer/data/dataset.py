@@ -250,6 +250,11 @@ class Splits:
         return self.train.dataset
 
     @cached_property
+    def holds_out(self) -> bool:
+        """True if there are validation rows that are not trained on."""
+        return self.validation.weight > 0 and not np.isin(self.validation.indices, self.train.indices).any()
+
+    @cached_property
     def standardizer(self) -> Standardizer:
         """The standardizer of the training rows."""
         with read_forwards(self.dataset.rows):

@@ -210,7 +210,7 @@ class Run(CurvePlots, ModelPlots):
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ModelFileError(f"{path}: the state is damaged ({error!r:.80}); train the run again") from None
         state = TrainingState(layer, rng_state, history, best=kept, first_rate=numbers[0], left=numbers[1])
-        return plan, replace(state, ended=decide(config, history).ended)
+        return plan, replace(state, ended=decide(config, history, not split_config.refit).ended)
 
     def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
         """Write all files of a complete run except the pictures; the summary last."""

@@ -60,11 +60,14 @@ class EpochRecord:
             seconds,
         )
 
-    def in_words(self, epochs: int | str) -> str:
-        """Return loss and accuracy in a line; `epochs` is the number of epochs to be trained, or auto."""
+    def in_words(self, epochs: int | str, holds_out: bool = True) -> str:
+        """Return loss and accuracy in a line, those of validation rows if they are held out.
+
+        `epochs` is the number of epochs to be trained, or auto.
+        """
         words = f"epoch {self.epoch:3}" if epochs == "auto" else f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
         words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
-        if not math.isnan(self.validation_loss):
+        if holds_out and not math.isnan(self.validation_loss):
             words += f"  validation {self.validation_loss:.4f} nats, {percent(self.validation_accuracy)}"
         return words
 

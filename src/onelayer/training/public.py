@@ -107,7 +107,7 @@ def train(
         config = _taken(given, config or (PRESETS[preset] if preset else TrainConfig()))
 
         def watched(state: TrainingState) -> object:
-            line = state.history[-1].in_words(config.epochs)
+            line = state.history[-1].in_words(config.epochs, splits.holds_out)
             show(line, state.epoch, config.epochs if isinstance(config.epochs, int) else None)
             return on_epoch and on_epoch(state)
 
@@ -122,7 +122,7 @@ def train(
             cancelled=cancelled,
         )
         if result.state.history:
-            show(f"{result.state.history[-1].in_words(config.epochs)}; {result.ended}", 0, None)
+            show(f"{result.state.history[-1].in_words(config.epochs, splits.holds_out)}; {result.ended}", 0, None)
     return result
 
 

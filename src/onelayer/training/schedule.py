@@ -46,6 +46,8 @@ class Decision:
         The lowest watched loss.
     waited : int
         Epochs since it fell, or since the last decay.
+    holds_out : bool
+        Whether the validation rows are not trained on.
     """
 
     decays: int = 0
@@ -54,6 +56,7 @@ class Decision:
     ended: str = ""
     lowest: float = math.inf
     waited: int = 0
+    holds_out: bool = True
 
     def after(self, config: TrainConfig, history: Sequence[EpochRecord]) -> "Decision":
         """Return the decision after a history, from that on all of it except its last epoch."""
@@ -64,23 +67,25 @@ class Decision:
         if from_best:
             decays, waited = decays + 1, 0
         stalled = stalled or waited >= config.patience
-        return Decision(decays, from_best, stalled, _end(config, history, stalled), min(self.lowest, loss), waited)
+        ended, lowest = _end(config, history, stalled, self.holds_out), min(self.lowest, loss)
+        return Decision(decays, from_best, stalled, ended, lowest, waited, self.holds_out)
 
 
-def decide(config: TrainConfig, history: Sequence[EpochRecord]) -> Decision:
-    """Return the decision after a history."""
-    decision = Decision(ended=_end(config, (), stalled=False))
+def decide(config: TrainConfig, history: Sequence[EpochRecord], holds_out: bool = True) -> Decision:
+    """Return the decision after a history; `holds_out` is false if the validation rows are trained on."""
+    decision = Decision(ended=_end(config, (), False, holds_out), holds_out=holds_out)
     for done in range(1, len(history) + 1):
         decision = decision.after(config, history[:done])
     return decision
 
 
-def _end(config: TrainConfig, history: Sequence[EpochRecord], stalled: bool) -> str:
+def _end(config: TrainConfig, history: Sequence[EpochRecord], stalled: bool, holds_out: bool) -> str:
     done = len(history)
     if config.epochs != "auto":
         return f"all {counted(config.epochs, 'epoch')} are done" if done >= config.epochs else ""
     if stalled:
-        which = "training cost" if math.isnan(history[-1].validation_loss) else "validation loss"
+        which = "validation loss" if holds_out else "loss of the validation rows, which are trained on,"
+        which = "training cost" if math.isnan(history[-1].validation_loss) else which
         return f"the {which} has stopped falling"
     return f"{AT_THE_CAP}; pass --epochs for more" if done >= MOST_EPOCHS else ""
 

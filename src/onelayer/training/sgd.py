@@ -75,7 +75,7 @@ def epochs(
 
 
 def _epochs(problem: Problem, state: TrainingState, trainer: "_Trainer") -> Iterator[TrainingState]:
-    settled_at, decision = time.perf_counter(), decide(problem.config, state.history)
+    settled_at, decision = time.perf_counter(), decide(problem.config, state.history, problem.splits.holds_out)
     trained = trainer.train(state, decision)
     scores_to_come = trainer.score(trained)
     while True:

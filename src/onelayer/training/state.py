@@ -3,7 +3,6 @@
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -204,7 +203,8 @@ class Problem:
         state = replace(state, first_rate=self.first_rate(state), left=left)
         best = state.best and replace(state.best, layer=self.standardizer.clear(state.best.layer), scores={})
         state = replace(state, layer=self.standardizer.clear(state.layer), best=best)
-        return replace(state, scores={}, ended=decide(config, state.history).ended)  # scores may be of other rows
+        # The scores may be of other rows.
+        return replace(state, scores={}, ended=decide(config, state.history, self.splits.holds_out).ended)
 
     def initial(self, d: int, K: int) -> TrainingState:
         """Return the state before the first epoch: the initial weights drawn, the bias by the shares of the classes."""
@@ -232,16 +232,10 @@ class Problem:
         steps = math.ceil(len(self.splits.train) / self.config.batch_size)
         return float((1 - 2 * learning_rate * self.config.l2) ** steps)
 
-    @cached_property
-    def holds_out(self) -> bool:
-        """True if there are validation rows that are not trained on."""
-        validation, train = self.splits.validation, self.splits.train
-        return validation.weight > 0 and not np.isin(validation.indices, train.indices).any()
-
     @property
     def keeps_best(self) -> bool:
         """True if the model gets the best epoch, and not the last."""
-        return self.config.keep == "best" and self.holds_out
+        return self.config.keep == "best" and self.splits.holds_out
 
     def kept(self, state: TrainingState) -> Kept:
         """Return the layer that the model gets."""
