@@ -9,10 +9,11 @@ from helpers import assert_one_line, toy_dataset, toy_splits
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
-from onelayer.config import COURSEWORK, SourceConfig, SplitConfig, TrainConfig, without_preset
+from onelayer.config import COURSEWORK, SourceConfig, SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
+from onelayer.experiments.sweep import Sweep
 from onelayer.losses import LOSSES
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
@@ -382,9 +383,28 @@ def test_auto_drops_the_preset_where_it_takes_the_digits(run_cli):
     assert Run.open("two").config.learning_rate == 0.001
 
 
-def test_without_preset_only_its_values_go():
-    mixed = replace(COURSEWORK, l2=0.5, learning_rate=0.25)
-    assert without_preset(mixed, "coursework") == TrainConfig(l2=0.5, learning_rate=0.25)
+def test_what_was_typed_by_hand_stays_where_the_preset_is_dropped(run_cli, tmp_path):
+    """Also a value that the preset has, too."""
+    (tmp_path / "settings.toml").write_text("init_std = 0.01\n")
+    words = ["--preset", "coursework", "--learning-rate", "0.001", "--epochs", "2", "--config", "settings.toml"]
+    assert run_cli("train", *words, "--no-figures", "--out", "run")[0] == 0
+    typed = TrainConfig(learning_rate=0.001, epochs=2, init_std=0.01)
+    assert replace(Run.open("run").config, backend="auto") == typed
+    assert run_cli("train", "--preset", "coursework", "--epochs", "1", "--no-figures", "--out", "two")[0] == 0
+    assert replace(Run.open("two").config, backend="auto") == TrainConfig(epochs=1)
+
+
+def test_a_sweep_drops_the_preset_where_it_takes_the_digits(run_cli):
+    words = ["sweep", "--preset", "coursework", "--l2", "0", "0.1", "--epochs", "2", "--keep", "last"]
+    code, out, _ = run_cli(*words, "--out", "auto")
+    assert code == 0
+    assert "note: CIFAR-10 is not here; digits takes its place, without the preset coursework" in out
+    typed = TrainConfig(epochs=2, keep="last")
+    assert Sweep.open("auto").plan.configs == tuple(replace(typed, l2=l2, seed=42, threads=1) for l2 in (0.0, 0.1))
+    code, out, _ = run_cli(*words, "--data", "digits", "--out", "digits")
+    assert code == 0
+    assert "without the preset" not in out
+    assert {config.learning_rate for config in Sweep.open("digits").plan.configs} == {0.001}
 
 
 def test_old_files_mean_the_old_defaults():

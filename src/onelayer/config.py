@@ -291,9 +291,3 @@ COURSEWORK = TrainConfig(
     learning_rate=0.001, epochs=40, keep="last", decay_every=0, init_std=0.01, init_bias="zero", batch_size=100, l2=0.0
 )
 PRESETS = {"coursework": COURSEWORK}
-
-
-def without_preset(config: TrainConfig, preset: str) -> TrainConfig:
-    """Return settings with the defaults in the place of the values that the preset gives."""
-    ours, of_preset = asdict(config), asdict(PRESETS[preset])
-    return TrainConfig(**{name: value for name, value in ours.items() if value != of_preset[name]})

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 ALIASES = {f"--{short}".replace("_", "-"): f"--{name}".replace("_", "-") for short, name in SHORT_NAMES.items()}
 
 
+# Names of the settings that the preset gave to the command line that was read last, and nothing else.
+FROM_PRESET: set[str] = set()
+
+
 def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
     """Take options that the command line lacks from the file of --config, and refuse fractions for counts."""
     known = {argument.name: argument for argument in arguments}
+    FROM_PRESET.clear()
     if "--config" in known and known["--config"].tokens:
         _read_toml(known.pop("--config").tokens[0].value, known)
     if "--preset" in known and known["--preset"].tokens:
@@ -53,6 +58,7 @@ def _take_preset(name: str, known: "dict[str, Argument]") -> None:
         option = known.get(canonical(f"--{field.name}"))
         if option and not option.tokens and value != field.default:
             option.append(Token(keyword=field.name, value=typed(value), source=f"preset {name}"))
+            FROM_PRESET.add(field.name)
 
 
 def _without_commas(commands: tuple[str, ...], option: str, value: str) -> str:

@@ -99,6 +99,7 @@ def sweep(
     figures
         Draw pictures of every run.
     """
+    from onelayer.cli.notes import without_preset
     from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
@@ -106,10 +107,11 @@ def sweep(
     from onelayer.runs.claim import claimed
 
     screen = Screen(quiet)
-    configs, seeds = _settings(options, search)
+    _settings(options, search)  # refuses bad ones before it reads
     apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
         splits = load_splits(data, apart, source_config=source_config, progress=progress)
+    configs, seeds = _settings(without_preset(screen, options, preset, data, splits), search)
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
     source_config = replace(source_config, fit=dataset.fit or "auto")

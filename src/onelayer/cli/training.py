@@ -23,7 +23,7 @@ from onelayer.cli.options import (
     Training,
 )
 from onelayer.cli.stops import resumable
-from onelayer.config import SourceConfig, SplitConfig, TrainConfig, without_preset
+from onelayer.config import SourceConfig, SplitConfig, TrainConfig
 from onelayer.words import counted
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
@@ -55,6 +55,7 @@ def train(
     out
         Run directory to write; by default the next free one in runs/.
     """
+    from onelayer.cli.notes import note_on_batches, without_preset
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
@@ -67,9 +68,7 @@ def train(
     screen = Screen(quiet)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config=source_config, progress=progress)
-    if preset and data == "auto" and splits.dataset.source != "cifar10":
-        config = without_preset(config, preset)
-        screen.say(f"note: CIFAR-10 is not here; {splits.dataset.name} takes its place, without the preset {preset}")
+    config = without_preset(screen, config, preset, data, splits)
     dataset = splits.dataset
     source_config = replace(source_config, fit=dataset.fit or "auto")
     plan = Plan(config, split_config, dataset.source, dataset.fingerprint, source_config)
@@ -80,8 +79,7 @@ def train(
         screen.data(splits, classes=True)
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
-        if config.batch_size > (count := len(splits.train)):
-            screen.say(f"note: a batch of {config.batch_size:,} rows is all {count:,}, so an epoch is a single step")
+        note_on_batches(screen, splits, [config.batch_size])
         with resumable(run):
             with screen.training(0, config.epochs, holds_out=splits.holds_out) as on_epoch:
                 result = start(run, plan, problem, on_epoch)

@@ -1,0 +1,28 @@
+"""Notes on settings and the rows that they met, which train and sweep share."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from onelayer.cli.app import FROM_PRESET
+from onelayer.cli.screen import Screen
+from onelayer.data.dataset import Splits
+
+Settings = TypeVar("Settings")
+
+
+def without_preset(screen: Screen, settings: Settings, preset: str | None, data: str, splits: Splits) -> Settings:
+    """Return settings with the defaults for what the preset gave, and say so, where auto did not find CIFAR-10."""
+    if preset is None or data != "auto" or splits.dataset.source == "cifar10":
+        return settings
+    screen.say(f"note: CIFAR-10 is not here; {splits.dataset.name} takes its place, without the preset {preset}")
+    of_user: Any = settings
+    typed = {field.name for field in fields(of_user)} - FROM_PRESET
+    return type(settings)(**{name: getattr(settings, name) for name in typed})
+
+
+def note_on_batches(screen: Screen, splits: Splits, sizes: Iterable[int]) -> None:
+    """Say which of these batch sizes are more than all training rows."""
+    count = len(splits.train)
+    if more := [f"{size:,}" for size in sorted(set(sizes)) if size > count]:
+        screen.say(f"note: a batch of {' or '.join(more)} rows is all {count:,}, so an epoch is a single step")
