@@ -114,6 +114,14 @@ def test_a_batch_of_all_rows_is_noted(run_cli, tiny_cifar):
         assert [line for line in out.splitlines() if "single step" in line] == notes
 
 
+def test_a_sweep_says_so_too(run_cli, tiny_cifar):
+    words = ["sweep", "--data", tiny_cifar, "--epochs", "1", "--keep", "last", "--batch-size", "60", "1000", "61", "10"]
+    code, out, _ = run_cli(*words, "--l2", "0", "0.1")
+    assert code == 0
+    noted = ["note: a batch of 61 or 1,000 rows is all 60, so an epoch is a single step"]
+    assert [line for line in out.splitlines() if "single step" in line] == noted
+
+
 def test_overwrite(run_cli, trained, tiny_cifar):
     before = (trained / "model.safetensors").read_bytes()
     arguments = ["train", "--data", tiny_cifar, "--out", trained, *TINY, "--seed", "1"]

@@ -99,7 +99,7 @@ def sweep(
     figures
         Draw pictures of every run.
     """
-    from onelayer.cli.notes import without_preset
+    from onelayer.cli.notes import note_on_batches, without_preset
     from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
@@ -121,6 +121,7 @@ def sweep(
         plan = sweeps.SweepPlan(configs, seeds, *rows, select)
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         screen.data(splits)
+        note_on_batches(screen, splits, (config.batch_size for config in configs))
         with repeatable(path, given=out is not None, overwrite=overwrite):
             with screen.stages() as on_progress:
                 found = sweeps.search(
