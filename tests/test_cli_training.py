@@ -11,6 +11,7 @@ from helpers import TINY, assert_one_line
 from PIL import Image
 from safetensors.numpy import load_file
 
+from onelayer.features.standardizer import Moments, Standardizer
 from onelayer.runs.directory import Run
 
 
@@ -105,6 +106,19 @@ def test_divergence_is_one_line_and_the_run_is_kept(run_cli, tiny_cifar, tmp_pat
     assert "try a learning rate below 1e+14; run keeps the weights of epoch 1" in err
     assert out.count("epoch  1/40") == 1
     assert np.isfinite(load_file(tmp_path / "run" / "checkpoint.safetensors")["weights"]).all()
+
+
+def test_weighted_rows_are_gone_through_once_for_mean_and_scale(run_cli, tiny_cifar, monkeypatch):
+    calls = []
+
+    def fit(blocks, weights=None):
+        calls.append(weights is not None)
+        return Moments.of(blocks, weights).standardizer
+
+    monkeypatch.setattr(Standardizer, "fit", fit)
+    words = ["train", "--data", tiny_cifar, "--class-weight", "airplane=2", "--epochs", "1", "--no-figures"]
+    assert run_cli(*words)[0] == 0
+    assert sorted(calls) == [False, True], "without weights, for a look at the unit of the rows"
 
 
 def test_a_batch_of_all_rows_is_noted(run_cli, tiny_cifar):

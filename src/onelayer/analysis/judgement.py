@@ -50,7 +50,7 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     model, history = result.model, result.state.history
     evaluation = evaluate(model, rows)
     references = references_for(model, splits.train, rows, evaluation)
-    problem = Problem.of(splits, config)
+    problem = Problem.of(splits, config, model.standardizer)  # computing it again would take a pass over all rows
     K = len(model.class_names)
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
     advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out)
