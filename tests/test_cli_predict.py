@@ -35,13 +35,17 @@ def test_the_csv_of_a_folder_has_the_probabilities_of_the_model(run_cli, trained
         save(row, tmp_path / name)
     (tmp_path / "photos/a/99.png").write_bytes(b"broken, with a comma")
     (tmp_path / "photos/readme.txt").write_text("no image")
+    (tmp_path / "photos/b/film.mov").write_text("no image")
+    (tmp_path / "photos/b/more.txt").write_text("no image")
     (tmp_path / "photos/.hidden.png").write_text("no image")
     model = Run.open(trained).model
     expected = dict(zip(names, model.probabilities(rows[:40]), strict=True))
     threshold = float(np.median([P.max() for P in expected.values()]))
     code, out, err = run_cli("predict", trained, "photos", "--csv", "out.csv", "--threshold", threshold)
     assert code == 2
-    assert err.startswith("onelayer: photos/a/99.png: is not an image that can be read")
+    note, error = err.splitlines()
+    assert note == "note: photos: left out: 1 video, 2 other files (.txt)"
+    assert error.startswith("onelayer: photos/a/99.png: is not an image that can be read")
     found = table(tmp_path / "out.csv")
     assert [entry["path"] for entry in found] == sorted([*names, "photos/a/99.png"])
     unsure = 0
@@ -59,6 +63,12 @@ def test_the_csv_of_a_folder_has_the_probabilities_of_the_model(run_cli, trained
         unsure += P.max() < threshold
     assert unsure == 20
     assert out == f"out.csv: 41 answers, 20 of them without a label, below {100 * threshold:.2f} %\n"
+
+
+def test_a_folder_without_an_image_says_what_it_holds(run_cli, trained, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.mov").write_text("no image")
+    assert_one_line(run_cli("predict", trained, "films"), "films: holds no images; left out: 1 video")
 
 
 def test_rows_of_several_files_are_numbered(run_cli, trained, tiny_batches, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Answers of a model on images and rows in files. They come one after the other, so their number needs no memory."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import count, groupby, islice, repeat
@@ -105,12 +106,15 @@ def _images_at(path: Path, progress: Progress) -> list[_File]:
     try:
         walk = Walk(path, progress)
         folders, _ = walk.folders("")
-        found = [name for name, _ in walk.entries("") if walk.is_image(name) and name not in folders]
-        found += [name for folder in folders for name in walk.images(folder)]
+        found = walk.images_at_the_top() + [name for folder in folders for name in walk.images(folder)]
+        kinds = walk.left_out()
+        left_out = f"left out: {', '.join(kinds)}" if kinds else ""
         if not found:
-            raise DataError(f"{path}: holds no images")
+            raise DataError(f"{path}: holds no images" + f"; {left_out}" * bool(left_out))
     except DataError as error:
         return [(path, error)]
+    if left_out:
+        warnings.warn(OnelayerWarning(f"{path}: {left_out}"), stacklevel=2)
     return [(path / name, None) for name in sorted(found)]
 
 

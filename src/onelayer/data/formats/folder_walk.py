@@ -67,6 +67,12 @@ class Walk:
         folders = sorted(name for name, status in entries if _is_folder(status))
         return folders, sum(self.is_image(name) and not _is_folder(status) for name, status in entries)
 
+    def images_at_the_top(self) -> list[str]:
+        """Return the images outside all folders, and count the other files there."""
+        files = [name for name, status in self.entries("") if not _is_folder(status)]
+        self.other.update(_suffix(name) for name in files if not self.is_image(name))
+        return [name for name in files if self.is_image(name)]
+
     def images(self, place: str) -> list[str]:
         """Return the images in a place and below it, sorted."""
         found: list[str] = []
