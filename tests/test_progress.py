@@ -1,5 +1,6 @@
 """Progress where no bar can be shown: lines with the time that is left, not too many of them."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -48,13 +49,22 @@ def test_every_stage_says_its_progress_in_a_pipe(monkeypatch, capsys):
     with Screen().stages() as on_progress:
         for stage in ("batch", "full"):
             for done in (1, 2, 4):
-                on_progress(stage, done, 4)
+                on_progress(stage, done, 4, (0, 2))
     out, err = capsys.readouterr()
     assert [line.partition(", about ")[0] for line in out.splitlines()] == [
         f"{stage}: trained 1 of 4 epochs" for stage in ("batch", "full")
     ]
     assert out.count("s left") == 2
     assert err == ""
+
+
+def test_runs_that_end_by_themselves_have_no_total_of_epochs(monkeypatch, capsys):
+    monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
+    for runs, time in ((0, "just begun"), (1, r"about \d+ s left")):
+        with Screen().stages() as on_progress:
+            on_progress("training", 70, None, (runs, 3))
+        (line,) = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(rf"training: trained {runs} of 3 runs, 70 epochs, {time}", line)
 
 
 def test_other_work_says_its_progress_on_standard_error(monkeypatch, capsys):

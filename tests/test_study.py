@@ -74,7 +74,7 @@ def test_coursework(brief, tiny_cifar, tmp_path):
 def test_a_study_goes_on_where_it_stopped(brief, tiny_cifar, tmp_path):
     path, steps = tmp_path / "study", []
 
-    def stop(stage, done, total):
+    def stop(stage, done, *_):
         assert stage == "batch"
         steps.append(done)
         if done >= 5:
@@ -259,7 +259,7 @@ def test_overwriting_removes_all_that_was_there_at_once(brief, tiny_cifar, tmp_p
     run_study(path, "bonus", SEEDS, loader(tiny_cifar))
     (path / "report.html").write_text('<!DOCTYPE html><head><meta name="generator" content="onelayer">')
 
-    def stop(stage, done, total):
+    def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -192,7 +192,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path):
     sweep = Sweep.create(tmp_path / "sweep", whole.plan)
 
     def stop_at(epochs):
-        def stop(done, _total):
+        def stop(done, *_):
             if done >= epochs:
                 raise KeyboardInterrupt
 
@@ -209,10 +209,22 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path):
     seen = []
     again = Sweep.create(tmp_path / "sweep", whole.plan)
     run_sweep(again, splits, workers=3, on_progress=lambda *progress: seen.append(progress))
-    assert seen[-1] == (4 * statuses.count("missing"), 4 * statuses.count("missing"))
+    runs = statuses.count("missing")
+    assert seen[-1] == (4 * runs, 4 * runs, (runs, runs))
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "complete runs are left alone"
     again.write_csv(results(again))
     assert bits(again) == bits(whole)
+
+
+def test_a_run_that_ends_by_itself_promises_no_number_of_epochs(tmp_path):
+    splits, seen = toy_splits(), []
+    plan = plan_of(splits, (TrainConfig(patience=1), TrainConfig(patience=1, epochs=3)))
+    sweep = Sweep.create(tmp_path / "sweep", plan)
+    run_sweep(sweep, splits, workers=1, on_progress=lambda *progress: seen.append(progress))
+    assert {total for _, total, _ in seen} == {None}
+    trained = [sweep.run(run.setting, run.seed).summary["epochs"] for result in results(sweep) for run in result.runs]
+    assert seen[-1] == (sum(trained), None, (len(trained), len(trained)))
+    assert [runs for _, _, (runs, _) in seen] == sorted(runs for _, _, (runs, _) in seen)
 
 
 def test_a_run_that_diverges_stops_no_other_and_is_remembered(tmp_path, monkeypatch):
@@ -511,7 +523,7 @@ def test_another_programs_sweep_json_is_not_overwritten(tmp_path, content):
 def test_a_sweep_in_one_call(tmp_path):
     splits, stages = toy_splits(), []
     found = search(tmp_path / "sweep", plan_of(splits), splits, on_progress=lambda *progress: stages.append(progress))
-    assert {(stage, done) for stage, done, total in stages if done == total} == {("training", 32)}
+    assert {(stage, done) for stage, done, total, _ in stages if done == total} == {("training", 32)}
     assert [result.has_test for result in found.results] == [True, False, False, False]
     assert found.best.setting == min(range(4), key=lambda setting: mean_loss(found.sweep, setting))
     assert (tmp_path / "sweep" / "grid.png").read_bytes().startswith(b"\x89PNG")

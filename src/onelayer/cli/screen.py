@@ -98,17 +98,25 @@ class Screen:
             yield progress
 
     @contextmanager
-    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show the progress of training in stages, in epochs; yield a callback(stage, done, total)."""
+    def stages(self) -> Iterator[Callable[[str, int, int | None, tuple[int, int]], None]]:
+        """Show the progress of training in stages; yield the callback that a search takes.
+
+        The time left is that of the epochs, or of the runs where some end by themselves.
+        """
         with _bar(self._quiet) as bar:
             task, current, lines = bar.add_task("training", total=None), "", Lines()
 
-            def progress(stage: str, done: int, total: int) -> None:
+            def progress(stage: str, epochs: int, of_epochs: int | None, runs: tuple[int, int]) -> None:
                 nonlocal current, lines
                 if stage != current:
                     current, lines = stage, Lines()
                     bar.reset(task)
-                words = f"{stage}: trained {done:,} of {counted(total, 'epoch')}"
+                if of_epochs is None:
+                    done, total = runs
+                    words = f"{stage}: trained {done:,} of {counted(total, 'run')}, {counted(epochs, 'epoch')}"
+                else:
+                    done, total = epochs, of_epochs
+                    words = f"{stage}: trained {done:,} of {counted(total, 'epoch')}"
                 if bar.disable and total and (line := lines.due(done, total)):
                     self.say(f"{words}, {line}")
                 bar.update(task, completed=done, total=total, description=words)

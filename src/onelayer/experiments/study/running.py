@@ -52,7 +52,7 @@ def run_study(
     workers : int
         Number of runs at a time; 0 is the number of cores.
     on_progress : callable, optional
-        Called with the name of the stage, the number of epochs or runs done, and their total.
+        Called with the name of the stage, and then as `run_sweep` does.
     overwrite : bool
         Replace another study.
 

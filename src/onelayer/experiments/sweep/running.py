@@ -8,7 +8,6 @@ import numpy as np
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.blas import one_blas_thread
-from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
@@ -19,7 +18,7 @@ from onelayer.runs.directory import Run
 from onelayer.training.scores import count_cores
 from onelayer.training.state import Problem, TrainingState
 
-GUESS = 60  # epochs of a run that ends by itself, for the progress
+Told = Callable[[int, int | None, tuple[int, int]], None]
 
 
 def run_sweep(
@@ -29,7 +28,7 @@ def run_sweep(
     workers: int = 0,
     settings: Collection[int] | None = None,
     report_test: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Told | None = None,
 ) -> None:
     """Train the runs that are not complete, each on one thread. Diverged and damaged runs are left as they are.
 
@@ -47,7 +46,8 @@ def run_sweep(
     report_test : bool
         Evaluate the test rows, also for runs that are complete without test scores.
     on_progress : callable, optional
-        Called now and then, in other threads too, with the number of epochs done and their total.
+        Called now and then, in other threads too, with the number of epochs done, their total (None if a run ends by
+        itself), and the numbers of runs done and to be done.
 
     Raises
     ------
@@ -62,8 +62,10 @@ def run_sweep(
     if splits.dataset.fingerprint != plan.fingerprint:
         raise DataError(f"{splits.dataset.name} is not the data of the sweep {sweep.path}; pass the right --data")
     todo = _to_train(sweep, range(len(plan.configs)) if settings is None else settings, report_test)
-    total = sum(_expected(plan.configs[run.setting]) for run in todo if run.status == "missing")
-    progress, stopping = _Progress(total, on_progress), threading.Event()
+    missing = [plan.configs[run.setting].epochs for run in todo if run.status == "missing"]
+    total = sum(epochs for epochs in missing if epochs != "auto")
+    progress = _Progress(None if "auto" in missing else total, len(missing), on_progress)
+    stopping = threading.Event()
 
     def train(row: SweepRun) -> None:
         if not stopping.is_set():
@@ -96,17 +98,16 @@ def _train(
     row: SweepRun,
     splits: Splits,
     report_test: bool,
-    advance: Callable[[int], None],
+    advance: Callable[..., None],
     cancelled: Callable[[], bool],
 ) -> None:
     """Train a run from the beginning, or go on with it."""
-    run, seen, expected = sweep.run(row.setting, row.seed), 0, _expected(sweep.plan.configs[row.setting])
+    run, seen, expected = sweep.run(row.setting, row.seed), 0, sweep.plan.configs[row.setting].epochs
 
     def on_epoch(state: TrainingState) -> None:
         nonlocal seen
-        done = min(state.epoch, expected)  # more than a guess may be needed
-        advance(done - seen)
-        seen = done
+        advance(state.epoch - seen)
+        seen = state.epoch
 
     try:
         if run.checkpoint_path.exists():
@@ -120,25 +121,21 @@ def _train(
             write_json(run.summary_path, run.summary | {BALANCED: float(np.nanmean(of_classes))})
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
-    if row.status == "missing":  # a run that diverged, or ended by itself, has epochs left
-        advance(expected - seen)
-
-
-def _expected(config: TrainConfig) -> int:
-    """Return the number of epochs of a run; of one that ends by itself, a guess."""
-    return GUESS if config.epochs == "auto" else config.epochs
+    if row.status == "missing":  # a run that diverged has epochs left
+        advance(0 if expected == "auto" else expected - seen, runs=1)
 
 
 class _Progress:
-    """The number of epochs done, counted over all threads."""
+    """The numbers of epochs and runs done, counted over all threads."""
 
-    def __init__(self, total: int, tell: Callable[[int, int], None] | None) -> None:
-        self._total, self._tell = total, tell
-        self._done, self._lock = 0, threading.Lock()
+    def __init__(self, total: int | None, runs: int, tell: Told | None) -> None:
+        self._total, self._runs, self._tell = total, runs, tell
+        self._done, self._ended, self._lock = 0, 0, threading.Lock()
 
-    def advance(self, epochs: int) -> None:
-        """Count more epochs as done, and tell so."""
+    def advance(self, epochs: int, runs: int = 0) -> None:
+        """Count more epochs and runs as done, and tell so."""
         with self._lock:
             self._done += epochs
+            self._ended += runs
             if self._tell:
-                self._tell(self._done, self._total)
+                self._tell(self._done, self._total, (self._ended, self._runs))

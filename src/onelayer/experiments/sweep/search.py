@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from onelayer.data.dataset import Splits
@@ -13,7 +14,7 @@ from onelayer.experiments.sweep.results import SettingResult, SweepRun, choose
 from onelayer.experiments.sweep.running import run_sweep
 from onelayer.files import write_figure
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int | None, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def search(
     overwrite : bool
         Replace another sweep.
     on_progress : callable, optional
-        Called with the name of the stage, the number of epochs done and their total.
+        Called with the name of the stage, and then as `run_sweep` does.
 
     Raises
     ------
@@ -108,12 +109,9 @@ def _train(
 ) -> list[SettingResult]:
     """Train the runs that are missing, and write the table of the sweep even if something stops it."""
 
-    def tell(done: int, total: int) -> None:
-        if on_progress:
-            on_progress(stage, done, total)
-
+    told = partial(on_progress, stage) if on_progress else None
     try:
-        run_sweep(sweep, splits, workers=workers, settings=settings, report_test=report_test, on_progress=tell)
+        run_sweep(sweep, splits, workers=workers, settings=settings, report_test=report_test, on_progress=told)
     finally:
         found = results(sweep)
         sweep.write_csv(found)
