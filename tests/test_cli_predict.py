@@ -71,6 +71,44 @@ def test_a_folder_without_an_image_says_what_it_holds(run_cli, trained, tmp_path
     assert_one_line(run_cli("predict", trained, "films"), "films: holds no images; left out: 1 video")
 
 
+@pytest.mark.parametrize("library", ["pyarrow", "pandas"])
+def test_a_parquet_list_of_images_in_use(run_cli, tiny_batches, tmp_path, library):
+    """Train, evaluate and predict with one; predict needs no labels, and other columns do not matter."""
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    rows, labels = tiny_batches["data_batch_1"]
+    names = [f"set/images/{n:02}.png" for n in range(60)]
+    for row, name in zip(rows, names, strict=True):
+        save(row, tmp_path / name)
+    frame = pandas.DataFrame({"path": [name.removeprefix("set/") for name in names], "label": labels.astype(str)})
+    frame["split"] = pandas.Categorical(["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
+    frame["where"] = [{"box": 1.5}] * 60
+    frame = frame.sample(frac=1, random_state=0)  # with an index that pandas writes, too
+
+    def write(frame, name):
+        if library == "pandas":
+            frame.to_parquet(name)
+        else:
+            from pyarrow import Table, parquet
+
+            parquet.write_table(Table.from_pandas(frame, preserve_index=False), name)
+
+    write(frame, "set/list.parquet")
+    write(frame.drop(columns=["label", "split"]), "set/new.parquet")
+    assert run_cli("train", "--data", "set/list.parquet", "--out", "run", "--quiet", *TINY)[0] == 0
+    code, out, err = run_cli("evaluate", "run")
+    assert (code, out.splitlines()[0], err) == (0, "list, test: 10 rows", "")
+    code, out, err = run_cli("evaluate", "run", "--data", "set/list.parquet", "--split", "all", "--json")
+    assert (code, json.loads(out)["rows"], err) == (0, 60, "")
+    P = Run.open("run").model.probabilities(rows)
+    for place in ("set/list.parquet", "set/new.parquet"):
+        code, out, err = run_cli("predict", "run", place, "--json")
+        assert (code, err) == (0, "")
+        found = {answer["image"]: max(answer["probabilities"].values()) for answer in json.loads(out)}
+        assert list(found) == [f"set/{name}" for name in frame["path"]]
+        assert [found[name] for name in names] == pytest.approx(P.max(axis=1))
+
+
 def test_rows_of_several_files_are_numbered(run_cli, trained, tiny_batches, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, "_BLOCK_ROWS", 7)
     rows, _ = tiny_batches["test_batch"]

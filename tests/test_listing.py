@@ -186,7 +186,7 @@ def test_parquet_lists_that_are_wrong(pictures, tmp_path):
     for columns, words in (
         ({"path": list(NAMES)}, r"list.parquet: has no column label \(found path\); a list of images has the columns"),
         (columns_of(label=[*LABELS[:5], None]), "list.parquet, row 5: has no label; add it, or remove the row"),
-        (columns_of(label=[0.5] * 6), "list.parquet: the column label is double; it must hold texts"),
+        (columns_of(label=[0.5] * 6), "list.parquet: the column label is double; it must hold texts or whole numbers"),
         (columns_of(split=["train"] * 5 + ["x"]), "list.parquet, row 5: the split 'x' is not train, validation or"),
         (columns_of(path=["x" * 5000, *NAMES[1:]]), "list.parquet: a path from row 0 on has 5,000 bytes; at most"),
         (columns_of(path=["no.png", *NAMES[1:]]), "1 of 6 images cannot be read: row 0, no.png: no such file"),

@@ -11,7 +11,8 @@ import numpy as np
 
 from onelayer.data.formats.arrays import read_rows
 from onelayer.data.formats.folder_walk import Walk
-from onelayer.data.formats.parquet_file import number_blocks, open_images
+from onelayer.data.formats.listing import listed_files
+from onelayer.data.formats.parquet_file import lists_images, number_blocks, open_images
 from onelayer.data.progress import Progress, silent
 from onelayer.data.untrusted.images import Decoded, Encoded, F, Images, dark_note, decode_image, each_image
 from onelayer.errors import DataError, OnelayerWarning, UnitWarning
@@ -70,8 +71,8 @@ def predict_files(model: Model, paths: Sequence[Path], progress: Progress = sile
     model : Model
     paths : sequence of Path
         Image files, which are resized to the model's shape; folders, whose images at any depth are taken in the order
-        of their names; .npy files of rows; .parquet files with a column of images, or with columns of numbers for a
-        model of features.
+        of their names; .npy files of rows; .parquet files with a column of images, of their paths, or with columns of
+        numbers for a model of features.
     progress : callable
         Called with the images or rows done and their total, for each file of rows and for images that follow each
         other from the start again.
@@ -131,6 +132,10 @@ def _of_rows(model: Model, path: Path, progress: Progress) -> Iterator[Answer]:
         stored = read_rows(path, model.features.d_in, model.image_shape)
         size, total = _rows_at_once(model), len(stored)
         blocks: Iterable[np.ndarray] = (stored[start : start + size] for start in range(0, total, size))
+    elif model.image_shape is not None and lists_images(path):
+        files: list[_File] = [(file, None) for file in listed_files(path)]
+        yield from _of_images(model, files, _openable, ((str(file), None) for file, _ in files), progress)
+        return
     elif images := open_images(path):
         yield from _of_images(model, images, lambda image: image, zip(repeat(str(path)), count()), progress)
         return

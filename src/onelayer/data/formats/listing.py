@@ -93,6 +93,13 @@ def read_listing(path: Path, config: SourceConfig, progress: Progress | None = N
     )
 
 
+def listed_files(path: Path) -> list[Path]:
+    """Return the files in the column path of a parquet file; it needs no labels."""
+    return [
+        path.parent / name.strip() for _, name in read_texts(path, _COLUMNS[:1], "a list needs the paths of images")
+    ]
+
+
 def _entries(path: Path) -> list[_Entry]:
     """Return the rows of a list, part by part."""
     rows = read_texts(path, _COLUMNS, _NEEDED) if path.suffix.lower() == ".parquet" else _of_csv(path)

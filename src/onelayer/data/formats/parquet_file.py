@@ -148,19 +148,16 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def lists_images(path: Path) -> bool:
-    """Return whether a file has a column of paths and none of images."""
+    """Return whether a file has a column of paths and none that can hold images."""
     if path.is_dir():
         return False
     with _opened(path, listed=True) as file:
-        import pyarrow.types as of
-
-        types = {field.name.lower(): field.type for field in file.schema_arrow}
-        held = any(of.is_struct(type_) or of.is_binary(type_) or of.is_large_binary(type_) for type_ in types.values())
-        return "path" in types and not held
+        schema = file.schema_arrow
+        return "path" in map(str.lower, schema.names) and not _image_paths(schema)
 
 
-def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield the place of each row, and the texts in these columns; None for the last column if there is none.
+def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the place of each row, and the texts in these columns; None for the third column if there is none.
 
     The columns are texts or integers, in files of any length: values that occur often are held once.
     """
@@ -198,7 +195,7 @@ def _texts(path: Path, name: str, row: int, column: "pa.Array") -> list[str]:
         return [str(value) for value in column.to_pylist()]
     type_ = column.type.value_type if of.is_dictionary(column.type) else column.type
     if not (of.is_string(type_) or of.is_large_string(type_)):
-        raise DataError(f"{path}: the column {name} is {printable(str(type_))}; it must hold texts")
+        raise DataError(f"{path}: the column {name} is {printable(str(type_))}; it must hold texts or whole numbers")
     values = column.dictionary if of.is_dictionary(column.type) else column
     if (longest := pc.max(pc.binary_length(values)).as_py() or 0) > _MAX_TEXT_BYTES:
         raise DataError(f"{path}: a {name} from row {row} on has {longest:,} bytes; at most {_MAX_TEXT_BYTES:,} may be")
