@@ -15,7 +15,7 @@ from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.data.formats.listing import find_listing, read_listing
 from onelayer.data.formats.parquet import find_parquet, read_parquet
-from onelayer.data.formats.parquet_file import lists_images
+from onelayer.data.formats.parquet_table import lists_images
 from onelayer.data.progress import Progress
 
 

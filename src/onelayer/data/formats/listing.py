@@ -14,7 +14,7 @@ from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.formats.array_labels import MOST_CLASSES
 from onelayer.data.formats.image_rows import image_rows
-from onelayer.data.formats.parquet_file import read_texts
+from onelayer.data.formats.parquet_table import read_texts
 from onelayer.data.progress import Progress, silent
 from onelayer.data.untrusted.images import Encoded
 from onelayer.data.untrusted.reading import MAX_FILE_BYTES, reading, require_file

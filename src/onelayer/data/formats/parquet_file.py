@@ -1,4 +1,4 @@
-"""The columns, labels and images of one parquet file, read by pyarrow a batch at a time."""
+"""A parquet file of images: its columns, labels and images, read by pyarrow a batch at a time."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from onelayer.data.dataset import require_labels
-from onelayer.data.scan import first_not_finite
 from onelayer.data.untrusted.images import Encoded
 from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO, require_file
 from onelayer.errors import ConfigError, DataError
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns, the first that exists
-_COARSE = "coarse_label"
+_IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns, the first that exists
+COARSE = "coarse_label"
 _LEAST_IMAGE_BYTES = 16  # no image file is smaller
 _FREE_ROWS = 1000  # files of at most this many rows may claim smaller images
 _FREE_LISTED_ROWS = 100_000  # the rows of a list of images compress far better, to a byte or less
-_MAX_TEXT_BYTES = 4096  # of a path or label
-_BATCH_ROWS, _BATCH_BYTES = 256, 2**25
+BATCH_ROWS, BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
 
 
@@ -51,15 +49,15 @@ class Columns(NamedTuple):
 
 def find_columns(path: Path, coarse: bool) -> Columns:
     """Find the columns of images and labels; `coarse` takes the labels from the column coarse_label."""
-    with _opened(path) as file:
+    with opened(path) as file:
         import pyarrow.types as of
 
         schema = file.schema_arrow
         features = _features(schema)
         image = _image_column(path, schema, features)
-        if coarse and _COARSE not in schema.names:
-            raise ConfigError(f"coarse does not apply to {path}, which has no column {_COARSE}; leave it out")
-        usual = [name for name in ((_COARSE,) if coarse else _LABELS) if name in schema.names]
+        if coarse and COARSE not in schema.names:
+            raise ConfigError(f"coarse does not apply to {path}, which has no column {COARSE}; leave it out")
+        usual = [name for name in ((COARSE,) if coarse else LABELS) if name in schema.names]
         label = _one(path, schema, "labels", usual, [name for name in features if _is(features, name, "ClassLabel")])
         type_ = schema.field(label).type
         texts = of.is_string(type_) or of.is_large_string(type_) or of.is_dictionary(type_)
@@ -99,13 +97,13 @@ def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
 
 def _image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str:
     """Return the path of the column with the images' bytes."""
-    paths = _image_paths(schema)
+    paths = image_paths(schema)
     usual = [name for name in _IMAGES if name in paths]
     marked = [name for name in paths if _is(features, name, "Image")]
     return paths[_one(path, schema, "images", usual, marked or list(paths))]
 
 
-def _image_paths(schema: "pa.Schema") -> dict[str, str]:
+def image_paths(schema: "pa.Schema") -> dict[str, str]:
     """Return the columns that can hold images, and the paths of their bytes."""
     import pyarrow.types as of
 
@@ -118,7 +116,7 @@ def _image_paths(schema: "pa.Schema") -> dict[str, str]:
 
 
 @contextmanager
-def _opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False) -> Iterator["pq.ParquetFile"]:
+def opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False) -> Iterator["pq.ParquetFile"]:
     """Open a file of images, or a list of them; read these columns as dictionaries; turn errors into a DataError."""
     try:
         import pyarrow.parquet as pq
@@ -147,70 +145,15 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is damaged or not a parquet file ({printable(str(error).partition(chr(10))[0], 200)})")
 
 
-def lists_images(path: Path) -> bool:
-    """Return whether a file has a column of paths and none that can hold images."""
-    if path.is_dir():
-        return False
-    with _opened(path, listed=True) as file:
-        schema = file.schema_arrow
-        return "path" in map(str.lower, schema.names) and not _image_paths(schema)
-
-
-def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the place of each row, and the texts in these columns; None for the third column if there is none.
-
-    The columns are texts or integers, in files of any length: values that occur often are held once.
-    """
-    with _opened(path, listed=True) as file:
-        names = {name.lower(): name for name in file.schema_arrow.names}
-        if lacking := [column for column in columns[:2] if column not in names]:
-            held = printable(", ".join(names), 100)
-            raise DataError(f"{path}: has no column {' and '.join(lacking)} (found {held}); {needed}")
-        groups = range(file.metadata.num_row_groups)
-        claimed = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-        stored = path.stat().st_size
-        if claimed > FREE_BYTES + MAX_RATIO * stored:
-            raise DataError(f"{path}: claims {claimed:,} bytes in {stored:,}; refused as a bomb")
-    found = [names[column] for column in columns if column in names]
-    row = 0
-    with _opened(path, found, listed=True) as file:
-        for batch in file.iter_batches(_BATCH_ROWS * 64, columns=found):
-            of_columns = {name: _texts(path, name, row, batch.column(name)) for name in found}
-            nothing = [None] * len(batch)
-            texts = [of_columns.get(names.get(column, ""), nothing) for column in columns]
-            for place, values in enumerate(zip(*texts, strict=True), row):
-                yield f"row {place}", *values
-            row += len(batch)
-
-
-def _texts(path: Path, name: str, row: int, column: "pa.Array") -> list[str]:
-    """Return the values of a column as texts; `row` is the number of its first row."""
-    import pyarrow.compute as pc
-    import pyarrow.types as of
-
-    if column.null_count:
-        empty = row + column.is_null().index(True).as_py()
-        raise DataError(f"{path}, row {empty}: has no {name.lower()}; add it, or remove the row")
-    if of.is_integer(column.type):
-        return [str(value) for value in column.to_pylist()]
-    type_ = column.type.value_type if of.is_dictionary(column.type) else column.type
-    if not (of.is_string(type_) or of.is_large_string(type_)):
-        raise DataError(f"{path}: the column {name} is {printable(str(type_))}; it must hold texts or whole numbers")
-    values = column.dictionary if of.is_dictionary(column.type) else column
-    if (longest := pc.max(pc.binary_length(values)).as_py() or 0) > _MAX_TEXT_BYTES:
-        raise DataError(f"{path}: a {name} from row {row} on has {longest:,} bytes; at most {_MAX_TEXT_BYTES:,} may be")
-    return list(column.to_pylist())
-
-
 def has_labels(path: Path, label: str) -> bool:
     """Return whether a file has a label in any row: test rows are often published with -1 or nothing instead."""
-    with _opened(path) as file:
+    with opened(path) as file:
         import pyarrow.compute as pc
         import pyarrow.types as of
 
         if label not in file.schema_arrow.names:
-            return not {*_LABELS, _COARSE}.isdisjoint(file.schema_arrow.names)  # labels of another name
-        for batch in file.iter_batches(_BATCH_ROWS * 64, columns=[label]):
+            return not {*LABELS, COARSE}.isdisjoint(file.schema_arrow.names)  # labels of another name
+        for batch in file.iter_batches(BATCH_ROWS * 64, columns=[label]):
             column = batch.column(0)
             if of.is_signed_integer(column.type):
                 column = pc.if_else(pc.equal(column, -1), None, column)
@@ -223,10 +166,10 @@ def read_labels(path: Path, columns: Columns) -> np.ndarray:
     """Return the labels (n,) of a file, int64 or texts."""
     found: list[np.ndarray] = []
     count = 0
-    with _opened(path, [columns.label]) as file:
+    with opened(path, [columns.label]) as file:
         import pyarrow.types as of
 
-        for batch in file.iter_batches(_BATCH_ROWS * 64, columns=[columns.label]):
+        for batch in file.iter_batches(BATCH_ROWS * 64, columns=[columns.label]):
             column = batch.column(0)
             if column.null_count:
                 row = count + column.is_null().index(True).as_py()
@@ -278,7 +221,7 @@ class StoredImages:
 
         for path, sizes in self.batches.items():
             row = 0
-            with _opened(path) as file:
+            with opened(path) as file:
                 for group, size in enumerate(sizes):
                     for batch in file.iter_batches(size, row_groups=[group], columns=[self.column]):
                         column = batch.column(0)
@@ -309,7 +252,7 @@ def _batch_sizes(path: Path, column: str) -> list[int]:
 
     sizes = []
     stored = path.stat().st_size
-    with _opened(path, [column]) as file:
+    with opened(path, [column]) as file:
         for group in range(file.metadata.num_row_groups):
             metadata = file.metadata.row_group(group)
             if metadata.total_byte_size > FREE_BYTES + MAX_RATIO * stored:
@@ -318,90 +261,17 @@ def _batch_sizes(path: Path, column: str) -> list[int]:
             for batch in islice(file.iter_batches(1, row_groups=[group], columns=[column]), 1):
                 values = batch.column(0).flatten()[0] if of.is_struct(batch.column(0).type) else batch.column(0)
                 largest = max(largest, pc.max(pc.binary_length(values.dictionary)).as_py() or 0)
-            sizes.append(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest))))
+            sizes.append(max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest))))
     return sizes
 
 
 def open_images(path: Path) -> StoredImages | None:
     """Return the images of a file, with labels or without; None if no column can hold images."""
-    with _opened(path) as file:
+    with opened(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
-        if not _image_paths(schema):
+        if not image_paths(schema):
             return None
         column = _image_column(path, schema, _features(schema))
     if not count:
         raise DataError(f"{path}: holds no images")
     return StoredImages({path: count}, column)
-
-
-def number_blocks(path: Path, d: int) -> tuple[Iterator[np.ndarray], int]:
-    """Return the rows of a file without images, a few at a time, and their number.
-
-    Parameters
-    ----------
-    path : Path
-        A file with a column of lists of d numbers, or with d columns of numbers. Columns of labels and texts are left
-        out.
-    d : int
-
-    Returns
-    -------
-    blocks : iterator of ndarray (m, d), float32 or float64
-    n : int
-
-    Raises
-    ------
-    DataError
-        If it has other columns, or a number that is missing or not finite.
-    """
-    with _opened(path) as file:
-        columns = _number_columns(path, file, d)
-        return _number_blocks(path, columns, d), file.metadata.num_rows
-
-
-def _number_columns(path: Path, file: "pq.ParquetFile", d: int) -> list[str]:
-    """Return the names of d columns of numbers, or of one column of lists of d numbers."""
-    import pyarrow.types as of
-
-    def is_number(type_: "pa.DataType") -> bool:
-        return of.is_integer(type_) or of.is_floating(type_)
-
-    left_out = {*_LABELS, _COARSE}
-    fields = [field for field in file.schema_arrow if field.name not in left_out]
-    lists = [field.name for field in fields if hasattr(field.type, "value_type") and is_number(field.type.value_type)]
-    numbers = [field.name for field in fields if is_number(field.type)]
-    if len(lists) == 1:
-        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
-            of_lists = [
-                column
-                for column in map(group.column, range(group.num_columns))
-                if column.path_in_schema.partition(".")[0] == lists[0]
-            ]
-            if sum(column.num_values for column in of_lists) != d * group.num_rows:
-                raise DataError(f"{path}: the lists in {printable(lists[0])} are not all of {d:,} numbers")
-        return lists
-    if len(numbers) != d:
-        what = f"{len(numbers):,} columns of numbers"
-        raise DataError(f"{path}: has {what}; the model is for {d:,}, or for one column of lists of {d:,}")
-    return numbers
-
-
-def _number_blocks(path: Path, columns: list[str], d: int) -> Iterator[np.ndarray]:
-    size, start = max(1, min(_BATCH_ROWS * 16, _BATCH_BYTES // (8 * d))), 0
-    with _opened(path) as file:
-        for batch in file.iter_batches(size, columns=columns):
-            arrays = batch.columns
-            if hasattr(arrays[0].type, "value_type"):
-                numbers = arrays[0].flatten()
-                if arrays[0].null_count or len(numbers) != d * len(batch):
-                    raise DataError(f"{path}: the lists in {printable(columns[0])} are not all of {d:,} numbers")
-                rows = numbers.to_numpy(zero_copy_only=False).reshape(-1, d)
-            else:
-                rows = np.column_stack([array.to_numpy(zero_copy_only=False) for array in arrays])
-            rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
-            if place := first_not_finite(rows):
-                row, column = start + place[0], place[1]
-                what = f"row {row}, column {column} is {rows[place]}"
-                raise DataError(f"{path}: {what}; every feature must be a finite number")
-            yield rows
-            start += len(rows)
