@@ -428,3 +428,17 @@ def test_a_cancelled_run_leaves_the_test_rows_alone_and_can_be_resumed(tmp_path)
     resumed = runs.resume(run, splits, report_test=False)
     assert set(run.summary["results"]) == {"train", "validation"}
     assert resumed.model.layer.weights.tobytes() == train(splits, config).model.layer.weights.tobytes()
+
+
+def test_a_checkpoint_without_the_share_of_the_initial_weights_shows_what_was_learnt(tmp_path):
+    """As older ones are; the penalty of each epoch's steps gives the share."""
+    run, _ = finished_run(tmp_path / "run", coursework(epochs=3, l2=1.0, learning_rate=0.05, init_std=0.1))
+    known, (plan, state) = run.learnt, run.read_checkpoint()
+    assert state.left < 0.9
+    run.write_checkpoint(plan, replace(state, left=None))
+    assert np.abs(run.learnt - known).max() < 1e-12 < np.abs(run.model.layer.weights - known).max()
+    content = json.loads(run.summary_path.read_text())
+    del content["data"]["sizes"], content["checksum"]
+    run.summary_path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"summary\.json: damaged \('sizes'\)"):
+        run.learnt  # noqa: B018

@@ -112,9 +112,13 @@ def _once(finding: Finding) -> str:
 def _weight_parts(run: Run, model: Model, splits: Splits) -> dict[str, Any]:
     """Return the templates of a model, or the strongest weights where its features are not pixels."""
     if model.template_shape is None:
-        learnt = pictures.learnt_model(run, model, splits)
-        return {"pictures": None, "weights": pictures.strongest_weights(learnt or model)}
+        return {"pictures": None, "weights": pictures.strongest_weights(_learnt(run, model))}
     return {"pictures": _template_parts(run, model, model.template_shape, splits), "weights": None}
+
+
+def _learnt(run: Run, model: Model) -> Model:
+    """Return the model with what it has learnt as its weights, without the initial ones; itself where these were 0."""
+    return model if (weights := run.learnt) is None else model.with_weights(weights)
 
 
 def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Splits) -> dict[str, Any]:
@@ -122,14 +126,13 @@ def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Split
 
     They show what was learnt. Where the initial weights were random numbers, the weights with these are there, too.
     """
-    learnt = pictures.learnt_model(run, model, splits)
-    names, config = model.class_names, run.read_checkpoint()[0].config
+    learnt, names, config = _learnt(run, model), model.class_names, run.config
     raw = pictures.templates(model.on_raw_rows.layer.weights, names, shape, " with the initial weights")
     return {
-        "templates": pictures.templates((learnt or model).on_raw_rows.layer.weights, names, shape),
-        "raw": [] if learnt is None else raw,
+        "templates": pictures.templates(learnt.on_raw_rows.layer.weights, names, shape),
+        "raw": [] if learnt is model else raw,
         "init_std": config.init_std,
-        "signed": pictures.signed_templates(learnt or model, shape),
+        "signed": pictures.signed_templates(learnt, shape),
         "epochs": pictures.formation(run, model, shape, splits),
     }
 
@@ -175,7 +178,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
             "epochs": setting.runs[0].read_checkpoint()[1].epoch,
             "ended": setting.runs[0].summary.get("ended", ""),
             "curves": _setting_curves(setting),
-            "templates": [] if setting is detailed else _setting_templates(setting, splits),
+            "templates": [] if setting is detailed else _setting_templates(setting),
         }
         for setting in group.settings[:MOST_SETTINGS]
     ]
@@ -200,12 +203,12 @@ def _setting_curves(setting: SettingRuns) -> dict[str, str]:
     return pictures.curves(setting.name, histories, setting.runs[0].kept_epoch)
 
 
-def _setting_templates(setting: SettingRuns, splits: Splits) -> list[pictures.Picture]:
+def _setting_templates(setting: SettingRuns) -> list[pictures.Picture]:
     """Return the templates that a setting's first run has learnt."""
     model = setting.runs[0].model
     if model.template_shape is None:
         return []
-    shown = pictures.learnt_model(setting.runs[0], model, splits) or model
+    shown = _learnt(setting.runs[0], model)
     return pictures.templates(shown.on_raw_rows.layer.weights, model.class_names, model.template_shape)
 
 

@@ -5,7 +5,7 @@ import html
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from onelayer.pictures.probabilities import probability_histogram, reliability
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.runs.directory import Run
 from onelayer.training.history import EpochRecord, History, table_of
-from onelayer.training.state import Problem, TrainingState, learnt
+from onelayer.training.state import TrainingState, learnt
 from onelayer.training.train import train
 from onelayer.words import counted, percent
 
@@ -146,18 +146,6 @@ def grid(path: Path, name: str) -> Picture:
             return _png(np.asarray(image.convert("RGB")), f"Validation score of the settings of {name}")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RunError(f"{path}: damaged ({error!s:.80}); repeat the sweep's command with --out to draw it") from None
-
-
-def learnt_model(run: Run, model: Model, splits: Splits) -> Model | None:
-    """Return a model with the sum of the steps as its weights, without the initial ones; None where these were 0."""
-    plan, state = run.read_checkpoint()
-    if plan.config.init_std == 0:
-        return None
-    if state.left is None:  # a checkpoint of an older onelayer
-        config = replace(plan.config, backend="numpy")
-        state = Problem.of(splits, config, model.standardizer, model.features).begin(state)
-    kept = state.best if state.best and state.best.epoch == run.kept_epoch else state.last
-    return model.with_weights(learnt(kept, plan.config))
 
 
 def templates(weights: np.ndarray, class_names: Sequence[str], shape: Shape, when: str = "") -> list[Picture]:

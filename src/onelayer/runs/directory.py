@@ -39,7 +39,7 @@ from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
 from onelayer.training.history import HISTORY_COLUMNS, SCORE_COLUMNS, EpochRecord, Score, scores_in_words, table_of
 from onelayer.training.schedule import decide
-from onelayer.training.state import Kept, TrainingResult, TrainingState, learnt
+from onelayer.training.state import Kept, TrainingResult, TrainingState, learnt, left_after
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -294,12 +294,18 @@ class Run(CurvePlots, ModelPlots):
     def learnt(self) -> np.ndarray | None:
         """The weights (d, K) of the model less what is left of the initial ones, float64; see `training.state.learnt`.
 
-        None if the weights began at 0, or if an old checkpoint does not tell what is left of them.
+        None if the weights began at 0.
         """
         plan, state = self.read_checkpoint()
-        kept = state.best if state.best and state.best.epoch == self.kept_epoch else state.last
-        if plan.config.init_std == 0 or (state.left is None and plan.config.l2):
+        if plan.config.init_std == 0:
             return None
+        kept = state.best if state.best and state.best.epoch == self.kept_epoch else state.last
+        if state.left is None:  # a checkpoint of an older onelayer
+            try:
+                rows = int(self.summary["data"]["sizes"]["train"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{self.summary_path}: damaged ({error!s:.80})") from None
+            kept = replace(kept, left=left_after(state.history, plan.config, rows))
         return learnt(kept, plan.config)
 
     @property

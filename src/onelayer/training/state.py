@@ -122,6 +122,15 @@ def learnt(kept: Kept, config: TrainConfig) -> np.ndarray:
     return difference
 
 
+def left_after(history: History, config: TrainConfig, rows: int) -> float:
+    """Return `Kept.left` of the last epoch of a history on this many training rows, for checkpoints that lack it."""
+    return math.prod(_share_left(record.learning_rate, config, rows) for record in history)
+
+
+def _share_left(learning_rate: float, config: TrainConfig, rows: int) -> float:
+    return float((1 - 2 * learning_rate * config.l2) ** math.ceil(rows / config.batch_size))
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The rows, the settings and the backend of a training. It does not change while a solver works on it.
@@ -199,7 +208,7 @@ class Problem:
             raise ConfigError(f"the state has weights {found}; start from one with these features and classes")
         left = state.left
         if left is None:
-            left = math.prod(self.share_left(record.learning_rate) for record in state.history)
+            left = left_after(state.history, config, len(self.splits.train))
         state = replace(state, first_rate=self.first_rate(state), left=left)
         best = state.best and replace(state.best, layer=self.standardizer.clear(state.best.layer), scores={})
         state = replace(state, layer=self.standardizer.clear(state.layer), best=best)
@@ -229,8 +238,7 @@ class Problem:
 
     def share_left(self, learning_rate: float) -> float:
         """Return the share of the weights that the penalty leaves in an epoch at this learning rate."""
-        steps = math.ceil(len(self.splits.train) / self.config.batch_size)
-        return float((1 - 2 * learning_rate * self.config.l2) ** steps)
+        return _share_left(learning_rate, self.config, len(self.splits.train))
 
     @property
     def keeps_best(self) -> bool:
