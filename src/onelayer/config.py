@@ -119,10 +119,10 @@ class TrainConfig:
         """Return the setting in a line; blocks, flips, decay and type only where they are not the defaults."""
         words = [self.loss, f"learning rate {option_value(self.learning_rate)}"]
         if isinstance(self.decay_every, int) and self.decay_every:
-            words.append(f"times {self.decay_factor:g} every {self.decay_every} epochs")
-        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size}"]
+            words.append(f"times {self.decay_factor:g} every {counted(self.decay_every, 'epoch')}")
+        words += [f"l2 {self.l2:g}", f"batches of {self.batch_size:,}"]
         words.append("epochs auto" if self.epochs == "auto" else counted(self.epochs, "epoch"))
-        words += [f"shuffled by blocks of {self.shuffle_blocks}"] * (self.shuffle_blocks > 0)
+        words += [f"shuffled by blocks of {self.shuffle_blocks:,}"] * (self.shuffle_blocks > 0)
         words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join(words)

@@ -62,7 +62,7 @@ def curve(
     if ends:
         _name_ends(axes, history, what, ends, 72 * tall / 1.1)
     if kept_epoch in history["epoch"]:
-        axes.legend(handles=axes.lines[-1:], loc="lower right", bbox_to_anchor=(1, 1), **_LEGEND)
+        axes.legend(handles=axes.lines[-1:], loc="lower left", bbox_to_anchor=(0, 1), **_LEGEND)
     return figure
 
 
@@ -168,7 +168,7 @@ def _number(value: float, what: str) -> str:
 
 
 def _epoch_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.set_xlabel("epoch", size=LABEL, color=INK)
     plain_axes(axes)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from onelayer.analysis.evaluation import Evaluation, Reliability
 from onelayer.pictures.colours import COLOURS
@@ -61,6 +61,7 @@ def probability_histogram(evaluation: Evaluation, title: str, width: float = WID
     tenths = [0, 0.2, 0.4, 0.6, 0.8, 1]
     axes.set_xticks(tenths, [f"{100 * x:.0f}" for x in tenths])
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
     axes.set_xlabel("probability of the true class (%)", size=LABEL, color=INK)
     axes.set_ylabel("rows", size=LABEL, color=INK)
     plain_axes(axes)
