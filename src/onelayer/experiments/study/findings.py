@@ -180,8 +180,7 @@ def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:
     both = comparison.interval if comparison.seed_interval else None
     intervals = (("rows", comparison.row_interval), ("seeds", comparison.seed_interval), ("both", both))
     rows = (
-        (_in_words(effect.a), _percents(a.right), ""),
-        (_in_words(effect.b), _percents(b.right), ""),
+        *((name, _percents(side.right), "") for name, side in zip(comparison.names, (a, b), strict=True)),
         *(
             ("difference", in_points(comparison.difference, interval, sign="+"), over)
             for over, interval in intervals
@@ -194,11 +193,6 @@ def estimate(effect: Effect, a: Trained, b: Trained) -> Finding:
 def _percents(right: np.ndarray) -> str:
     """Return the accuracy of right rows (seeds, n) in words."""
     return f"{_spread(100 * right.mean(axis=1))} %"
-
-
-def _in_words(setting: Setting) -> str:
-    """Return a setting with its protocol in words."""
-    return f"protocol {setting.protocol}: {setting.config.setting_in_words()}"
 
 
 def probabilities(trained: Mapping[Setting, Trained]) -> Finding:
