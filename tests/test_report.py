@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset, turn_training_round
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.neighbors import NearestCentroid
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import COURSEWORK, SplitConfig
@@ -175,13 +176,28 @@ def test_calibration_is_that_of_the_test_rows_in_words_too(toy):
     claimed = P.max(axis=1).mean()
     assert abs(claimed - right) > 0.01
     said = " ".join(text.split())
-    assert f"the answers claim {100 * claimed:.2f} % on average and {100 * right:.2f} % are right" in said
+    found = re.search(r"the answers claim ([\d.]+) % on average and ([\d.]+) % are right", said)
+    assert [float(number) for number in found.groups()] == pytest.approx([100 * claimed, 100 * right], abs=0.5)
     drawings = [e["aria-label"] for e in Page(text).all("svg")]
-    assert any(
-        f"answers of {100 * claimed:.2f} % mean confidence are right in {100 * right:.2f} %" in d for d in drawings
-    )
-    below = f"median {100 * np.median(own):.2f} %, below 10 % for {100 * (own < 0.1).mean():.2f} % of the rows"
+    words = f"answers of {found.group(1)} % mean confidence are right in {found.group(2)} %"
+    assert any(words in drawing for drawing in drawings)
+    below = f"median {100 * np.median(own):.1f} %, below 10 % for {100 * (own < 0.1).mean():.1f} % of the rows"
     assert any(below in drawing for drawing in drawings)
+
+
+def test_each_class_has_its_figures(toy):
+    text, splits, model = toy
+    predictions = model.probabilities(splits.test.rows(slice(None))).argmax(axis=1)
+    precision, recall, f1, rows = precision_recall_fscore_support(splits.test.labels, predictions)
+    page = Page(text)
+    cells = [e["text"] for e in page.all("th", "td")]
+    for k, name in enumerate(model.class_names):
+        at = max(place for place, cell in enumerate(cells) if cell == name)
+        assert cells[at + 1] == str(rows[k])
+        found = [
+            float(re.match(r"([\d.]+)\xa0% \([\d.]+ to [\d.]+\)", cell).group(1)) for cell in cells[at + 2 : at + 5]
+        ]
+        assert found == pytest.approx([100 * recall[k], 100 * precision[k], 100 * f1[k]], abs=0.51)
 
 
 def test_curves_say_where_they_are_lowest(tmp_path):
@@ -334,29 +350,74 @@ def test_the_command_line_makes_the_same_model(run_cli, tiny_cifar, tmp_path):
     assert models[0] == models[1]
 
 
-def test_the_first_screen_says_what_the_run_has_recorded(tmp_path):
+def figures_of(page):
+    """Name, figure and interval of each figure on the first screen."""
+    opening = page.elements[: page.elements.index(page.all("nav")[0])]
+    texts = [e["text"] for e in opening if e["tag"] in ("dt", "dd", "small")]
+    return {
+        name: (both.removesuffix(ends), ends) for name, both, ends in zip(*(texts[k::3] for k in range(3)), strict=True)
+    }
+
+
+def test_the_first_screen_shows_the_references_and_every_interval(toy):
+    text, splits, model = toy
+    page, rows = Page(text), {part.name: part.rows(slice(None)).astype(np.float64) for part in splits}
+    varies = rows["train"].std(axis=0) > 0
+    means, scales = rows["train"][:, varies].mean(axis=0), rows["train"][:, varies].std(axis=0)
+    X, X_test = ((rows[name][:, varies] - means) / scales for name in ("train", "test"))
+    y, y_test = splits.train.labels, splits.test.labels
+    commonest = np.bincount(y).argmax()
+    P, P_train = (
+        model.probabilities(part.rows(slice(None))).astype(np.float64) for part in (splits.test, splits.train)
+    )
+    losses = -np.log(P[np.arange(60), y_test])
+    right = {
+        "test accuracy": P.argmax(axis=1) == y_test,
+        f"always {model.class_names[commonest]}": y_test == commonest,
+        "nearest class mean": NearestCentroid().fit(X, y).predict(X_test) == y_test,
+        "training accuracy": P_train.argmax(axis=1) == y,
+    }
+    figures = figures_of(page)
+    assert list(figures) == [*right, "test loss", "calibration error"]
+    for name, of_rows in right.items():
+        ends = proportion_confint(of_rows.sum(), len(of_rows))
+        digits = 0 if 50 * (ends[1] - ends[0]) > 3.55 else 1
+        number, interval = figures[name]
+        assert number == f"{100 * of_rows.mean():.{digits}f} %"
+        assert interval == f"{100 * ends[0]:.{digits}f} to {100 * ends[1]:.{digits}f}"
+    half = 1.96 * losses.std(ddof=1) / np.sqrt(60)
+    assert figures["test loss"] == (
+        f"{losses.mean():.3f} nats",
+        f"{losses.mean() - half:.3f} to {losses.mean() + half:.3f}",
+    )
+    (sentence,) = (e["text"] for e in page.all("p") if e.get("class", "").startswith("judged"))
+    points = 100 * (right["test accuracy"].mean() - right["nearest class mean"].mean())
+    assert "nearest class mean" in sentence
+    assert float(re.search(r": ([+-][\d.]+) points", sentence).group(1)) == pytest.approx(points, abs=0.5)
+
+
+def proportion_confint(count, n, z=1.959964):
+    """Wilson's interval, from the roots of (p - share)^2 = z^2 p (1 - p) / n."""
+    share = count / n
+    return sorted(np.roots([1 + z**2 / n, -2 * share - z**2 / n, share**2]).real)
+
+
+def test_a_model_that_is_not_better_than_a_reference_is_marked(tmp_path):
+    splits = toy_run(tmp_path / "run", replace(CONFIG, learning_rate=1e-7, epochs=1))
+    (judged,) = (e for e in Page(page_of(tmp_path / "run", splits)).all("p") if "judged" in e.get("class", ""))
+    assert judged["class"] == "judged problems"
+    assert judged["text"].startswith(("It is worse than", "It is not better than"))
+
+
+def test_recorded_advice_is_shown_where_it_is_of_the_same_rows(tmp_path):
     splits = toy_run(tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    reference = {"name": HOSTILE[1], "accuracy": 0.31, "accuracy_low": 0.2, "accuracy_high": 0.42}
-    verdict = {"reference": "always a", "better": False, "sentence": "not better than always a"}
-    recorded = {"name": "toy, test", "references": [reference], "verdict": verdict}
     advice = ["The loss was still falling: type --epochs 9."]
     summary = {name: value for name, value in run.summary.items() if name != "checksum"}
-    write_json(run.summary_path, summary | {"evaluation": recorded, "advice": advice})
-    page = Page(page_of(run.path, splits))
-    before = [e["text"].strip() for e in page.elements[: page.elements.index(page.all("nav")[0])]]
-    right = evaluate(run.model, splits.test).accuracy
-    (result,) = (e["text"] for e in page.all("p") if e.get("class") == "result")
-    assert re.search(r"gets ([\d.]+) % of the 60 test rows of toy right", result)
-    assert float(result.split()[3]) == pytest.approx(100 * right, abs=0.5)
-    assert "It is not better than always a." in before
-    assert {HOSTILE[1], "31 %20 to 42", *advice} <= set(before)
-    assert [e["class"] for e in page.all("p") if "not better" in e["text"]] == ["judged problems"]
-    write_json(run.summary_path, summary | {"evaluation": recorded | {"name": "toy, validation"}})
-    assert "not better than" not in page_of(run.path, splits), "it is of other rows"
-    write_json(run.summary_path, summary | {"evaluation": recorded | {"references": [{"name": "a"}]}})
-    with pytest.raises(RunError, match=r"summary\.json: damaged \('accuracy'\)"):
-        page_of(run.path, splits)
+    write_json(run.summary_path, summary | {"evaluation": {"name": "toy, test"}, "advice": advice})
+    assert advice[0] in [e["text"] for e in Page(page_of(run.path, splits)).all("li")]
+    write_json(run.summary_path, summary | {"evaluation": {"name": "toy, validation"}, "advice": advice})
+    assert advice[0] not in page_of(run.path, splits)
 
 
 def test_title_author_and_dates_are_shown(tmp_path):

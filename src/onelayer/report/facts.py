@@ -6,19 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from onelayer.analysis.estimates import Estimate
+from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
 from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
-from onelayer.experiments.pairing import right_rows
+from onelayer.experiments.pairing import names_by_difference, right_rows
 from onelayer.losses import LOSSES
+from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
-from onelayer.words import option_value, spaced
+from onelayer.words import mean_and_sd, option_value, spaced
 
 COMMAND_WIDTH = 88  # characters in a line
 MOST_VERDICTS = 24  # settings that are compared with the best
+MOST_PROBABILITIES = 20_000_000  # of the rows of a split, up to which these are evaluated for their intervals
 
 
 def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str]]]:
@@ -67,6 +71,39 @@ def training(run: Run) -> list[tuple[str, str]]:
     rate = summary.get("learning_rate")
     found += [("first learning rate", f"{rate:.4g}")] if isinstance(rate, float) else []
     return [*found, ("time", f"{sum(record.seconds for record in history):.1f} s")]
+
+
+def scores(setting: SettingRuns, splits: Splits) -> list[tuple[str, str, str, str]]:
+    """Return name, loss, cost and accuracy of each split in words.
+
+    They are those of a run with their 95 % intervals, or of several means and standard deviations.
+    """
+    if len(setting.runs) > 1:
+        return [
+            (name, _nats(setting, name, "loss"), _nats(setting, name, "cost"), _percent(setting, name))
+            for name in setting.splits
+        ]
+    return [(name, *_estimated(setting.runs[0], getattr(splits, name))) for name in setting.splits]
+
+
+def _nats(setting: SettingRuns, split: str, what: str) -> str:
+    mean, sd = setting.mean_sd(split, what)
+    return f"{mean:.4f} ± {sd:.4f} nats"
+
+
+def _percent(setting: SettingRuns, split: str) -> str:
+    return f"{mean_and_sd(*setting.mean_sd(split))} %"
+
+
+def _estimated(run: Run, split: Split) -> tuple[str, str, str]:
+    """Return loss, cost and accuracy of a run on a split, with intervals where its rows can be evaluated at once."""
+    model, score = run.model, run.scores[split.name]
+    if not 0 < len(split) * len(model.class_names) <= MOST_PROBABILITIES:
+        return f"{score.loss:.4f} nats", f"{score.cost:.4f} nats", accuracy_on(split, score.accuracy).in_words()
+    found, penalty = evaluate(model, split).estimates, score.cost - score.loss
+    loss = found["loss"]
+    cost = Estimate(loss.value + penalty, loss.low + penalty, loss.high + penalty, loss.unit)
+    return loss.in_words(), cost.in_words(), found["accuracy"].in_words()
 
 
 def train_command(setting: SettingRuns) -> str:
@@ -121,7 +158,8 @@ def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
             continue
         ours, theirs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
         weights = rows.row_weights(slice(None))
-        verdicts.append(compare_answers(ours, theirs, weights, names=(shown[0].name, setting.name)).verdict())
+        names = names_by_difference(shown[0].plan.config.settings, setting.plan.config.settings)
+        verdicts.append(compare_answers(ours, theirs, weights, names=names).verdict())
     return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
 
 

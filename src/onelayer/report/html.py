@@ -12,17 +12,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.references import references_for, verdict_of
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.progress import Progress, counter
 from onelayer.experiments.study import Finding
 from onelayer.model import Model
-from onelayer.report import opening, pictures
-from onelayer.report.facts import facts, gradients, train_command, verdicts
+from onelayer.report import answers, opening, pictures
+from onelayer.report.drawings import Picture, Shape
+from onelayer.report.facts import facts, gradients, scores, train_command, verdicts
 from onelayer.report.subject import SPLITS, Group, SettingRuns, Subject
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
-from onelayer.words import percent, row_count
+from onelayer.words import row_count
 
 FIRST_TEMPLATES = 10  # classes with a template on the first screen
 MOST_SETTINGS = 6  # of a sweep that get a section of their own
@@ -67,21 +69,21 @@ def render(
         "title": title or subject.title,
         "author": author,
         "date": now()[:10],
-        **_opening_parts(subject, best, evaluation, splits),
+        **_opening_parts(subject, best, evaluation, splits, split),
         "best": best,
         "facts": facts(best, splits),
         "groups": groups,
         "split": split,
         "evaluation": evaluation,
         "class_names": model.class_names,
-        "confusion": pictures.confusion(evaluation, split, model),
-        "calibration": pictures.calibration(evaluation),
+        "confusion": answers.confusion(evaluation, split, model),
+        "calibration": answers.calibration(evaluation),
         "mistakes": None,
     }
     tick()
     parts |= _weight_parts(best.runs[0], model, splits)
     if model.image_shape is not None:
-        parts["mistakes"] = pictures.mistakes(evaluation, split, model, model.image_shape)
+        parts["mistakes"] = answers.mistakes(evaluation, split, model, model.image_shape)
     tick()
     parts["gradients"] = gradients(splits.dataset)
     tick()
@@ -90,15 +92,22 @@ def render(
     return page
 
 
-def _opening_parts(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: Splits) -> dict[str, Any]:
+def _opening_parts(
+    subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: Splits, rows: Split
+) -> dict[str, Any]:
     """Return the parts that say the result."""
+    several = sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1
+    references = references_for(best.runs[0].model, splits.train, rows, evaluation)
+    verdict = verdict_of(evaluation, references)
     return {
         "course": opening.course(subject, best.plan.config, splits),
         "result": opening.result(subject, best, evaluation, splits),
-        "accuracy": opening.accuracy(evaluation),
-        "judged": opening.judged(best.runs[0], evaluation),
+        "figures": opening.figures(best, evaluation, references, splits),
+        "better": verdict is None or verdict.better,
+        "judged": verdict and opening.judged(best, verdict, several),
+        "advice": opening.advice(best.runs[0], evaluation),
         "first_templates": FIRST_TEMPLATES,
-        "several": sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1,
+        "several": several,
         "findings": [vars(finding) | {"sentence": _once(finding)} for finding in subject.findings],
     }
 
@@ -121,7 +130,7 @@ def _learnt(run: Run, model: Model) -> Model:
     return model if (weights := run.learnt) is None else model.with_weights(weights)
 
 
-def _template_parts(run: Run, model: Model, shape: pictures.Shape, splits: Splits) -> dict[str, Any]:
+def _template_parts(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
     """Return the templates of a model in their own ranges, on one scale, and after some of the epochs.
 
     They show what was learnt. Where the initial weights were random numbers, the weights with these are there, too.
@@ -146,7 +155,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "rows": row_count, "hash": _hash}
+    environment.filters |= {"rows": row_count, "hash": _hash}
     return environment
 
 
@@ -174,6 +183,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     sections = [
         {
             "setting": setting,
+            "scores": scores(setting, splits),
             "kept": setting.runs[0].kept_epoch,
             "epochs": setting.runs[0].read_checkpoint()[1].epoch,
             "ended": setting.runs[0].summary.get("ended", ""),
@@ -203,7 +213,7 @@ def _setting_curves(setting: SettingRuns) -> dict[str, str]:
     return pictures.curves(setting.name, histories, setting.runs[0].kept_epoch)
 
 
-def _setting_templates(setting: SettingRuns) -> list[pictures.Picture]:
+def _setting_templates(setting: SettingRuns) -> list[Picture]:
     """Return the templates that a setting's first run has learnt."""
     model = setting.runs[0].model
     if model.template_shape is None:

@@ -1,13 +1,13 @@
-"""The first screen of a report: the result in one sentence, and the figures that a run has recorded about it."""
+"""The first screen of a report: the result in one sentence, and its figures beside those of the references."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from onelayer.analysis.estimates import Estimate
+from onelayer.analysis.estimates import Estimate, effective_rows, fraction
 from onelayer.analysis.evaluation import Evaluation
+from onelayer.analysis.references import Reference, Verdict
 from onelayer.config import COURSEWORK, TrainConfig
-from onelayer.data.dataset import Splits
-from onelayer.errors import RunError
+from onelayer.data.dataset import Split, Splits
 from onelayer.report.subject import SettingRuns, Subject
 from onelayer.runs.directory import Run
 from onelayer.words import counted, mean_and_sd
@@ -21,58 +21,51 @@ FREE = ("learning_rate", "l2", "seed", "backend", "threads")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The recorded judgement of a model: references, the verdict against them, and advice.
+class Figure:
+    """A figure of the first screen.
 
     Parameters
     ----------
-    references : tuple of (str, str, str)
-        Name, accuracy and its 95 % interval in words, of each answer that needs no training.
-    verdict : str
-        A sentence; empty if none is recorded, as in older runs.
-    better : bool
-        True if the model is better than each reference beyond noise.
-    advice : tuple of str
+    name : str
+    estimate : Estimate
+    of_reference : bool
+        True if it is that of a reference, which needs no training.
     """
 
-    references: tuple[tuple[str, str, str], ...] = ()
-    verdict: str = ""
-    better: bool = True
-    advice: tuple[str, ...] = ()
+    name: str
+    estimate: Estimate
+    of_reference: bool = False
 
 
-def judged(run: Run, evaluation: Evaluation) -> Judged:
-    """Return what a run has recorded about its model on the rows of an evaluation.
+def figures(best: SettingRuns, evaluation: Evaluation, references: Sequence[Reference], splits: Splits) -> list[Figure]:
+    """Return the figures of the first run of a setting, the accuracies of the references among them."""
+    of_rows, training = evaluation.estimates, best.scores[0]["train"].accuracy
+    return [
+        Figure(f"{best.split} accuracy", of_rows["accuracy"]),
+        *(Figure(reference.name, reference.estimates["accuracy"], of_reference=True) for reference in references),
+        Figure("training accuracy", accuracy_on(splits.train, training)),
+        Figure(f"{best.split} loss", of_rows["loss"]),
+        Figure("calibration error", of_rows["calibration_error"]),
+    ]
 
-    Raises
-    ------
-    RunError
-        If the summary of the run is damaged.
-    """
+
+def accuracy_on(split: Split, share: float) -> Estimate:
+    """Return a recorded accuracy on the rows of a split with its interval."""
+    weights = split.row_weights(slice(None))
+    return fraction(share, len(split) if weights is None else effective_rows(weights))
+
+
+def judged(best: SettingRuns, verdict: Verdict, several: bool) -> str:
+    """Return the verdict on the first run of a setting in a sentence."""
+    return f"With seed {best.seeds[0]}, it is {verdict}." if several else f"It is {verdict}."
+
+
+def advice(run: Run, evaluation: Evaluation) -> list[str]:
+    """Return the advice that was given after the training of a run, if it was judged on the same rows."""
     summary = run.summary
-    found = summary.get("evaluation")
-    if not isinstance(found, dict) or found.get("name") != evaluation.name:
-        return Judged()
-    try:
-        references = tuple((str(one["name"]), *_with_interval(one)) for one in found["references"])
-        verdict, advice = found["verdict"] or {}, summary.get("advice") or ()
-        sentence = f"It is {verdict['sentence']}." if verdict else ""
-        return Judged(references, sentence, bool(verdict.get("better", True)), tuple(map(str, advice)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run.summary_path}: damaged ({error!s:.80})") from None
-
-
-def _with_interval(figures: dict[str, Any]) -> tuple[str, str]:
-    """Return a recorded accuracy and its interval in percent, with as many digits as the interval allows."""
-    value, low, high = (float(figures[name]) for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    estimate = Estimate(value, low, high)
-    return estimate.number(), estimate.interval()
-
-
-def accuracy(evaluation: Evaluation) -> tuple[str, str]:
-    """Return the accuracy and its 95 % interval in words."""
-    estimate = evaluation.estimates["accuracy"]
-    return estimate.number(), estimate.interval()
+    judged, given = summary.get("evaluation"), summary.get("advice")
+    same = isinstance(judged, dict) and judged.get("name") == evaluation.name
+    return [str(sentence) for sentence in given] if same and isinstance(given, list) else []
 
 
 def result(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: Splits) -> str:
@@ -81,9 +74,8 @@ def result(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: 
     weighted = "" if evaluation.weights is None else ", counted by their weights,"
     rows = f"the {len(evaluation.labels):,} {best.split} rows of {splits.dataset.name}{weighted}"
     if settings == 1 == len(best.runs):
-        number, interval = accuracy(evaluation)
-        within = f" (95 % interval {interval})" if interval else ""
-        return f"The layer gets {number} of {rows} right{within}."
+        found = evaluation.estimates["accuracy"]
+        return f"The layer gets {found.number()} of {rows} right (95 % interval {found.interval()})."
     mean = f"{mean_and_sd(*best.mean_sd(best.split))} % of {rows} right"
     seeds = f" (mean and standard deviation of {len(best.runs)} seeds)" if len(best.runs) > 1 else ""
     if settings == 1:
