@@ -72,6 +72,7 @@ def test_settings_in_words():
     assert TrainConfig().in_words() == "softmax, learning rate auto, l2 0, batches of 100, epochs auto, seed 42"
     assert COURSEWORK.in_words() == "softmax, learning rate 0.001, l2 0, batches of 100, 40 epochs, seed 42"
     words = replace(COURSEWORK, flip=True, decay_every=10, dtype="float64", loss="sigmoid").in_words()
+    assert "batches of 2,000, 1,000 epochs" in TrainConfig(batch_size=2000, epochs=1000).in_words()
     assert words.startswith("sigmoid, learning rate 0.001, times 0.1 every 10 epochs, l2 0, batches of 100")
     assert words.endswith("40 epochs, flips, float64, seed 42")
     words = replace(COURSEWORK, shuffle_blocks=256, class_weight="balanced").in_words()

@@ -708,6 +708,8 @@ def test_on_a_phone_a_setting_is_a_card(browser, file):
     page = browser.new_page(viewport={"width": 360, "height": 800})
     page.goto(file.as_uri())
     cards = page.locator("table.cards").first.locator("tbody tr")
+    wide = "elements => elements.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent.trim())"
+    assert page.locator(".scroll:not(.grid)").evaluate_all(wide) == [], "no table needs sideways scrolling"
     boxes = [cards.nth(k).bounding_box() for k in range(3)]
     assert all(box["x"] > 0 and box["x"] + box["width"] < 360 for box in boxes)
     verdict = cards.nth(1).locator("td.verdict")
