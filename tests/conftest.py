@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from onelayer import __main__ as entry
+from onelayer.data.dataset import Dataset
 
 pytest.register_assert_rewrite("helpers")
 
@@ -153,6 +155,45 @@ def tiny_batches() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def tiny_cifar(tiny_batches, write_form, tmp_path: Path) -> Path:
     """A small set in the layout of CIFAR-10's Python version: six parts of 60 rows."""
     return write_form(tiny_batches, "python", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def cifar_folder(tiny_batches, tmp_path_factory) -> tuple[Path, Dataset]:
+    """CIFAR's 360 rows as files in train and test, and the data set that they are in the same order."""
+    root = tmp_path_factory.mktemp("tiny")
+    rows = np.concatenate([rows for rows, _ in tiny_batches.values()])
+    labels = np.concatenate([labels for _, labels in tiny_batches.values()])
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        path = root / ("train" if place < 300 else "test") / CLASS_NAMES[label] / f"{place:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path, compress_level=1)
+    order = np.concatenate([np.argsort(labels[:300], kind="stable"), 300 + np.argsort(labels[300:], kind="stable")])
+    parts = {"train": slice(0, 300), "test": slice(300, 360)}
+    return root, Dataset(rows[order], labels[order], CLASS_NAMES, (3, 32, 32), "tiny", parts)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Three cats and three dogs, 4 pixels wide and 3 high."""
+    from helpers import write_image
+
+    for name in ("cat", "dog"):
+        for number in range(3):
+            write_image(tmp_path / "Pets" / name / f"{number}.png")
+    return tmp_path / "Pets"
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """``no_decoding()``: from here on every look into an image file fails the test."""
+
+    def start() -> None:
+        def fail(*_: object) -> None:
+            raise AssertionError("a file was opened")
+
+        monkeypatch.setattr("onelayer.data.formats.image_rows.each_image", fail)
+
+    return start
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -68,6 +69,17 @@ def toy_dataset(
     rows[:, 7] = 3
     names = tuple(f"class {k}" for k in range(K))
     return Dataset(rows.astype(dtype), labels.astype(np.int64), names, image_shape, "toy")
+
+
+NOISE = np.random.default_rng(0)
+
+
+def write_image(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB", **options: object) -> Path:
+    """Write an image of noise, of this width and height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = NOISE.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path, **options)
+    return path
 
 
 def toy_splits(**options: object) -> Splits:
