@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -485,6 +486,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         process.stdout.readline()
         while not list(tmp_path.rglob("checkpoint.safetensors")):
             assert process.poll() is None
+            time.sleep(0.01)  # the processor is the sweep's
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
