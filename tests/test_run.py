@@ -356,7 +356,7 @@ def test_names_that_cannot_be_saved_are_refused_before_training(tmp_path):
 
 
 KILLED = """
-import sys
+import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers import coursework, toy_splits
@@ -365,41 +365,55 @@ from onelayer.config import SplitConfig
 from onelayer.training.state import Problem
 runs.CHECKPOINT_SECONDS, runs.CHECKPOINT_SHARE = 0.02, 1
 splits = toy_splits(n=2000)
-path = Path({path!r})
 config = coursework(epochs=3000, learning_rate=0.01, flip=True, batch_size=50)
 plan = runs.Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
-if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir()):
-    run = runs.Run.open(path)
-    print("resuming", flush=True)
-    runs.resume(run, splits)
-else:
-    run = runs.Run.create(path)
-    print("starting", flush=True)
-    runs.start(run, plan, Problem.of(splits, plan.config))
+
+def go_on(path):
+    if path.exists() and any(file.suffix == ".safetensors" for file in path.iterdir()):
+        run = runs.Run.open(path)
+        print("process", os.getpid(), flush=True)
+        runs.resume(run, splits)
+    else:
+        run = runs.Run.create(path)
+        print("process", os.getpid(), flush=True)
+        runs.start(run, plan, Problem.of(splits, plan.config))
+
+for line in sys.stdin:  # a fork of this process has imported everything already
+    child = os.fork()
+    if child == 0:
+        go_on(Path(line.strip()))
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 def test_a_run_killed_twenty_times_ends_with_the_same_weights(tmp_path):
-    def command(path):
-        return [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent), path=str(path))]
-
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    command = [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent))]
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     rng = random.Random(1)
-    run = Run(tmp_path / "killed")
     epochs = [0]
-    for _ in range(20):
-        with subprocess.Popen(command(run.path), stdout=subprocess.PIPE) as process:
-            process.stdout.readline()  # it is under way
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forks:
+
+        def begin(path: Path) -> int:
+            print(path, file=forks.stdin, flush=True)
+            return int(forks.stdout.readline().removeprefix("process "))  # it is under way
+
+        begin(whole.path)
+        assert forks.stdout.readline() == "ended 0\n"
+        for _ in range(20):
+            process = begin(run.path)
             time.sleep(rng.uniform(0, 0.15))
-            process.send_signal(signal.SIGKILL)
-        if run.checkpoint_path.exists():
-            epochs.append(run.read_checkpoint()[1].epoch)
-        for path in run.path.glob("*.safetensors"):
-            load_file(path)
-    assert epochs == sorted(epochs)
-    assert 0 < epochs[-1] < 3000, "the kills came too early or too late to show anything"
-    subprocess.run(command(run.path), check=True, capture_output=True)
-    assert run.model_path.read_bytes() == Run(tmp_path / "whole").model_path.read_bytes()
+            os.kill(process, signal.SIGKILL)
+            assert forks.stdout.readline() == "ended -9\n", "the kill came too late to show anything"
+            if run.checkpoint_path.exists():
+                epochs.append(run.read_checkpoint()[1].epoch)
+            for path in run.path.glob("*.safetensors"):
+                load_file(path)
+        assert epochs == sorted(epochs)
+        assert 0 < epochs[-1] < 3000, "the kills came too early or too late to show anything"
+        begin(run.path)
+        assert forks.stdout.readline() == "ended 0\n"
+    assert run.model_path.read_bytes() == whole.model_path.read_bytes()
     assert not list(run.path.glob(".onelayer-*")), "what the kills left half written is gone"
 
 
