@@ -253,15 +253,16 @@ def test_a_folder_of_one_class_is_read_but_not_trained_on(tmp_path):
 @pytest.mark.parametrize("parts", [["test"], ["val"], ["val", "testing"]])
 def test_a_folder_without_train_is_read_but_not_trained_on(pets, tmp_path, parts):
     """Such a folder can be used to evaluate a model."""
-    assert cli.run_command(["train", "--data", str(pets), "--out", str(tmp_path / "run"), "--quiet"]) is None
+    run = tmp_path / "run"
+    assert cli.run_command(["train", "--data", str(pets), "--out", str(run), "--no-figures", "--quiet"]) is None
     for part in parts:
         for name in ("cat", "dog"):
             write_image(tmp_path / "Other" / part / name / "1.png")
     dataset = load(tmp_path / "Other")
     assert dataset.class_names == ("cat", "dog")
     assert list(dataset.parts) == [folder.PARTS[part] for part in parts]
-    plan, _ = Run.open(tmp_path / "run").read_checkpoint()
-    rows, _, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, Run.open(tmp_path / "run").model)
+    plan, _ = Run.open(run).read_checkpoint()
+    rows, _, note = plan.rows_to_evaluate(str(tmp_path / "Other"), None, Run.open(run).model)
     assert len(rows) == 2
     assert ("its test part is evaluated" in note) is (parts != ["val"])
     with pytest.raises(ConfigError, match=r"^Other has no .*train.*; use the protocol stratified$"):
