@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_mistakes_are_tied_up_to_a_tenfold_likelihood():
                 (p,), (q,) = diagnosis.predictions, best.predictions
                 if abs(p.mean - q.mean) <= max(p.spread, q.spread) or not diagnosis.explains or best.name == "none":
                     continue
-                ratio = norm.pdf(q.given, q.mean, q.spread) / norm.pdf(p.given, p.mean, p.spread)
+                ratio = NormalDist(q.mean, q.spread).pdf(q.given) / NormalDist(p.mean, p.spread).pdf(p.given)
                 (tied if diagnosis.tied else apart).append(ratio)
     assert 5 < max(tied) < 10 < min(apart) < 20
 
