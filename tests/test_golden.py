@@ -293,7 +293,7 @@ class TestOldDirectories:
         for name in ("run", "sweep"):
             assert run_cli("report", old(name), "--out", tmp_path / f"{name}.html")[0] == 0
         page = (tmp_path / "run.html").read_text()
-        assert "89.69" in page  # percent of the test rows
+        assert "89.7 %" in page  # of the test rows
 
     def test_a_sweep_goes_on(self, run_cli, old):
         """Nothing is trained again, and the table is the same, except for columns that did not exist."""
