@@ -22,7 +22,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 import onelayer
 from onelayer.analysis.judgement import judge
-from onelayer.analysis.references import verdict_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Splits
 
@@ -98,7 +97,7 @@ def measure(folder: Path) -> None:
     for class_weight in ("none", "balanced"):
         config = TrainConfig(class_weight=class_weight)
         judgement = judge(onelayer.train(splits, config), splits, config)
-        print(f"class weights {class_weight}: {verdict_of(judgement.evaluation, judgement.references)}")
+        print(f"class weights {class_weight}: {judgement.verdict}")
         rows[f"onelayer, class weights {class_weight}"] = judgement.evaluation.predictions
     for class_weight, answers in peers(splits).items():
         rows[f"scikit-learn, class weights {class_weight or 'none'}"] = answers

@@ -154,10 +154,10 @@ def answers(confidence, accuracy, n=2000, K=2):
     return Evaluation(0.5, labels, predictions, P)
 
 
-def verdict(evaluation, better):
+def verdict(evaluation, better, config=None):
     labels = evaluation.labels
     of = labels if not better else 1 - labels
-    return verdict_of(evaluation, [Reference("a reference", labels, of, None, evaluation.class_names)])
+    return verdict_of(evaluation, [Reference("a reference", labels, of, None, evaluation.class_names)], config)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,8 @@ def test_advice_where_a_reference_is_as_good():
     assert advice_on_answers(poor, verdict(poor, better=False), TrainConfig())[0].startswith(words)
     assert advice_on_answers(poor, verdict(poor, better=True), TrainConfig()) == []
     assert advice_on_answers(good, verdict(good, better=False), TrainConfig()) == []
+    rare = Evaluation(0.3, np.repeat([0, 1], [1900, 100]), np.zeros(2000, np.int64), np.tile([0.95, 0.05], (2000, 1)))
+    assert advice_on_answers(rare, verdict(rare, better=False, config=BALANCED), BALANCED)[0].startswith(words)
 
 
 def test_advice_on_rare_classes():

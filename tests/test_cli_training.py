@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from helpers import TINY, assert_one_line
 from PIL import Image
 from safetensors.numpy import load_file
@@ -252,8 +253,10 @@ def test_a_run_whose_checkpoint_is_damaged_can_be_replaced(run_cli, trained, tin
     assert run_cli("evaluate", trained)[0] == 0
 
 
-def test_a_run_records_how_good_its_model_is(run_cli, tmp_path):
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_a_run_records_how_good_its_model_is(run_cli, tmp_path, class_weight):
     settings = ["--data", "digits", "--epochs", "3", "--learning-rate", "0.05", "--no-figures"]
+    settings += ["--class-weight", class_weight]
     code, out, err = run_cli("train", *settings, "--out", "run")
     assert (code, err) == (0, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -262,7 +265,12 @@ def test_a_run_records_how_good_its_model_is(run_cli, tmp_path):
     assert summary["evaluation"]["accuracy"] == summary["results"]["test"]["accuracy"]
     assert [of["class"] for of in summary["evaluation"]["classes"]] == list("0123456789")
     assert summary["advice"]
-    for sentence in (*summary["advice"], summary["evaluation"]["verdict"]["sentence"]):
+    verdict = summary["evaluation"]["verdict"]
+    assert verdict["figure"] == ("accuracy" if class_weight == "none" else "balanced_accuracy")
+    assert ("of balanced accuracy" in verdict["sentence"]) is (class_weight == "balanced")
+    for place in (out, run_cli("evaluate", "run")[1]):
+        assert verdict["sentence"] in place
+    for sentence in summary["advice"]:
         assert sentence in out
     assert "nearest class mean" in out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import toy_dataset, toy_splits
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
@@ -194,3 +194,69 @@ def test_models_that_learnt_nothing_are_rarely_called_better():
     rng = np.random.default_rng(0)
     found = [verdict_of(answer(rng.random(80) < 0.4), [reference("a", rng.random(80) < 0.4)]) for _ in range(1500)]
     assert 0.01 < np.mean([verdict.better for verdict in found]) < 0.04
+
+
+def unequal_answers(rng, sizes, recalls, of_reference):
+    """Answers of a model and of a reference that differ by class, often on the same rows."""
+    labels, K = np.repeat(np.arange(len(sizes)), sizes), len(sizes)
+    luck = rng.random(len(labels))
+    luck_of_reference = np.where(rng.random(len(labels)) < 0.5, luck, rng.random(len(labels)))
+    found = []
+    for chance, at in ((recalls, luck), (of_reference, luck_of_reference)):
+        found.append(np.where(at < np.array(chance)[labels], labels, (labels + 1) % K))
+    names = tuple(map(str, range(K)))
+    return (
+        Evaluation(0.5, labels, found[0], np.eye(K)[found[0]], None, names),
+        Reference("a reference", labels, found[1], None, names),
+    )
+
+
+def test_with_class_weights_the_balanced_accuracy_is_compared():
+    """By its own formula: the classes are strata, whose paired differences have variances that add up."""
+    sizes, rng = [4000, 1000, 500], np.random.default_rng(0)
+    evaluation, good = unequal_answers(rng, sizes, [0.5, 0.7, 0.8], [0.6, 0.6, 0.5])
+    always = Reference("always 0", good.labels, np.zeros(5500, np.int64), None, good.class_names)
+    assert (always.accuracy, always.balanced_accuracy) == (4000 / 5500, pytest.approx(1 / 3, rel=1e-12))
+    plain = verdict_of(evaluation, [good, always], TrainConfig())
+    assert str(plain).startswith("worse than always 0 (72.7 %), beyond noise: -")
+    assert str(plain).endswith(" on the same rows")
+    assert "balanced" not in str(plain)
+    for weights in ("balanced", "1=3"):
+        found = verdict_of(evaluation, [good, always], TrainConfig(class_weight=weights))
+        assert (found.reference, found.better) == (good, True)
+        words = f"better than the best reference, a reference ({100 * good.balanced_accuracy:.1f} %), beyond noise: +"
+        assert str(found).startswith(words)
+        assert str(found).endswith(" of balanced accuracy on the same rows")
+    ours, theirs = (balanced_accuracy_score(side.labels, side.predictions) for side in (evaluation, good))
+    assert found.difference.value == pytest.approx(ours - theirs, rel=1e-12)
+    apart = evaluation.right.astype(float) - good.right
+    variance = sum(apart[good.labels == k].var() / sizes[k] for k in range(3)) / 9
+    half = 1.96 * np.sqrt(variance)
+    assert (found.difference.high - found.difference.low) / 2 == pytest.approx(half, rel=0.02)
+    rarely = verdict_of(evaluation, [always], TrainConfig(class_weight="balanced"))
+    assert rarely.difference.value == pytest.approx(ours - 1 / 3, rel=1e-12)
+
+
+def test_rows_of_weight_0_do_not_count_in_the_balanced_accuracy():
+    rng = np.random.default_rng(1)
+    evaluation, one = unequal_answers(rng, [60, 30, 20], [0.9, 0.2, 0.8], [0.5, 0.9, 0.5])
+    weights = np.where(evaluation.labels == 1, 0.0, 2.0)
+    config = TrainConfig(class_weight="balanced")
+    found = verdict_of(replace(evaluation, weights=weights), [replace(one, weights=weights)], config)
+    kept = evaluation.labels != 1
+    labels, ours, theirs = (column[kept] for column in (evaluation.labels, evaluation.predictions, one.predictions))
+    expected = verdict_of(
+        Evaluation(0.5, labels, ours, np.eye(3)[ours], None, one.class_names),
+        [Reference("a reference", labels, theirs, None, one.class_names)],
+        config,
+    )
+    assert found.difference.value == pytest.approx(expected.difference.value, rel=1e-12)
+    assert found.difference.low == pytest.approx(expected.difference.low, rel=1e-12)
+
+
+def test_balanced_guesses_are_rarely_called_better():
+    rng, config = np.random.default_rng(0), TrainConfig(class_weight="balanced")
+    chances = [0.3, 0.5, 0.4], [0.5, 0.3, 0.4]
+    pairs = [unequal_answers(rng, [80, 40, 20], *chances) for _ in range(600)]
+    found = [verdict_of(evaluation, [reference], config).better for evaluation, reference in pairs]
+    assert 0.01 < np.mean(found) < 0.04

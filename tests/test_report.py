@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset, turn_training_round
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import NearestCentroid
 
 from onelayer.analysis.evaluation import evaluate
@@ -407,6 +407,19 @@ def test_a_model_that_is_not_better_than_a_reference_is_marked(tmp_path):
     (judged,) = (e for e in Page(page_of(tmp_path / "run", splits)).all("p") if "judged" in e.get("class", ""))
     assert judged["class"] == "judged problems"
     assert judged["text"].startswith(("It is worse than", "It is not better than"))
+
+
+def test_with_class_weights_the_first_screen_compares_the_balanced_accuracy(tmp_path):
+    splits = toy_run(tmp_path / "run", replace(CONFIG, class_weight="balanced"))
+    page, model = Page(page_of(tmp_path / "run", splits)), Run.open(tmp_path / "run").model
+    predictions = model.probabilities(splits.test.rows(slice(None))).argmax(axis=1)
+    balanced = 100 * balanced_accuracy_score(splits.test.labels, predictions)
+    commonest = model.class_names[np.bincount(splits.train.labels).argmax()]
+    found = {name: float(figure.split()[0]) for name, (figure, _) in figures_of(page).items()}
+    assert found["test balanced accuracy"] == pytest.approx(balanced, abs=0.5)
+    assert found[f"always {commonest}, balanced accuracy"] == pytest.approx(100 / len(model.class_names), abs=0.5)
+    (judged,) = (e for e in page.all("p") if "judged" in e.get("class", ""))
+    assert judged["text"].endswith(" of balanced accuracy on the same rows.")
 
 
 def test_recorded_advice_is_shown_where_it_is_of_the_same_rows(tmp_path):

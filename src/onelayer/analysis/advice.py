@@ -29,7 +29,7 @@ HELD_BACK = 0.02  # penalty
 FEW = 4  # epochs, with which a curve shows nothing but its fall
 MISCALIBRATED = 0.05  # calibration error
 CHANCE = 2  # calibration errors that a calibrated model would have by chance
-NEARLY_ALL = 0.9  # accuracy
+NEARLY_ALL = 0.9  # accuracy, or balanced accuracy where that is compared
 UNBALANCED = 0.1  # accuracy above balanced accuracy
 
 SWEEP_L2 = "onelayer sweep with --l2 0 0.001 0.01 0.1"
@@ -129,7 +129,7 @@ def advice_on_answers(
         found.append(f"{what}; if all classes matter alike, try --class-weight balanced")
     if not settled:
         return found
-    if verdict and not verdict.better and accuracy.high < NEARLY_ALL:
+    if verdict and not verdict.better and evaluation.estimates[verdict.figure].high < NEARLY_ALL:
         what = "underfitting: one layer on these numbers may not be able to tell the classes apart"
         found.append(f"{what}; try features of a trained network, vectors in an .npz or parquet file, as --data")
     error, confidence = evaluation.estimates["calibration_error"], evaluation.mean(evaluation.confidences)

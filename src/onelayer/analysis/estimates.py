@@ -155,3 +155,25 @@ def difference(right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | N
         return math.sqrt(max(0.0, of_b**2 - 2 * correlation * of_b * of_a + of_a**2))
 
     return Estimate(d, d - distance(b - low_b, high_a - a), d + distance(high_b - b, a - low_a), "points")
+
+
+def balanced_difference(
+    labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, weights: np.ndarray | None = None
+) -> Estimate:
+    """Return the balanced accuracy of B minus that of A on the same rows, with an interval from those of the classes.
+
+    Parameters
+    ----------
+    labels : ndarray (n,), int64
+        True class of each row. A class whose rows all have weight 0 is left out.
+    right_a, right_b : ndarray (n,), bool
+        Rows that are right.
+    weights : ndarray (n,), float64, optional
+    """
+    w = np.ones(len(labels)) if weights is None else weights
+    classes = [labels == k for k in np.unique(labels[w > 0])]
+    of_classes = [difference(right_a[rows], right_b[rows], w[rows]) for rows in classes]
+    d, low, high = np.array([(of.value, of.low, of.high) for of in of_classes]).T  # (k,) each
+    centre = float(d.mean())
+    below, above = (math.sqrt(((d - ends) ** 2).sum()) / len(d) for ends in (low, high))
+    return Estimate(centre, centre - below, centre + above, "points")

@@ -5,7 +5,7 @@ from typing import Any
 
 from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before
 from onelayer.analysis.evaluation import Evaluation, evaluate
-from onelayer.analysis.references import Reference, references_for, verdict_of
+from onelayer.analysis.references import Reference, Verdict, references_for, verdict_of
 from onelayer.analysis.summary import summary_of
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
@@ -20,18 +20,20 @@ class Judgement:
     ----------
     evaluation : Evaluation
     references : list of Reference
+    verdict : Verdict or None
     advice : list of str
         Sentences, each with what to type.
     """
 
     evaluation: Evaluation
     references: list[Reference]
+    verdict: Verdict | None
     advice: list[str]
 
     @property
     def summary(self) -> dict[str, Any]:
         """The entries `evaluation` (see `summary_of`) and `advice` of ``summary.json``."""
-        return {"evaluation": summary_of(self.evaluation, self.references), "advice": self.advice}
+        return {"evaluation": summary_of(self.evaluation, self.references, self.verdict), "advice": self.advice}
 
 
 def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgement | None:
@@ -54,6 +56,6 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     K = len(model.class_names)
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
     advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out)
-    verdict = verdict_of(evaluation, references)
+    verdict = verdict_of(evaluation, references, config)
     advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
-    return Judgement(evaluation, references, advice)
+    return Judgement(evaluation, references, verdict, advice)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onelayer.analysis.answers import Answers
-from onelayer.analysis.estimates import Estimate, difference, mean
+from onelayer.analysis.estimates import Estimate, balanced_difference, difference, mean, named
 from onelayer.analysis.evaluation import Evaluation, logits_of, matched_labels
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.data.scan import read_forwards
 from onelayer.features.standardizer import BLOCK_ROWS
@@ -110,13 +111,15 @@ class Verdict:
     Parameters
     ----------
     reference : Reference
-        The one of the highest accuracy.
+        The one for which the figure is the highest.
     difference : Estimate
-        Accuracy of the model minus that of the reference, with Newcombe's paired interval.
+        Figure of the model minus that of the reference, with Newcombe's paired interval.
+    figure : {"accuracy", "balanced_accuracy"}
     """
 
     reference: Reference
     difference: Estimate
+    figure: str
 
     @property
     def better(self) -> bool:
@@ -124,8 +127,9 @@ class Verdict:
         return self.difference.low > 0
 
     def __str__(self) -> str:
-        against = f"{self.reference.name} ({self.reference.estimates['accuracy'].number()})"
-        found = f"{self.difference.in_words()} on the same rows"
+        against = f"{self.reference.name} ({self.reference.estimates[self.figure].number()})"
+        of_figure = "" if self.figure == "accuracy" else f" of {named(self.figure)}"
+        found = f"{self.difference.in_words()}{of_figure} on the same rows"
         if self.better:
             return f"better than the best reference, {against}, beyond noise: {found}"
         if self.difference.high < 0:
@@ -133,12 +137,22 @@ class Verdict:
         return f"not better than {against} beyond noise: {found}"
 
 
-def verdict_of(evaluation: Evaluation, references: Sequence[Reference]) -> Verdict | None:
-    """Compare a model with the best of its references; None without references."""
+def verdict_of(
+    evaluation: Evaluation, references: Sequence[Reference], config: TrainConfig | None = None
+) -> Verdict | None:
+    """Compare a model with the best of its references; None without references.
+
+    The figure is the accuracy, or the balanced accuracy if the settings `config` of the model have class weights.
+    """
     if not references:
         return None
-    best = max(references, key=lambda reference: reference.accuracy)
-    return Verdict(best, difference(best.right, evaluation.right, evaluation.weights))
+    balanced = config is not None and config.class_weight != "none"
+    figure = "balanced_accuracy" if balanced else "accuracy"
+    best = max(references, key=lambda reference: reference.estimates[figure].value)
+    right = best.right, evaluation.right
+    if balanced:
+        return Verdict(best, balanced_difference(evaluation.labels, *right, evaluation.weights), figure)
+    return Verdict(best, difference(*right, evaluation.weights), figure)
 
 
 def _class_means(model: Model, train: Split) -> tuple[np.ndarray, np.ndarray]:

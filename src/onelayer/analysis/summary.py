@@ -15,12 +15,14 @@ import numpy as np
 from onelayer.analysis.answers import Answers
 from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import Evaluation
-from onelayer.analysis.references import Reference, verdict_of
+from onelayer.analysis.references import Reference, Verdict
 
 MOST_CONFUSED = 10  # confusions
 
 
-def summary_of(evaluation: Evaluation, references: Sequence[Reference] = ()) -> dict[str, Any]:
+def summary_of(
+    evaluation: Evaluation, references: Sequence[Reference] = (), verdict: Verdict | None = None
+) -> dict[str, Any]:
     """Return all figures of an evaluation, as JSON can hold them.
 
     Returns
@@ -31,7 +33,7 @@ def summary_of(evaluation: Evaluation, references: Sequence[Reference] = ()) -> 
         confusions; ``thresholds``, the rows of `Evaluation.thresholds`; ``references``, each with a name and its
         figures; and ``verdict``, the model against the best reference, or None.
     """
-    names, verdict = evaluation.class_names, verdict_of(evaluation, references)
+    names = evaluation.class_names
     return {
         "name": evaluation.name,
         "rows": len(evaluation.labels),
@@ -46,6 +48,7 @@ def summary_of(evaluation: Evaluation, references: Sequence[Reference] = ()) -> 
         "verdict": verdict
         and {
             "reference": verdict.reference.name,
+            "figure": verdict.figure,
             **_ends("difference", verdict.difference),
             "better": verdict.better,
             "sentence": str(verdict),

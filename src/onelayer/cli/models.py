@@ -72,10 +72,11 @@ def evaluate(
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
     references = references_for(model, trained_on, rows, evaluation) if trained_on else []
-    advice = advice_on_answers(evaluation, verdict_of(evaluation, references), plan.config)
-    print_evaluation(screen, evaluation, references, advice)
+    verdict = verdict_of(evaluation, references, plan.config)
+    advice = advice_on_answers(evaluation, verdict, plan.config)
+    print_evaluation(screen, evaluation, references, verdict, advice)
     if as_json:
-        found = summary_of(evaluation, references)
+        found = summary_of(evaluation, references, verdict)
         print(json_text({"run": str(run.path), "notes": notes, **found, "advice": advice}))
     if csv:
         text = csv_of(evaluation.by_class)

@@ -12,7 +12,7 @@ from onelayer.analysis.evaluation import CLASS_COLUMNS, Evaluation
 from onelayer.analysis.explanation import Explanation
 from onelayer.analysis.gradcheck import GradientReport
 from onelayer.analysis.judgement import Judgement
-from onelayer.analysis.references import Reference, verdict_of
+from onelayer.analysis.references import Reference, Verdict
 from onelayer.cli.screen import Screen
 from onelayer.data.dataset import Dataset
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
@@ -66,7 +66,8 @@ def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | 
         screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
     if judgement:
         screen.say(f"\n{judgement.evaluation.rows_in_words()}")
-        print_figures(screen, judgement.evaluation, judgement.references, ("accuracy", "balanced_accuracy", "loss"))
+        shown = ("accuracy", "balanced_accuracy", "loss")
+        print_figures(screen, judgement.evaluation, judgement.references, judgement.verdict, shown)
         for advice in judgement.advice:
             screen.say(f"note: {advice}")
         screen.say("")
@@ -136,11 +137,15 @@ def print_explanation(screen: Screen, explained: Explanation, class_names: list[
 
 
 def print_evaluation(
-    screen: Screen, evaluation: Evaluation, references: Sequence[Reference], advice: Sequence[str]
+    screen: Screen,
+    evaluation: Evaluation,
+    references: Sequence[Reference],
+    verdict: Verdict | None,
+    advice: Sequence[str],
 ) -> None:
     """Print all figures of a split: of the rows, of the classes, of the confusions and of the confidence."""
     screen.say(evaluation.rows_in_words())
-    print_figures(screen, evaluation, references)
+    print_figures(screen, evaluation, references, verdict)
     for sentence in advice:
         screen.say(f"note: {sentence}")
     K = len(evaluation.class_names)
@@ -161,9 +166,13 @@ def print_evaluation(
 
 
 def print_figures(
-    screen: Screen, evaluation: Evaluation, references: Sequence[Reference], names: Sequence[str] = ()
+    screen: Screen,
+    evaluation: Evaluation,
+    references: Sequence[Reference],
+    verdict: Verdict | None,
+    names: Sequence[str] = (),
 ) -> None:
-    """Print figures of a model beside those of its references, and the verdict; by default all figures."""
+    """Print figures of a model beside those of its references, by default all, and the verdict."""
     estimates = evaluation.estimates
     if not names:  # the average recall is mostly the balanced accuracy
         same = estimates["macro_recall"] == estimates["balanced_accuracy"]
@@ -174,7 +183,7 @@ def print_figures(
         for name in names
     ]
     screen.table("", "model", "95 % interval", *(reference.name for reference in references), rows=rows)
-    if verdict := verdict_of(evaluation, references):
+    if verdict:
         screen.say(f"{'' if verdict.better else 'note: '}{verdict}")
 
 

@@ -98,11 +98,11 @@ def _opening_parts(
     """Return the parts that say the result."""
     several = sum(len(setting.runs) for group in subject.groups for setting in group.settings) > 1
     references = references_for(best.runs[0].model, splits.train, rows, evaluation)
-    verdict = verdict_of(evaluation, references)
+    verdict = verdict_of(evaluation, references, best.plan.config)
     return {
         "course": opening.course(subject, best.plan.config, splits),
         "result": opening.result(subject, best, evaluation, splits),
-        "figures": opening.figures(best, evaluation, references, splits),
+        "figures": opening.figures(best, evaluation, references, verdict, splits),
         "better": verdict is None or verdict.better,
         "judged": verdict and opening.judged(best, verdict, several),
         "advice": opening.advice(best.runs[0], evaluation),

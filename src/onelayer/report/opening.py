@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onelayer.analysis.estimates import Estimate, effective_rows, fraction
+from onelayer.analysis.estimates import Estimate, effective_rows, fraction, named
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.references import Reference, Verdict
 from onelayer.config import COURSEWORK, TrainConfig
@@ -37,12 +37,21 @@ class Figure:
     of_reference: bool = False
 
 
-def figures(best: SettingRuns, evaluation: Evaluation, references: Sequence[Reference], splits: Splits) -> list[Figure]:
-    """Return the figures of the first run of a setting, the accuracies of the references among them."""
+def figures(
+    best: SettingRuns,
+    evaluation: Evaluation,
+    references: Sequence[Reference],
+    verdict: Verdict | None,
+    splits: Splits,
+) -> list[Figure]:
+    """Return the figures of the first run of a setting; those of the references are what the verdict compares."""
     of_rows, training = evaluation.estimates, best.scores[0]["train"].accuracy
+    compared = verdict.figure if verdict else "accuracy"
+    of_figure = "" if compared == "accuracy" else f", {named(compared)}"
     return [
         Figure(f"{best.split} accuracy", of_rows["accuracy"]),
-        *(Figure(reference.name, reference.estimates["accuracy"], of_reference=True) for reference in references),
+        *[Figure(f"{best.split} {named(compared)}", of_rows[compared])] * bool(of_figure),
+        *(Figure(one.name + of_figure, one.estimates[compared], of_reference=True) for one in references),
         Figure("training accuracy", accuracy_on(splits.train, training)),
         Figure(f"{best.split} loss", of_rows["loss"]),
         Figure("calibration error", of_rows["calibration_error"]),
