@@ -95,6 +95,7 @@ def test_a_parquet_list_of_images_in_use(run_cli, tiny_batches, tmp_path, librar
 
     write(frame, "set/list.parquet")
     write(frame.drop(columns=["label", "split"]), "set/new.parquet")
+    write(frame[:0], "set/empty.parquet")
     assert run_cli("train", "--data", "set/list.parquet", "--out", "run", "--quiet", *TINY)[0] == 0
     code, out, err = run_cli("evaluate", "run")
     assert (code, out.splitlines()[0], err) == (0, "list, test: 10 rows", "")
@@ -107,6 +108,9 @@ def test_a_parquet_list_of_images_in_use(run_cli, tiny_batches, tmp_path, librar
         found = {answer["image"]: max(answer["probabilities"].values()) for answer in json.loads(out)}
         assert list(found) == [f"set/{name}" for name in frame["path"]]
         assert [found[name] for name in names] == pytest.approx(P.max(axis=1))
+    code, out, err = run_cli("predict", "run", "set/empty.parquet", "--json")
+    assert (code, err) == (2, "onelayer: set/empty.parquet: holds no images\n")
+    assert json.loads(out) == [{"image": "set/empty.parquet", "error": "set/empty.parquet: holds no images"}]
 
 
 def test_rows_of_several_files_are_numbered(run_cli, trained, tiny_batches, tmp_path, monkeypatch):

@@ -95,9 +95,10 @@ def read_listing(path: Path, config: SourceConfig, progress: Progress | None = N
 
 def listed_files(path: Path) -> list[Path]:
     """Return the files in the column path of a parquet file; it needs no labels."""
-    return [
-        path.parent / name.strip() for _, name in read_texts(path, _COLUMNS[:1], "a list needs the paths of images")
-    ]
+    names = [name.strip() for _, name in read_texts(path, _COLUMNS[:1], "a list needs the paths of images")]
+    if not names:
+        raise DataError(f"{path}: holds no images")
+    return [path.parent / name for name in names]
 
 
 def _entries(path: Path) -> list[_Entry]:
