@@ -490,6 +490,7 @@ def test_a_verdict_in_a_table_is_not_said_twice(tmp_path):
     page = Page(render(read_subject([tmp_path / "study"]), lambda plan: splits))
     sentences = [e["text"] for e in page.all("p") if e.get("class", "").startswith("sentence")]
     assert sentences == ["1 of 2 is inside", "better. By far"]
+    assert not [e for e in page.all("p") if "that was tried" in e["text"]], "the values of a study are fixed"
     (link,) = (e for e in page.all("a") if e["href"].startswith("http"))
     assert link["href"] == "https://www.kth.se/student/kurser/kurs/DD2424?l=en"
 
@@ -578,6 +579,8 @@ def test_a_sweep_is_a_table_with_verdicts(tmp_path):
             " ".join(e["text"].split()) for e in page.all("td")
         )
     assert settings[0] == f"learning rate {RATES[int(np.argmax(accuracies))]:g}"
+    (edge,) = (e["text"] for e in page.all("p") if "that was tried" in e["text"])
+    assert edge.startswith(f"{settings[0]} is the largest that was tried, and a better one may lie beyond it; try --l")
     best = evaluate(sweep.run(int(np.argmax(accuracies)), sweep.plan.seeds[0]).model, splits.test)
     number = re.search(r"test accuracy</dt><dd>([\d.]+) %", text).group(1)
     assert float(number) == pytest.approx(100 * best.accuracy, abs=0.5), "the details are of the best"

@@ -8,7 +8,7 @@ from onelayer.config import SETTINGS, TrainConfig
 from onelayer.errors import OnelayerError, RunError
 from onelayer.experiments.pairing import differences_in_words
 from onelayer.experiments.study import FOLDERS, Finding, read_study
-from onelayer.experiments.sweep import Sweep, mean_sd, results
+from onelayer.experiments.sweep import Sweep, choose, edge_notes, mean_sd, results
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.training.history import Score
@@ -129,7 +129,7 @@ def read_subject(paths: Sequence[Path]) -> Subject:
         if is_study or (path / "sweep.json").exists():
             if len(paths) > 1:
                 raise RunError(f"{path} is a {'study' if is_study else 'sweep'}; make a report of it alone")
-            return _read_study(path) if is_study else _read_sweeps(title, {"": path})
+            return _read_study(path) if is_study else _read_sweeps(title, {"": path}, edges=True)
     kind = "run" if len(paths) == 1 else "runs"
     return Subject(title, (_group("", _read_runs([Run.open(path) for path in paths])),), kind=kind)
 
@@ -176,14 +176,17 @@ def _read_study(path: Path) -> Subject:
     return replace(subject, findings=tuple(study["findings"]), kind="study")
 
 
-def _read_sweeps(title: str, paths: Mapping[str, Path]) -> Subject:
-    """Read sweeps by their names, each with the refit of its chosen setting where there is one."""
+def _read_sweeps(title: str, paths: Mapping[str, Path], *, edges: bool = False) -> Subject:
+    """Read sweeps by their names, each with the refit of its chosen setting where there is one.
+
+    `edges` adds a note where the best lies at an edge of the values that were tried; those of a study are fixed.
+    """
     groups, problems = [], []
     for name, path in paths.items():
         refit = {f"{name} refit".strip(): path / "refit"} if (path / "refit" / "sweep.json").exists() else {}
         for label, folder in ({name: path} | refit).items():
             try:
-                read, notes, skipped = _read_sweep(Sweep.open(folder))
+                read, notes, skipped = _read_sweep(Sweep.open(folder), edges)
             except RunError as error:
                 read, notes, skipped = [], [], [str(error)]
             problems += skipped
@@ -194,10 +197,12 @@ def _read_sweeps(title: str, paths: Mapping[str, Path]) -> Subject:
     return Subject(title, tuple(groups), tuple(problems), kind="sweep")
 
 
-def _read_sweep(sweep: Sweep) -> tuple[list[Read], list[str], list[str]]:
-    """Return the settings with complete runs, notes on diverged runs, and problems with other runs."""
-    read, notes, problems, waiting = [], [], [], 0
-    for result in results(sweep):
+def _read_sweep(sweep: Sweep, edges: bool) -> tuple[list[Read], list[str], list[str]]:
+    """Return the settings with complete runs, notes on the best and on diverged runs, and problems with other runs."""
+    found = results(sweep)
+    best = choose(found) if edges else None
+    read, notes, problems, waiting = [], edge_notes(sweep.plan, best) if best else [], [], 0
+    for result in found:
         complete = []
         for row in result.runs:
             run = sweep.run(row.setting, row.seed)
