@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import toy_splits
+from helpers import toy_dataset, toy_splits
 
 from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before
 from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.judgement import judge
 from onelayer.analysis.references import Reference, verdict_of
-from onelayer.config import TrainConfig
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.protocols import split as divide
 from onelayer.losses import LOSSES
 from onelayer.training.history import EpochRecord, Score
 from onelayer.training.state import Problem
@@ -107,6 +109,17 @@ def test_rows_that_are_not_held_out_give_no_advice_on_them():
         (found,) = advice_on_training(records, 40, 2.3, SOFTMAX, 10, config, holds_out)
         assert found == "underfitting: l2 0.5 adds 0.2 nats to the training loss of 1; try --l2 0.05"
     assert advice_on_training(history(SETTLED, RISING), 40, 2.3, SOFTMAX, 10, config, holds_out=False) == []
+
+
+def test_a_model_is_judged_on_rows_that_were_held_out():
+    config = TrainConfig(epochs=1)
+    for refit, without_test in ((False, "toy, validation"), (True, None)):
+        splits = divide(toy_dataset(), SplitConfig(refit=refit))
+        result = train(splits, config)
+        assert judge(result, splits, config).evaluation.name == "toy, test"
+        splits = replace(splits, test=replace(splits.test, indices=splits.test.indices[:0]))
+        found = judge(result, splits, config)
+        assert (found and found.evaluation.name) == without_test
 
 
 def test_a_training_without_epochs_gets_no_advice():

@@ -37,7 +37,7 @@ class Judgement:
 
 
 def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgement | None:
-    """Evaluate a trained model beside its references; None where there are neither test nor validation rows.
+    """Evaluate a trained model beside its references; None where no rows are held out to do so.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     splits : Splits
     config : TrainConfig
     """
-    rows = next((split for split in (splits.test, splits.validation) if split.weight > 0), None)
-    if rows is None:
+    rows = splits.test if splits.test.weight > 0 else splits.validation
+    if rows is splits.validation and not splits.holds_out:
         return None
     model, history = result.model, result.state.history
     evaluation = evaluate(model, rows)
