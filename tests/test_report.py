@@ -30,6 +30,7 @@ from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
 from onelayer.files import write_json
 from onelayer.pictures.colours import picture, stretched
+from onelayer.report.facts import scores
 from onelayer.report.html import render
 from onelayer.report.opening import course
 from onelayer.report.subject import read_subject
@@ -526,6 +527,16 @@ def test_runs_are_grouped_by_their_settings(tmp_path):
     assert (best.seeds, best.split, other.seeds, other.split) == ((1, 2), "validation", (42,), "test")
     assert best.mean_sd("validation")[0] > other.mean_sd("validation")[0] + 0.2
     assert np.isnan(other.mean_sd("validation")[1])
+
+
+def test_scores_say_that_validation_rows_were_trained_on(tmp_path):
+    dataset = toy_dataset()
+    for refit, words in ((False, "validation"), (True, "validation, trained on")):
+        splits, path = split(dataset, SplitConfig(refit=refit)), tmp_path / words
+        plan = Plan(CONFIG, SplitConfig(refit=refit), "toy", dataset.fingerprint)
+        start(Run.create(path), plan, Problem.of(splits, plan.config))
+        ((setting,),) = (group.settings for group in read_subject([path]).groups)
+        assert [name for name, *_ in scores(setting, splits)] == ["train", words, "test"]
 
 
 def test_training_rows_rank_no_setting(tmp_path):

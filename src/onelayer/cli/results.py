@@ -14,7 +14,7 @@ from onelayer.analysis.gradcheck import GradientReport
 from onelayer.analysis.judgement import Judgement
 from onelayer.analysis.references import Reference, Verdict
 from onelayer.cli.screen import Screen
-from onelayer.data.dataset import Dataset
+from onelayer.data.dataset import Dataset, Splits
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import Search, Select, SettingResult, edge_notes
 from onelayer.training.history import SCORE_COLUMNS, scores_in_words
@@ -52,14 +52,10 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
     screen.table("class", *columns, rows=[[name, *(f"{count:,}" for count in row)] for name, row in named])
 
 
-def print_result(screen: Screen, result: TrainingResult, judgement: Judgement | None, *, holds_out: bool) -> None:
-    """Print loss, cost and accuracy of each split after training, and the judgement of the model.
-
-    `holds_out` is false if the validation rows are trained on.
-    """
+def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgement: Judgement | None) -> None:
+    """Print loss, cost and accuracy of each split after training, and the judgement of the model."""
     screen.say("")
-    names = {} if holds_out else {"validation": "validation, trained on"}
-    scores = {names.get(name, name): score for name, score in result.scores.items()}
+    scores = {splits.label(name): score for name, score in result.scores.items()}
     screen.table("", *SCORE_COLUMNS, rows=scores_in_words(scores))
     history = result.state.history
     if history and history[0].test_accuracy is not None:

@@ -161,5 +161,5 @@ def _finish(
         with screen.working("drawing") as progress:
             of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
             draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
-    print_result(screen, result, judgement, holds_out=splits.holds_out)
+    print_result(screen, splits, result, judgement)
     screen.files(run.path)

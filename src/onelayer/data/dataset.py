@@ -254,6 +254,11 @@ class Splits:
         """True if there are validation rows that are not trained on."""
         return self.validation.weight > 0 and not np.isin(self.validation.indices, self.train.indices).any()
 
+    def label(self, name: str) -> str:
+        """Return the name of a split for a table of scores; it says if validation rows are trained on."""
+        trained_on = name == "validation" and self.validation.weight > 0 and not self.holds_out
+        return f"{name}, trained on" if trained_on else name
+
     @cached_property
     def standardizer(self) -> Standardizer:
         """The standardizer of the training rows."""

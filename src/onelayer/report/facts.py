@@ -80,10 +80,10 @@ def scores(setting: SettingRuns, splits: Splits) -> list[tuple[str, str, str, st
     """
     if len(setting.runs) > 1:
         return [
-            (name, _nats(setting, name, "loss"), _nats(setting, name, "cost"), _percent(setting, name))
+            (splits.label(name), _nats(setting, name, "loss"), _nats(setting, name, "cost"), _percent(setting, name))
             for name in setting.splits
         ]
-    return [(name, *_estimated(setting.runs[0], getattr(splits, name))) for name in setting.splits]
+    return [(splits.label(name), *_estimated(setting.runs[0], getattr(splits, name))) for name in setting.splits]
 
 
 def _nats(setting: SettingRuns, split: str, what: str) -> str:
