@@ -1,0 +1,346 @@
+"""The converged solver: it goes to the optimum, which a convex cost has, and says how far from it the layer is.
+
+L-BFGS on the templates T (K, d), the transposed weights, in the basis of a preconditioner, one pass over the rows an
+iteration: a product T X^T for the direction, and a product G X for the gradient. The bias is solved out: J(T) is the
+cost with the best bias for T. It is convex too, and its gradient is that of the cost at this bias. The scores T X^T
+stay in memory, n K numbers, so that neither the line search nor the bias reads rows.
+
+**The gap.** With the best bias, the cost minus ||dJ/dW||^2 / (4 lambda) is a lower bound of the optimum, for softmax
+and for sigmoids. The gradient brings an estimate of the gap with it: the products have their rounding.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from onelayer.blas import one_blas_thread
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import Array, Loss
+from onelayer.training.converging.losses import Fit, ScoreLoss, Sigmoids, Softmax
+from onelayer.training.converging.newton import is_small, newton_direction
+from onelayer.training.converging.preconditioner import Eigen, Preconditioner, choose_preconditioner
+from onelayer.training.converging.rows import Rows
+
+PAIRS, PAIR_BYTES = 10, 2**29  # of L-BFGS: how many, and their memory
+RESCORED = 10  # iterations after which the scores are computed anew, as those that are added up gather rounding
+CARRIED = 0.8  # of the last step along a path, that is taken again before the next lambda
+TRIALS, FLATTENED = 12, 0.1  # of the length of a step; the slope at its end, as a share of that at its beginning
+STALLED = 6  # iterations in which the cost fell by less than its rounding
+SEPARATED = 1e-4  # nats: without a penalty, the loss that separable classes come below
+OUT = 40.0  # what the logit of a class without rows lies below all others
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """All that the solver needs to go on: with it, it ends with the same bits as if it had not been interrupted.
+
+    Without `S` it does so at every `RESCORED`-th iteration only, where the scores are computed anew anyway.
+
+    Parameters
+    ----------
+    T : ndarray (K', d'), float64
+        Templates of the classes that have rows, in the coordinates of `Rows`.
+    b : ndarray (K',), float64
+    S : ndarray (K', n) or None
+        Scores without the bias.
+    iteration : int
+    passes : float
+        Passes over the rows: the products T X^T and G X are half a pass each.
+    loss, cost, gap : float
+        In nats; the gap is an estimate, and infinite where lambda is 0.
+    gradient_norm : float
+        That of dJ/dW.
+    steps, changes : ndarray (m, K', d'), float64
+        The last steps of T, and what the gradient changed by, for L-BFGS.
+    M, hessian : ndarray (K', K')
+        Those of the preconditioner and of the bias.
+    promise : float
+        Half of the slope along the last step, times its length: about what the cost fell by.
+    stalled : int
+        The number of last iterations in which the cost fell by less than its rounding.
+    ended : str
+        The reason why the iteration ended; empty if it did not.
+    reached : bool
+        True if the gap is at most what was asked for.
+    """
+
+    T: np.ndarray
+    b: np.ndarray
+    S: Array = None
+    iteration: int = 0
+    passes: float = 0.0
+    loss: float = np.nan
+    cost: float = np.nan
+    gap: float = np.inf
+    gradient_norm: float = np.inf
+    steps: Array = None
+    changes: Array = None
+    M: Array = None
+    hessian: np.ndarray | None = None
+    promise: float = np.inf
+    stalled: int = 0
+    ended: str = ""
+    reached: bool = False
+
+
+class Convergence:
+    """The optimum of a problem, or of several that differ in lambda.
+
+    Parameters
+    ----------
+    rows : Rows
+    loss : Loss
+    smallest_l2 : float
+        The smallest lambda to come, by which the preconditioner is chosen.
+    """
+
+    def __init__(self, rows: Rows, loss: Loss, smallest_l2: float) -> None:
+        self.rows, self._loss, self._smallest_l2 = rows, loss, smallest_l2
+        shares = np.bincount(rows.labels, rows.weights, rows.K)
+        seen = (shares > 0) & (np.bincount(rows.labels, minlength=rows.K) < rows.n)
+        self.classes = np.flatnonzero(seen)  # (K',), those that have templates; a class with all rows needs none
+        labels = np.maximum(np.cumsum(seen) - 1, 0)[rows.labels]  # without such classes, nobody looks at them
+        K = len(self.classes)
+        self._of_scores: ScoreLoss = (
+            Softmax(labels, rows.weights, K) if loss.exclusive else Sigmoids(labels, rows.weights, K, rows.K)
+        )
+        self._certain = shares > 0
+
+    @cached_property
+    def _preconditioner(self) -> Preconditioner:
+        return choose_preconditioner(self.rows, len(self.classes), self._smallest_l2)
+
+    def initial(self) -> Iterate:
+        """Return the layer that knows the shares of the classes only."""
+        K = len(self.classes)
+        T, S = np.zeros((K, self.rows.d)), np.zeros((K, self.rows.n), self.rows.dtype)
+        return Iterate(T, self._of_scores.start if K else np.zeros(0), S)
+
+    def layer(self, at: Iterate) -> SoftmaxLayer:
+        """Return the layer for whole rows and all classes, in float64."""
+        T = np.zeros((self.rows.K, self.rows.d))
+        T[self.classes] = at.T
+        b = np.where(self._certain, OUT, -OUT)
+        if len(self.classes) and self._loss.exclusive:
+            S = self.rows.scores(at.T) if at.S is None else at.S
+            b[:] = float((S + at.b[:, None].astype(S.dtype)).max(axis=0).min()) - OUT
+        b[self.classes] = at.b
+        return SoftmaxLayer(self.rows.unfold(T).T, b, self._loss)
+
+    def iterates(
+        self,
+        l2: float,
+        start: Iterate | None = None,
+        *,
+        tol: float = 1e-4,
+        max_passes: float = 1000,
+        cancelled: Callable[[], bool] = bool,
+    ) -> Iterator[Iterate]:
+        """Iterate, and yield the state after each iteration; the last one says why it ended.
+
+        Parameters
+        ----------
+        l2 : float
+            lambda, at least 0.
+        start : Iterate, optional
+            Goes on after this one. By default, from `initial`.
+        tol : float
+            The largest gap, as a share of the bound.
+        max_passes : float
+            Passes over the rows after which it ends in any case.
+        cancelled : callable
+            Asked in each iteration; true ends it.
+
+        Raises
+        ------
+        InterruptedError
+            If it was cancelled.
+        """
+        at = start or self.initial()
+        if at.ended:
+            return
+        if not len(self.classes):
+            yield replace(at, loss=0.0, cost=0.0, gap=0.0, gradient_norm=0.0, ended=SURE, reached=True)
+            return
+        descent = _Descent(self.rows, self._of_scores, lambda: self._preconditioner, l2)
+        with one_blas_thread():
+            at = descent.begin(at)
+        if ended := _why_ended(at, l2, tol, max_passes):
+            yield replace(at, ended=ended, reached=ended in (REACHED,))
+            return
+        while not at.ended:
+            if cancelled():
+                raise InterruptedError
+            with one_blas_thread():
+                at = descent.step(at)
+            ended = _why_ended(at, l2, tol, max_passes)
+            at = replace(at, ended=ended, reached=ended == REACHED)
+            yield at
+
+    def path(
+        self,
+        l2s: Sequence[float],
+        *,
+        tol: float = 1e-4,
+        max_passes: float = 1000,
+        cancelled: Callable[[], bool] = bool,
+    ) -> Iterator[Iterate]:
+        """Yield the last state for each lambda, in this order, from large to small; each starts from those before."""
+        before = last = None
+        for l2 in l2s:
+            start = self._carried(before, last, l2) if last else None
+            for at in self.iterates(l2, start, tol=tol, max_passes=max_passes, cancelled=cancelled):
+                reached = at
+            before, last = last, reached
+            yield last
+
+    def _carried(self, before: Iterate | None, last: Iterate, l2: float) -> Iterate:
+        """Return the state to start from: the last one, or further on where that is better."""
+        here = Iterate(last.T, last.b, last.S)
+        if before is None or before.S is None or last.S is None or not len(self.classes):
+            return here
+        T, b = (a + CARRIED * (a - c) for a, c in ((last.T, before.T), (last.b, before.b)))
+        S = last.S + last.S.dtype.type(CARRIED) * (last.S - before.S)
+        there = Iterate(T, b, S)
+        cost = [self._of_scores.fit(x.S, x.b).loss + l2 * _square(x.T) for x in (here, there)]
+        return there if cost[1] < cost[0] else here
+
+
+REACHED = "the gap is as small as was asked for"
+SURE = "one class has all rows, so there is nothing to learn"
+PASSED = "the gap was not reached in {} passes over the rows; allow more passes or a larger gap"
+ROUNDING = "the gap was not reached, as rounding hides smaller ones; allow a larger gap"
+SEPARABLE = "the classes are separable: there is no optimum without a penalty"
+FLAT = "the next step would change the cost by less than was asked for; without a penalty there is no bound"
+
+
+def _why_ended(at: Iterate, l2: float, tol: float, max_passes: float) -> str:
+    if l2 > 0 and at.gap <= tol * (at.cost - at.gap):
+        return REACHED
+    if l2 == 0 and at.iteration and at.promise <= tol * at.cost:
+        return FLAT
+    if l2 == 0 and at.loss <= SEPARATED:
+        return SEPARABLE
+    if at.stalled >= STALLED:
+        return ROUNDING
+    return PASSED.format(f"{max_passes:g}") if at.passes + 1 > max_passes else ""
+
+
+class _Descent:
+    """Takes the iterations for one lambda."""
+
+    def __init__(self, rows: Rows, loss: ScoreLoss, preconditioner: Callable[[], Preconditioner], l2: float) -> None:
+        self._rows, self._loss, self._preconditioner, self._l2 = rows, loss, preconditioner, l2
+        self._small = is_small(rows, loss.K)
+
+    def begin(self, at: Iterate) -> Iterate:
+        """Return a state with scores, cost and gap, and take its gradient."""
+        S = self._rows.scores(at.T) if at.S is None else at.S
+        self._loss.hessian = at.hessian
+        self._M = None if at.M is None else Eigen.of(at.M)
+        resumed = at.steps is not None
+        fit = self._loss.at(S, at.b) if resumed else self._loss.fit(S, at.b)
+        self._pairs = deque(zip(at.steps, at.changes, strict=True)) if resumed else deque()
+        self._most = max(2, min(PAIRS, PAIR_BYTES // (16 * max(at.T.size, 1))))
+        self._gradient = self._gradient_of(at.T, fit)
+        if resumed:
+            return replace(at, S=S)
+        return self._state(replace(at, S=S, passes=at.passes + 0.5), fit)
+
+    def step(self, at: Iterate) -> Iterate:
+        """Return the state after the next iteration."""
+        if not self._small and (self._M is None or at.iteration & (at.iteration - 1) == 0):
+            at = replace(at, M=self._loss.curvature(at.S, at.b))
+            self._M = Eigen.of(at.M)
+        D = self._direction(at)
+        D[:, ~self._rows.varies] = 0  # rounding cannot give a constant feature a weight
+        S_D = self._rows.scores(D)
+        alpha, S, fit = self._search(at, D, S_D)
+        T, passes = at.T + alpha * D, at.passes + 1
+        if (at.iteration + 1) % RESCORED == 0:
+            S, passes = self._rows.scores(T), passes + 0.5
+            fit = self._loss.fit(S, fit.b)
+        before, self._gradient = self._gradient, self._gradient_of(T, fit)
+        self._remember(T - at.T, self._gradient - before)
+        promise = -alpha * float(np.vdot(before, D)) / 2
+        return self._state(replace(at, T=T, S=S, iteration=at.iteration + 1, passes=passes, promise=promise), fit)
+
+    def _state(self, at: Iterate, fit: Fit) -> Iterate:
+        cost = fit.loss + self._l2 * _square(at.T)
+        squared = _square(self._gradient)
+        shape = (0, *at.T.shape)
+        steps, changes = [np.array(x) for x in zip(*self._pairs, strict=True)] if self._pairs else [np.empty(shape)] * 2
+        precision = np.finfo(self._rows.dtype).eps / 16
+        return replace(
+            at,
+            b=fit.b,
+            loss=fit.loss,
+            cost=cost,
+            gap=squared / (4 * self._l2) if self._l2 else np.inf,
+            gradient_norm=squared**0.5,
+            steps=steps,
+            changes=changes,
+            hessian=self._loss.hessian,
+            stalled=at.stalled + 1 if at.iteration and not at.cost - cost > precision * abs(cost) else 0,
+        )
+
+    def _gradient_of(self, T: np.ndarray, fit: Fit) -> np.ndarray:
+        return self._rows.gradient(fit.G) + 2 * self._l2 * T
+
+    def _direction(self, at: Iterate) -> np.ndarray:
+        """Return where to go from a state, (K, d): Newton's direction, or that of L-BFGS."""
+        if self._small:
+            D = newton_direction(self._rows, self._loss, at.S, at.b, self._gradient, self._l2)
+            if np.isfinite(D).all() and np.vdot(D, self._gradient) < 0:
+                return D
+            return -self._gradient
+        q, coefficients = self._gradient.copy(), []
+        for s, y in reversed(self._pairs):
+            a = float(np.vdot(s, q) / np.vdot(s, y))
+            q -= a * y
+            coefficients.append(a)
+        q = self._preconditioner().solve(q, self._M or Eigen.of(at.M), self._l2)
+        for (s, y), a in zip(self._pairs, reversed(coefficients), strict=True):
+            q += (a - float(np.vdot(y, q) / np.vdot(s, y))) * s
+        return -q
+
+    def _remember(self, step: np.ndarray, change: np.ndarray) -> None:
+        if (
+            self._small
+            or not np.vdot(step, change) > 1e-12 * np.vdot(step, step) ** 0.5 * np.vdot(change, change) ** 0.5
+        ):
+            return
+        self._pairs.append((step, change))
+        if len(self._pairs) > self._most:
+            self._pairs.popleft()
+
+    def _search(self, at: Iterate, D: np.ndarray, S_D: np.ndarray) -> tuple[float, np.ndarray, Fit]:
+        """Return a length of the step where the cost, which is convex, hardly changes any more; and what is there."""
+        first = float(np.vdot(self._gradient, D))
+        linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
+        low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
+        alpha, b = 1.0, at.b
+        for _ in range(TRIALS):
+            S = at.S + S_D.dtype.type(alpha) * S_D
+            fit = self._loss.fit(S, b)
+            slope = float(np.vdot(fit.G, S_D)) + linear + alpha * square
+            if abs(slope) <= FLATTENED * abs(first):
+                break
+            b = fit.b
+            if slope < 0:
+                low, low_slope = alpha, slope
+            else:
+                high, high_slope = alpha, slope
+            if high == np.inf:
+                alpha *= 4 if low_slope == first else min(4, max(1.5, first / (first - low_slope)))
+            else:
+                width = high - low
+                alpha = low + width * min(0.9, max(0.1, -low_slope / (high_slope - low_slope)))
+        return alpha, S, fit
+
+
+def _square(A: np.ndarray) -> float:
+    return float(np.vdot(A, A))

@@ -1,0 +1,220 @@
+"""Losses as functions of scores without the bias, with the bias solved out.
+
+Scores S are (K, n), weights w (n,) add up to 1, and pi (K,) are the weighted shares of the classes. The derivative of
+the loss with respect to b is p - pi, where p is the weighted mean of the probabilities P (K, n); for sigmoids both are
+divided by K. The bias that makes it zero is the best one for these scores.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds
+MOST_STEPS, LONGEST_STEP = 100, 2.0  # of the bias; longer Newton steps are not to be trusted
+SMALLEST_STEP = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-11}  # shorter steps of the bias follow rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A loss at given scores, with the best bias.
+
+    Parameters
+    ----------
+    b : ndarray (K,), float64
+    loss : float
+        In nats.
+    G : ndarray (K, n)
+        Derivative of the loss with respect to the scores, in their type.
+    """
+
+    b: np.ndarray
+    loss: float
+    G: np.ndarray
+
+
+class ScoreLoss(ABC):
+    """A loss of scores.
+
+    Parameters
+    ----------
+    labels : ndarray (n,), int64
+        Values 0..K-1; for softmax, every class has a row.
+    weights : ndarray (n,), float64
+        They add up to 1.
+    K : int
+    """
+
+    def __init__(self, labels: np.ndarray, weights: np.ndarray, K: int) -> None:
+        self._labels, self._weights, self.K = labels, weights, K
+        self.shares = np.bincount(labels, weights, K)  # pi
+        self.hessian: np.ndarray | None = None  # of a bias that was looked for, and good enough for the next ones
+
+    @property
+    @abstractmethod
+    def start(self) -> np.ndarray:
+        """The best bias (K,) where all scores are 0."""
+
+    @abstractmethod
+    def curvature(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the weighted mean (K, K) of the Hessians of the rows with respect to their scores."""
+
+    @abstractmethod
+    def curvatures(self, S: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return (a, c), (K, n) each: the Hessian of row i, times its weight, is diag(a_i) - c_i c_i^T."""
+
+    @abstractmethod
+    def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turn logits Z (K, k) into probabilities, in place or not; return them and the losses (k,) of the rows."""
+
+    @abstractmethod
+    def _scaling_step(self, p: np.ndarray) -> np.ndarray:
+        """Return a step of the bias (K,) that never makes it worse."""
+
+    @abstractmethod
+    def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Return the step of the bias (K,) that would be right if the loss were quadratic."""
+
+    @property
+    @abstractmethod
+    def _terms(self) -> int:
+        """The number of terms whose mean the loss of a row is."""
+
+    def probabilities(self, S: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the loss, the probabilities P (K, n), and their means p (K,)."""
+        K, n = S.shape
+        P, p, loss = np.empty_like(S), np.zeros(K), 0.0
+        b = b.astype(S.dtype)[:, None]
+        step = max(1, BLOCK_NUMBERS // K)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            w = self._weights[part]
+            P[:, part], losses = self._block(S[:, part] + b, self._labels[part])
+            p += P[:, part] @ w
+            loss += float(losses @ w)
+        return loss, P, p
+
+    def fit(self, S: np.ndarray, b: np.ndarray) -> Fit:
+        """Return the loss with the best bias, which is looked for from b on."""
+        loss, P, p = self.probabilities(S, b)
+        fresh = False  # whether the Hessian is that of this bias
+        for _ in range(MOST_STEPS):
+            residual = self.shares - p
+            if (np.abs(residual) <= np.finfo(S.dtype).eps * self.shares).all():
+                break
+            if self.hessian is None:
+                self.hessian, fresh = self._mean_hessian(P, p), True
+            step = self._newton_step(self.hessian, residual)
+            if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
+                break
+            if np.abs(step).max() <= LONGEST_STEP:
+                then = self.probabilities(S, b + step)
+                rate = np.abs(self.shares - then[2]).max() / np.abs(residual).max()
+                if rate <= (0.9 if fresh else 0.25):
+                    b, (loss, P, p), fresh = b + step, then, False
+                    continue
+            self.hessian = None
+            if fresh:  # even the Hessian at this very bias misleads
+                step, fresh = self._scaling_step(p), False
+                b, (loss, P, p) = b + step, self.probabilities(S, b + step)
+                if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
+                    break
+        return self._fit(b, loss, P)
+
+    def at(self, S: np.ndarray, b: np.ndarray) -> Fit:
+        """Return the loss with this bias."""
+        loss, P, _ = self.probabilities(S, b)
+        return self._fit(b, loss, P)
+
+    def _fit(self, b: np.ndarray, loss: float, P: np.ndarray) -> Fit:
+        P[self._labels, np.arange(len(self._labels))] -= 1
+        P *= (self._weights / self._terms).astype(P.dtype)
+        return Fit(b, loss, P)
+
+    @abstractmethod
+    def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Return the Hessian of the loss with respect to the bias (K, K), times `_terms`."""
+
+
+class Softmax(ScoreLoss):
+    """Classes exclude each other: the loss is the logarithm of the sum of exp S, less the score of the label."""
+
+    _terms = 1
+
+    @property
+    def start(self) -> np.ndarray:
+        b: np.ndarray = np.log(self.shares)
+        return b - b.mean()
+
+    def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        Z -= Z.max(axis=0)
+        right = Z[y, np.arange(len(y))].astype(np.float64)
+        np.exp(Z, out=Z)
+        total = Z.sum(axis=0)
+        Z /= total
+        return Z, np.log(total, dtype=np.float64) - right
+
+    def curvature(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
+        _, P, p = self.probabilities(S, b)
+        return self._mean_hessian(P, p)
+
+    def curvatures(self, S: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        _, P, _ = self.probabilities(S, b)
+        return P * self._weights, P * np.sqrt(self._weights)
+
+    def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
+        root = P * np.sqrt(self._weights).astype(P.dtype)
+        return np.diag(p) - (root @ root.T).astype(np.float64)
+
+    def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        K = self.K
+        try:
+            return np.linalg.solve(M + 1 / K + 1e-14 * np.eye(K), residual)
+        except np.linalg.LinAlgError:
+            return np.full(K, np.inf)
+
+    def _scaling_step(self, p: np.ndarray) -> np.ndarray:
+        step = np.log(self.shares) - np.log(np.maximum(p, 1e-300))
+        return np.clip(step, -20, 20)
+
+
+class Sigmoids(ScoreLoss):
+    """Every class is a question of its own, with a bias of its own; the loss is the mean over the classes."""
+
+    def __init__(self, labels: np.ndarray, weights: np.ndarray, K: int, terms: int) -> None:
+        super().__init__(labels, weights, K)
+        self._number = terms
+
+    @property
+    def _terms(self) -> int:
+        return self._number
+
+    @property
+    def start(self) -> np.ndarray:
+        return np.log(self.shares) - np.log1p(-self.shares)
+
+    def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(len(y))
+        E = np.exp(-np.abs(Z))
+        losses = (np.maximum(Z, 0) + np.log1p(E)).sum(axis=0, dtype=np.float64)
+        losses -= Z[y, places]
+        return np.where(Z >= 0, 1, E) / (1 + E), losses / self._number
+
+    def curvature(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
+        _, P, p = self.probabilities(S, b)
+        return self._mean_hessian(P, p) / self._number
+
+    def curvatures(self, S: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        _, P, _ = self.probabilities(S, b)
+        return P * (1 - P) * (self._weights / self._number), None
+
+    def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return np.diag((P * (1 - P)) @ self._weights)
+
+    def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        return residual / np.maximum(np.diag(M), 1e-14)
+
+    def _scaling_step(self, p: np.ndarray) -> np.ndarray:
+        p = np.clip(p, 1e-300, 1 - 1e-16)
+        step = self.start - (np.log(p) - np.log1p(-p))
+        return np.clip(step, -20, 20)

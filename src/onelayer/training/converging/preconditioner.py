@@ -1,0 +1,183 @@
+"""The preconditioner of the converged solver: an approximation of the Hessian that is quick to invert.
+
+The Hessian of the loss with respect to the templates is the mean of m_i (x) x_i x_i^T over the rows, with m_i (K, K)
+the Hessian with respect to the scores of row i. It is approximated by the product of the two means::
+
+    B = M (x) C + 2 lambda I        M = mean m_i (K, K),  C = X^T X / n (d, d)
+
+With M = U diag(mu) U^T and C = V diag(c) V^T, B is diagonal in the basis U (x) V. C does not change while a layer is
+trained, nor with lambda, so it is decomposed once; M is cheap.
+
+- Up to `EXACT_COLUMNS` features, C is exact.
+- For wider rows and a large penalty, C is that of a sketch: of up to `SKETCH_ROWS` rows, spread over all. It has the
+  upper half of their directions, and the mean of the rest of the trace in all others. It comes from the products of the
+  rows with each other, so that no (d, d) matrix is built. A small set is its own sketch, and all of it is kept.
+- For wider rows and a small penalty, where more directions count, C is that of a few more rows than there are features.
+  An eigenvalue decomposition would take far longer than one Cholesky factor, which takes M by its mean eigenvalue.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from onelayer.training.converging.rows import Rows
+
+EXACT_COLUMNS, SKETCH_ROWS, SKETCH_NUMBERS = 1000, 1000, 2**25
+MOST_COLUMNS, FACTOR_ROWS, SHRINKAGE = 6000, 1.3, 0.01  # a sample's least eigenvalues are too small: the diagonal grows
+PANEL = 256  # columns of a Cholesky factor that are made together
+SKETCHED = 0.5  # 2 lambda K from which a sketch does
+FLOOR = 1e-7  # of the curvature, as a share of the largest: without a penalty B would be singular
+
+
+@dataclass(frozen=True, eq=False)
+class Eigen:
+    """M by its eigenvalues, in ascending order: M = U diag(mu) U^T."""
+
+    mu: np.ndarray
+    U: np.ndarray
+
+    @classmethod
+    def of(cls, M: np.ndarray) -> "Eigen":
+        """Return the eigenvalues (K,), those below 0 by rounding as 0, and the eigenvectors (K, K)."""
+        mu, U = np.linalg.eigh(M)
+        return cls(np.maximum(mu, 0), U)
+
+
+class Preconditioner(Protocol):
+    """Divides by B."""
+
+    def solve(self, A: np.ndarray, M: Eigen, l2: float) -> np.ndarray:
+        """Return B^-1 A (K, d) for A (K, d)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """C by its eigenvalues.
+
+    Parameters
+    ----------
+    V : ndarray (r, d), float32
+        Rows are orthonormal eigenvectors.
+    c : ndarray (r,), float64
+        Their eigenvalues.
+    tail : float
+        The eigenvalue in all other directions.
+    """
+
+    V: np.ndarray
+    c: np.ndarray
+    tail: float
+
+    @classmethod
+    def of(cls, rows: Rows) -> "Spectrum":
+        """Return that of all rows, or of a sketch."""
+        if rows.d <= min(rows.n, EXACT_COLUMNS):
+            return cls._exact(rows)
+        return cls._sketch(rows, max(1, min(rows.n, SKETCH_ROWS, SKETCH_NUMBERS // rows.d)))
+
+    @classmethod
+    def _exact(cls, rows: Rows) -> "Spectrum":
+        c, V = np.linalg.eigh(second_moments(rows, np.arange(rows.n)))
+        return cls(np.ascontiguousarray(V.T), np.maximum(c, 0).astype(np.float64), 0.0)
+
+    @classmethod
+    def _sketch(cls, rows: Rows, count: int) -> "Spectrum":
+        Z = rows.standardised(np.arange(count) * rows.n // count)  # (count, d)
+        c, V = np.linalg.eigh(Z @ Z.T / count)
+        trace, whole = max(float(c.sum()), 0.0), count == rows.n
+        kept = c > max(c[-1], 0) * 1e-6
+        if not whole:
+            kept &= np.arange(count) >= count // 2  # the least eigenvalues of a sample are much too small
+        c, V = c[kept].astype(np.float64), (V[:, kept] / np.sqrt(c[kept] * count)).T @ Z
+        return cls(V, c, 0.0 if whole else max(trace - c.sum(), 0.0) / max(rows.d - len(c), 1))
+
+    def solve(self, A: np.ndarray, M: Eigen, l2: float) -> np.ndarray:
+        top = float(self.c.max()) if len(self.c) else 0.0
+        ridge = max(2 * l2, FLOOR * M.mu[-1] * max(top, self.tail), 1e-30)
+        mu = M.mu[:, None]  # (K, 1)
+        A = M.U.T @ A
+        rest = 1 / (mu * self.tail + ridge)
+        inside = (A.astype(self.V.dtype) @ self.V.T) * (1 / (mu * self.c + ridge) - rest)  # (K, r)
+        result: np.ndarray = M.U @ (rest * A + inside.astype(self.V.dtype) @ self.V)
+        return result
+
+
+class Factor:
+    """C of some rows as it is, and M by its mean eigenvalue c alone: one Cholesky factor of c C + 2 lambda I.
+
+    Parameters
+    ----------
+    C : ndarray (d, d), float32
+    """
+
+    def __init__(self, C: np.ndarray) -> None:
+        self._C = C
+        self._factor: tuple[float, float, _Cholesky] | None = None
+
+    @classmethod
+    def of(cls, rows: Rows) -> "Factor":
+        """Return that of `FACTOR_ROWS` times as many rows as there are features, spread over all."""
+        count = min(rows.n, int(FACTOR_ROWS * rows.d))
+        C = second_moments(rows, np.arange(count) * rows.n // count)
+        if count < rows.n:
+            C[np.diag_indices(rows.d)] += SHRINKAGE * C.diagonal().mean()
+        return cls(C)
+
+    def solve(self, A: np.ndarray, M: Eigen, l2: float) -> np.ndarray:
+        c = float(M.mu.sum()) / max(1, int(np.count_nonzero(M.mu > 1e-9 * M.mu[-1])))
+        c = 1.25 ** round(np.log(max(c, 1e-30)) / np.log(1.25))  # so that a small change does not cost a new factor
+        if self._factor is None or self._factor[:2] != (c, l2):
+            B = self._C * self._C.dtype.type(c)
+            B[np.diag_indices(len(B))] += max(2 * l2, FLOOR * c * len(B), 1e-30)
+            self._factor = c, l2, _Cholesky(B)
+        return self._factor[2].solve(A.T.astype(self._C.dtype)).T.astype(np.float64)
+
+
+class _Cholesky:
+    """The factor L of a positive matrix B = L L^T (d, d), which is overwritten, in panels of products.
+
+    NumPy has no triangular solve, and its factor takes three times as long. SciPy has its own copy of BLAS, whose
+    threads nothing limits where it was loaded late.
+    """
+
+    def __init__(self, B: np.ndarray) -> None:
+        self._L, self._inverses = B, []
+        for start in range(0, len(B), PANEL):
+            stop = start + PANEL
+            inverse = np.linalg.inv(np.linalg.cholesky(B[start:stop, start:stop]))
+            panel = B[stop:, start:stop] @ inverse.T
+            B[stop:, start:stop] = panel
+            for strip in range(stop, len(B), PANEL):
+                B[strip:, strip : strip + PANEL] -= panel[strip - stop :] @ panel[strip - stop : strip - start].T
+            self._inverses.append(inverse)
+
+    def solve(self, A: np.ndarray) -> np.ndarray:
+        """Return B^-1 A (d, K) for A (d, K), which is overwritten."""
+        starts = range(0, len(A), PANEL)
+        for start, inverse in zip(starts, self._inverses, strict=True):
+            here = slice(start, start + PANEL)
+            A[here] = inverse @ (A[here] - self._L[here, :start] @ A[:start])
+        for start, inverse in zip(reversed(starts), reversed(self._inverses), strict=True):
+            here, after = slice(start, start + PANEL), start + PANEL
+            A[here] = inverse.T @ (A[here] - self._L[after:, here].T @ A[after:])
+        return A
+
+
+def choose_preconditioner(rows: Rows, K: int, smallest_l2: float) -> Preconditioner:
+    """Return a preconditioner for K classes and penalties from `smallest_l2` on."""
+    enough = 2 * smallest_l2 * K >= SKETCHED  # the curvature of a direction is about its eigenvalue over K
+    if rows.d <= EXACT_COLUMNS or rows.d > MOST_COLUMNS or rows.n <= SKETCH_ROWS or enough:
+        return Spectrum.of(rows)
+    return Factor.of(rows)
+
+
+def second_moments(rows: Rows, places: np.ndarray) -> np.ndarray:
+    """Return C (d, d), in the type of the rows' products, of the rows at these places."""
+    step = max(rows.block_rows, 1024)
+    C = np.zeros((rows.d, rows.d), rows.dtype)
+    for start in range(0, len(places), step):
+        Z = rows.standardised(places[start : start + step])
+        C += Z.T @ Z
+    C /= len(places)
+    return C

@@ -1,0 +1,183 @@
+"""The training rows as the converged solver sees them: two products, taken in blocks of rows as they are stored.
+
+Arrays have the classes first, as each class lies in one piece then: `T` (K, d) are templates, the transposed weights,
+and scores are (K, n). With X (n, d) the standardised rows, the products are T X^T and G X.
+
+**Mirror images.** Where rows are trained on together with their mirror images, and mean and scale are those of both,
+the optimum is mirror-symmetric: exchanging left and right changes nothing in the cost, which has one minimum. Then
+x . t = z . u with z = (x + x') / sqrt 2 and u = sqrt 2 t over the left half of the columns, because x' . t = x . t;
+||t||^2 = ||u||^2, so the penalty stays lambda ||W||^2. A middle column is its own mirror image and is left as it is.
+The problem in (z, u) has half the width, and no row is seen twice.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from onelayer.blas import one_blas_thread
+from onelayer.data.dataset import Split
+from onelayer.data.scan import memory_map_of, read_forwards
+from onelayer.data.windows import forward_windows, loaded
+from onelayer.features.standardizer import Standardizer
+
+SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
+BLOCK_NUMBERS = 2**18  # of a block of rows in float32: 1 MiB, which a core's own cache holds
+
+
+class Rows:
+    """The products of the standardised rows of a split.
+
+    Parameters
+    ----------
+    split : Split
+        Rows with labels and weights; rows of weight 0 are left out.
+    standardizer : Standardizer
+        For `flip`, that of the rows and their mirror images, as `with_mirror_images` returns it.
+    flip : bool
+        Train on the rows and their mirror images. The rows must be images.
+    dtype : numpy dtype, optional
+        Floating-point type of the products. By default float64 where that takes no time, else float32.
+    """
+
+    def __init__(
+        self, split: Split, standardizer: Standardizer, *, flip: bool = False, dtype: np.dtype | None = None
+    ) -> None:
+        weights = split.row_weights(slice(None))
+        if weights is not None and not weights.all():
+            split = Split(split.name, split.dataset, split.indices[weights > 0])
+            weights = split.row_weights(slice(None))
+        self.split = split
+        self.labels = split.labels
+        self.weights = np.full(len(split), 1 / len(split)) if weights is None else weights / weights.sum()  # (n,)
+        standardizer = standardizer.for_training
+        self._mean, self._scale = standardizer.mean.astype(np.float64), standardizer.scale.astype(np.float64)
+        self._mirror = _Mirror(split.dataset.image_shape) if flip and split.dataset.image_shape else None
+        if self._mirror:
+            self._mean, self._scale = self._mirror.of_features(self._mean, self._scale)
+        self.varies = np.isfinite(self._scale)  # (d,)
+        self._folded = split.dataset.rows.dtype == np.uint8  # pixels are multiplied as they are
+        self.n, self.d, self.K = len(split), len(self._mean), len(split.dataset.class_names)
+        self.dtype = np.dtype(dtype or (np.float64 if self.n * self.d <= SMALL_NUMBERS else np.float32))
+        self.block_rows = max(1, min(self.n, max(64, BLOCK_NUMBERS // self.d)))
+
+    def scores(self, T: np.ndarray) -> np.ndarray:
+        """Return T X^T (K, n), in the type of the products, for templates T (K, d) of float64."""
+        V, offset = T, np.zeros(len(T))
+        if self._folded:
+            V = T / self._scale
+            offset = V @ self._mean
+        V, offset = np.ascontiguousarray(V.T, self.dtype), offset.astype(self.dtype)  # (d, K)
+        S = np.empty((len(T), self.n), self.dtype)
+        with one_blas_thread():
+            for place, R in self._inputs():
+                np.subtract((R @ V).T, offset[:, None], out=S[:, place])
+        return S
+
+    def gradient(self, G: np.ndarray) -> np.ndarray:
+        """Return G X (K, d), added up over blocks in float64, for residuals G (K, n)."""
+        total = np.zeros((len(G), self.d))
+        with one_blas_thread():
+            for place, R in self._inputs():
+                total += G[:, place] @ R
+        if self._folded:
+            total -= np.outer(G.sum(axis=1, dtype=np.float64), self._mean)
+            total /= self._scale
+        return total
+
+    def standardised(self, places: np.ndarray, *, weighted: bool = True) -> np.ndarray:
+        """Return some standardised rows (k, d), each times the root of n times its weight if `weighted`."""
+        R = np.empty((len(places), self.d), self.dtype)
+        for start in range(0, len(places), self.block_rows):
+            part = places[start : start + self.block_rows]
+            self._convert(self.split.rows(part), R[start : start + len(part)])
+        if self._folded:
+            R -= self._mean.astype(self.dtype)
+            R /= self._scale.astype(self.dtype)
+        if weighted:
+            R *= np.sqrt(self.weights[places] * self.n).astype(self.dtype)[:, None]
+        return R
+
+    def unfold(self, T: np.ndarray) -> np.ndarray:
+        """Return the templates (K, d) of whole rows for those of `scores`, which may be of half width."""
+        return self._mirror.unfold(T) if self._mirror else T
+
+    def fold(self, T: np.ndarray) -> np.ndarray:
+        """Return the templates for `scores` for those of whole rows (K, d): the inverse of `unfold`."""
+        return self._mirror.fold_templates(T) if self._mirror else T
+
+    def _inputs(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the places of a block of rows, and what is multiplied (k, d): pixels as they are, else standardised."""
+        buffer = np.empty((self.block_rows, self.d), self.dtype)
+        done = 0
+        with read_forwards(self.split.dataset.rows):
+            for piece in self._pieces:
+                for block in piece.blocks(self.block_rows):
+                    R = buffer[: block.stop - block.start]
+                    self._convert(piece.rows(block), R)
+                    yield slice(done, done + len(R)), R
+                    done += len(R)
+
+    @property
+    def _pieces(self) -> Iterator[Split]:
+        split = self.split
+        return iter([split]) if memory_map_of(split.dataset.rows) is None else loaded(split, forward_windows(split))
+
+    def _convert(self, raw: np.ndarray, out: np.ndarray) -> None:
+        if self._mirror:
+            raw = self._mirror.fold_rows(raw)
+        if self._folded:
+            np.copyto(out, raw, casting="unsafe")
+        else:  # features may lie far from zero, where float32 has no digits left for their differences
+            np.subtract(raw, self._exact_mean, out=out, casting="unsafe")
+            out *= self._inverse_scale
+
+    @cached_property
+    def _exact_mean(self) -> np.ndarray:
+        wide = self.split.dataset.rows.dtype == np.float64 or self._mirror is not None
+        return self._mean if wide else self._mean.astype(self.dtype)
+
+    @cached_property
+    def _inverse_scale(self) -> np.ndarray:
+        return (1 / self._scale).astype(self.dtype)
+
+
+def with_mirror_images(standardizer: Standardizer, image_shape: tuple[int, int, int]) -> Standardizer:
+    """Return the standardizer of images (c, h, w) and their mirror images, from that of the images."""
+    mirror = np.arange(len(standardizer.mean)).reshape(image_shape)[:, :, ::-1].ravel()
+    constant = standardizer.constant
+    variance = np.square(standardizer.scale if constant is None else np.where(constant, 0, standardizer.scale))
+    mean = (standardizer.mean + standardizer.mean[mirror]) / 2
+    variance = (variance + variance[mirror]) / 2 + np.square((standardizer.mean - standardizer.mean[mirror]) / 2)
+    return Standardizer(mean, np.where(variance == 0, 1.0, np.sqrt(variance)), variance == 0)
+
+
+class _Mirror:
+    """Coordinates of half the width, for images (c, h, w)."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        self._shape, width = image_shape, image_shape[2]
+        self._left, self._half = -(-width // 2), width // 2  # columns of the new rows; those that have a mirror image
+        self._times = np.where(np.arange(self._left) < self._half, 2.0, 1.0)  # (left,)
+
+    def of_features(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and scale of folded rows; (fold(R) - mean) / scale is (x + x') / sqrt 2."""
+        mean, scale = (a.reshape(self._shape)[:, :, : self._left] for a in (mean, scale))
+        return (mean * self._times).ravel(), (scale * np.sqrt(self._times)).ravel()
+
+    def fold_rows(self, R: np.ndarray) -> np.ndarray:
+        """Return the sums (k, d') of raw rows (k, d) and their mirror images, and a middle column as it is."""
+        wider = {np.dtype(np.uint8): np.uint16, np.dtype(np.float16): np.float32}.get(R.dtype, R.dtype)
+        images = R.reshape(-1, *self._shape)
+        folded = images[..., : self._left].astype(wider)
+        folded[..., : self._half] += images[..., ::-1][..., : self._half]
+        return folded.reshape(len(R), -1)
+
+    def unfold(self, T: np.ndarray) -> np.ndarray:
+        half = T.reshape(-1, *self._shape[:2], self._left) / np.sqrt(self._times)
+        return np.concatenate([half, half[..., : self._half][..., ::-1]], axis=-1).reshape(len(T), -1)
+
+    def fold_templates(self, T: np.ndarray) -> np.ndarray:
+        images = T.reshape(-1, *self._shape)
+        symmetric = ((images + images[..., ::-1]) / 2)[..., : self._left]
+        return (symmetric * np.sqrt(self._times)).reshape(len(T), -1)

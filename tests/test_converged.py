@@ -1,0 +1,326 @@
+"""The converged solver, against SciPy and scikit-learn."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from onelayer.data.dataset import Dataset, Split
+from onelayer.features.standardizer import Standardizer
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+from onelayer.training import converged
+from onelayer.training.converged import Convergence, Iterate
+from onelayer.training.converging import newton, preconditioner
+from onelayer.training.converging.preconditioner import Eigen, Factor, Spectrum
+from onelayer.training.converging.rows import Rows, with_mirror_images
+
+
+def split_of(
+    n: int = 200,
+    d: int = 12,
+    K: int = 4,
+    *,
+    dtype: str = "float32",
+    image_shape: tuple[int, int, int] | None = None,
+    weights: np.ndarray | None = None,
+    names: int | None = None,
+    seed: int = 0,
+) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(K), rng.integers(K, size=n - K)]) if n >= K else np.arange(n)
+    R = rng.standard_normal((n, d)) + rng.standard_normal((K, d))[labels] * 0.5
+    R = np.clip(R * 40 + 120, 0, 255).astype(np.uint8) if dtype == "uint8" else (R * 3 + 5).astype(dtype)
+    class_names = tuple(f"class {k}" for k in range(names or K))
+    dataset = Dataset(R, labels.astype(np.int64), class_names, image_shape, "drawn", row_weights=weights)
+    return Split("train", dataset, np.arange(n))
+
+
+def standardizer_of(split: Split) -> Standardizer:
+    return Standardizer.fit(split.row_blocks(64), split.weight_blocks(64))
+
+
+def cost_of(layer: SoftmaxLayer, X: np.ndarray, split: Split, l2: float) -> float:
+    w = split.row_weights(slice(None))
+    losses = layer.loss.of_rows(layer.logits(X), split.labels)
+    return float(np.average(losses, weights=w) + layer.penalty(l2))
+
+
+def optimum(X: np.ndarray, y: np.ndarray, K: int, l2: float, loss: str, w: np.ndarray | None = None) -> float:
+    """The least cost, by SciPy in float64."""
+    n, d = X.shape
+    share = np.full(n, 1 / n) if w is None else w / w.sum()
+
+    def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        layer = SoftmaxLayer(theta[: d * K].reshape(d, K), theta[d * K :], LOSSES[loss])
+        S = layer.logits(X)
+        G = LOSSES[loss].residual(S, y) * n * share[:, None]
+        gradient = np.concatenate([(X.T @ G + 2 * l2 * layer.weights).ravel(), G.sum(axis=0)])
+        return float(share @ LOSSES[loss].of_rows(S, y) + layer.penalty(l2)), gradient
+
+    options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 30}
+    return float(minimize(cost, np.zeros((d + 1) * K), jac=True, method="L-BFGS-B", options=options).fun)
+
+
+def solve(
+    split: Split, l2: float, loss: str = "softmax", *, tol: float = 1e-9, flip: bool = False, dtype: str = "float64"
+) -> tuple[Iterate, SoftmaxLayer, np.ndarray]:
+    """Return the last iterate, its layer, and the standardised rows."""
+    of_rows = standardizer_of(split)
+    if flip:
+        assert split.dataset.image_shape
+        of_rows = with_mirror_images(of_rows, split.dataset.image_shape)
+    convergence = Convergence(Rows(split, of_rows, flip=flip, dtype=np.dtype(dtype)), LOSSES[loss], l2)
+    iterates = list(convergence.iterates(l2, tol=tol, max_passes=500))
+    costs = [at.cost for at in iterates]
+    assert all(b <= a * (1 + 1e-6) for a, b in pairwise(costs))
+    X = of_rows.for_training.transform(split.rows(slice(None)).astype(np.float64))
+    return iterates[-1], convergence.layer(iterates[-1]), X
+
+
+@pytest.fixture(params=[True, False], ids=["newton", "lbfgs"])
+def small(request, monkeypatch):
+    """Once with Newton's method, once without."""
+    if not request.param:
+        monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+
+
+SHAPES = [(200, 8, 4), (15, 30, 3), (7, 5, 7), (60, 1, 2), (80, 6, 12), (2, 3, 2)]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("l2", [1.0, 0.03, 1e-4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_optimum_is_that_of_scipy(shape, l2, loss, small):
+    split = split_of(*shape)
+    at, layer, X = solve(split, l2, loss)
+    assert at.reached and at.ended == converged.REACHED
+    cost = cost_of(layer, X, split, l2)
+    best = optimum(X, split.labels, shape[2], l2, loss)
+    assert at.cost == pytest.approx(cost, rel=1e-9)
+    assert cost == pytest.approx(best, rel=1e-7)
+    assert cost - at.gap <= best * (1 + 1e-9)  # the bound
+    assert np.abs(layer.weights).max() > 1e-3
+
+
+def test_optimum_is_that_of_scikit_learn():
+    split, l2 = split_of(300, 10, 5), 0.01
+    _, layer, X = solve(split, l2, tol=1e-11)
+    peer = LogisticRegression(C=1 / (2 * l2 * 300), tol=1e-10, max_iter=10_000).fit(X, split.labels)
+    np.testing.assert_allclose(layer.weights.T, peer.coef_, atol=1e-5)
+    np.testing.assert_allclose(layer.probabilities(X), peer.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_rows_as_stored_give_the_same_optimum(dtype, small):
+    split = split_of(500, 40, 3, dtype=dtype)
+    at, layer, X = solve(split, 0.02, tol=1e-5, dtype="float32")
+    assert at.reached
+    assert cost_of(layer, X, split, 0.02) == pytest.approx(optimum(X, split.labels, 3, 0.02, "softmax"), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_row_of_weight_two_counts_twice(loss, small):
+    w = np.random.default_rng(1).integers(0, 3, 120).astype(np.float64)
+    w[:4] = 1
+    split = split_of(120, 6, 4, weights=w)
+    _, layer, X = solve(split, 0.05, loss)
+    again = np.repeat(np.arange(120), w.astype(int))
+    assert cost_of(layer, X, split, 0.05) == pytest.approx(
+        optimum(X[again], split.labels[again], 4, 0.05, loss), rel=1e-7
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("image_shape", [(1, 3, 5), (3, 2, 4), (1, 4, 1)], ids=str)
+def test_flips_are_the_rows_and_their_mirror_images(image_shape, dtype, small):
+    d = int(np.prod(image_shape))
+    split = split_of(90, d, 3, dtype=dtype, image_shape=image_shape)
+    R = split.rows(slice(None))
+    both = np.concatenate([R, R.reshape(-1, *image_shape)[..., ::-1].reshape(R.shape)])
+    of_both = Standardizer.fit([both])
+    mirrored = with_mirror_images(standardizer_of(split), image_shape)
+    np.testing.assert_allclose(mirrored.mean, of_both.mean, rtol=1e-6)
+    np.testing.assert_allclose(mirrored.scale, of_both.scale, rtol=1e-5)
+    at, layer, _ = solve(split, 0.03, flip=True)
+    images = layer.weights.T.reshape(3, *image_shape)
+    np.testing.assert_array_equal(images, images[..., ::-1])
+    X, labels = mirrored.for_training.transform(both.astype(np.float64)), np.tile(split.labels, 2)
+    cost = float(layer.loss.of_rows(layer.logits(X), labels).mean() + layer.penalty(0.03))
+    assert at.cost == pytest.approx(cost, rel=1e-6)
+    assert cost == pytest.approx(optimum(X, labels, 3, 0.03, "softmax"), rel=1e-6)
+
+
+def test_templates_fold_and_unfold():
+    split = split_of(20, 30, 2, image_shape=(2, 3, 5))
+    rows = Rows(split, with_mirror_images(standardizer_of(split), (2, 3, 5)), flip=True)
+    T = np.random.default_rng(0).standard_normal((2, rows.d))
+    assert rows.d == 18
+    np.testing.assert_allclose(rows.fold(rows.unfold(T)), T)
+    assert np.sum(rows.unfold(T) ** 2) == pytest.approx(np.sum(T**2))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("l2", [0.1, 0.0])
+def test_one_class(loss, l2):
+    split = split_of(20, 3, 1, names=3)
+    at, layer, X = solve(split, l2, loss)
+    assert at.reached and at.ended == converged.SURE and at.iteration == 0
+    assert not layer.weights.any() and cost_of(layer, X, split, l2) < 1e-15
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_classes_without_rows_are_left_out(loss, small):
+    split = split_of(60, 5, 3, names=9)
+    at, layer, X = solve(split, 0.02, loss)
+    assert layer.weights.shape == (5, 9) and not layer.weights[:, 3:].any() and at.T.shape == (3, 5)
+    share = 1 if loss == "softmax" else 3 / 9
+    best = share * optimum(X, split.labels, 3, 0.02 / share, loss)  # the mean is over nine classes
+    assert cost_of(layer, X, split, 0.02) == pytest.approx(best, rel=1e-7)
+
+
+def test_constant_and_duplicate_columns(small):
+    split = split_of(100, 6, 3)
+    R = np.array(split.dataset.rows)
+    R[:, 1], R[:, 3] = 7, R[:, 2]
+    split = Split("train", replace(split.dataset, rows=R), split.indices)
+    at, layer, X = solve(split, 0.01)
+    assert at.reached and not layer.weights[1].any()
+    np.testing.assert_allclose(layer.weights[2], layer.weights[3], atol=1e-6)
+    assert at.cost == pytest.approx(optimum(X, split.labels, 3, 0.01, "softmax"), rel=1e-8)
+
+
+def test_features_far_from_zero():
+    split = split_of(100, 4, 2, dtype="float64")
+    far = Split("train", replace(split.dataset, rows=split.dataset.rows + 1e9), split.indices)
+    near, there = solve(split, 0.1)[0], solve(far, 0.1, dtype="float32")[0]
+    assert there.cost == pytest.approx(near.cost, rel=1e-5)
+
+
+def test_wide_rows_build_no_square_matrix():
+    split = split_of(40, 30_000, 3)
+    at, layer, X = solve(split, 0.5, tol=1e-5, dtype="float32")
+    assert at.reached and at.passes < 10
+    K = X @ X.T  # the optimum lies in the span of the rows
+    c, U = np.linalg.eigh(K)
+    Z = U * np.sqrt(np.maximum(c, 0))
+    assert cost_of(layer, X, split, 0.5) == pytest.approx(optimum(Z, split.labels, 3, 0.5, "softmax"), rel=1e-5)
+
+
+def test_no_penalty_and_separable_classes(small):
+    at, _, _ = solve(split_of(20, 40, 3), 0.0)
+    assert at.ended == converged.SEPARABLE and not at.reached and at.loss < 1e-3
+
+
+def test_no_penalty_and_an_optimum(small):
+    split = split_of(400, 3, 3)
+    at, layer, X = solve(split, 0.0, tol=1e-9)
+    assert at.ended == converged.FLAT and np.isinf(at.gap)
+    assert cost_of(layer, X, split, 0.0) == pytest.approx(optimum(X, split.labels, 3, 0.0, "softmax"), rel=1e-7)
+
+
+def test_nearly_separable_classes(small):
+    split = split_of(60, 30, 4)
+    at, layer, X = solve(split, 1e-7, tol=1e-4)
+    assert at.reached
+    assert cost_of(layer, X, split, 1e-7) == pytest.approx(optimum(X, split.labels, 4, 1e-7, "softmax"), rel=1e-3)
+
+
+def test_passes_are_limited(monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    split = split_of()
+    convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES["softmax"], 1e-5)
+    last = list(convergence.iterates(1e-5, tol=1e-12, max_passes=4))[-1]
+    assert last.passes <= 4 and not last.reached
+    assert last.ended == converged.PASSED.format(4)
+    assert list(convergence.iterates(1e-5, last)) == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("after", [1, 3, 7, 10, 13])
+def test_resumed_equals_uninterrupted(after, loss, small):
+    split = split_of(500, 30, 5)
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype("float32"))
+
+    def states(start: Iterate | None = None) -> list[Iterate]:
+        return list(Convergence(rows, LOSSES[loss], 1e-4).iterates(1e-4, start, tol=1e-7, max_passes=22))
+
+    whole = states()
+    start = whole[min(after, len(whole) - 1) - 1]
+    if start.iteration % converged.RESCORED == 0:
+        start = replace(start, S=None)
+    resumed = states(start)
+    assert len(resumed) == len(whole) - start.iteration
+    for ours, theirs in zip(resumed, whole[start.iteration :], strict=True):
+        assert ours.T.tobytes() == theirs.T.tobytes() and ours.b.tobytes() == theirs.b.tobytes()
+        assert (ours.cost, ours.gap, ours.passes, ours.ended) == (theirs.cost, theirs.gap, theirs.passes, theirs.ended)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_path_is_each_lambda_by_itself(loss, monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    split = split_of(400, 20, 4)
+    rows, l2s = Rows(split, standardizer_of(split)), np.geomspace(0.1, 1e-4, 8)
+    convergence = Convergence(rows, LOSSES[loss], l2s[-1])
+    warm = list(convergence.path(l2s, tol=1e-10))
+    cold = [list(convergence.iterates(l2, tol=1e-10))[-1] for l2 in l2s]
+    for ours, theirs in zip(warm, cold, strict=True):
+        assert ours.reached and theirs.reached
+        assert ours.cost == pytest.approx(theirs.cost, rel=1e-9)
+        np.testing.assert_allclose(ours.T, theirs.T, atol=1e-3 * np.abs(theirs.T).max())
+    assert len({id(at.S) for at in warm}) == len(l2s)
+    assert sum(at.passes for at in warm) < sum(at.passes for at in cold)
+
+
+@pytest.mark.parametrize("kind", ["exact", "rows", "factor"])
+def test_preconditioners_divide_by_what_they_say(kind, monkeypatch):
+    n, d, K = (20, 50, 3) if kind == "rows" else (90, 30, 3)
+    split = split_of(n, d, K)
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype("float64"))
+    monkeypatch.setattr(preconditioner, "PANEL", 8)
+    monkeypatch.setattr(preconditioner, "FACTOR_ROWS", 100)
+    X = rows.standardised(np.arange(n))
+    p = np.array([0.5, 0.2, 0.3])
+    M = np.diag(p) if kind == "factor" else np.diag(p) - np.outer(p, p)
+    if kind == "factor":
+        M = 1.25**-5 * np.eye(K)
+    B = np.kron(M, X.T @ X / n) + 2 * 0.05 * np.eye(K * d)
+    A = np.random.default_rng(0).standard_normal((K, d))
+    of_rows = (Factor if kind == "factor" else Spectrum).of(rows)
+    ours = of_rows.solve(A.copy(), Eigen.of(M), 0.05)
+    np.testing.assert_allclose(ours, np.linalg.solve(B, A.ravel()).reshape(K, d), rtol=1e-6, atol=1e-8)
+
+
+def test_rows_multiply_as_standardised_rows_do():
+    split = split_of(150, 9, 3, dtype="uint8")
+    split = replace(split, indices=np.random.default_rng(0).permutation(150)[:77])
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype("float64"))
+    rows.block_rows = 10
+    X = rows.standardised(np.arange(77))
+    rng = np.random.default_rng(0)
+    T, G = rng.standard_normal((3, 9)), rng.standard_normal((3, 77))
+    np.testing.assert_allclose(rows.scores(T), T @ X.T, atol=1e-10)
+    np.testing.assert_allclose(rows.gradient(G), G @ X, atol=1e-10)
+
+
+def test_rows_of_a_memory_map(tmp_path):
+    split = split_of(300, 8, 3, dtype="float16")
+    np.save(tmp_path / "rows.npy", split.dataset.rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    other = Split("train", replace(split.dataset, rows=mapped), split.indices)
+    ours, theirs = (solve(of, 0.1)[0] for of in (other, split))
+    assert ours.T.tobytes() == theirs.T.tobytes()
+
+
+def test_wide_rows_take_a_sketch_or_a_factor(monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    monkeypatch.setattr(preconditioner, "EXACT_COLUMNS", 5)
+    monkeypatch.setattr(preconditioner, "SKETCH_ROWS", 30)
+    split = split_of(200, 20, 12)
+    for l2 in (0.1, 0.01):  # a sketch, and a factor of the moments of some rows
+        at, layer, X = solve(split, l2, tol=1e-8)
+        assert at.reached
+        assert cost_of(layer, X, split, l2) == pytest.approx(optimum(X, split.labels, 12, l2, "softmax"), rel=1e-6)
