@@ -307,4 +307,5 @@ class TestOldDirectories:
         assert {path: path.stat().st_mtime_ns for path in files} == files
         again = read_table(sweep / "sweep.csv")
         assert [{name: row[name] for name in table[0]} for row in again] == table
-        assert {*again[0]} - {*table[0]} == {"patience", "keep", "init_bias", "class_weight"}
+        later = {"patience", "keep", "init_bias", "class_weight", "solver", "tol", "max_passes"}
+        assert {*again[0]} - {*table[0]} == later

@@ -115,7 +115,7 @@ TOY = toy_dataset()
     ("call", "message"),
     [
         (lambda: onelayer.train(TOY, lerning_rate=1), "unknown setting lerning_rate; did you mean learning_rate"),
-        (lambda: onelayer.train(TOY, qqq=1), "unknown setting qqq; known are learning_rate, l2, .*, coarse"),
+        (lambda: onelayer.train(TOY, qqq=1), "unknown setting qqq; known are solver, tol, .*, coarse"),
         (lambda: onelayer.train(TOY, weight_decay=1), "unknown setting weight_decay; l2 is half of a weight decay"),
         (lambda: onelayer.train(TOY, lr=1, eta=1), "lr and eta are the same setting; pass one of them"),
         (lambda: onelayer.train(TOY, lr="fast"), "learning rate 'fast' is not a positive number, or auto"),

@@ -20,6 +20,12 @@ class TrainConfig:
 
     Parameters
     ----------
+    solver
+        Way to train: sgd takes small steps, batch by batch; converged goes to the optimum, without the settings of sgd.
+    tol
+        Gap at which converged ends, as a share of the lowest cost possible: 1e-4 is 0.01 percent above it.
+    max_passes
+        Passes over the training rows after which converged ends in any case.
     learning_rate
         Step size of gradient descent (also --lr, --eta); auto measures the longest safe step on the training rows.
     l2
@@ -58,6 +64,9 @@ class TrainConfig:
         Threads: 1 trains and evaluates in turn, 2 do both at the same time, more are not used; 0 is one for each core.
     """
 
+    solver: Literal["sgd", "converged"] = "sgd"
+    tol: float = 1e-4
+    max_passes: int = 1000
     learning_rate: float | Literal["auto"] = "auto"
     l2: float = 0.0
     batch_size: int = 100
@@ -82,6 +91,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _plain(self)
+        _require(self, "solver", self.solver in ("sgd", "converged"), "sgd or converged")
+        _require(self, "tol", _finite(self.tol) and 0 < self.tol < 1, "a number between 0 and 1")
+        _require(self, "max_passes", _count(self.max_passes) and self.max_passes >= 1, "a whole number of at least 1")
         rate = self.learning_rate
         _require(self, "learning_rate", rate == "auto" or (_finite(rate) and rate > 0), "a positive number, or auto")
         _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
@@ -105,11 +117,19 @@ class TrainConfig:
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
+        self._refuse_settings_of_other_solvers()
+
+    def _refuse_settings_of_other_solvers(self) -> None:
+        for solver, names in SOLVER_SETTINGS.items():
+            for name in names:
+                if solver != self.solver and getattr(self, name) != getattr(type(self), name):
+                    what = f"{name.replace('_', ' ')} {getattr(self, name)} is a setting of the solver {solver}"
+                    raise ConfigError(f"{what}, not of {self.solver}; leave it out, or take the other solver")
 
     @property
     def needs_best(self) -> bool:
         """True if the best epoch is kept, or training may go on from it."""
-        return self.keep == "best" or self.decay_every == "auto"
+        return self.solver == "sgd" and (self.keep == "best" or self.decay_every == "auto")
 
     def in_words(self) -> str:
         """Return the setting and the seed in a line, for titles."""
@@ -117,15 +137,23 @@ class TrainConfig:
 
     def setting_in_words(self) -> str:
         """Return the setting in a line; blocks, flips, decay and type only where they are not the defaults."""
-        words = [self.loss, f"learning rate {option_value(self.learning_rate)}"]
+        words = [self.loss, *(self._optimum_in_words() if self.solver == "converged" else self._steps_in_words())]
+        words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
+        words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
+        return ", ".join(words)
+
+    def _optimum_in_words(self) -> list[str]:
+        words = ["converged", f"l2 {self.l2:g}"]
+        words += [f"tol {self.tol:g}"] * (self.tol != type(self).tol)
+        return words + [f"at most {self.max_passes:,} passes"] * (self.max_passes != type(self).max_passes)
+
+    def _steps_in_words(self) -> list[str]:
+        words = [f"learning rate {option_value(self.learning_rate)}"]
         if isinstance(self.decay_every, int) and self.decay_every:
             words.append(f"times {self.decay_factor:g} every {counted(self.decay_every, 'epoch')}")
         words += [f"l2 {self.l2:g}", f"batches of {self.batch_size:,}"]
         words.append("epochs auto" if self.epochs == "auto" else counted(self.epochs, "epoch"))
-        words += [f"shuffled by blocks of {self.shuffle_blocks:,}"] * (self.shuffle_blocks > 0)
-        words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
-        words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
-        return ", ".join(words)
+        return words + [f"shuffled by blocks of {self.shuffle_blocks:,}"] * (self.shuffle_blocks > 0)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -137,6 +165,15 @@ class TrainConfig:
         """Return the settings of a file; those that it does not name did not exist, and take the value they had."""
         return cls(**asdict(COURSEWORK) | values)
 
+
+# The settings that one solver has and the others have not.
+SOLVER_SETTINGS = {
+    "sgd": (
+        *("learning_rate", "batch_size", "epochs", "patience", "keep", "shuffle_blocks"),
+        *("decay_every", "decay_factor", "init_std", "init_bias"),
+    ),
+    "converged": ("tol", "max_passes"),
+}
 
 # Short names of settings, and those of the course that this project starts from.
 ALIASES = {

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
@@ -26,15 +27,20 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
+from onelayer.training.converged import REACHED, SURE
 from onelayer.training.history import table_of
 from onelayer.training.schedule import decide
-from onelayer.training.state import TrainingState
+from onelayer.training.state import TrainingResult, TrainingState, with_flips
 from onelayer.training.train import train
 from onelayer.words import counted
 
 KEPT_TYPES = (np.uint8, np.float32, np.float64)
 FORGOTTEN = 1000  # a feature whose deviation grows by this factor was as good as constant; its weights begin at 0
 SETTINGS = (
+    "solver",
+    "tol",
+    "max_passes",
+    "learning_rate",
     "l2",
     "batch_size",
     "loss",
@@ -46,6 +52,12 @@ SETTINGS = (
 )  # as TrainConfig has them
 
 
+def _takes_steps(classifier: "SoftmaxClassifier") -> bool:
+    if classifier.solver != "sgd":
+        raise AttributeError(f"partial_fit takes steps of the solver 'sgd'; solver {classifier.solver!r} needs fit")
+    return True
+
+
 class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent.
 
@@ -55,6 +67,18 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
+    solver : 'sgd' or 'converged', default='sgd'
+        'sgd' is mini-batch gradient descent. 'converged' goes to the optimum, in few passes over the rows; it takes
+        `l2`, `loss`, `standardize`, `flip` and the weights of rows and classes, and refuses other values than the
+        defaults for the parameters of steps. It should have an `l2` above 0: without a penalty, separable classes have
+        no optimum.
+
+    tol : float, default=1e-4
+        Gap at which 'converged' ends: how far the cost is above the lowest possible at most, as a share of that.
+
+    max_passes : int, default=1000
+        Passes over the rows after which 'converged' ends in any case, with a ``ConvergenceWarning``.
+
     learning_rate : float or 'auto', default='auto'
         Step size of gradient descent. 'auto' takes three quarters of the longest step at which a mean batch cannot
         overshoot: it depends on the largest eigenvalue and the trace of the rows' second moments, estimated from some
@@ -147,18 +171,19 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         Names of the features, if `X` is a frame whose column names are strings.
 
     n_iter_ : int
-        Number of epochs done.
+        Number of epochs done; of iterations, if the solver is 'converged'.
 
     kept_epoch_ : int
         The epoch of which the weights are: the last, or the best if there is early stopping.
 
-    learning_rate_ : float
-        Learning rate of the first epoch.
+    learning_rate_ : float or None
+        Learning rate of the first epoch; None if the solver is 'converged'.
 
     history_ : dict of str to ndarray of shape (n_iter_,)
         One value for each epoch, for ``pandas.DataFrame(clf.history_)``: `epoch`, `learning_rate`, `train_loss`,
         `train_cost` and `train_accuracy` over all training rows, the same for the rows held out if there is early
-        stopping (`validation_loss`, ...), and `seconds`. Losses are in nats; rows count by their weights.
+        stopping (`validation_loss`, ...), and `seconds`; for 'converged' also `passes` and `gap`. Losses are in nats;
+        rows count by their weights.
 
     model_ : onelayer.Model
         The layer with its standardisation, for the other functions of onelayer.
@@ -207,6 +232,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
+        solver: Literal["sgd", "converged"] = TrainConfig.solver,
+        tol: float = TrainConfig.tol,
+        max_passes: int = TrainConfig.max_passes,
         learning_rate: float | Literal["auto"] = "auto",
         l2: float = TrainConfig.l2,
         batch_size: int = TrainConfig.batch_size,
@@ -227,6 +255,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         n_iter_no_change: int = 5,
         verbose: int = 0,
     ) -> None:
+        self.solver = solver
+        self.tol = tol
+        self.max_passes = max_passes
         self.learning_rate = learning_rate
         self.l2 = l2
         self.batch_size = batch_size
@@ -273,6 +304,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         classes = self.classes_ if goes_on else np.unique(y)
         return self._train(X, y, weights, classes, goes_on=goes_on, epochs=self.epochs, hold_out=self.early_stopping)
 
+    @available_if(_takes_steps)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on rows, from the result of `fit` or of earlier calls.
 
@@ -299,6 +331,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             As for `fit`, and if `classes` is missing or has changed, or `class_weight` is 'balanced'.
+        AttributeError
+            If the solver is not 'sgd': the others need all rows at once.
         """
         goes_on = hasattr(self, "model_")
         if classes is None and not goes_on:
@@ -444,7 +478,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
             config = replace(config, decay_every=0)
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
-        standardizer = self._standardizer(moments, splits.dataset.image_shape, goes_on)
+        standardizer = self._standardizer(moments, splits.dataset.image_shape, config, goes_on)
         start = self._start(standardizer, config) if goes_on else None
         if start is not None and config.epochs != "auto":
             config = replace(config, epochs=start.epoch + config.epochs)
@@ -462,12 +496,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         kept = result.kept
         if earlier and not result.scores["validation"].loss < earlier.scores["validation"].loss:
             kept = earlier.kept
-        if (hold_out or self.epochs == "auto") and not in_parts and not decide(config, result.state.history).stalled:
-            warnings.warn(
-                f"the loss was still falling after {counted(result.state.epoch, 'epoch')}; ask for more epochs",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        if short := self._stopped_short(config, result, hold_out, in_parts):
+            warnings.warn(short, ConvergenceWarning, stacklevel=3)
         self._state = replace(result.state, layer=kept.layer, scores=kept.scores)
         self.kept_epoch_ = kept.epoch
         self._moments, self._seed = moments, config.seed
@@ -477,6 +507,15 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         self.learning_rate_ = result.state.first_rate
         self.coef_, self.intercept_ = _raw_weights(self.model_)
         return self
+
+    def _stopped_short(self, config: TrainConfig, result: TrainingResult, hold_out: bool, in_parts: bool) -> str:
+        """Return what a training has not reached; empty if it has."""
+        if config.solver == "converged":
+            return "" if result.ended in (REACHED, SURE) else result.ended
+        asked = (hold_out or self.epochs == "auto") and not in_parts
+        if not asked or decide(config, result.state.history).stalled:
+            return ""
+        return f"the loss was still falling after {counted(result.state.epoch, 'epoch')}; ask for more epochs"
 
     def _start(self, standardizer: Standardizer, config: TrainConfig) -> TrainingState:
         """Return the state to go on from, in the units of the new standardisation; the step is measured again."""
@@ -488,11 +527,13 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
             return TrainingState(layer, state.rng_state)
         return replace(state, layer=layer, best=best if config.needs_best else None, first_rate=None, ended="")
 
-    def _standardizer(self, moments: Moments, image_shape: tuple[int, int, int] | None, goes_on: bool) -> Standardizer:
+    def _standardizer(
+        self, moments: Moments, image_shape: tuple[int, int, int] | None, config: TrainConfig, goes_on: bool
+    ) -> Standardizer:
         """Return the standardisation of the training rows, and of their mirror images if there are flips."""
         standardizer = moments.standardizer  # refuses numbers that are too large for the arithmetic
-        if self.flip and image_shape is not None:
-            standardizer = standardizer.mirrored(image_shape)
+        if config.flip and image_shape is not None:
+            standardizer = with_flips(standardizer, image_shape, config)
         constant = standardizer.constant
         if goes_on and constant is not None and self.model_.standardizer.constant is not None:
             constant = constant & self.model_.standardizer.constant  # a feature that varied before has been learnt from
@@ -521,11 +562,14 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
+        of_steps: dict[str, Any] = {"patience": self.n_iter_no_change, "keep": "best" if hold_out else "last"}
+        if self.solver != "sgd":
+            of_steps = {}
+            if hold_out:
+                raise ConfigError(f"early_stopping ends the solver 'sgd'; solver {self.solver!r} goes to the optimum")
         return TrainConfig(
-            learning_rate=self.learning_rate,
             epochs=epochs,
-            patience=self.n_iter_no_change,
-            keep="best" if hold_out else "last",
+            **of_steps,
             dtype="float64" if X.dtype == np.float64 else "float32",
             seed=seed,
             **{name: getattr(self, name) for name in SETTINGS},

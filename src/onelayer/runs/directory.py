@@ -37,14 +37,24 @@ from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
-from onelayer.training.history import HISTORY_COLUMNS, SCORE_COLUMNS, EpochRecord, Score, scores_in_words, table_of
+from onelayer.training.history import (
+    HISTORY_COLUMNS,
+    ITERATION_COLUMNS,
+    SCORE_COLUMNS,
+    EpochRecord,
+    Score,
+    columns_of,
+    scores_in_words,
+    table_of,
+)
 from onelayer.training.schedule import decide
-from onelayer.training.state import Kept, TrainingResult, TrainingState, learnt, left_after
+from onelayer.training.state import Kept, SolverState, TrainingResult, TrainingState, learnt, left_after
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
+SOLVER = "solver."  # before the names of the arrays of a solver's own state
 BEST_ARRAYS = ("best.weights", "best.bias")  # where the best epoch is not the last
 PICTURES = ("loss", "cost", "accuracy", "templates", "templates_signed", "weights", "confusion", "mistakes")
 FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in PICTURES))
@@ -169,6 +179,11 @@ class Run(CurvePlots, ModelPlots):
             "best": json.dumps(best and {"epoch": best.epoch, "left": best.left}),
             "constant_weights": "0",  # as in a model file
         }
+        if state.solver:
+            tensors |= {f"{SOLVER}{name}": array for name, array in state.solver.arrays.items()}
+            metadata |= {"solver": json.dumps(state.solver.numbers)}
+        if plan.config.solver == "converged":
+            metadata["ended"] = state.ended
         write_file(self.checkpoint_path, pack(tensors, metadata, kind="checkpoint"))
 
     def read_checkpoint(self) -> tuple[Plan, TrainingState]:
@@ -207,9 +222,14 @@ class Run(CurvePlots, ModelPlots):
                 kept = Kept(_layer(path, tensors, in_file, config), int(best["epoch"]), float(best["left"]))
                 history[kept.epoch - 1]
             numbers = [number if number is None else float(number) for number in (first_rate, left)]
+            solver = _solver_state(tensors, metadata)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ModelFileError(f"{path}: the state is damaged ({error!r:.80}); train the run again") from None
-        state = TrainingState(layer, rng_state, history, best=kept, first_rate=numbers[0], left=numbers[1])
+        state = TrainingState(
+            *(layer, rng_state, history), best=kept, first_rate=numbers[0], left=numbers[1], solver=solver
+        )
+        if config.solver == "converged":
+            return plan, replace(state, ended=metadata.get("ended", ""))
         return plan, replace(state, ended=decide(config, history, not split_config.refit).ended)
 
     def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
@@ -335,8 +355,9 @@ class Run(CurvePlots, ModelPlots):
     def write_history(self, state: TrainingState) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(HISTORY_COLUMNS)
-        writer.writerows(asdict(record).values() for record in state.history)
+        columns = columns_of(state.history)
+        writer.writerow(columns)
+        writer.writerows([getattr(record, name) for name in columns] for record in state.history)
         write_file(self.history_path, text.getvalue().encode())
 
     def _is_run(self) -> bool:
@@ -389,8 +410,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _solver_state(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> SolverState | None:
+    if "solver" not in metadata:
+        return None
+    numbers = {str(name): value for name, value in json.loads(metadata["solver"]).items()}
+    return SolverState({n.removeprefix(SOLVER): tensors[n] for n in tensors if n.startswith(SOLVER)}, numbers)
+
+
 def _record(row: np.ndarray) -> EpochRecord:
-    values: dict[str, Any] = dict(zip(HISTORY_COLUMNS, row.tolist(), strict=True))
+    columns = HISTORY_COLUMNS + ITERATION_COLUMNS * (len(row) > len(HISTORY_COLUMNS))
+    values: dict[str, Any] = dict(zip(columns, row.tolist(), strict=True))
     values["epoch"] = int(values["epoch"])
     if np.isnan(values["test_accuracy"]):
         values["test_accuracy"] = None

@@ -33,7 +33,8 @@ class EpochRecord:
     """Figures of an epoch, over whole splits.
 
     `test_accuracy` is known after the first and the last epoch only; `seconds` are those since the record before, or
-    since the start.
+    since the start. `passes` and `gap` are of the solver converged, whose epochs are iterations: passes over the
+    training rows so far, and an estimate of how far the cost is above the lowest possible.
     """
 
     epoch: int
@@ -46,6 +47,8 @@ class EpochRecord:
     validation_accuracy: float
     test_accuracy: float | None
     seconds: float
+    passes: float | None = None
+    gap: float | None = None
 
     @classmethod
     def of(cls, epoch: int, learning_rate: float, scores: dict[str, Score], seconds: float) -> "EpochRecord":
@@ -65,6 +68,9 @@ class EpochRecord:
 
         `epochs` is the number of epochs to be trained, or auto.
         """
+        if self.gap is not None:
+            words = f"iteration {self.epoch:3}  cost at most {self.gap:.2g} above the lowest"
+            return words + f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
         words = f"epoch {self.epoch:3}" if epochs == "auto" else f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
         words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
         if holds_out and not math.isnan(self.validation_loss):
@@ -73,14 +79,20 @@ class EpochRecord:
 
 
 History = tuple[EpochRecord, ...]
-HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord))
+ITERATION_COLUMNS = ("passes", "gap")  # of the solver converged
+HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord) if field.name not in ITERATION_COLUMNS)
+
+
+def columns_of(history: History) -> tuple[str, ...]:
+    """Return the names of the columns that a history has."""
+    return HISTORY_COLUMNS + ITERATION_COLUMNS * (bool(history) and history[-1].passes is not None)
 
 
 def table_of(history: History) -> dict[str, np.ndarray]:
     """Return the columns of a history by name, each (epochs,), for ``pandas.DataFrame(...)``.
 
     They are those of ``history.csv``: `epoch` in int64, the others in float64. A test accuracy that was not measured is
-    NaN.
+    NaN, and so is the learning rate where there is none.
     """
     types = {field.name: np.int64 if field.type is int else np.float64 for field in fields(EpochRecord)}
-    return {name: np.array([getattr(record, name) for record in history], dtype) for name, dtype in types.items()}
+    return {name: np.array([getattr(record, name) for record in history], types[name]) for name in columns_of(history)}

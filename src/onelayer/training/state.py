@@ -20,6 +20,7 @@ from onelayer.model import Model
 from onelayer.training.backends import Backend
 from onelayer.training.backends.registry import choose_backend
 from onelayer.training.class_weights import weighted_by_class
+from onelayer.training.converging.rows import with_mirror_images
 from onelayer.training.history import SCORE_COLUMNS, History, Score, scores_in_words, table_of
 from onelayer.training.schedule import decide
 from onelayer.training.step import safe_step
@@ -48,6 +49,14 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class SolverState:
+    """What a solver needs to go on, beside the layer: arrays and numbers by name, as the solver knows them."""
+
+    arrays: dict[str, np.ndarray]
+    numbers: dict[str, float | str]
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingState:
     """All that training needs to go on after an epoch: with it, an interrupted run ends with the same bits.
 
@@ -69,6 +78,8 @@ class TrainingState:
         As in `Kept`, of the last epoch. None in old checkpoints.
     ended : str
         The reason why training ended after this epoch; empty if it did not.
+    solver : SolverState or None
+        More that the solver needs; SGD needs nothing.
     """
 
     layer: SoftmaxLayer
@@ -79,6 +90,7 @@ class TrainingState:
     first_rate: float | None = None
     left: float | None = 1.0
     ended: str = ""
+    solver: SolverState | None = None
 
     def __repr__(self) -> str:
         return f"<TrainingState after {counted(self.epoch, 'epoch')}>"
@@ -188,7 +200,7 @@ class Problem:
         if standardizer is None or standardizer.constant is None:
             of_rows = splits.standardizer
             if config.flip and dataset.image_shape is not None:
-                of_rows = of_rows.mirrored(dataset.image_shape)
+                of_rows = with_flips(of_rows, dataset.image_shape, config)
             standardizer = replace(standardizer, constant=of_rows.constant) if standardizer else of_rows
         return cls(splits, config, standardizer, backend, raw, unweighted, features)
 
@@ -209,11 +221,12 @@ class Problem:
         left = state.left
         if left is None:
             left = left_after(state.history, config, len(self.splits.train))
-        state = replace(state, first_rate=self.first_rate(state), left=left)
         best = state.best and replace(state.best, layer=self.standardizer.clear(state.best.layer), scores={})
-        state = replace(state, layer=self.standardizer.clear(state.layer), best=best)
-        # The scores may be of other rows.
-        return replace(state, scores={}, ended=decide(config, state.history, self.splits.holds_out).ended)
+        state = replace(state, left=left, layer=self.standardizer.clear(state.layer), best=best)
+        if config.solver == "sgd":
+            ended = decide(config, state.history, self.splits.holds_out).ended  # more epochs may be asked for now
+            state = replace(state, first_rate=self.first_rate(state), ended=ended)
+        return replace(state, scores={})  # they may be of other rows
 
     def initial(self, d: int, K: int) -> TrainingState:
         """Return the state before the first epoch: the initial weights drawn, the bias by the shares of the classes."""
@@ -243,7 +256,7 @@ class Problem:
     @property
     def keeps_best(self) -> bool:
         """True if the model gets the best epoch, and not the last."""
-        return self.config.keep == "best" and self.splits.holds_out
+        return self.config.solver == "sgd" and self.config.keep == "best" and self.splits.holds_out
 
     def kept(self, state: TrainingState) -> Kept:
         """Return the layer that the model gets."""
@@ -314,6 +327,16 @@ class TrainingResult(CurvePlots, ModelPlots):
     def history(self) -> dict[str, np.ndarray]:
         """Loss, cost and accuracy after each epoch, as columns (epochs,) by name; see `table_of`."""
         return table_of(self.state.history)
+
+
+def with_flips(standardizer: Standardizer, image_shape: tuple[int, int, int], config: TrainConfig) -> Standardizer:
+    """Return the standardizer of images that are trained on with flips, from that of the images as they are.
+
+    SGD draws the flips, and takes mean and scale of the images; `converged` takes all rows and their mirror images.
+    """
+    if config.solver == "converged":
+        return with_mirror_images(standardizer, image_shape)
+    return standardizer.mirrored(image_shape)
 
 
 def warn_of_units(splits: Splits) -> None:

@@ -9,18 +9,22 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
+from onelayer.training.iterations import iterations
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
 from onelayer.training.state import Problem, TrainingResult, TrainingState, learnt
 
 
 class Solver(Protocol):
-    """A generator of states, such as `onelayer.training.sgd.epochs`."""
+    """A generator of states, such as `onelayer.training.sgd.epochs`; each state says why training ended after it."""
 
     def __call__(
         self, problem: Problem, start: TrainingState, *, report_test: bool, cancelled: Callable[[], bool]
     ) -> Generator[TrainingState, None, None]:
         """Yield the state after each epoch or iteration."""
+
+
+SOLVERS: dict[str, Solver] = {"sgd": epochs, "converged": iterations}  # as the setting `solver` calls them
 
 
 def train(
@@ -34,7 +38,7 @@ def train(
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
-    """Train a layer by mini-batch gradient descent.
+    """Train a layer by the solver of the settings.
 
     Parameters
     ----------
@@ -62,13 +66,16 @@ def solve(
     problem: Problem,
     start: TrainingState | None = None,
     *,
-    solver: Solver = epochs,
+    solver: Solver | None = None,
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
 ) -> TrainingResult:
-    """Let a solver run to its end, or until `on_epoch` returns true, and collect the result; see `train`."""
-    state = problem.begin(start)
+    """Let a solver run to its end, or until `on_epoch` returns true, and collect the result; see `train`.
+
+    By default, it is the solver of the settings.
+    """
+    state, solver = problem.begin(start), solver or SOLVERS[problem.config.solver]
     with closing(solver(problem, state, report_test=report_test, cancelled=cancelled)) as states:
         for state in states:
             if on_epoch and on_epoch(state):
