@@ -29,6 +29,8 @@ def test_pictures_and_pages_of_others_are_not_replaced(run_cli, trained, tmp_pat
         assert run_cli("report", trained)[0] == 0
 
 
+# As torch.py in the folder of a process: it saves a report the import of PyTorch, which draws nothing and takes long.
+NO_TORCH = "raise ImportError"
 DRAWING = """
 import sys
 from onelayer.__main__ import main
@@ -56,6 +58,7 @@ def test_pictures_do_not_depend_on_how_others_draw(run_cli, tiny_cifar, tmp_path
         "backend: nonsense\ntext.usetex: True\nsavefig.bbox: tight\naxes.grid: True\n"
         "figure.constrained_layout.use: True\nfont.size: 40\n"
     )
+    (tmp_path / "torch.py").write_text(NO_TORCH)
     variables = os.environ | {
         "MPLBACKEND": "module://matplotlib_inline.backend_not_installed",
         "SOURCE_DATE_EPOCH": "yesterday",
@@ -117,6 +120,7 @@ def test_only_what_the_command_wrote_is_replaced(run_cli, tiny_cifar, trained, t
 @pytest.mark.parametrize("words", [["export", "run", "pipe.py"], ["report", "run", "-o", "pipe.py"]])
 def test_a_pipe_in_the_way_of_a_file_is_not_read(trained, tmp_path, words):
     os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "torch.py").write_text(NO_TORCH)
     command = [sys.executable, "-m", "onelayer", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
