@@ -258,6 +258,9 @@ def test_coursework_figures(cifar_splits):
     result = train(cifar_splits, coursework(learning_rate=0.001, dtype="float64"))
     assert f"{result.state.history[0].train_cost:.3f}" == "1.972"
     assert result.scores["test"].accuracy == 0.3913
+    single = train(cifar_splits, coursework(learning_rate=0.001))  # by the compiled kernel where there is one
+    for name, score in result.scores.items():
+        assert abs(single.scores[name].accuracy - score.accuracy) <= 0.002
 
 
 def test_penalised_setting_on_real_data(cifar_splits):
