@@ -44,7 +44,7 @@ def reference(splits, l2: float) -> LogisticRegression:
     train = splits.train
     X = StandardScaler().fit(train.rows(slice(None)))
     C = 1 / (2 * l2 * len(train))
-    return X, LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(
+    return X, LogisticRegression(C=C, solver="newton-cg", tol=1e-12, max_iter=10_000).fit(
         X.transform(train.rows(slice(None))), train.labels
     )
 
@@ -225,7 +225,7 @@ class TestEstimator:
         X, y = load_digits(return_X_y=True)
         ours = SoftmaxClassifier(solver="converged", l2=0.01, tol=1e-9).fit(X, y)
         Z = StandardScaler().fit_transform(X)
-        peer = LogisticRegression(C=1 / (0.02 * len(X)), tol=1e-12, max_iter=10_000).fit(Z, y)
+        peer = LogisticRegression(C=1 / (0.02 * len(X)), solver="newton-cg", tol=1e-12, max_iter=10_000).fit(Z, y)
         np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(Z), atol=5e-6)
         assert ours.n_iter_ == len(ours.history_["gap"])
         assert ours.learning_rate_ is None
