@@ -175,6 +175,9 @@ SOLVER_SETTINGS = {
     "converged": ("tol", "max_passes"),
 }
 
+# The values of lambda on a path, if none are given.
+PATH_L2 = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+
 # Short names of settings, and those of the course that this project starts from.
 ALIASES = {
     "lr": "learning_rate",
@@ -259,7 +262,7 @@ class SplitConfig:
     split_seed
         Seed for the drawn rows; independent of --seed, so that runs with different seeds share their test rows.
     refit
-        Train on the validation rows too; a sweep first chooses a setting by them.
+        Train on the validation rows too; a sweep or a path first chooses a setting by them.
     """
 
     protocol: Literal["batch", "given", "full", "stratified"] | None = None

@@ -64,7 +64,7 @@ def _take_preset(name: str, known: "dict[str, Argument]") -> None:
 def _without_commas(commands: tuple[str, ...], option: str, value: str) -> str:
     """Return how numbers are typed that someone wrote with commas."""
     numbers = value.replace(",", " ").strip()
-    if commands == ("sweep",):
+    if commands == ("sweep",) or (commands, option) == (("path",), "--l2"):
         return f"separate numbers by spaces: {option} {numbers}; decimals have a point"
     several = (
         f", and sweep takes several: onelayer sweep {option} {numbers}"

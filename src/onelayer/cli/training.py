@@ -83,7 +83,7 @@ def train(
         with resumable(run):
             with screen.training(0, config.epochs, holds_out=splits.holds_out) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
-            _finish(screen, run, plan, splits, result, no_figures)
+            finish(screen, run, plan, splits, result, no_figures)
 
 
 @app.command
@@ -125,7 +125,7 @@ def resume(
             with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch)
             plan, _ = run.read_checkpoint()
-            _finish(screen, run, plan, splits, result, no_figures)
+            finish(screen, run, plan, splits, result, no_figures)
 
 
 @app.command
@@ -146,9 +146,10 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
     screen.files(run.path)
 
 
-def _finish(
+def finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
+    """Judge, draw and print a finished training."""
     from onelayer.analysis.judgement import judge
     from onelayer.cli.results import print_result
 

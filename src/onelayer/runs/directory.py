@@ -6,6 +6,7 @@
 ``model.safetensors``        the trained model
 ``checkpoint.safetensors``   the state to resume from; the first file that a run writes, so it marks a run
 ``*.png``                    pictures
+``path.csv``, ``path.png``   the grid of lambdas, of which the run is the chosen one; ``onelayer path`` writes them
 ===========================  ============================================================================
 """
 
@@ -57,7 +58,9 @@ CHECKPOINT_ARRAYS = ("weights", "bias", "history")
 SOLVER = "solver."  # before the names of the arrays of a solver's own state
 BEST_ARRAYS = ("best.weights", "best.bias")  # where the best epoch is not the last
 PICTURES = ("loss", "cost", "accuracy", "templates", "templates_signed", "weights", "confusion", "mistakes")
-FILES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors", *(f"{f}.png" for f in PICTURES))
+PATH_FILES = ("path.csv", "path.png")
+TABLES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors")
+FILES = (*TABLES, *PATH_FILES, *(f"{name}.png" for name in PICTURES))
 TEMPORARY = re.compile(rf"{HALF_WRITTEN.pattern}|{re.escape(CLAIM)}(-[0-9a-f]{{16}})?")
 
 
@@ -102,9 +105,8 @@ class Run(CurvePlots, ModelPlots):
                 raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
             self.remove_temporary()
             # The checkpoint marks a run. It is removed last, so that an interrupted removal can be repeated.
-            figures = (path / f"{name}.png" for name in PICTURES)
-            for file in (self.summary_path, self.model_path, self.history_path, *figures, self.checkpoint_path):
-                file.unlink(missing_ok=True)
+            for name in (*(name for name in FILES if name != self.checkpoint_path.name), self.checkpoint_path.name):
+                (path / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --out") from None
 

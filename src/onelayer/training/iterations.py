@@ -9,6 +9,7 @@ import numpy as np
 
 from onelayer.errors import ConfigError
 from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
 from onelayer.training.converged import RESCORED, Convergence, Iterate
 from onelayer.training.converging.rows import Rows
 from onelayer.training.history import EpochRecord
@@ -48,15 +49,13 @@ def iterations(
     if start.ended:
         return
     config, splits = problem.config, problem.splits
-    exact = np.dtype(np.float64) if config.dtype == "float64" else None
-    rows = Rows(splits.train, problem.standardizer, flip=config.flip, dtype=exact)
-    convergence = Convergence(rows, start.layer.loss, config.l2)
+    convergence = convergence_of(problem, config.l2)
     begin = _restored(start.solver, convergence) if start.solver else _from_layer(start, convergence)
     state = replace(start, history=start.history[: begin.iteration])
     scorer, settled_at = problem.open(start.layer), time.perf_counter()
     limits = {"tol": config.tol, "max_passes": config.max_passes}
     for at in convergence.iterates(config.l2, begin, **limits, cancelled=cancelled):
-        layer = problem.standardizer.clear(_in_type(convergence.layer(at), config.dtype))
+        layer = layer_of(problem, convergence, at)
         scores = scores_of(problem, scorer, layer, tuple(splits)[:2], cancelled)
         now = time.perf_counter()
         record = EpochRecord.of(len(state.history) + 1, np.nan, scores, now - settled_at)
@@ -67,8 +66,19 @@ def iterations(
         yield state
 
 
-def _in_type(layer: SoftmaxLayer, dtype: str) -> SoftmaxLayer:
-    return replace(layer, weights=layer.weights.astype(dtype), bias=layer.bias.astype(dtype))
+def convergence_of(problem: Problem, smallest_l2: float) -> Convergence:
+    """Return the solver for the training rows of a problem, and for lambdas from this one on."""
+    config = problem.config
+    exact = np.dtype(np.float64) if config.dtype == "float64" else None
+    rows = Rows(problem.splits.train, problem.standardizer, flip=config.flip, dtype=exact)
+    return Convergence(rows, LOSSES[config.loss], smallest_l2)
+
+
+def layer_of(problem: Problem, convergence: Convergence, at: Iterate) -> SoftmaxLayer:
+    """Return the layer of an iterate in the type of the settings; constant features weigh 0."""
+    layer, dtype = convergence.layer(at), problem.config.dtype
+    layer = replace(layer, weights=layer.weights.astype(dtype), bias=layer.bias.astype(dtype))
+    return problem.standardizer.clear(layer)
 
 
 def _from_layer(start: TrainingState, convergence: Convergence) -> Iterate:

@@ -1,5 +1,7 @@
 """The edges of a grid: where the chosen value is the last one that was tried, a better one may lie beyond it."""
 
+from collections.abc import Sequence
+
 from onelayer.experiments.sweep.plan import SweepPlan, is_number
 from onelayer.experiments.sweep.results import SettingResult
 from onelayer.words import spaced
@@ -15,26 +17,43 @@ def edge_notes(plan: SweepPlan, best: SettingResult) -> list[str]:
     notes = []
     for name in plan.varied:
         chosen, numbers = getattr(best.config, name), [value for value in plan.values(name) if is_number(value)]
-        if not is_number(chosen) or len(numbers) < 2 or chosen not in (numbers[0], numbers[-1]):
-            continue
-        upward = chosen == numbers[-1]
-        if chosen == (MOST if upward else LEAST).get(name):
-            continue
-        beyond = _beyond(chosen, numbers[-2] if upward else numbers[1], whole=isinstance(chosen, int))
-        if not plan.is_grid:  # the two ends of a range
-            beyond = beyond[-1:]
-        elif not upward and name in LEAST:
-            beyond = [value for value in beyond if value > LEAST[name]] + [LEAST[name]]
-        elif upward and name in MOST:
-            beyond = [value for value in beyond if value < MOST[name]] + [MOST[name]]
-        words = " ".join(f"{value:g}" for value in dict.fromkeys([chosen, *beyond]))
-        edge = "largest" if upward else "smallest"
-        option = name.replace("_", "-")
-        notes.append(
-            f"{spaced(name)} {chosen:g} is the {edge} that was tried, and a better one may lie beyond it; "
-            f"try --{option} {words}"
-        )
-    return notes
+        if is_number(chosen):
+            notes.append(edge_note(name, chosen, numbers, least=LEAST.get(name), is_grid=plan.is_grid))
+    return list(filter(None, notes))
+
+
+def edge_note(
+    name: str, chosen: float, numbers: Sequence[float], *, least: float | None, is_grid: bool = True
+) -> str | None:
+    """Return a note if the chosen value of an option is the smallest or largest number tried, with what to type.
+
+    Parameters
+    ----------
+    name : str
+    chosen : float
+    numbers : sequence of float
+        Those that were tried, in ascending order.
+    least : float, optional
+        The value below which there is nothing to try.
+    is_grid : bool
+        False if the numbers were drawn from a range.
+    """
+    if len(numbers) < 2 or chosen not in (numbers[0], numbers[-1]):
+        return None
+    upward = chosen == numbers[-1]
+    if chosen == (MOST.get(name) if upward else least):
+        return None
+    beyond = _beyond(chosen, numbers[-2] if upward else numbers[1], whole=isinstance(chosen, int))
+    if not is_grid:  # the two ends of a range
+        beyond = beyond[-1:]
+    elif not upward and least is not None:
+        beyond = [value for value in beyond if value > least] + [least]
+    elif upward and name in MOST:
+        beyond = [value for value in beyond if value < MOST[name]] + [MOST[name]]
+    words = " ".join(f"{value:g}" for value in dict.fromkeys([chosen, *beyond]))
+    edge = "largest" if upward else "smallest"
+    what = f"{spaced(name)} {chosen:g} is the {edge} that was tried, and a better one may lie beyond it"
+    return f"{what}; try --{name.replace('_', '-')} {words}"
 
 
 def _beyond(chosen: float, neighbour: float, *, whole: bool) -> list[float]:

@@ -1,0 +1,312 @@
+"""A path: the optimum for each lambda of a grid, from large to small; the validation rows choose one.
+
+Each optimum is where the search for the next one begins, so that a path takes little more time than a single fit. The
+model for the chosen lambda is a run like that of ``onelayer train --solver converged``, with the same bits, and only
+that run reads the test rows. Beside it lie `path.csv`, a row for each lambda, and `path.png`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from onelayer.analysis.estimates import Estimate, Z, effective_rows, fraction, mean
+from onelayer.analysis.evaluation import logits_of
+from onelayer.config import PATH_L2, TrainConfig
+from onelayer.data.dataset import Split, Splits
+from onelayer.data.protocols import split
+from onelayer.errors import ConfigError
+from onelayer.experiments.sweep.edges import edge_note
+from onelayer.files import write_file
+from onelayer.layer import SoftmaxLayer, likeliest
+from onelayer.runs import training as runs
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.training.history import Score
+from onelayer.training.iterations import convergence_of, layer_of
+from onelayer.training.scores import scores_of
+from onelayer.training.state import Problem, TrainingResult, TrainingState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Select = Literal["loss", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The optimum for a lambda.
+
+    Parameters
+    ----------
+    l2 : float
+        lambda.
+    train : Score
+        Of the training rows; classes have no weights in it.
+    loss, accuracy : Estimate
+        Of the validation rows, with 95 % intervals.
+    errors : dict of str to float
+        Standard errors of `loss` (nats) and `accuracy` (a fraction), over the validation rows.
+    norm : float
+        ||W||, of the weights for standardised rows.
+    cost, gap : float
+        Cost of the training rows as it is minimised, in nats, and an estimate of how far it is above the lowest.
+    passes : float
+        Passes over the training rows, for this lambda alone.
+    ended : str
+        The reason why the iteration ended.
+    reached : bool
+        True if the gap is as small as was asked for.
+    """
+
+    l2: float
+    train: Score
+    loss: Estimate
+    accuracy: Estimate
+    errors: dict[str, float]
+    norm: float
+    cost: float
+    gap: float
+    passes: float
+    ended: str
+    reached: bool
+
+    def badness(self, select: Select) -> float:
+        """Return the validation score that chooses, as a number of which the least is the best."""
+        return self.loss.value if select == "loss" else -self.accuracy.value
+
+
+@dataclass(frozen=True)
+class LambdaPath:
+    """The optima for a grid of lambdas, and the choice among them.
+
+    Parameters
+    ----------
+    points : tuple of Point
+        From the largest lambda to the smallest.
+    select : {"loss", "accuracy"}
+        The validation score that chooses. Of equal ones, the largest lambda is the best.
+    one_standard_error : bool
+        Choose the largest lambda whose score is at most one standard error worse than the best. The error is that of
+        the best score.
+    """
+
+    points: tuple[Point, ...]
+    select: Select = "loss"
+    one_standard_error: bool = False
+
+    @property
+    def best(self) -> Point:
+        """The point with the best validation score."""
+        return min(self.points, key=lambda point: point.badness(self.select))
+
+    @property
+    def chosen(self) -> Point:
+        """The point that the validation rows choose."""
+        if not self.one_standard_error:
+            return self.best
+        most = self.best.badness(self.select) + self.best.errors[self.select]
+        return next(point for point in self.points if point.badness(self.select) <= most)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what limits the choice: an edge of the grid, and lambdas whose optimum was not reached."""
+        l2s = [point.l2 for point in self.points]
+        notes = [edge_note("l2", self.chosen.l2, l2s[::-1], least=None)]
+        if short := [f"{point.l2:g}" for point in self.points if not point.reached]:
+            notes.append(
+                f"not converged: l2 {', '.join(short)}; allow more passes or a larger gap: --max-passes, --tol"
+            )
+        return list(filter(None, notes))
+
+    def choice_in_words(self) -> str:
+        """Return the chosen lambda and the rule in a line."""
+        words = f"chosen by validation {self.select}: l2 {self.chosen.l2:g}"
+        if self.one_standard_error:
+            words += f", the largest within one standard error of the best, {self.best.l2:g}"
+        return words
+
+    def table(self) -> dict[str, list[float | str | None]]:
+        """Return the columns of ``path.csv`` by name."""
+        columns: dict[str, list[float | str | None]] = {}
+        for point in self.points:
+            estimates = {"validation_loss": point.loss, "validation_accuracy": point.accuracy}
+            row: dict[str, float | str | None] = {"l2": point.l2, "chosen": json.dumps(point is self.chosen)}
+            row |= {"train_loss": point.train.loss, "train_accuracy": point.train.accuracy}
+            for name, of in estimates.items():
+                row |= {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
+                row[f"{name}_error"] = point.errors[name.removeprefix("validation_")]
+            row |= {name: getattr(point, name) for name in ("norm", "cost", "gap", "passes", "ended")}
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+        return columns
+
+
+def require_grid(l2s: Iterable[float]) -> list[float]:
+    """Return the lambdas from large to small, each once.
+
+    Raises
+    ------
+    ConfigError
+        If they are fewer than two, or one of them is not a positive number.
+    """
+    found = sorted(set(l2s), reverse=True)
+    for l2 in found:
+        TrainConfig(l2=l2)  # names the bad one
+    if found and found[-1] == 0:
+        what = "l2 0 has no place on a path, which goes by the logarithm of l2"
+        raise ConfigError(f"{what}; leave it out, or train with it: onelayer train --solver converged")
+    if len(found) < 2:
+        raise ConfigError("a path needs at least two values of l2; onelayer train --solver converged takes one")
+    return found
+
+
+def solve_path(
+    splits: Splits,
+    config: TrainConfig,
+    l2s: Iterable[float] = PATH_L2,
+    select: Select = "loss",
+    one_standard_error: bool = False,
+    *,
+    on_point: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] = bool,
+) -> LambdaPath:
+    """Go to the optimum for each lambda, from large to small, and let the validation rows choose one.
+
+    Parameters
+    ----------
+    splits : Splits
+        The test rows are not read.
+    config : TrainConfig
+        Of the solver converged; its `l2` does not count.
+    l2s : iterable of float
+    select, one_standard_error
+        As for `LambdaPath`.
+    on_point : callable, optional
+        Called after each lambda with their number so far and in all.
+    cancelled : callable
+        Asked in each iteration; true ends it.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is wrong or does not fit the data, or there are no validation rows.
+    InterruptedError
+        If it was cancelled.
+    """
+    if select not in get_args(Select):
+        raise ConfigError(f"select {select!r} is not {' or '.join(get_args(Select))}")
+    grid, points = require_grid(l2s), []
+    for point in points_of(problem_of(splits, config), grid, cancelled):
+        points.append(point)
+        if on_point:
+            on_point(len(points), len(grid))
+    return LambdaPath(tuple(points), select, one_standard_error)
+
+
+def problem_of(splits: Splits, config: TrainConfig) -> Problem:
+    """Return the problem of a path, after refusing settings and rows that have none; see `solve_path`."""
+    if config.solver != "converged":
+        raise ConfigError(f"a path needs the solver converged, not {config.solver}")
+    if not splits.holds_out:
+        raise ConfigError(f"{splits.dataset.name} has no validation rows to choose l2 by; divide it in another way")
+    return Problem.of(splits, config)
+
+
+def points_of(problem: Problem, l2s: Sequence[float], cancelled: Callable[[], bool] = bool) -> Iterator[Point]:
+    """Yield the optimum of a problem for each of these lambdas, which are in descending order."""
+    config, (train, validation, _) = problem.config, problem.unweighted
+    convergence, backend = convergence_of(problem, l2s[-1]), None
+    limits = {"tol": config.tol, "max_passes": config.max_passes}
+    for l2, at in zip(l2s, convergence.path(l2s, **limits, cancelled=cancelled), strict=True):
+        layer = layer_of(problem, convergence, at)
+        backend = backend or problem.open(layer)
+        scores = scores_of(replace(problem, config=replace(config, l2=l2)), backend, layer, [train], cancelled)
+        figures = _of_validation(problem, layer, validation)
+        norm = float(np.linalg.norm(layer.weights.astype(np.float64)))
+        yield Point(
+            *(l2, scores["train"], *figures, norm),
+            cost=at.cost,
+            gap=at.gap,
+            passes=at.passes,
+            ended=at.ended,
+            reached=at.reached,
+        )
+
+
+def _of_validation(problem: Problem, layer: SoftmaxLayer, rows: Split) -> tuple[Estimate, Estimate, dict[str, float]]:
+    """Return loss and accuracy of a layer on validation rows, with their intervals, and their standard errors."""
+    S, w = logits_of(problem.model(layer), rows), rows.row_weights(slice(None))  # (n, K), (n,)
+    right = (likeliest(S) == rows.labels).astype(np.float64)
+    loss, share = mean(layer.loss.of_rows(S, rows.labels), w), mean(right, w)
+    errors = {"loss": (loss.high - loss.low) / (2 * Z), "accuracy": (share.high - share.low) / (2 * Z)}
+    accuracy = fraction(share.value, len(rows) if w is None else effective_rows(w))
+    return replace(loss, low=max(0.0, loss.low)), accuracy, errors
+
+
+def train_chosen(
+    run: Run,
+    path: LambdaPath,
+    plan: Plan,
+    splits: Splits,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    cancelled: Callable[[], bool] = bool,
+) -> tuple[Plan, Splits, TrainingResult]:
+    """Train for the chosen lambda in a new run directory, read the test rows, and write the table of the path.
+
+    Parameters
+    ----------
+    run : Run
+        As `Run.create` returns it.
+    path : LambdaPath
+    plan : Plan
+        Settings of the path. Where its division says so, the training and validation rows are trained on together.
+    splits : Splits
+        The rows of the path, validation rows apart.
+    on_epoch, cancelled
+        As for `onelayer.train`.
+
+    Returns
+    -------
+    plan : Plan
+        That of the run.
+    splits : Splits
+        The rows of the run.
+    result : TrainingResult
+    """
+    if plan.split_config.refit:
+        splits = split(splits.dataset, plan.split_config)
+    plan = replace(plan, config=replace(plan.config, l2=path.chosen.l2))
+    result = runs.start(run, plan, Problem.of(splits, plan.config), on_epoch, cancelled=cancelled)
+    table = path.table()
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    write_file(run.path / "path.csv", text.getvalue().encode())
+    of_path = {
+        "select": path.select,
+        "one_standard_error": path.one_standard_error,
+        "l2": [point.l2 for point in path.points],
+        "best": path.best.l2,
+        "chosen": path.chosen.l2,
+        "validation": {what: asdict(getattr(path.chosen, what)) for what in ("loss", "accuracy")},
+        "notes": path.notes,
+    }
+    run.add_to_summary({"path": of_path})
+    return plan, splits, result
+
+
+def path_figure(path: LambdaPath, settings: str) -> "Figure":
+    """Draw accuracy and loss by lambda; `settings` are the data and the settings in words."""
+    from onelayer.pictures.path import curves_of_path  # matplotlib, which it loads, takes long
+
+    table, names = path.table(), ["l2", "train_loss", "train_accuracy"]
+    names += [f"validation_{what}{end}" for what in ("loss", "accuracy") for end in ("", "_low", "_high")]
+    columns = {name: np.array(table[name], np.float64) for name in names}
+    notes = [path.choice_in_words(), *path.notes]
+    return curves_of_path(columns, path.points.index(path.chosen), f"Accuracy and loss by lambda\n{settings}", notes)
