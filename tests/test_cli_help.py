@@ -77,6 +77,14 @@ def test_options_are_in_groups(run_cli):
             "Output": "--out --overwrite --figures --quiet",
             "Options": "--config",
         },
+        "path": {
+            "Data": source,
+            "Split": split,
+            "Training": "--tol --max-passes --loss --flip --class-weight --dtype --backend",
+            "Runs": "--l2 --select --one-standard-error",
+            "Output": "--out --overwrite --no-figures --quiet",
+            "Options": "--config",
+        },
         "resume": {"Data": "--data", "Training": "--epochs", "Output": "--no-figures --quiet"},
         "study": {"Data": "--data", "Runs": "--seeds --seed --workers", "Output": "--out --overwrite --quiet"},
     }.items():
