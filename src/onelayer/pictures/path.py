@@ -64,7 +64,9 @@ def _draw(axes: Axes, columns: Mapping[str, np.ndarray], what: str, chosen: int)
     unit, factor = UNITS[what]
     x = columns["l2"]
     low, high = (factor * columns[f"validation_{what}_{end}"] for end in ("low", "high"))
-    axes.fill_between(x, low, high, color=COLOURS["validation"], alpha=0.18, linewidth=0, label="95 % interval")
+    axes.fill_between(
+        x, low, high, color=COLOURS["validation"], alpha=0.18, linewidth=0, label="95 % interval of validation"
+    )
     axes.axvline(x[chosen], color=QUIET, linewidth=1, linestyle=(0, (3, 2)))
     for name, colour in COLOURS.items():
         y = factor * columns[f"{name}_{what}"]
