@@ -178,6 +178,12 @@ SOLVER_SETTINGS = {
 # The values of lambda on a path, if none are given.
 PATH_L2 = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
+
+def settings_of_others(solver: str) -> set[str]:
+    """Return the names of the settings that this solver does not have."""
+    return {name for other, names in SOLVER_SETTINGS.items() if other != solver for name in names}
+
+
 # Short names of settings, and those of the course that this project starts from.
 ALIASES = {
     "lr": "learning_rate",

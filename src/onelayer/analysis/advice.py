@@ -67,11 +67,12 @@ def advice_on_training(
     unit = loss.of_guessing(K) or 1.0
     train = np.array([start, *(record.train_loss for record in history)])
     held_out = np.array([record.validation_loss if holds_out else np.nan for record in history])
-    if said := _on_steps(train, held_out, unit, history[0].learning_rate, config):
+    in_steps = config.solver == "sgd"  # iterations of another solver are few, and its end is the optimum
+    if in_steps and (said := _on_steps(train, held_out, unit, history[0].learning_rate, config)):
         return [said]
     kept = history[kept_epoch - 1]
     lowest, gap = history[int(held_out.argmin())], held_out[kept_epoch - 1] - kept.train_loss
-    if held_out[kept_epoch - 1] - lowest.validation_loss > RISEN * unit:
+    if in_steps and held_out[kept_epoch - 1] - lowest.validation_loss > RISEN * unit:
         rise = f"from {lowest.validation_loss:.3g} nats at epoch {lowest.epoch} to {kept.validation_loss:.3g}"
         return [f"overfitting: the validation loss rose {rise}; try --keep best, or {SWEEP_L2}"]
     if gap > APART * unit:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from onelayer.cli.app import app, canonical
+from onelayer.config import settings_of_others
 from onelayer.words import counted, printable, spaced, typed
 
 if TYPE_CHECKING:  # imported in the command, so that --help stays fast
@@ -53,7 +54,8 @@ def runs(
 
 
 def _row(run: "ListedRun", names: tuple[str, ...]) -> list[str]:
-    values = [(spaced(name), run.settings.get(name)) for name in names]
+    foreign = settings_of_others(str(run.settings.get("solver")))
+    values = [(spaced(name), run.settings.get(name)) for name in names if name not in foreign]
     settings = ", ".join(f"{name} {_word(value)}" for name, value in values if value is not None)
     accuracies = [run.values.get(split) for split in ("train", "validation", "test")]
     return [

@@ -1,4 +1,4 @@
-"""Curves of a training: loss, cost and accuracy by epoch."""
+"""Curves of a training: loss, cost and accuracy by epoch, or by iteration of the converged solver."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +22,7 @@ from onelayer.pictures.page import (
     plain_axes,
     text_length,
 )
+from onelayer.training.history import noun_of
 
 Columns = Mapping[str, np.ndarray]  # a history: the columns of `history.csv` by name, each (epochs,)
 UNITS = {"loss": "loss (nats)", "cost": "cost = loss + l2 penalty (nats)", "accuracy": "accuracy (%)"}
@@ -86,9 +87,9 @@ def draw_curves(
         name = "validation" if "validation" in lines else "train"
         kept = lines[name][np.flatnonzero(epochs == kept_epoch)[0]]
         ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "color": QUIET, "linestyle": "none"}
-        text = f"the model: epoch {kept_epoch:,}, {name} {_number(kept, what)}"
+        text = f"the model: {noun_of(history)} {kept_epoch:,}, {name} {_number(kept, what)}"
         axes.plot(kept_epoch, kept, "o", **ring, label=text)
-    _epoch_axis(axes)
+    _epoch_axis(axes, noun_of(history))
     unit = f"cost (nats); {COST_IS_LOSS}" if what == "cost" and cost_is_loss(history) else UNITS[what]
     axes.set_ylabel(unit, size=LABEL, color=INK)
 
@@ -132,7 +133,7 @@ def curves_of_settings(histories: Mapping[str, Columns], title: str) -> Figure:
             for split, values in _lines(history, "cost").items():
                 axes.plot(history["epoch"], values, color=COLOURS[split], linewidth=1.2, linestyle=PENALISED)
         axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(histories))
-        axes.set_xlabel("epoch" if place + columns >= len(histories) else "")
+        axes.set_xlabel(noun_of(history) if place + columns >= len(histories) else "")
         axes.set_ylabel("nats" if column == 0 else "", size=LABEL, color=INK)
         ends = [f"{split} {_number(values[-1], 'loss')}" for split, values in _lines(history, "loss").items()]
         words = f"{fitted(name, wide, LABEL, lines=1)}\nlast loss: {', '.join(ends)}"
@@ -167,10 +168,10 @@ def _number(value: float, what: str) -> str:
     return f"{value:.2f} %" if what == "accuracy" else f"{value:#.4g}"
 
 
-def _epoch_axis(axes: Axes) -> None:
+def _epoch_axis(axes: Axes, noun: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.set_xlabel("epoch", size=LABEL, color=INK)
+    axes.set_xlabel(noun, size=LABEL, color=INK)
     plain_axes(axes)
 
 

@@ -15,7 +15,7 @@ from onelayer.pictures.page import ignore_styles, legible
 from onelayer.pictures.templates import signed_templates, start_in_words, strongest_weights, templates
 from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
-from onelayer.training.history import History, table_of
+from onelayer.training.history import History, noun_of, table_of
 
 
 def draw_run(
@@ -86,11 +86,12 @@ def figures_of_run(
     if history:
         kept_epoch = history[-1].epoch if kept_epoch is None else kept_epoch
         columns = table_of(history)
+        noun = noun_of(columns)
         for what in ("loss", "cost", "accuracy"):
-            title = f"{what.capitalize()} by epoch\n{settings}"
+            title = f"{what.capitalize()} by {noun}\n{settings}"
             same = what == "cost" and cost_is_loss(columns)
             yield what, cost_note(title) if same else curve(columns, what, title, kept_epoch=kept_epoch)
-        of_model += f"; the model of epoch {kept_epoch:,} of {history[-1].epoch:,}"
+        of_model += f"; the model of {noun} {kept_epoch:,} of {history[-1].epoch:,}"
     yield from _weights(model, names, f"{of_model}\n{start_in_words(init_std, learnt)}", learnt)
     if test is None or evaluation is None:
         return

@@ -20,6 +20,7 @@ from onelayer.pictures.curves import Columns, curve, draw_curves
 from onelayer.pictures.page import INK, LABEL, on_pages_of
 from onelayer.pictures.templates import start_in_words, strongest_weights, templates
 from onelayer.runs.directory import Run
+from onelayer.training.history import noun_of
 
 SMALL_WIDTH = 5.5  # inches of a picture in HTML
 
@@ -45,8 +46,8 @@ def _model(result: Any) -> Model:
 
 def plot_curve(result: Any, what: str, ax: Axes | None) -> Axes:
     """Draw a curve of a run or a result into axes, or on a page."""
-    title = f"{what.capitalize()} by epoch"
     history, kept_epoch = _history(result), getattr(result, "kept_epoch", None) or getattr(result, "kept_epoch_", None)
+    title = f"{what.capitalize()} by {noun_of(history)}"
     if ax is None:
         return _shown(lambda: curve(history, what, title, kept_epoch=kept_epoch))
     draw_curves(ax, history, what, kept_epoch=kept_epoch)
@@ -107,7 +108,7 @@ def in_html(result: Any) -> str:
     """Return the curve, if there is one, and the templates as small pictures in HTML."""
     figures = []
     if len(getattr(result, "history", {}).get("epoch", ())):
-        title = "Loss by epoch"
+        title = f"Loss by {noun_of(result.history)}"
         figures.append((title, curve(result.history, "loss", title, SMALL_WIDTH, kept_epoch=result.kept_epoch)))
     figures.append(("Weights of each class", _weights(result, width=SMALL_WIDTH)))
     images = []

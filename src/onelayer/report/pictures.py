@@ -17,7 +17,7 @@ from onelayer.pictures.page import MOST_TEMPLATES
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg
 from onelayer.runs.directory import Run
-from onelayer.training.history import EpochRecord, History, table_of
+from onelayer.training.history import EpochRecord, History, columns_of, noun_of, table_of
 from onelayer.training.state import TrainingState, learnt
 from onelayer.training.train import train
 from onelayer.words import counted, percent
@@ -33,10 +33,10 @@ def curves(name: str, histories: Sequence[History], kept_epoch: int) -> dict[str
     if not first:
         return {}
     penalised = any((record.train_cost, record.validation_cost) != _losses(record) for record in first)
-    charts = {}
+    charts, noun = {}, noun_of(columns_of(first))
     for what in ("loss", *["cost"] * penalised, "accuracy"):
-        alt = f"{what.capitalize()} by epoch, {name}: " + "; ".join(
-            _course(split, [getattr(record, f"{split}_{what}") for record in first], what == "accuracy")
+        alt = f"{what.capitalize()} by {noun}, {name}: " + "; ".join(
+            _course(split, [getattr(record, f"{split}_{what}") for record in first], what == "accuracy", noun)
             for split in COLOURS
         )
         figure = curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others)), kept_epoch)
@@ -48,11 +48,11 @@ def _losses(record: EpochRecord) -> tuple[float, float]:
     return record.train_loss, record.validation_loss
 
 
-def _course(split: str, values: list[float], is_accuracy: bool) -> str:
+def _course(split: str, values: list[float], is_accuracy: bool, noun: str) -> str:
     """Return the course of a curve in words."""
     numbers = [percent(value) if is_accuracy else f"{value:.4f}" for value in values]
     place = int(np.argmax(values) if is_accuracy else np.argmin(values))
-    best = f", {'highest' if is_accuracy else 'lowest'} {numbers[place]} after epoch {place + 1}"
+    best = f", {'highest' if is_accuracy else 'lowest'} {numbers[place]} after {noun} {place + 1}"
     ends = f"{split} from {numbers[0]} after the first to {numbers[-1]} after the last"
     return ends + best * (place + 1 < len(values))
 
@@ -121,6 +121,7 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
     kept = run.kept_epoch
     if kept == 0:
         return {"reason": "No epoch was trained."}
+    noun = noun_of(columns_of(state.history))
     chosen = {*(epoch for epoch in EPOCHS_SHOWN if epoch <= kept), kept}
     weights = {}
 
@@ -134,7 +135,6 @@ def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str,
         return {"reason": f"Training could not be repeated for these pictures: {error}."}
     same = all(getattr(trained, name).tobytes() == getattr(model.layer, name).tobytes() for name in ("weights", "bias"))
     columns = [
-        templates(W[:, :K], model.class_names, shape, f" after {counted(epoch, 'epoch')}")
-        for epoch, W in weights.items()
+        templates(W[:, :K], model.class_names, shape, f" after {counted(epoch, noun)}") for epoch, W in weights.items()
     ]
-    return {"reason": "", "epochs": list(weights), "rows": list(zip(*columns, strict=True)), "same": same}
+    return {"reason": "", "noun": noun, "epochs": list(weights), "rows": list(zip(*columns, strict=True)), "same": same}

@@ -1,6 +1,7 @@
 """Figures of each epoch: scores of whole splits, and the history that they make."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -81,6 +82,11 @@ class EpochRecord:
 History = tuple[EpochRecord, ...]
 ITERATION_COLUMNS = ("passes", "gap")  # of the solver converged
 HISTORY_COLUMNS = tuple(field.name for field in fields(EpochRecord) if field.name not in ITERATION_COLUMNS)
+
+
+def noun_of(columns: Iterable[str]) -> str:
+    """Return the noun for a row of a history with these columns: iteration for the solver converged, else epoch."""
+    return "iteration" if "passes" in columns else "epoch"
 
 
 def columns_of(history: History) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from onelayer.training.backends import Backend
 from onelayer.training.backends.registry import choose_backend
 from onelayer.training.class_weights import weighted_by_class
 from onelayer.training.converging.rows import with_mirror_images
-from onelayer.training.history import SCORE_COLUMNS, History, Score, scores_in_words, table_of
+from onelayer.training.history import SCORE_COLUMNS, History, Score, columns_of, noun_of, scores_in_words, table_of
 from onelayer.training.schedule import decide
 from onelayer.training.step import safe_step
 from onelayer.words import counted, percent
@@ -93,7 +93,7 @@ class TrainingState:
     solver: SolverState | None = None
 
     def __repr__(self) -> str:
-        return f"<TrainingState after {counted(self.epoch, 'epoch')}>"
+        return f"<TrainingState after {counted(self.epoch, noun_of(columns_of(self.history)))}>"
 
     @property
     def epoch(self) -> int:
@@ -321,7 +321,7 @@ class TrainingResult(CurvePlots, ModelPlots):
         return html_table(self._work_in_words(), SCORE_COLUMNS, scores_in_words(self.scores)) + pictures_in_html(self)
 
     def _work_in_words(self) -> str:
-        return f"{counted(self.state.epoch, 'epoch')} ({self.backend})"
+        return f"{counted(self.state.epoch, noun_of(columns_of(self.state.history)))} ({self.backend})"
 
     @property
     def history(self) -> dict[str, np.ndarray]:
