@@ -1,4 +1,4 @@
-"""The commands that evaluate and export a finished model."""
+"""The commands that evaluate, certify and export a finished model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from onelayer.cli.app import app
-from onelayer.cli.options import DATA, OUTPUT, RunArgument
+from onelayer.cli.options import DATA, OUTPUT, MovedData, RunArgument
 from onelayer.errors import ConfigError, OnelayerError
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
-    from onelayer.data.dataset import Split
+    from onelayer.data.dataset import Split, Splits
+    from onelayer.model import Model
     from onelayer.runs.plan import Plan
+    from onelayer.training.certificate import Certificate
 
 
 @app.command
@@ -48,10 +50,11 @@ def evaluate(
         CSV file to write, a class in a line, or - to print it instead of tables; an earlier one is replaced.
     """
     from onelayer.analysis.advice import advice_on_answers
+    from onelayer.analysis.certification import certificate_summary
     from onelayer.analysis.evaluation import evaluate
     from onelayer.analysis.references import references_for, verdict_of
     from onelayer.analysis.summary import csv_of, summary_of
-    from onelayer.cli.results import print_evaluation
+    from onelayer.cli.results import print_certificate, print_evaluation
     from onelayer.cli.screen import Screen, json_text
     from onelayer.files import write_over
     from onelayer.runs.directory import Run
@@ -64,10 +67,12 @@ def evaluate(
     plan, _ = run.read_checkpoint()
     model = run.model
     with screen.working("reading") as progress:
-        rows, trained_on, note = plan.rows_to_evaluate(data, split, model, progress)
-        trained_on, missing = (trained_on, None) if trained_on else _training_rows(plan, progress)
+        rows, splits, note = plan.rows_to_evaluate(data, split, model, progress)
+        trained_on, missing = (splits.train, None) if splits else _training_rows(plan, progress)
+    with screen.working("certifying"):
+        certificate, unknown = _certificate(plan, model, splits if splits and rows is splits.train else None)
     screen.notes(rows.dataset)
-    notes = [*filter(None, [note, missing])]
+    notes = [*filter(None, [note, missing, unknown])]
     for note in notes:
         screen.say(f"note: {note}")
     evaluation = evaluate(model, rows)
@@ -75,9 +80,13 @@ def evaluate(
     verdict = verdict_of(evaluation, references, plan.config)
     advice = advice_on_answers(evaluation, verdict, plan.config)
     print_evaluation(screen, evaluation, references, verdict, advice)
+    if certificate:
+        screen.say("")
+        print_certificate(screen, certificate, run.path, plan.config)
     if as_json:
         found = summary_of(evaluation, references, verdict)
-        print(json_text({"run": str(run.path), "notes": notes, **found, "advice": advice}))
+        certified = {"certificate": certificate_summary(certificate)} if certificate else {}
+        print(json_text({"run": str(run.path), "notes": notes, **found, "advice": advice, **certified}))
     if csv:
         text = csv_of(evaluation.by_class)
         if csv_printed:
@@ -85,6 +94,42 @@ def evaluate(
         else:
             write_over(csv, text.encode(), lambda content: content.startswith(text.partition("\n")[0].encode()))
             screen.say(str(csv))
+
+
+@app.command
+def certify(
+    run_directory: RunArgument,
+    /,
+    *,
+    data: MovedData = None,
+    as_json: Annotated[bool, Parameter(name="--json", group=OUTPUT)] = False,
+) -> None:
+    """Print how far the cost of a model is above the lowest cost possible, with a proof; no accuracy follows from it.
+
+    The cost is that of the rows that the model was trained on, with the penalty. If the model is far from the optimum,
+    the converged solver looks for a better bound first.
+
+    Parameters
+    ----------
+    as_json
+        Print all figures as JSON instead of sentences.
+    """
+    from onelayer.analysis.certification import certificate_summary, certify_closely
+    from onelayer.cli.results import print_close_certificate
+    from onelayer.cli.screen import Screen, json_text
+    from onelayer.runs.directory import Run
+
+    screen = Screen(quiet=as_json)
+    run = Run.open(run_directory)
+    plan, _ = run.read_checkpoint()
+    model = run.model
+    with screen.working("reading") as progress:
+        splits = plan.load_splits(data, progress)
+    with screen.working("certifying"):
+        certificate, own = certify_closely(model, splits, plan.config)
+    print_close_certificate(screen, certificate, own)
+    if as_json:
+        print(json_text({"run": str(run.path), **certificate_summary(certificate), "own_bound": own.bound}))
 
 
 @app.command
@@ -112,6 +157,16 @@ def export(
     files = write(Run.open(run_directory).model, out, format)
     for file in files:
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
+
+
+def _certificate(plan: "Plan", model: "Model", splits: "Splits | None") -> "tuple[Certificate | None, str | None]":
+    """Return the certificate of a model on its training rows; without it, a note with the reason."""
+    from onelayer.analysis.certification import certify_model
+
+    try:
+        return (certify_model(model, splits, plan.config) if splits else None), None
+    except ConfigError as error:
+        return None, f"without a certificate: {error}"
 
 
 def _training_rows(plan: "Plan", progress: Callable[..., None]) -> "tuple[Split | None, str | None]":

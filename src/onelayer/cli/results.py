@@ -1,12 +1,15 @@
 """The results that commands print: words and tables."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onelayer.analysis.certification import is_weak
 from onelayer.analysis.estimates import Estimate, named
 from onelayer.analysis.evaluation import CLASS_COLUMNS, Evaluation
 from onelayer.analysis.explanation import Explanation
@@ -14,10 +17,12 @@ from onelayer.analysis.gradcheck import GradientReport
 from onelayer.analysis.judgement import Judgement
 from onelayer.analysis.references import Reference, Verdict
 from onelayer.cli.screen import Screen
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import Search, Select, SettingResult, edge_notes
-from onelayer.training.history import SCORE_COLUMNS, scores_in_words
+from onelayer.training.certificate import Certificate
+from onelayer.training.history import SCORE_COLUMNS, columns_of, noun_of, scores_in_words
 from onelayer.training.state import TrainingResult
 from onelayer.words import counted, mean_and_sd, option_value, percent, row_count, spaced
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 
 MOST_CLASSES, WORST, MOST_CONFUSED = 20, 10, 5  # in the tables of an evaluation
+ESTIMATED = 0.05  # relative error of the gap that a solver estimates, which a certificate may find larger
 SHOWN = 3  # diagnoses side by side, for narrow terminals
 
 
@@ -53,7 +59,7 @@ def print_dataset(screen: Screen, dataset: Dataset) -> None:
 
 
 def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgement: Judgement | None) -> None:
-    """Print loss, cost and accuracy of each split after training, and the judgement of the model."""
+    """Print loss, cost and accuracy of each split after training, the judgement of the model, and why it ended."""
     screen.say("")
     scores = {splits.label(name): score for name, score in result.scores.items()}
     screen.table("", *SCORE_COLUMNS, rows=scores_in_words(scores))
@@ -68,9 +74,31 @@ def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgeme
             screen.say(f"note: {advice}")
         screen.say("")
     seconds = sum(record.seconds for record in history)
-    screen.say(f"{seconds:.1f} s for {counted(len(history), 'epoch')} ({result.backend}): {result.ended}")
+    done = counted(len(history), noun_of(columns_of(history)))
+    screen.say(f"{seconds:.1f} s for {done} ({result.backend}): {result.ended}")
     if history and result.kept_epoch != len(history):
         screen.say(f"the model is that of epoch {result.kept_epoch}, the best on the validation rows")
+
+
+def print_certificate(screen: Screen, certificate: Certificate, run: Path, config: TrainConfig) -> None:
+    """Print the certificate of a run by the bound of its own layer, and plainly if the solver converged to less."""
+    screen.say(f"{certificate.sentence()} ({certificate.rows})")
+    if config.solver == "converged" and config.l2:
+        if certificate.relative_gap > (1 + ESTIMATED) * config.tol:
+            gaps = f"{100 * certificate.relative_gap:.2g} % of the bound, and tol asks for {100 * config.tol:g} %"
+            screen.say(f"note: not converged: the gap is {gaps}; pass a larger --max-passes or --tol")
+    elif is_weak(certificate):
+        command = f"onelayer certify {shlex.quote(str(run))}"
+        screen.say(f"note: far from the optimum, the bound of a layer itself is weak; {command} looks for a better one")
+
+
+def print_close_certificate(screen: Screen, certificate: Certificate, own: Certificate) -> None:
+    """Print a certificate by the best bound at hand, and by the bound of the layer itself."""
+    screen.say(certificate.sentence())
+    screen.say(f"the cost is that of {certificate.rows}")
+    if certificate.bound > own.bound:
+        alone = own.sentence().partition(", ")[2].partition(" above")[0]
+        screen.say(f"the bound is that of a layer near the optimum; the layer's own bound says {alone}")
 
 
 def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -82,20 +83,23 @@ class Screen:
     @contextmanager
     def working(self, what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
         """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
-        started = time.monotonic()
         aside = Console(
             stderr=True, quiet=self._quiet or not shown, highlight=False, emoji=False, soft_wrap=True
         )  # out of a table and of JSON
         with _bar(self._quiet or not shown) as bar:
             task, lines = bar.add_task(what, total=None, visible=False), Lines()
+            shown_later = Timer(READING_SECONDS, bar.update, [task], {"visible": True})
 
             def progress(done: int, total: int | None) -> None:
-                visible = time.monotonic() - started >= READING_SECONDS
                 if bar.disable and total and (line := lines.due(done, total)):
                     aside.print(f"{what}: {100 * done // total} %, {line}", markup=False)
-                bar.update(task, completed=done, total=total, visible=visible)
+                bar.update(task, completed=done, total=total)
 
-            yield progress
+            shown_later.start()
+            try:
+                yield progress
+            finally:
+                shown_later.cancel()
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int | None, tuple[int, int]], None]]:

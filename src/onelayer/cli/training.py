@@ -107,6 +107,7 @@ def resume(
     from onelayer.runs import training as runs
     from onelayer.runs.claim import claimed
     from onelayer.runs.directory import Run
+    from onelayer.training.history import columns_of, noun_of
 
     screen = Screen(quiet)
     run = Run.open(run_directory)
@@ -116,11 +117,13 @@ def resume(
             splits = plan.load_splits(data, progress)
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
-        what = f"going on to {target}" if target != state.epoch else "all of them; pass --epochs to train for more"
+        longer = "; pass --epochs to train for more" if plan.config.solver == "sgd" else ""
+        what = f"going on to {target}" if target != state.epoch else f"all of them{longer}"
         if epochs is None and target == "auto":
-            what = f"{state.ended}; pass --epochs to train for more" if state.ended else "going on"
+            what = f"{state.ended}{longer}" if state.ended else "going on"
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
-            screen.say(f"{run.path}: {counted(state.epoch, 'epoch')} done, {what}")
+            done = counted(state.epoch, noun_of(columns_of(state.history)))
+            screen.say(f"{run.path}: {done} done, {what}")
         with resumable(run):
             with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch)
@@ -150,12 +153,15 @@ def finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
     """Judge, draw and print a finished training."""
+    from onelayer.analysis.certification import certificate_summary, certify_if_useful
     from onelayer.analysis.judgement import judge
-    from onelayer.cli.results import print_result
+    from onelayer.cli.results import print_certificate, print_result
 
+    with screen.working("certifying"):
+        certificate = certify_if_useful(result.model, splits, plan.config)
     judgement = judge(result, splits, plan.config)
-    if judgement:
-        run.add_to_summary(judgement.summary)
+    certified = {"certificate": certificate_summary(certificate)} if certificate else {}
+    run.add_to_summary((judgement.summary if judgement else {}) | certified)
     if not no_figures:
         from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
 
@@ -163,4 +169,6 @@ def finish(
             of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
             draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
     print_result(screen, splits, result, judgement)
+    if certificate:
+        print_certificate(screen, certificate, run.path, plan.config)
     screen.files(run.path)

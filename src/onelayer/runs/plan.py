@@ -63,10 +63,10 @@ class Plan:
         part: str | None,
         model: Model,
         progress: Callable[..., None] | None = None,
-    ) -> tuple[Split, Split | None, str | None]:
-        """Return the rows to evaluate a model on, the rows that it was trained on, and a note.
+    ) -> tuple[Split, Splits | None, str | None]:
+        """Return the rows to evaluate a model on, the splits that it was trained with, and a note.
 
-        The training rows are None where other data are evaluated, and the note where there is nothing to say.
+        The splits are None where other data are evaluated, and the note where there is nothing to say.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class Plan:
         """
         if source is None:
             splits = self.load_splits(None, progress)
-            return _named(splits, part or "test"), splits.train, None
+            return _named(splits, part or "test"), splits, None
         # evaluate has no options for how a source is read: what cannot be read is left out, and a note says so.
         config = replace(self.source_config, allow_unreadable=True)
         if model.image_shape is not None:
@@ -101,7 +101,7 @@ class Plan:
         if dataset.fingerprint == self.fingerprint:
             try:
                 splits = split(dataset, self.split_config, progress)
-                return _named(splits, part or "test"), splits.train, None
+                return _named(splits, part or "test"), splits, None
             except ConfigError:  # a single part has the fingerprint of rows without parts
                 if part == "all":
                     return dataset.everything, None, None
