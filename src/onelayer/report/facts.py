@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from onelayer.analysis.certification import certificate_summary, certify_if_useful
 from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
-from onelayer.config import COURSEWORK, SplitConfig, TrainConfig
+from onelayer.config import COURSEWORK, SplitConfig, TrainConfig, settings_of_others
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
@@ -18,11 +19,18 @@ from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
-from onelayer.words import mean_and_sd, option_value, spaced
+from onelayer.training.history import columns_of, noun_of
+from onelayer.words import mean_and_sd, option_value, printable, spaced
 
 COMMAND_WIDTH = 88  # characters in a line
 MOST_VERDICTS = 24  # settings that are compared with the best
 MOST_PROBABILITIES = 20_000_000  # of the rows of a split, up to which these are evaluated for their intervals
+
+BOUNDED = (
+    "This is proven: no weights have a cost on these rows that is lower by more. It says nothing about other rows, and "
+    "if the number is large, the bound may be weak and the layer good."
+)
+UNBOUNDED = "Without a penalty there is no bound for all weights, as larger weights may have a lower cost without end."
 
 
 def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str]]]:
@@ -51,7 +59,11 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     return {
         "Training": training(setting.runs[0]),
-        "Settings": [(spaced(name), option_value(value)) for name, value in vars(plan.config).items()],
+        "Settings": [
+            (spaced(name), option_value(value))
+            for name, value in vars(plan.config).items()
+            if name not in settings_of_others(plan.config.solver)
+        ],
         "Data": data,
         "Made with": [*made, ("arithmetic", str(summary.get("backend")))],
     }
@@ -66,7 +78,8 @@ def training(run: Run) -> list[tuple[str, str]]:
         if isinstance(dates, dict)
         else []
     )
-    found += [("epochs", f"{len(history):,}"), ("model", f"of epoch {run.kept_epoch:,}")]
+    noun = noun_of(columns_of(history))
+    found += [(f"{noun}s", f"{len(history):,}"), ("model", f"of {noun} {run.kept_epoch:,}")]
     found += [("end", str(summary["ended"]))] if summary.get("ended") else []
     rate = summary.get("learning_rate")
     found += [("first learning rate", f"{rate:.4g}")] if isinstance(rate, float) else []
@@ -104,6 +117,23 @@ def _estimated(run: Run, split: Split) -> tuple[str, str, str]:
     loss = found["loss"]
     cost = Estimate(loss.value + penalty, loss.low + penalty, loss.high + penalty, loss.unit)
     return loss.in_words(), cost.in_words(), found["accuracy"].in_words()
+
+
+def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
+    """Return the certificate of the first run and its meaning; None where there is none.
+
+    It is the recorded one, else computed where the training had a penalty.
+    """
+    run = setting.runs[0]
+    recorded = run.summary.get("certificate")
+    if not isinstance(recorded, dict):
+        found = certify_if_useful(run.model, splits, run.config)
+        recorded = found and certificate_summary(found)
+    if not recorded:
+        return None
+    said = printable(str(recorded.get("sentence")), 200)
+    seed = f", seed {setting.seeds[0]}" if len(setting.runs) > 1 else ""
+    return f"{said} ({printable(str(recorded.get('rows')), 200)}{seed}).", BOUNDED if recorded.get("l2") else UNBOUNDED
 
 
 def train_command(setting: SettingRuns) -> str:

@@ -20,10 +20,11 @@ from onelayer.experiments.study import Finding
 from onelayer.model import Model
 from onelayer.report import answers, opening, pictures
 from onelayer.report.drawings import Picture, Shape
-from onelayer.report.facts import facts, gradients, scores, train_command, verdicts
+from onelayer.report.facts import certificate, facts, gradients, scores, train_command, verdicts
 from onelayer.report.subject import SPLITS, Group, SettingRuns, Subject
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
+from onelayer.training.history import noun_of
 from onelayer.words import row_count
 
 FIRST_TEMPLATES = 10  # classes with a template on the first screen
@@ -184,8 +185,10 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
         {
             "setting": setting,
             "scores": scores(setting, splits),
+            "certificate": certificate(setting, splits),
             "kept": setting.runs[0].kept_epoch,
             "epochs": setting.runs[0].read_checkpoint()[1].epoch,
+            "noun": noun_of(setting.runs[0].history),
             "ended": setting.runs[0].summary.get("ended", ""),
             "curves": _setting_curves(setting),
             "templates": [] if setting is detailed else _setting_templates(setting),
