@@ -9,8 +9,8 @@ import pytest
 from helpers import assert_one_line
 from safetensors.numpy import load_file
 from scipy.optimize import minimize
-from scipy.special import log_expit, log_softmax, softmax
 from scipy.special import expit as sigmoid
+from scipy.special import log_expit, log_softmax, softmax
 
 from onelayer import Run
 from onelayer.analysis import certification
@@ -160,8 +160,8 @@ def test_training_says_it_and_writes_it_down(run_cli, train_run, solver):
     line = f"{found.sentence()} (160 training rows of images)"
     lines = out.splitlines()
     assert line in lines
-    weak = "note: far from the optimum, the bound of a layer itself is weak; onelayer certify run looks for a better one"
-    assert (weak in lines) == (solver is SGD)
+    weak = "note: far from the optimum, the bound of a layer itself is weak; onelayer certify run looks for a better"
+    assert (f"{weak} one" in lines) == (solver is SGD)
     assert line in run_cli("resume", "run", "--no-figures")[1].splitlines()
     assert run.summary["certificate"] == recorded
     if solver is SGD:
@@ -254,8 +254,6 @@ def test_the_report_says_it(run_cli, train_run):
     said = f"{recorded['sentence']} ({recorded['rows']}). This is proven: "
     assert said in page()
     without = {name: value for name, value in run.summary.items() if name != "certificate"}
-    write_json(run.summary_path, without)
-    assert said in page()
     hostile = recorded | {"sentence": "<script>alert(1)</script>" + 999 * "x", "rows": None}
     write_json(run.summary_path, without | {"certificate": hostile})
     found = page()

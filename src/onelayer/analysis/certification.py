@@ -55,7 +55,7 @@ def certify_closely(model: Model, splits: Splits, config: TrainConfig) -> tuple[
     if not is_weak(own):
         return own, own
     problem = _problem(model, splits, config)
-    solver = Convergence(_rows(problem), model.layer.loss)
+    solver = Convergence(_rows(problem), model.layer.loss, config.l2)
     *_, last = solver.iterates(config.l2, tol=NEAR, max_passes=MOST_PASSES)
     near = certify(solver.layer(last), problem.standardizer, problem.splits.train, config.l2, config.flip)
     return own.bounded_by(near), own
