@@ -227,3 +227,13 @@ def test_advice_on_rare_classes():
         "try --class-weight balanced"
     ]
     assert advice_on_answers(Evaluation(0.3, labels, np.zeros(100, np.int64), P), None, BALANCED, settled=False) == []
+
+
+def test_iterations_of_the_converged_solver_are_not_judged_as_epochs():
+    losses = np.linspace(2.3, 1.0, 20)  # for epochs: still falling, and in a straight line
+    records, converged = history(losses, losses), TrainConfig(solver="converged", l2=1e-6)
+    assert advice_on_training(records, 20, 2.4, SOFTMAX, 10, TrainConfig(l2=1e-6))
+    assert advice_on_training(records, 20, 2.4, SOFTMAX, 10, converged) == []
+    apart = history(losses, losses + 0.5)
+    (found,) = advice_on_training(apart, 20, 2.4, SOFTMAX, 10, converged)
+    assert found.startswith("overfitting: the validation loss is ")
