@@ -81,24 +81,25 @@ def test_the_best_epoch_on_validation_rows_is_not_kept(wide):
     np.testing.assert_array_equal(result.model.layer.weights, result.state.layer.weights)
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(wide, tmp_path):
+@pytest.mark.parametrize(("stopped", "held"), [(4, 0), (STOPPED, RESCORED)])
+def test_an_interrupted_run_ends_with_the_same_bits(wide, tmp_path, stopped, held):
     config = replace(CONVERGED, l2=1e-5, tol=1e-9)
     plan = Plan(config, SplitConfig(protocol="stratified"), "wide", wide.dataset.fingerprint)
     whole, parts = Run.create(tmp_path / "whole"), Run.create(tmp_path / "parts")
     expected = start(whole, plan, Problem.of(wide, config))
-    assert len(expected.state.history) > 2 * RESCORED > STOPPED
+    assert len(expected.state.history) > 2 * RESCORED > stopped
 
     def stop(state):
-        if state.epoch == STOPPED:
+        if state.epoch == stopped:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         start(parts, plan, Problem.of(wide, config), on_epoch=stop)
     state = parts.read_checkpoint()[1]
-    assert (state.epoch, state.solver.numbers["iteration"], state.ended) == (STOPPED, RESCORED, "")
+    assert (state.epoch, state.solver.numbers["iteration"], state.ended) == (stopped, held, "")
     repeated = []
     resume(parts, wide, on_epoch=lambda state: repeated.append(state.epoch))
-    assert repeated[0] == RESCORED + 1
+    assert repeated[0] == held + 1
     assert parts.model_path.read_bytes() == whole.model_path.read_bytes()
     columns = whole.history
     for name, column in parts.history.items():

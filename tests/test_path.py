@@ -261,4 +261,4 @@ def test_the_picture_marks_the_chosen_lambda(path):
 
 def test_the_default_grid():
     assert require_grid(PATH_L2) == list(PATH_L2)
-    assert (PATH_L2[0], PATH_L2[-1]) == (10, 1e-5)
+    assert (PATH_L2[0], PATH_L2[-1]) == (10, 1e-4)

@@ -176,7 +176,7 @@ SOLVER_SETTINGS = {
 }
 
 # The values of lambda on a path, if none are given.
-PATH_L2 = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+PATH_L2 = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
 
 
 def settings_of_others(solver: str) -> set[str]:

@@ -26,8 +26,8 @@ def iterations(
 ) -> Generator[TrainingState, None, None]:
     """Go to the optimum, and yield the state after each iteration with the scores of its layer.
 
-    It goes on from the solver's own state in `start`, else from its layer. A state is held every `RESCORED`-th
-    iteration; those since then are repeated, with the same bits.
+    It goes on from the solver's own state in `start`, else from its layer. The first state is held, and that of every
+    `RESCORED`-th iteration; those since then are repeated, with the same bits.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def iterations(
     config, splits = problem.config, problem.splits
     convergence = convergence_of(problem, config.l2)
     begin = _restored(start.solver, convergence) if start.solver else _from_layer(start, convergence)
-    state = replace(start, history=start.history[: begin.iteration])
+    state = replace(start, history=start.history[: begin.iteration], solver=_held(begin))
     scorer, settled_at = problem.open(start.layer), time.perf_counter()
     limits = {"tol": config.tol, "max_passes": config.max_passes}
     for at in convergence.iterates(config.l2, begin, **limits, cancelled=cancelled):
