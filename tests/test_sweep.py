@@ -468,9 +468,9 @@ def test_options_in_a_file_and_pictures(run_cli, tmp_path):
 def test_bad_input_is_one_line(run_cli):
     for words, message in {
         "--l2": "l2 has no values",
-        "--learning-rate 0.1 -1 0.2": "learning rate -1.0 is not a positive number",
-        "--learning-rate 0.1 x": 'unable to convert "x" into float',
-        "--epochs 1 1.5": "--epochs takes a whole number, not '1.5'",
+        "--learning-rate 0.1 -1 0.2": "learning rate -1 is not a positive number",
+        "--learning-rate 0.1 x": "--learning-rate takes a number or auto, not 'x'",
+        "--epochs 1 1.5": "--epochs takes a whole number or auto, not '1.5'",
         "--seeds 0": "seeds 0 is not a whole number of at least 1",
         "--seed -1": "seed -1 is not a whole number of at least 0",
         "--workers -1": "workers -1 is not a whole number of at least 0",

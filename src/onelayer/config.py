@@ -329,7 +329,9 @@ def _count(value: object) -> bool:
 
 def _require(config: object, name: str, good: bool, what: str) -> None:
     if not good:
-        raise ConfigError(f"{name.replace('_', ' ')} {getattr(config, name)!r} is not {what}")
+        value = getattr(config, name)
+        shown = f"{value:.15g}" if isinstance(value, float) else repr(value)  # -1 as it was typed, not -1.0
+        raise ConfigError(f"{name.replace('_', ' ')} {shown} is not {what}")
 
 
 # The settings of the coursework, which were the defaults once.

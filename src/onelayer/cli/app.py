@@ -14,7 +14,7 @@ from onelayer.config import ALIASES as SHORT_NAMES
 from onelayer.config import PRESETS
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
-from onelayer.words import typed
+from onelayer.words import printable, typed
 
 if TYPE_CHECKING:
     from cyclopts.argument import Argument, ArgumentCollection
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The short names of settings as options, which have hyphens.
 ALIASES = {f"--{short}".replace("_", "-"): f"--{name}".replace("_", "-") for short, name in SHORT_NAMES.items()}
 
+PARTS = {"val": "validation"}  # short names of the values of --split
 
 # Names of the settings that the preset gave to the command line that was read last, and nothing else.
 FROM_PRESET: set[str] = set()
@@ -36,17 +37,30 @@ def _complete(app: App, commands: tuple[str, ...], arguments: "ArgumentCollectio
     if "--preset" in known and known["--preset"].tokens:
         _take_preset(known["--preset"].tokens[0].value, known)
     for name, argument in known.items():
+        if name == "--split":
+            argument.tokens[:] = [token.evolve(value=PARTS.get(token.value, token.value)) for token in argument.tokens]
         for token in argument.tokens if _holds(argument.hint, int, float) else ():
             if re.fullmatch(r"[-+.0-9e]+(,[-+.0-9e]+)+,?", token.value):
-                raise ConfigError(f"{name} {token.value}: {_without_commas(commands, name, token.value)}")
-        if _holds(argument.hint, int):
-            for token in argument.tokens:
-                if not re.fullmatch(r"[+-]?[0-9]+|auto", token.value):  # cyclopts would round it
-                    raise ConfigError(f"{name} takes a whole number, not {token.value!r}")
+                whole = _holds(argument.hint, int) or name.endswith("-size")
+                raise ConfigError(f"{name} {token.value}: {_without_commas(commands, name, token.value, whole)}")
+            _require_number(name, argument.hint, token)
 
 
-def _holds(hint: object, *kinds: type) -> bool:
-    """Return whether an option takes a value of one of these kinds, or several."""
+def _require_number(name: str, hint: object, token: Token) -> None:
+    """Refuse what is not a number, or not auto where an option takes it, in plain words."""
+    whole, auto = _holds(hint, int), _holds(hint, "auto")
+    if (auto and token.value == "auto") or token.implicit_value is not UNSET:  # the latter has no value
+        return
+    try:
+        (int if whole else float)(token.value)  # cyclopts would round 2.7
+    except ValueError:
+        file = f"{token.source}: " if token.source not in ("", "cli") else ""
+        kind = ("a whole number" if whole else "a number") + " or auto" * auto
+        raise ConfigError(f"{file}{name} takes {kind}, not {printable(token.value)!r}") from None
+
+
+def _holds(hint: object, *kinds: object) -> bool:
+    """Return whether an option takes a value of one of these kinds, or one of these words, or several."""
     return hint in kinds or any(_holds(part, *kinds) for part in get_args(hint))
 
 
@@ -61,17 +75,20 @@ def _take_preset(name: str, known: "dict[str, Argument]") -> None:
             FROM_PRESET.add(field.name)
 
 
-def _without_commas(commands: tuple[str, ...], option: str, value: str) -> str:
-    """Return how numbers are typed that someone wrote with commas."""
+def _without_commas(commands: tuple[str, ...], option: str, value: str, whole: bool) -> str:
+    """Return how numbers are typed that someone wrote with commas; those of whole numbers may group thousands."""
     numbers = value.replace(",", " ").strip()
+    grouped = f"type {value.replace(',', '')}" if whole and re.fullmatch(r"[1-9][0-9]{0,2}(,[0-9]{3})+", value) else ""
+    if grouped and ",0" in value:
+        return f"{grouped}, without a comma"
     if commands == ("sweep",) or (commands, option) == (("path",), "--l2"):
         return f"separate numbers by spaces: {option} {numbers}; decimals have a point"
     several = (
         f", and sweep takes several: onelayer sweep {option} {numbers}"
-        if commands == ("train",) and takes("sweep", option)
+        if commands == ("train",) and takes("sweep", option, several=True)
         else ""
     )
-    return f"it takes one number, with a decimal point{several}"
+    return f"{grouped or 'it takes one number, with a decimal point'}{several}"
 
 
 def _read_toml(path: str, known: "dict[str, Argument]") -> None:
@@ -104,7 +121,7 @@ def _read_toml(path: str, known: "dict[str, Argument]") -> None:
 
 def _shown(default: object) -> str | None:
     """Return a default as --help shows it; None for an option that is off, or whose help says the default."""
-    if default is None or default is False:
+    if default is None or default is False or default == "":
         return None
     if isinstance(default, list):
         return " ".join(map(_plain, default))
@@ -127,11 +144,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def takes(command: str, option: str) -> bool:
-    """Return whether a command has an option of this name."""
+def takes(command: str, option: str, *, several: bool = False) -> bool:
+    """Return whether a command has an option of this name; with `several`, one that takes several values."""
     if command.startswith("-") or command not in app:
         return False
-    return any(option in argument.names for argument in app[command].assemble_argument_collection())
+    found = [argument for argument in app[command].assemble_argument_collection() if option in argument.names]
+    return any(not several or get_origin(argument.hint) is list for argument in found)
 
 
 class _Application(App):

@@ -79,7 +79,7 @@ def one_word_too_many(word: str, words: list[str]) -> ConfigError:
     values = [value] * bool(equals) + list(takewhile(lambda other: not other.startswith("--"), words[place + 1 :]))
     if command == "sweep" and option in ("--seed", "--seeds") and all(value.isdecimal() for value in values):
         hint = f"--seed is the first seed and --seeds their number: --seed {values[0]} --seeds {len(values)}"
-    elif command == "train" and takes("sweep", option):
+    elif command == "train" and takes("sweep", option, several=True):
         hint = f"train takes one value of {option}; for several, type onelayer sweep {option} {' '.join(values)}"
     else:
         hint = f"see onelayer {command} --help"

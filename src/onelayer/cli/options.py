@@ -30,7 +30,9 @@ Data = Annotated[
         "auto takes cifar10 if it is here or can be downloaded, else digits.",
     ),
 ]
-MovedData = Annotated[str | None, Parameter(group=DATA, help="New place of the run's data, if they were moved.")]
+MovedData = Annotated[
+    str | None, Parameter(group=DATA, help="Path of the data, if they have moved since the training.")
+]
 Source = Annotated[SourceConfig, Parameter(name="*", group=DATA)]
 Division = Annotated[SplitConfig, Parameter(name="*", group=SPLIT)]
 Training = Annotated[TrainConfig, Parameter(name="*", group=TRAINING)]

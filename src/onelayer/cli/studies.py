@@ -20,6 +20,7 @@ from onelayer.cli.options import (
 )
 from onelayer.cli.stops import repeatable
 from onelayer.config import SplitConfig
+from onelayer.errors import ConfigError
 from onelayer.words import percent
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
@@ -162,6 +163,9 @@ def report(
     """
     from onelayer.cli.screen import Screen
 
+    if out.suffix.lower() not in (".html", ".htm"):
+        pdf = "; for a PDF, print the report from a browser" if out.suffix.lower() == ".pdf" else ""
+        raise ConfigError(f"{out}: report writes HTML; choose a name that ends in .html{pdf}")
     if not _write_report(Screen(), paths, out, data, title=title, author=author):
         sys.exit(1)
 
