@@ -243,8 +243,9 @@ def test_predict_answers_for_the_others_where_a_file_cannot_be_read(run_cli, tra
     code, out, err = run_cli("predict", trained, "a.png", "bad.png", "none.png", "b.png")
     assert code == 2
     assert [line.split()[0] for line in out.splitlines() if line.endswith("probability")] == ["a.png", "b.png"]
-    assert err.startswith("onelayer: bad.png: is not an image that can be read")
-    assert err.endswith("(and 1 file more)\n")
+    bad, none = err.splitlines()
+    assert bad.startswith("left out: bad.png: is not an image that can be read")
+    assert none.startswith("onelayer: none.png: ")
     code, out, _ = run_cli("predict", trained, "bad.png", "b.png", "--json")
     assert code == 2
     bad, good = json.loads(out)

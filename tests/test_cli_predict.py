@@ -62,7 +62,7 @@ def test_the_csv_of_a_folder_has_the_probabilities_of_the_model(run_cli, trained
         assert entry["error"] == ""
         unsure += P.max() < threshold
     assert unsure == 20
-    assert out == f"out.csv: 41 answers, 20 of them without a label, below {100 * threshold:.2f} %\n"
+    assert out == f"out.csv: 40 answers, 20 of them without a label, below {100 * threshold:.2f} %; 1 error\n"
 
 
 def test_a_folder_without_an_image_says_what_it_holds(run_cli, trained, tmp_path):
@@ -120,7 +120,7 @@ def test_rows_of_several_files_are_numbered(run_cli, trained, tiny_batches, tmp_
     np.save("bad.npy", rows[:, :5])
     save(rows[3], tmp_path / "3.png")
     code, out, err = run_cli("predict", trained, "X.npy", "bad.npy", "3.png", "--csv", "out.csv")
-    assert (code, out) == (2, "out.csv: 62 answers\n")
+    assert (code, out) == (2, "out.csv: 61 answers; 1 error\n")
     assert err == "onelayer: bad.npy: has rows of 5 numbers; the model is for 3,072\n"
     found = table(tmp_path / "out.csv")
     assert [entry["row"] for entry in found] == [*map(str, range(60)), "", ""]
@@ -219,9 +219,25 @@ def test_only_a_csv_of_predict_is_replaced(run_cli, trained, tiny_batches, tmp_p
         run_cli("predict", trained, "a.png", "--csv", "no/own.csv"), "cannot write no/own.csv: No such file"
     )
     assert_one_line(run_cli("predict", trained, "a.png", "--csv", "x.csv", "--json"), "--csv and --json exclude each")
-    for number in ("50", "-0.1", "nan"):
+    for number, example in {"80": "80 %, pass 0.8", "-0.1": "50 %, pass 0.5", "nan": "50 %, pass 0.5"}.items():
         words = run_cli("predict", trained, "a.png", "--threshold", number)
-        assert_one_line(words, f"threshold {number} is not a probability from 0 to 1; for 50 %, pass 0.5")
+        assert_one_line(words, f"threshold {number} is not a probability from 0 to 1; for {example}$")
+
+
+def test_an_error_is_printed_once_and_on_standard_error(run_cli, trained, tiny_batches, tmp_path):
+    assert_one_line(run_cli("predict", trained, "none.png"), "none.png: .*[Nn]o such file")
+    save(tiny_batches["test_batch"][0][0], tmp_path / "a.png")
+    code, out, err = run_cli("predict", trained, "b.png", "a.png", "c.png")
+    assert (code, out.splitlines()[0].split()[0], "left out" in out) == (2, "a.png", False)
+    first, last = err.splitlines()
+    assert first.startswith("left out: b.png: ") and last.startswith("onelayer: c.png: ")
+
+
+def test_the_run_comes_first(run_cli, trained, tiny_batches, tmp_path):
+    save(tiny_batches["test_batch"][0][0], tmp_path / "photos" / "a.png")
+    for command, given in (("predict", "photos"), ("explain", "photos/a.png")):
+        expected = f"{given} is not a run, but {trained} is; the run comes first: onelayer {command} {trained} {given}$"
+        assert_one_line(run_cli(command, given, trained), expected)
 
 
 def test_an_interrupted_csv_leaves_the_old_one(run_cli, trained, tiny_batches, tmp_path, monkeypatch):

@@ -18,14 +18,15 @@ TABLE_EACH = 10  # images at most that are shown in a table each, and not in a l
 def write_csv(path: Path, answers: Iterable[Answer], model: Model, threshold: float, *, numbered: bool) -> list[str]:
     """Write a CSV file; return lines about it."""
     require_own(path, is_predictions, MARK_WITHIN)
-    notes, unsure, count = _Notes(), 0, 0
+    notes, unsure, count, errors = _Notes(), 0, 0, 0
 
     def watched() -> Iterator[Answer]:
-        nonlocal unsure, count
+        nonlocal unsure, count, errors
         for answer in answers:
             notes.add(answer.note)
             unsure += answer.label is not None and not _is_sure(answer, threshold)
-            count += 1
+            count += not answer.error
+            errors += bool(answer.error)
             yield answer
 
     with opened_to_write(path) as file:
@@ -33,7 +34,8 @@ def write_csv(path: Path, answers: Iterable[Answer], model: Model, threshold: fl
         for line in csv_lines(watched(), model.class_names, numbered=numbered, threshold=threshold):
             file.write(line.encode("utf-8", "backslashreplace"))  # a file's name can have bytes that are not UTF-8
     below = f", {unsure:,} of them without a label, below {percent(threshold)}" if unsure else ""
-    return [*notes.lines(), f"{path}: {counted(count, 'answer')}{below}"]
+    failed = f"; {counted(errors, 'error')}" if errors else ""
+    return [*notes.lines(), f"{path}: {counted(count, 'answer')}{below}{failed}"]
 
 
 class _Notes:
@@ -86,9 +88,9 @@ def print_json(entries: Iterable[dict[str, object]]) -> None:
 
 
 def print_tables(screen: Screen, answers: Iterable[Answer], model: Model, threshold: float, top: int) -> None:
-    """Print a table for each of a few images, or a line for each image or row."""
-    spaced = False
-    for path, some in groupby(answers, lambda answer: None if answer.row is None else answer.path):
+    """Print a table for each of a few images, or a line for each image or row; errors are left to the command."""
+    spaced, good = False, (answer for answer in answers if not answer.error)
+    for path, some in groupby(good, lambda answer: None if answer.row is None else answer.path):
         each, some = None, iter(some)
         while block := list(islice(some, ANSWERS_AT_ONCE)):
             each = path is None and len(block) <= TABLE_EACH if each is None else each
@@ -113,9 +115,6 @@ def _print_table(
     notes = _Notes()
     rows = []
     for answer in answers:
-        if answer.error:
-            screen.say(f"left out: {answer.error}")
-            continue
         notes.add(answer.note)
         pairs = [[name, percent(p)] for name, p in _probabilities(answer, model, top).items()]
         sure = _is_sure(answer, threshold)

@@ -1,7 +1,9 @@
 """The commands that answer for images and rows: predict and explain."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +11,14 @@ from cyclopts import Parameter
 
 from onelayer.cli.app import app
 from onelayer.cli.options import OUTPUT, RunArgument
-from onelayer.errors import ConfigError, DataError
+from onelayer.errors import ConfigError, DataError, RunError
 from onelayer.words import counted, printable
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.analysis.prediction import Answer
     from onelayer.cli.screen import Screen
     from onelayer.model import Model
+    from onelayer.runs.directory import Run
 
 
 @app.command(usage="Usage: onelayer predict [OPTIONS] RUN PATH...")
@@ -47,15 +50,17 @@ def predict(
     from onelayer.analysis.prediction import is_table, predict_files
     from onelayer.cli.answers import entries, print_json, print_tables, write_csv
     from onelayer.cli.screen import Screen
-    from onelayer.runs.directory import Run
 
     _require_positive(top)
     if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold {threshold:g} is not a probability from 0 to 1; for 50 %, pass 0.5")
+        example = threshold if 1 < threshold <= 100 else 50
+        raise ConfigError(
+            f"threshold {threshold:g} is not a probability from 0 to 1; for {example:g} %, pass {example / 100:g}"
+        )
     if csv and as_json:
         raise ConfigError("--csv and --json exclude each other; pass one of them")
     screen = Screen()
-    model = Run.open(run_directory).model
+    model = _opened("predict", run_directory, paths).model
     errors: list[str] = []
     shown = csv is not None or not sys.stdout.isatty()  # a bar and the text of answers do not share a terminal
     with screen.working("classifying", shown=shown) as progress:
@@ -68,6 +73,10 @@ def predict(
             print_tables(screen, answers, model, threshold, top)
     for line in said if csv else []:
         screen.say(line)
+    if not (csv or as_json):  # which hold every error
+        for error in errors[:-1]:
+            print(f"left out: {error}", file=sys.stderr)
+        errors = errors[-1:]
     _raise(errors)
 
 
@@ -94,12 +103,11 @@ def explain(
     from onelayer.cli.screen import Screen
     from onelayer.files import is_explanation, require_own
     from onelayer.pictures.page import ignore_styles
-    from onelayer.runs.directory import Run
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: explain writes a PNG; choose a name that ends in .png")
     _require_positive(top)
-    model = Run.open(run_directory).model
+    model = _opened("explain", run_directory, images).model
     if model.image_shape is None:
         raise DataError(f"the model of {run_directory} was not trained on images; explain needs an image model")
     places = [out] if len(images) == 1 else [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(images))]
@@ -113,6 +121,22 @@ def explain(
         except DataError as error:  # the other images are still explained
             errors.append(str(error))
     _raise(errors)
+
+
+def _opened(command: str, run_directory: Path, paths: list[Path]) -> "Run":
+    """Open a run, and say so if the run is one of the paths after it."""
+    from onelayer.runs.directory import Run
+
+    try:
+        return Run.open(run_directory)
+    except RunError:
+        for path in paths:
+            with suppress(RunError):
+                Run.open(path)
+                words = shlex.join(["onelayer", command, str(path), str(run_directory)])
+                what = f"{run_directory} is not a run, but {path} is"
+                raise ConfigError(f"{what}; the run comes first: {words}") from None
+        raise
 
 
 def _explain(
