@@ -370,3 +370,12 @@ def test_settings_of_the_reader_are_given_by_name():
     for splits in (load_splits("digits"), load_splits(source="digits", split_config=SplitConfig())):
         for ours, theirs in zip(splits, given, strict=True):
             np.testing.assert_array_equal(ours.indices, theirs.indices)
+
+
+@pytest.mark.parametrize(("size", "told"), [("32", True), ("8x9", True), ("8", False), ("8x8", False)])
+def test_a_size_that_does_not_apply_is_noted(size, told, tmp_path):
+    notes = load("digits", source_config=SourceConfig(image_size=size)).notes
+    assert notes == ((f"the image size {size} does not apply to digits, whose images are 8 x 8",) if told else ())
+    np.savez(tmp_path / "rows.npz", X=np.eye(64), y=np.arange(64) % 2)
+    notes = load(tmp_path / "rows.npz", source_config=SourceConfig(image_size=size)).notes
+    assert notes[-1] == f"the image size {size} does not apply to rows, whose rows are not images"

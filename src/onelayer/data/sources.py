@@ -145,7 +145,7 @@ def load(
     if source_config.coarse and not (form and form.coarse):
         raise ConfigError(f"coarse does not apply to {source}; leave it out")
     if form is None:
-        return load_digits()
+        return _noting_size(load_digits(), source_config)
     path = found.path
     if path is None:
         try:
@@ -153,14 +153,26 @@ def load(
         except DownloadError as error:
             if found.name != "auto":
                 raise
-            return load_digits(notes=(f"these are scikit-learn's digits, as CIFAR-10 is not available: {error}",))
+            reason = f"these are scikit-learn's digits, as CIFAR-10 is not available: {error}"
+            return _noting_size(load_digits(notes=(reason,)), source_config)
         path = cache_directory() / KNOWN[name].kept
     dataset = form.read(path, source_config, parts, progress)
     if (match := NUMBERED.fullmatch(path.name)) and int(match["count"]) > 1 and not path.is_dir():
         alone = f"only {path.name} is read, which is one of {int(match['count'])} files by its name"
         dataset = replace(dataset, notes=(alone, *dataset.notes))
     fit = dataset.fit if source_config.fit == "auto" else source_config.fit
-    return replace(dataset, source=str(path.resolve()) if found.given else name, fit=fit)
+    dataset = replace(dataset, source=str(path.resolve()) if found.given else name, fit=fit)
+    return _noting_size(dataset, source_config)
+
+
+def _noting_size(dataset: Dataset, source_config: SourceConfig) -> Dataset:
+    """Return a data set with a note if its images are not of the size asked for. Old runs forbid an error."""
+    size, shape = source_config.width_and_height, dataset.image_shape
+    if size is None or (shape and shape[:0:-1] == size):
+        return dataset
+    rows = f"images are {shape[2]} x {shape[1]}" if shape else "rows are not images"
+    note = f"the image size {source_config.image_size} does not apply to {dataset.name}, whose {rows}"
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def load_preferred(
