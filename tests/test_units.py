@@ -16,7 +16,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import UnitWarning
 from onelayer.features.standardizer import Standardizer
-from onelayer.features.units import FAR_OFF, SCALED_DOWN
+from onelayer.features.units import FAR_OFF, SCALED_DOWN, SIXTEEN_GREYS
 from onelayer.layer import SoftmaxLayer
 
 RNG = np.random.default_rng(0)
@@ -175,6 +175,16 @@ def test_rows_that_were_divided_are_noticed(trained_on, factor):
     for some in (rows, rows[::7], rows[40:60]):
         assert str(model.doubt(some)) == FAR_OFF
     assert model.doubt(rows[:7]) is None, "a few images may be dark"
+
+
+def test_greys_from_0_to_16_are_noticed_in_a_single_row():
+    digits = np.pad(load_digits().data, ((0, 0), (0, 20)))
+    for rows in (digits, digits[:1], digits[5:9].astype(np.float32)):
+        assert str(model_of(DIGITS).doubt(rows)) == SIXTEEN_GREYS
+    assert model_of(DIGITS).doubt(np.rint(digits[:1] * (255 / 16))) is None
+    assert model_of(DIGITS).doubt(digits[:1].astype(np.uint8)) is None, "it may be a dark image"
+    assert model_of(digits.astype(np.uint8)).doubt(digits[:1]) is None
+    assert model_of(digits).doubt(digits[:1]) is None
 
 
 def test_standardised_rows_are_noticed_by_a_model_of_raw_ones():

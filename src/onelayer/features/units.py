@@ -17,6 +17,9 @@ quarters of them have three quarters of the numbers of full features below an ei
 were trained on, at most 57 % are so near zero (the extreme case has two values). Zeros, and rows that are mostly zeros,
 do not count, and fewer rows may be dark images.
 
+A model of pixels also doubts rows of floats, however few, that are whole numbers from 0 to 15 or 16, as scikit-learn's
+digits are.
+
 A feature with scale 1 was constant, or the rows were not standardised; it is left out. If a feature held only zeros and
 ones in training (then E[x^2] = E[x]), its zeros and ones do not count in the first test, as rare ones are far from the
 mean.
@@ -30,6 +33,9 @@ from onelayer.errors import OnelayerWarning, UnitWarning
 
 SCALED_DOWN = "the rows lie in 0 to 1, the pixels trained on in 0 to 255; multiply the rows by 255"
 FAR_OFF = "the rows lie far from those trained on, as if in another unit; prepare them as the training rows were"
+SIXTEEN_GREYS = (
+    "the rows lie in 0 to 16, the pixels trained on in 0 to 255; if 16 is white, multiply the rows by 255/16"
+)
 LOOKED_AT = 32  # rows that are checked, at most
 LEAST_IMAGE = 64  # numbers of an image of 8 x 8
 
@@ -38,6 +44,8 @@ def doubt(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray, *, pixels: bool
     """Return a reason to doubt that rows (n, d) are in the unit of those trained on, which were `pixels` or not."""
     if pixels and scaled_down(rows, mean, scale):
         return UnitWarning(SCALED_DOWN)
+    if pixels and sixteen_greys(rows, mean, scale):
+        return OnelayerWarning(SIXTEEN_GREYS)
     return OnelayerWarning(FAR_OFF) if far_off(rows, mean, scale) else None
 
 
@@ -63,6 +71,17 @@ def scaled_down(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
     masks = m.size > 0 and bool((m * m + s * s <= m * (1 + 1e-6)).all())
     large = m.size == 0 or bool((m + 3 * s > 16).any())  # small counts and codes may be bytes, too
     return large and not masks and bool(rows.min() >= 0 and rows.max() <= 1)
+
+
+def sixteen_greys(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
+    """Return whether rows (n, d) for a model of pixels from 0 to 255 seem to be greys from 0 to 16, as scikit-learn's.
+
+    Dark images are seldom floats, and their largest number is seldom 15 or 16.
+    """
+    if rows.dtype.kind != "f" or not rows.size or (rows % 1 != 0).any():
+        return False
+    m, s = mean[scale != 1], scale[scale != 1]
+    return bool(rows.min() == 0 and rows.max() in (15, 16) and (m + 3 * s > 128).any())
 
 
 def far_off(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> bool:
