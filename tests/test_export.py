@@ -267,8 +267,8 @@ class TestNumpy:
                 "import numpy as np",
             }
             code = script.replace(f'"""{ast.get_docstring(tree, clean=False)}"""', "")
-            assert len([line for line in code.splitlines() if line]) <= 50
-            assert max(map(len, script.splitlines())) <= 100
+            assert len([line for line in code.splitlines() if line]) <= 55
+            assert max(map(len, script.splitlines())) <= 120
             assert sorted(np.load(io.BytesIO(numbers)).files) == ["bias", "class_names", "mean", "scale", "weights"]
         assert to_numpy(model_of()) == to_numpy(model_of())
 
@@ -278,6 +278,20 @@ class TestNumpy:
         assert done.returncode == 1
         assert "python predict.py rows.npy" in done.stderr
         assert "(n, 60): pixels 0 to 255 of images, flattened from (3, 4, 5)" in done.stderr
+
+    @pytest.mark.parametrize(
+        "rows",
+        [np.zeros((3, 5)), np.zeros(60), np.zeros((0, 60)), np.array(1.0), np.full((2, 60), "a")],
+        ids=["narrow", "one row", "none", "a number", "words"],
+    )
+    def test_other_arrays_are_refused_in_a_line(self, rows, tmp_path):
+        write(model_of(), tmp_path / "predict.py")
+        np.save(tmp_path / "rows.npy", rows)
+        command = [sys.executable, "-I", "predict.py", "rows.npy"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        expected = f"expected rows of 60 numbers, got {rows.dtype} {rows.shape}"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"rows.npy: is not a .npy file for this model ({expected})\n"
 
     @pytest.mark.parametrize("name", ["predict.py", "predict.npz"])
     def test_only_its_own_files_are_replaced(self, name, tmp_path):

@@ -55,6 +55,8 @@ with np.load(Path(__file__).with_suffix(".npz")) as model:
 
 {check}
 def logits(rows):
+    if not rows.ndim or rows[:1].size != {d} or rows.dtype.kind not in "buif":
+        raise ValueError(f"expected rows of {d} numbers, got {{rows.dtype}} {{rows.shape}}")
     R = rows.reshape(len(rows), -1)
     if {doubtful}(R[:: len(R) // 32 + 1], mean, scale):
         warnings.warn(DOUBT)
@@ -75,7 +77,7 @@ if __name__ == "__main__":
     try:
         S = logits(np.load(sys.argv[1]))
     except (OSError, ValueError, TypeError, AttributeError, EOFError) as error:
-        sys.exit(f"{{sys.argv[1]}}: is not a .npy file of rows of {d} numbers ({{error}})")
+        sys.exit(f"{{sys.argv[1]}}: is not a .npy file for this model ({{error}})")
     try:
         for s, p in zip(S, of_logits(S)):
             k = s.argmax()  # the class of a row: the largest logit, and of equal ones the first
