@@ -173,6 +173,17 @@ def test_a_folder_without_cifar_is_one_line(run_cli, tmp_path):
 def test_commands_that_need_a_run_say_so(run_cli, tmp_path, command):
     more = {"predict": ["image.png"], "explain": ["image.png"], "export": ["model.onnx"]}.get(command, [])
     assert_one_line(run_cli(command, "missing", *more), "missing: no such run directory")
+    for name in ("runs/digits-1", "runs/photos"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "checkpoint.safetensors").write_text("not read")
+    for typed, meant in {
+        "digits-1": "digits-1",
+        "runs/foto": "",
+        "photo": "photos",
+        "runs/digit-1": "digits-1",
+    }.items():
+        hint = f"did you mean runs/{meant}\\?$" if meant else "onelayer runs lists those in runs/$"
+        assert_one_line(run_cli(command, typed, *more), f"{typed}: no such run directory; {hint}")
     (tmp_path / "other").mkdir()
     assert_one_line(run_cli(command, "other", *more), "other is not a run of onelayer")
 

@@ -285,7 +285,7 @@ def test_paths_that_cannot_hold_a_run(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunError, match=r"cannot make the directory .*; choose another --out"):
             Run.create(path)
-    with pytest.raises(RunError, match="no such run directory"):
+    with pytest.raises(RunError, match=r"no such run directory; onelayer runs lists those in runs/$"):
         Run.open(tmp_path / "missing")
     with pytest.raises(RunError, match=r"is not a run of onelayer: it has no checkpoint\.safetensors"):
         Run.open(tmp_path)

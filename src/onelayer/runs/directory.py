@@ -11,6 +11,7 @@
 """
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -124,7 +125,9 @@ class Run(CurvePlots, ModelPlots):
             if run.path.is_file():
                 raise RunError(f"{path} is a file, not a run directory; pass the folder {run.path.parent}")
             if not run.path.is_dir():
-                raise RunError(f"{path}: no such run directory; onelayer runs lists those in runs/")
+                near = _nearest_run(run.path)
+                hint = f"did you mean {near}?" if near else "onelayer runs lists those in runs/"
+                raise RunError(f"{path}: no such run directory; {hint}")
         except OSError as error:  # a name that is too long, a folder that may not be read
             raise RunError(f"{path}: {error.strerror}") from None
         if (run.path / "sweep.json").exists():
@@ -396,6 +399,16 @@ def load_run(path: str | Path) -> Run:
 def resume_command(path: Path) -> str:
     """Return the command that resumes a run."""
     return f"onelayer resume {shlex.quote(str(path))}"
+
+
+def _nearest_run(path: Path) -> Path | None:
+    """Return the run whose name is most like that of a path where there is none, in runs/ or beside it."""
+    for folder in dict.fromkeys([Path("runs") / path.parent, path.parent, Path("runs")]):
+        with suppress(OSError):
+            names = [place.name for place in folder.iterdir() if (place / "checkpoint.safetensors").exists()]
+            if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):
+                return folder / near[0]
+    return None
 
 
 def _layer(path: Path, tensors: dict[str, np.ndarray], names: tuple[str, ...], config: TrainConfig) -> SoftmaxLayer:
