@@ -29,7 +29,10 @@ def test_evaluate(run_cli, trained, tiny_cifar):
         cells = [cell.strip() for cell in table["accuracy"] if cell]
         low, high = (f"{100 * end:.{digits}f}" for end in interval)
         assert cells[:2] == [f"{100 * accuracy:.{digits}f} %", f"{low} to {high}"]
-        found = json.loads(run_cli("evaluate", trained, "--split", split, "--json")[1])
+        short = "val" if split == "validation" else split
+        found = json.loads(run_cli("evaluate", trained, "--split", short, "--json")[1])
+        told = [line.removeprefix("note: ") for line in out.splitlines() if line.startswith("note: ")]
+        assert found["notes"] and found["notes"] == told[: len(found["notes"])]
         assert found["loss"] == pytest.approx(loss, rel=1e-6)
         assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx(tuple(interval))
         assert len([line for line in lines if re.search(r"^\w+ +6  .* %  +\d+ to \d+$", line)]) == 10
@@ -87,7 +90,7 @@ def test_evaluate_without_the_rows_trained_on_has_no_references(run_cli, trained
     assert (code, err) == (0, "")
     without = json.loads(out)
     assert (without["references"], without["verdict"]) == ([], None)
-    assert without["notes"][1].startswith("without references, which need the rows that the run was trained on: ")
+    assert without["notes"][-1].startswith("without references, which need the rows that the run was trained on: ")
     assert without["accuracy"] == found["accuracy"]
 
 

@@ -86,7 +86,8 @@ def evaluate(
     if as_json:
         found = summary_of(evaluation, references, verdict)
         certified = {"certificate": certificate_summary(certificate)} if certificate else {}
-        print(json_text({"run": str(run.path), "notes": notes, **found, "advice": advice, **certified}))
+        all_notes = [*rows.dataset.notes, *notes]
+        print(json_text({"run": str(run.path), "notes": all_notes, **found, "advice": advice, **certified}))
     if csv:
         text = csv_of(evaluation.by_class)
         if csv_printed:
