@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -94,6 +95,25 @@ def test_train_takes_a_source_and_settings_by_name():
     assert doctest.testmod(public).failed == 0
 
 
+def test_train_takes_class_weights_as_a_dict():
+    expected = onelayer.train(TOY, epochs=2, class_weight="class 1=2.5,class 3=0.00001")
+    assert same_bits(
+        onelayer.train(TOY, epochs=2, class_weight={"class 1": np.float32(2.5), "class 3": 1e-5}), expected
+    )
+    assert not same_bits(onelayer.train(TOY, epochs=2), expected)
+    by_number = onelayer.train("digits", epochs=1, class_weight={3: 2})
+    assert same_bits(by_number, onelayer.train("digits", epochs=1, class_weight="3=2"))
+
+
+def test_a_model_says_what_it_has_instead_of_predict():
+    model = onelayer.train(TOY, epochs=0).model
+    with pytest.raises(AttributeError, match=r"^Model has no attribute 'predict'; probabilities\(rows\) returns those"):
+        model.predict(TOY.rows)
+    with pytest.raises(AttributeError, match=r"^Model has no attribute 'colour'$"):
+        _ = model.colour
+    assert pickle.loads(pickle.dumps(model)).class_names == model.class_names
+
+
 def test_train_takes_a_preset():
     splits = toy_splits()
     found = onelayer.train(splits, preset="coursework", epochs=2, learning_rate=0.02)
@@ -121,6 +141,16 @@ TOY = toy_dataset()
         (lambda: onelayer.train(TOY, lr="fast"), "learning rate 'fast' is not a positive number, or auto"),
         (lambda: onelayer.train(TOY, onelayer.SplitConfig()), "config is of the type SplitConfig; .* protocol=..."),
         (lambda: onelayer.train(TOY, {}), "config is of the type dict; pass a TrainConfig, or settings by name"),
+        (
+            lambda: onelayer.train(np.eye(3), [0, 1, 2]),
+            r"data is .*ndarray; .*; SoftmaxClassifier\(\)\.fit\(X, y\) trains",
+        ),
+        (
+            lambda: onelayer.train(TOY, class_weight={"class 1": -1}),
+            "class_weight .* is not a dict of class names, wit",
+        ),
+        (lambda: onelayer.train(TOY, class_weight={"a,b": 1}), "class_weight .* is not a dict of class names, without"),
+        (lambda: onelayer.train(TOY, class_weight={}), "class_weight {} is not a dict of class names"),
         (lambda: onelayer.train(3), "data is of the type int; pass a name or path, a Dataset, or Splits"),
         (lambda: onelayer.train("digts"), "did you mean digits"),
         (lambda: onelayer.train(TOY, preset="course"), "preset 'course' is not known; pass coursework"),

@@ -5,7 +5,7 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -71,6 +71,12 @@ class Model(ModelPlots):
             mean = self.of_rows.mean
             like_pixels = self.image_shape is not None and mean.size and mean.min() >= 0 and 1 < mean.max() <= 255
             object.__setattr__(self, "pixels", bool(like_pixels))
+
+    if not TYPE_CHECKING:  # mypy would take any name for one of the model's
+
+        def __getattr__(self, name: str) -> object:
+            hint = "; probabilities(rows) returns those of the classes in class_names" if "predict" in name else ""
+            raise AttributeError(f"Model has no attribute {name!r}{hint}")
 
     def __repr__(self) -> str:
         d, K = self.layer.weights.shape

@@ -5,12 +5,12 @@ The training itself is the pure function `onelayer.training.train.train`, of spl
 
 import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onelayer.config import ALIASES, PRESETS, SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import ALIASES, PRESETS, SourceConfig, SplitConfig, TrainConfig, class_weights
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.progress import Progress
 from onelayer.data.protocols import split
@@ -21,6 +21,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.training import train as engine
 from onelayer.training.state import TrainingResult, TrainingState, warn_of_units
 from onelayer.training.watching import watching
+from onelayer.words import printable
 
 Config = TypeVar("Config", TrainConfig, SplitConfig, SourceConfig)
 NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (TrainConfig, SplitConfig, SourceConfig)}
@@ -75,7 +76,8 @@ def train(
         Asked now and then, in other threads too; true ends the training.
     **settings
         Settings by name: those of `TrainConfig`, and where they apply those of `SplitConfig` and `SourceConfig`. Short
-        names of the command line (lr, eta, lam, n_batch, n_epochs) are taken too.
+        names of the command line (lr, eta, lam, n_batch, n_epochs) are taken too. class_weight may be a dict of class
+        names and weights.
 
     Returns
     -------
@@ -128,7 +130,8 @@ def train(
 
 def _require_types(data: object, config: object, preset: object, features: object) -> None:
     if not isinstance(data, str | Path | Dataset | Splits):
-        raise wrong_type("data", data, "a name or path, a Dataset, or Splits")
+        arrays = "; SoftmaxClassifier().fit(X, y) trains on arrays" if hasattr(data, "__len__") else ""
+        raise wrong_type("data", data, f"a name or path, a Dataset, or Splits{arrays}")
     if isinstance(config, SplitConfig | SourceConfig):
         name = NAMES[type(config)][0]
         raise wrong_type("config", config, f"a TrainConfig, and settings such as {name} by name: {name}=...")
@@ -154,8 +157,21 @@ def _by_our_names(settings: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"unknown setting {typed}; {guess}")
         if name in given:
             raise ConfigError(f"{given[name][0]} and {typed} are the same setting; pass one of them")
-        given[name] = typed, value
+        given[name] = typed, _typed_weights(value) if name == "class_weight" and isinstance(value, Mapping) else value
     return {name: value for name, (_, value) in given.items()}
+
+
+def _typed_weights(weights: Mapping[Any, Any]) -> str:
+    """Return a dict of class names and weights in the form that `TrainConfig.class_weight` has."""
+    try:
+        typed = ",".join(f"{name}={float(weight)!r}" for name, weight in weights.items())
+        read = class_weights(typed) == {str(name): float(weight) for name, weight in weights.items()}
+    except (TypeError, ValueError):
+        read = False
+    if not (weights and read):
+        what = "a dict of class names, without commas, and weights from 0 to 1e30"
+        raise ConfigError(f"class_weight {printable(repr(weights))} is not {what}")
+    return typed
 
 
 def _taken(given: dict[str, Any], config: Config) -> Config:

@@ -221,7 +221,9 @@ def _read_rows(stored: list[StoredArray], progress: Progress | None) -> tuple[np
     notes = []
     dtype = first.dtype.newbyteorder("=")
     if dtype in (np.float16, np.float64):
-        notes.append(f"the rows are {dtype}, which NumPy trains; the compiled kernel, which is faster, takes float32")
+        notes.append(
+            f"the rows are {dtype}, so NumPy does the arithmetic; the compiled kernel, which is faster, needs float32"
+        )
     reason = _reason_to_copy(stored, channels_last)
     if reason is None:
         return first.map().reshape(first.shape[0], -1), image_shape, notes
