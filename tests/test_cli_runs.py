@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY, assert_one_line
+from rich.console import Console
 
+from onelayer.cli.screen import Screen
 from onelayer.files import read_json, write_json
+from onelayer.runs.listing import ALWAYS, ListedRun, settings_that_differ
 
 
 @pytest.fixture
@@ -57,6 +60,30 @@ def test_runs_are_listed_by_their_summaries_alone(run_cli, many):
     assert c[9:12] == ["40.00", "-", "1.4000"]
     assert "note: runs/deeper/stopped is not complete; go on with: onelayer resume runs/deeper/stopped" in out
     assert "note: runs/deeper/damaged/summary.json: damaged (its checksum is wrong" in out
+
+
+def test_a_narrow_terminal_shows_whole_names_dates_and_figures(run_cli, many, monkeypatch):
+    wide = run_cli("runs")[1]
+    monkeypatch.setattr(Screen, "__init__", narrow)
+    lines = run_cli("runs")[1].splitlines()
+    assert max(map(len, lines[:4])) <= 80
+    assert lines[0].split() == ["run", "date", "settings", "validation", "(%)", "test", "(%)", "loss"]
+    assert [line.split()[0] for line in lines[1:4]] == ["runs/c", "runs/a", "runs/b"]
+    assert lines[1].split()[-3:] == ["40.00", "-", "1.4000"]
+    assert "left out: data, train (%), seconds; onelayer runs | cat shows all" in lines
+    assert "left out: data" not in wide
+
+
+def narrow(self: Screen, quiet: bool = False) -> None:
+    self._quiet, self._console = quiet, Console(highlight=False, emoji=False, width=80)
+
+
+def test_a_fit_that_the_data_decided_is_no_difference():
+    def run(data: str, fit: str) -> ListedRun:
+        return ListedRun(Path(data), {"data": data}, {"fit": fit, "l2": 0.0})
+
+    assert settings_that_differ([run("photos", "crop"), run("digits", "auto")]) == ALWAYS
+    assert settings_that_differ([run("photos", "crop"), run("photos", "pad"), run("digits", "auto")]) == ("fit",)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from onelayer.words import counted, printable, spaced, typed
 if TYPE_CHECKING:  # imported in the command, so that --help stays fast
     from onelayer.runs.listing import ListedRun
 
+WIDEST = ("data", "seconds", "train (%)", "settings")  # columns that a narrow terminal does not show, the first first
+
 
 @app.command(usage="Usage: onelayer runs [OPTIONS] [FOLDER]")
 def runs(
@@ -42,8 +44,14 @@ def runs(
         names = settings_that_differ(complete)
         accuracies = [f"{split} (%)" for split in ("train", "validation", "test")]
         columns = ["run", "date", "data", "settings", *accuracies, "loss", "seconds"]
-        screen.table(*columns, rows=[_row(run, names) for run in complete], words=4)
-        screen.say("settings: those in which the runs differ; loss: of the validation rows, in nats")
+        rows = [dict(zip(columns, _row(run, names), strict=True)) for run in complete]
+        shown = screen.fitting(rows, WIDEST)
+        words = len({*columns[:4]} & {*shown})
+        screen.table(*shown, rows=[[row[name] for name in shown] for row in rows], words=words)
+        differing = "settings: those in which the runs differ; " * ("settings" in shown)
+        screen.say(f"{differing}loss: of the validation rows, in nats")
+        if missing := [name for name in columns if name not in shown]:
+            screen.say(f"left out: {', '.join(missing)}; onelayer runs | cat shows all")
     elif not found:
         screen.say(f"{folder}: holds no runs")
     for run in found:

@@ -4,11 +4,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -55,6 +56,15 @@ class Screen:
         for row in rows:
             table.add_row(*row)
         self._console.print(table, markup=False, soft_wrap=False)
+
+    def fitting(self, rows: list[dict[str, str]], optional: Sequence[str]) -> list[str]:
+        """Return the columns of a table that fit into a line; `optional` ones are left out, one after the other."""
+        widths = {name: max(map(cell_len, [name, *(row[name] for row in rows)])) for name in rows[0]}
+        for name in optional:
+            if sum(widths.values()) + len(widths) - 1 <= self._console.width:
+                break
+            del widths[name]
+        return list(widths)
 
     def data(self, splits: Splits, classes: bool = False) -> None:
         """Print the sizes of the splits, their notes and duplicates, and on request the classes."""

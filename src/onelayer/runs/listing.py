@@ -130,7 +130,13 @@ def _is_known(value: object) -> bool:
 
 
 def settings_that_differ(runs: list[ListedRun]) -> tuple[str, ...]:
-    """Return the names of the settings in which runs differ, or of the usual ones if there are none."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    differ = (name for name in names if len({typed(run.settings.get(name)) for run in runs}) > 1)
-    return tuple(differ) or ALWAYS
+    """Return the names of the settings in which runs differ, or of the usual ones if there are none.
+
+    The data decide about fit where it is not given, so a difference in fit counts between runs on the same data only.
+    """
+
+    def differs(name: str) -> bool:
+        data = [run.values["data"] if name == "fit" else "" for run in runs]
+        return len({(of, typed(run.settings.get(name))) for of, run in zip(data, runs, strict=True)}) > len({*data})
+
+    return tuple(filter(differs, dict.fromkeys(name for run in runs for name in run.settings))) or ALWAYS
