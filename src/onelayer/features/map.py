@@ -19,6 +19,7 @@ import numpy as np
 from onelayer.errors import DataError
 
 Shape = tuple[int, int, int]  # of an image: channels, height, width
+LEAST_LENGTH = 1e-10  # of a row that is divided by its length; shorter ones, such as zeros, are divided by this
 
 
 class FeatureMap(Protocol):
@@ -118,6 +119,52 @@ class Identity(FeatureMap):
         return contributions
 
 
+@dataclass(frozen=True)
+class UnitLength(FeatureMap):
+    """The map that divides each raw row by its length, so that products of rows are cosines.
+
+    Parameters
+    ----------
+    d_in : int
+        Numbers of a raw row.
+    """
+
+    d_in: int
+    name = "unit length"
+    image_shape = None
+    linear = False
+
+    @property
+    def d_out(self) -> int:  # type: ignore[override]  # nobody sets it
+        return self.d_in
+
+    def transform(self, R: np.ndarray) -> np.ndarray:
+        X = R.astype(np.float64)
+        X /= np.maximum(np.sqrt(np.einsum("ij,ij->i", X, X)), LEAST_LENGTH)[:, None]
+        return X
+
+    def facts(self) -> dict[str, Any]:
+        return {"numbers": self.d_in}
+
+    def onnx_nodes(self, rows: str, features: str) -> tuple[list[Any], dict[str, np.ndarray]]:
+        from onnx import helper
+
+        length, least = "features.length", "features.least"
+        nodes = [
+            helper.make_node("ReduceL2", [rows], [length], axes=[1], keepdims=1),
+            helper.make_node("Max", [length, least], ["features.divisor"]),
+            helper.make_node("Div", [rows, "features.divisor"], [features]),
+        ]
+        return nodes, {least: np.array([LEAST_LENGTH], np.float32)}
+
+    def numpy_source(self) -> str:
+        return f"""
+def features(R, tensors):
+    X = R.astype(np.float64)
+    return X / np.maximum(np.sqrt((X * X).sum(axis=1, keepdims=True)), {LEAST_LENGTH!r})
+"""
+
+
 def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:
     """Return the reason why a map does not take rows of d numbers, images of this shape or None; else nothing."""
     if features.image_shape not in (None, image_shape):
@@ -130,4 +177,6 @@ def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:
 
 # Names of maps, and for each the function that makes it from the `tensors` and `facts` of a model file; a file without
 # a map has the identity. A reader may raise KeyError, TypeError or ValueError for what does not fit.
-FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {}
+FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {
+    UnitLength.name: lambda tensors, facts: UnitLength(int(facts["numbers"])),
+}

@@ -20,6 +20,7 @@ from onelayer.training.train import solve
 # Seconds between checkpoints, which a killed run loses at most, beside the epoch it was in. For a large model there are
 # more seconds between them, so that writing takes a tenth of the time.
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
+PROBE = "probe"  # the entry in the summary of a run that was not trained by epochs
 
 
 def start(
@@ -86,12 +87,14 @@ def resume(
     Raises
     ------
     ConfigError
-        If fewer epochs are asked for than are done.
+        If fewer epochs are asked for than are done, or the run is a probe.
     RunError
         If another process works on the run.
     """
     with claimed(run.path):
         plan, state = run.read_checkpoint()
+        if run.summary_path.exists() and PROBE in run.summary:
+            raise ConfigError(f"{run.path} is a probe, which has no epochs to go on with; run onelayer probe again")
         if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()

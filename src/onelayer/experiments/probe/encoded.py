@@ -1,0 +1,125 @@
+"""The rows of a probe: divided, brought to one scale, and in the form that a recipe takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from onelayer.coded import coded
+from onelayer.config import SplitConfig
+from onelayer.data.dataset import Split, Splits
+from onelayer.data.protocols import default_protocol
+from onelayer.data.protocols import split as divide
+from onelayer.data.sources import load
+from onelayer.errors import DataError
+from onelayer.features.map import FeatureMap, Identity, UnitLength
+from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
+from onelayer.features.units import are_pixels, places_to_look_at
+from onelayer.layer import SoftmaxLayer
+from onelayer.model import Model
+
+Normalize = Literal["none", "unit", "standardize"]
+NORMALIZED = {
+    "none": "rows as they are",
+    "unit": "each row divided by its length",
+    "standardize": "each feature less its mean, divided by its standard deviation, over the rows trained on",
+}
+VALIDATION = 0.1  # of the training rows
+TEST = 0.2  # of all rows, where a source has no test rows
+
+
+def load_features(
+    source: str, split_seed: int = 0, progress: Callable[[int, int | None], None] | None = None
+) -> tuple[Splits, SplitConfig]:
+    """Load features with labels, and draw a tenth of the training rows of each class for validation.
+
+    A validation part of the source's own is taken as it is. Without test rows, a fifth of all rows are drawn first.
+
+    Raises
+    ------
+    DataError
+        If the source is missing or damaged, a feature is not finite, or fewer than two classes are trained on.
+    """
+    dataset = load(source, progress=progress)
+    size = {"full": VALIDATION, "stratified": VALIDATION * (1 - TEST)}.get(default_protocol(dataset.parts))
+    config = SplitConfig(validation_size=size, split_seed=split_seed)
+    splits = divide(dataset, config, progress)
+    for part in (splits.train, splits.validation, splits.test):
+        if part.weight == 0:
+            raise DataError(f"{dataset.name} has no {part.name} rows; a probe needs some")
+    trained = np.unique(splits.train.labels)
+    if len(trained) == 1:
+        only = dataset.class_names[trained[0]]
+        raise DataError(f"{dataset.name}: the training rows are of one class only, {only}; a probe needs two")
+    return splits, config
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The rows of a probe.
+
+    Parameters
+    ----------
+    raw : Splits
+        As they were read.
+    splits : Splits
+        The same rows, each of length 1 if `normalize` is unit.
+    normalize : {"none", "unit", "standardize"}
+    """
+
+    raw: Splits
+    splits: Splits
+    normalize: Normalize
+
+    @classmethod
+    def of(cls, raw: Splits, normalize: Normalize) -> "Encoded":
+        """Return the rows of these splits."""
+        return cls(raw, coded(raw, _features(raw, normalize)), normalize)
+
+    @property
+    def train(self) -> Split:
+        """The rows that are trained on."""
+        return self.splits.train
+
+    def refitted(self) -> "Encoded":
+        """Return the same rows, where the validation rows are trained on too."""
+        return replace(self, raw=_refitted(self.raw), splits=_refitted(self.splits))
+
+    @cached_property
+    def of_training(self) -> Standardizer:
+        """Mean and standard deviation of the rows that are trained on."""
+        split = self.train
+        return Moments.of(split.row_blocks(BLOCK_ROWS), split.weight_blocks(BLOCK_ROWS)).standardizer
+
+    @cached_property
+    def standardizer(self) -> Standardizer:
+        """Mean and scale by which rows reach a layer; the scale is 1 where features keep their own.
+
+        The mean is subtracted in any case: the bias takes it up, so that it changes no answer, and the solver needs
+        fewer passes.
+        """
+        found = self.of_training
+        return found if self.normalize == "standardize" else replace(found, scale=np.ones_like(found.scale))
+
+    def model(self, layer: SoftmaxLayer, standardizer: Standardizer | None = None) -> Model:
+        """Return the model for raw rows of a layer for standardised ones."""
+        dataset = self.raw.dataset
+        features = _features(self.raw, self.normalize)
+        known = dataset.class_names, dataset.image_shape
+        pixels = are_pixels(self.raw.train.rows(places_to_look_at(len(self.raw.train))))
+        of_rows = None if isinstance(features, Identity) else self.raw.standardizer
+        return Model(layer, standardizer or self.standardizer, *known, pixels, features, of_rows)
+
+
+def _features(raw: Splits, normalize: Normalize) -> FeatureMap:
+    d = raw.dataset.rows.shape[1]
+    return UnitLength(d) if normalize == "unit" else Identity(d)
+
+
+def _refitted(splits: Splits) -> Splits:
+    """Return the splits that `SplitConfig.refit` makes of the same rows."""
+    both = np.concatenate([splits.train.indices, splits.validation.indices])
+    protocol = f"{splits.protocol}, refitted on train and validation"
+    return replace(splits, train=replace(splits.train, indices=both), protocol=protocol)

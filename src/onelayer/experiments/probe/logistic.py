@@ -1,0 +1,82 @@
+"""Logistic regression over values of C: a path of optima, each of which starts from the one before.
+
+C is that of scikit-learn and of liblinear, whose cost is C times the sum of the losses plus ||w||^2 / 2. Divided by C n
+it is this package's cost, with
+
+    lambda = 1 / (2 C n)         for K > 2 classes
+    lambda = 1 / (C n)           for two classes
+
+Two classes have one vector w there, and two here. The loss depends on w = W_1 - W_0 alone, and of all W with this
+difference the shortest is W_1 = -W_0 = w / 2, with ||W||^2 = ||w||^2 / 2. So the penalties agree at twice the lambda.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from onelayer.analysis.evaluation import logits_of
+from onelayer.data.dataset import Split
+from onelayer.experiments.probe.encoded import Encoded
+from onelayer.experiments.probe.trials import Fitted, Trial
+from onelayer.layer import likeliest
+from onelayer.losses import LOSSES
+from onelayer.training.converged import Convergence, Iterate
+from onelayer.training.converging.rows import Rows
+
+TOLERANCE = 1e-7  # the largest gap, as a share of the bound
+MOST_PASSES = 100  # over the rows, for each C; the originals stop after 1,000 iterations of plain L-BFGS
+DINO = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # values of C
+
+Progress = Callable[[int, int | None], None]
+
+
+def l2_of(C: float, split: Split) -> float:
+    """Return the lambda that stands for this C on these rows."""
+    K = len(np.unique(split.labels))
+    return (1 if K == 2 else 0.5) / (C * split.weight)
+
+
+class Path:
+    """Optima for values of C on the training rows, and their accuracies on the validation rows.
+
+    Parameters
+    ----------
+    encoded : Encoded
+    """
+
+    def __init__(self, encoded: Encoded) -> None:
+        self._encoded = encoded
+        rows = Rows(encoded.train, encoded.standardizer)
+        self._convergence = Convergence(rows, LOSSES["softmax"], smallest_l2=0)  # any C may come
+        self._best: tuple[Trial, Iterate] | None = None
+
+    def trials(self, values: Sequence[float], progress: Progress | None = None) -> Iterator[Trial]:
+        """Yield what each C gives, from the smallest on."""
+        l2s = [l2_of(C, self._encoded.train) for C in values]
+        path = self._convergence.path(l2s, tol=TOLERANCE, max_passes=MOST_PASSES)
+        for number, (C, at) in enumerate(zip(values, path, strict=True), 1):
+            trial = self._trial(C, at)
+            if self._best is None or trial.accuracy > self._best[0].accuracy:
+                self._best = trial, Iterate(at.T, at.b)
+            if progress:
+                progress(number, len(values) + 1)
+            yield trial
+
+    def refit(self, C: float) -> Fitted:
+        """Return the optimum for this C on the training and validation rows, from that of the best trial on."""
+        encoded = self._encoded.refitted()
+        l2 = l2_of(C, encoded.train)
+        convergence = Convergence(Rows(encoded.train, encoded.standardizer), LOSSES["softmax"], l2)
+        start = None
+        if self._best and np.array_equal(convergence.classes, self._convergence.classes):
+            start = self._best[1]
+        *_, at = convergence.iterates(l2, start, tol=TOLERANCE, max_passes=MOST_PASSES)
+        return Fitted(encoded.model(convergence.layer(at)), l2, at.ended, at.reached)
+
+    def _trial(self, C: float, at: Iterate) -> Trial:
+        encoded = self._encoded
+        model = encoded.model(self._convergence.layer(at))
+        validation = encoded.raw.validation
+        right = likeliest(logits_of(model, validation)) == validation.labels
+        weights = validation.row_weights(slice(None))
+        return Trial(C, float(np.average(right, weights=weights)), at.reached, at.passes, at.cost, at.gap)
