@@ -19,7 +19,7 @@ def probe(
     features: Annotated[str, Parameter(name="FEATURES", group=DATA)],
     /,
     *,
-    recipe: Annotated[Literal["dino"], Parameter(group=TRAINING)] = "dino",
+    recipe: Annotated[Literal["dino", "ridge", "knn", "nearest-mean"], Parameter(group=TRAINING)] = "dino",
     normalize: Annotated[Literal["none", "unit", "standardize"], Parameter(group=TRAINING)] = "none",
     split_seed: Annotated[int, Parameter(group=DATA)] = 0,
     out: OutDirectory = None,
@@ -35,7 +35,8 @@ def probe(
     features
         File or folder of features and labels, as --data of train takes it.
     recipe
-        Protocol to follow. dino: logistic regression at 45 values of C, the best refitted with the validation rows.
+        Protocol. dino: logistic regression at 45 values of C; ridge: regression on the labels, in closed form;
+        knn: the k nearest by cosine; nearest-mean: the class whose mean is nearest.
     normalize
         Scale: none keeps the features, unit divides each row by its length, standardize each feature by its deviation.
     split_seed
@@ -59,17 +60,19 @@ def probe(
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
         splits, split_config = probes.load_features(features, split_seed, progress)
-    name = splits.dataset.name.lower()
-    with claimed(out, Path("runs") / f"{name}-probe") as path:
-        run = Run.create(path, overwrite=overwrite)
-        screen.data(splits)
-        with screen.working("probing") as progress:
-            found = probes.probe(splits, recipe, normalize, progress)
-        probes.save(found, run, split_config)
-        _print(screen, found)
+    screen.data(splits)
+    with screen.working("probing") as progress:
+        found = probes.probe(splits, recipe, normalize, progress)
+    record = found.record()
+    if found.outcome.model:
+        with claimed(out, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}") as path:
+            probes.save(found, Run.create(path, overwrite=overwrite), split_config)
+        record = {"run": str(path), **record}
+    _print(screen, found)
+    if found.outcome.model:
         screen.files(path)
     if as_json:
-        print(json_text({"run": str(path), **found.record()}))
+        print(json_text(record))
     if csv:
         text = probes.csv_of_probes([found])
         if csv_printed:
@@ -85,16 +88,20 @@ def _print(screen: "Screen", found: "Probe") -> None:
     from onelayer.words import percent
 
     screen.say(f"recipe {found.recipe}, normalize {found.normalize}: {NORMALIZED[found.normalize]}\n")
-    rows = [
-        [f"{trial.value:.3g}", percent(trial.accuracy), f"{trial.passes:g}", "" if trial.converged else "no"]
-        for trial in found.trials
-    ]
-    screen.table(found.setting, "validation", "passes", "converged", rows=rows, words=0)
-    chosen = found.chosen
-    screen.say(
-        f"\nchosen by validation accuracy, {percent(chosen.accuracy)}: {found.setting} {chosen.value:.4g}; "
-        "refitted with the validation rows"
-    )
+    if chosen := found.outcome.chosen:
+        trials = found.outcome.trials
+        iterated = chosen.passes is not None
+        rows = [
+            [f"{trial.value:.3g}", percent(trial.accuracy)]
+            + ([f"{trial.passes:g}", "" if trial.converged else "no"] if iterated else [])
+            for trial in trials
+        ]
+        columns = [found.setting, "validation", *["passes", "converged"] * iterated]
+        screen.table(*columns, rows=rows, words=0)
+        screen.say(
+            f"\nchosen by validation accuracy, {percent(chosen.accuracy)}: {found.setting} {chosen.value:.4g}; "
+            "fitted again with the validation rows"
+        )
     screen.say(f"{found.evaluation.rows_in_words()}, read once")
     rows = [[name, figure.number(), figure.interval()] for name, figure in found.figures.items()]
     screen.table("", "probe", "95 % interval", rows=rows)

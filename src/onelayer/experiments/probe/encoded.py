@@ -83,6 +83,10 @@ class Encoded:
         """The rows that are trained on."""
         return self.splits.train
 
+    def seen(self, split: Split) -> Split:
+        """Return a split of raw rows as the recipe sees its rows."""
+        return replace(split, dataset=self.splits.dataset)
+
     def refitted(self) -> "Encoded":
         """Return the same rows, where the validation rows are trained on too."""
         return replace(self, raw=_refitted(self.raw), splits=_refitted(self.splits))

@@ -10,14 +10,16 @@ Two classes have one vector w there, and two here. The loss depends on w = W_1 -
 difference the shortest is W_1 = -W_0 = w / 2, with ||W||^2 = ||w||^2 / 2. So the penalties agree at twice the lambda.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from onelayer.analysis.evaluation import logits_of
+from onelayer.analysis.evaluation import evaluate, logits_of
 from onelayer.data.dataset import Split
 from onelayer.experiments.probe.encoded import Encoded
-from onelayer.experiments.probe.trials import Fitted, Trial
+from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy, best
 from onelayer.layer import likeliest
 from onelayer.losses import LOSSES
 from onelayer.training.converged import Convergence, Iterate
@@ -26,8 +28,6 @@ from onelayer.training.converging.rows import Rows
 TOLERANCE = 1e-7  # the largest gap, as a share of the bound
 MOST_PASSES = 100  # over the rows, for each C; the originals stop after 1,000 iterations of plain L-BFGS
 DINO = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # values of C
-
-Progress = Callable[[int, int | None], None]
 
 
 def l2_of(C: float, split: Split) -> float:
@@ -62,7 +62,7 @@ class Path:
                 progress(number, len(values) + 1)
             yield trial
 
-    def refit(self, C: float) -> Fitted:
+    def refit(self, C: float) -> Outcome:
         """Return the optimum for this C on the training and validation rows, from that of the best trial on."""
         encoded = self._encoded.refitted()
         l2 = l2_of(C, encoded.train)
@@ -71,12 +71,19 @@ class Path:
         if self._best and np.array_equal(convergence.classes, self._convergence.classes):
             start = self._best[1]
         *_, at = convergence.iterates(l2, start, tol=TOLERANCE, max_passes=MOST_PASSES)
-        return Fitted(encoded.model(convergence.layer(at)), l2, at.ended, at.reached)
+        model = encoded.model(convergence.layer(at))
+        return Outcome(partial(evaluate, model), model, l2, ended=at.ended, converged=at.reached)
 
     def _trial(self, C: float, at: Iterate) -> Trial:
         encoded = self._encoded
         model = encoded.model(self._convergence.layer(at))
         validation = encoded.raw.validation
-        right = likeliest(logits_of(model, validation)) == validation.labels
-        weights = validation.row_weights(slice(None))
-        return Trial(C, float(np.average(right, weights=weights)), at.reached, at.passes, at.cost, at.gap)
+        found = accuracy(likeliest(logits_of(model, validation)), validation)
+        return Trial(C, found, at.reached, at.passes, at.cost, at.gap)
+
+
+def dino(encoded: Encoded, progress: Progress | None = None) -> Outcome:
+    """Choose C among 45 values on the validation rows, and fit again with them."""
+    path = Path(encoded)
+    trials = tuple(path.trials(DINO, progress))
+    return replace(path.refit(best(trials).value), trials=trials)

@@ -1,20 +1,23 @@
 """A probe: a recipe that is fitted on features, chosen by the validation rows, and reported on the test rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from onelayer.analysis.estimates import Estimate
-from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.summary import csv_of, summary_of
 from onelayer.data.dataset import Splits
-from onelayer.experiments.probe import logistic
+from onelayer.experiments.probe.closed import nearest_mean, ridge
 from onelayer.experiments.probe.encoded import Encoded, Normalize
-from onelayer.experiments.probe.trials import Fitted, Trial, best
+from onelayer.experiments.probe.logistic import MOST_PASSES, dino
+from onelayer.experiments.probe.neighbours import knn
+from onelayer.experiments.probe.trials import Outcome, Progress
 
-RecipeName = Literal["dino"]
+RecipeName = Literal["dino", "ridge", "knn", "nearest-mean"]
+# For each recipe, the name of the setting that it chooses, and the function that fits it.
+RECIPES = {"dino": ("C", dino), "ridge": ("", ridge), "knn": ("k", knn), "nearest-mean": ("", nearest_mean)}
 FIGURES = ("accuracy", "top_5_accuracy", "balanced_accuracy")  # top-1, top-5, mean per class
 NAMES = {"accuracy": "top-1", "top_5_accuracy": "top-5", "balanced_accuracy": "mean per class"}
 
@@ -30,22 +33,18 @@ class Probe:
     splits : Splits
         The rows as they were divided for the choice; the fit is on training and validation rows.
     setting : str
-        The name of the setting that the validation rows chose.
-    trials : tuple of Trial
-        The values that were tried, in their order.
-    chosen : Trial
-    fitted : Fitted
+        The name of the setting that the validation rows chose; empty if the recipe has none.
+    outcome : Outcome
+        The fit on training and validation rows, and the values that were tried before.
     evaluation : Evaluation
-        Of the test rows, by the fit.
+        Of the test rows.
     """
 
-    recipe: str
+    recipe: RecipeName
     normalize: Normalize
     splits: Splits
     setting: str
-    trials: tuple[Trial, ...]
-    chosen: Trial
-    fitted: Fitted
+    outcome: Outcome
     evaluation: Evaluation
 
     def __repr__(self) -> str:
@@ -59,39 +58,46 @@ class Probe:
 
     def notes(self) -> list[str]:
         """Return sentences on what a reader of the figures must know."""
-        notes = []
-        values = [trial.value for trial in self.trials]
-        if len(values) > 1 and self.chosen.value in (values[0], values[-1]):
-            edge = "smallest" if self.chosen.value == values[0] else "largest"
+        notes, chosen = [], self.outcome.chosen
+        values = [trial.value for trial in self.outcome.trials]
+        if chosen and len(values) > 1 and chosen.value in (values[0], values[-1]):
+            edge = "smallest" if chosen.value == values[0] else "largest"
             notes.append(
-                f"{self.setting} {self.chosen.value:g} is the {edge} that was tried; a better one may lie beyond it"
+                f"{self.setting} {chosen.value:g} is the {edge} that was tried; a better one may lie beyond it"
             )
-        if loose := [f"{trial.value:.3g}" for trial in self.trials if not trial.converged]:
+        if loose := [f"{trial.value:.3g}" for trial in self.outcome.trials if not trial.converged]:
             notes.append(
-                f"not converged in {logistic.MOST_PASSES} passes, {len(loose)} of {len(values)} values of "
-                f"{self.setting}: {', '.join(loose)}"
+                f"not converged in {MOST_PASSES} passes, or as far as rounding lets it: {len(loose)} of {len(values)} "
+                f"values of {self.setting}, {', '.join(loose)}"
             )
-        if not self.fitted.converged:
-            notes.append(f"the final fit did not converge: {self.fitted.ended}")
+        if not self.outcome.converged:
+            notes.append(f"the final fit did not converge: {self.outcome.ended}")
+        if self.outcome.model is None:
+            notes.append(f"{self.recipe} is not a layer, so no run is written")
+        elif not self.setting:
+            notes.append(f"the probabilities of {self.recipe} are not fitted; only its classes count")
         return notes
 
     def record(self) -> dict[str, Any]:
         """Return the settings, the trials and all figures, as JSON can hold them."""
+        chosen = self.outcome.chosen
         return {
             "data": self.splits.dataset.name,
             "recipe": self.recipe,
             "normalize": self.normalize,
             "rows": {split.name: len(split) for split in self.splits},
-            self.setting: self.chosen.value,
-            "l2": self.fitted.l2,
-            "ended": self.fitted.ended,
-            "trials": [vars(trial) for trial in self.trials],
+            "setting": self.setting or None,
+            "chosen": chosen.value if chosen else None,
+            "l2": self.outcome.l2,
+            "ended": self.outcome.ended,
+            "trials": [vars(trial) for trial in self.outcome.trials],
             "notes": self.notes(),
             "test": summary_of(self.evaluation),
         }
 
     def row(self) -> dict[str, object]:
         """Return the settings and the figures as a row of a table."""
+        chosen = self.outcome.chosen
         ends = {
             f"{name}{end}": value
             for name, of in ((name, self.evaluation.estimates.get(name)) for name in FIGURES)
@@ -104,8 +110,8 @@ class Probe:
             "recipe": self.recipe,
             "normalize": self.normalize,
             "setting": self.setting,
-            "value": self.chosen.value,
-            "validation_accuracy": self.chosen.accuracy,
+            "value": chosen.value if chosen else np.nan,
+            "validation_accuracy": chosen.accuracy if chosen else np.nan,
             **{f"{split.name}_rows": len(split) for split in self.splits},
             **ends,
         }
@@ -121,7 +127,7 @@ def probe(
     splits: Splits,
     recipe: RecipeName = "dino",
     normalize: Normalize = "none",
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Probe:
     """Fit a recipe on the training rows, choose its setting on the validation rows, and refit it on both.
 
@@ -131,15 +137,13 @@ def probe(
     ----------
     splits : Splits
         As `load_features` divides them.
-    recipe : {"dino"}
+    recipe : {"dino", "ridge", "knn", "nearest-mean"}
+        ridge and nearest-mean choose nothing, and are fitted on training and validation rows at once.
     normalize : {"none", "unit", "standardize"}
     progress : callable, optional
         Called with the steps done and the total.
     """
+    setting, fit = RECIPES[recipe]
     encoded = Encoded.of(splits, normalize)
-    path = logistic.Path(encoded)
-    trials = tuple(path.trials(logistic.DINO, progress))
-    chosen = best(trials)
-    fitted = path.refit(chosen.value)
-    evaluation = evaluate(fitted.model, splits.test)
-    return Probe(recipe, normalize, splits, "C", trials, chosen, fitted, evaluation)
+    outcome = fit(encoded if setting else encoded.refitted(), progress)
+    return Probe(recipe, normalize, splits, setting, outcome, outcome.evaluate(splits.test))

@@ -5,6 +5,7 @@ import numpy as np
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.protocols import split as divide
+from onelayer.errors import ConfigError
 from onelayer.experiments.probe.probing import Probe
 from onelayer.layer import SoftmaxLayer
 from onelayer.runs.directory import Run, now
@@ -25,11 +26,19 @@ def save(probe: Probe, run: Run, split_config: SplitConfig) -> None:
     run : Run
     split_config : SplitConfig
         Settings by which the rows were divided.
+
+    Raises
+    ------
+    ConfigError
+        If the probe has no model.
     """
     dataset = probe.splits.dataset
     split_config = SplitConfig(**{**vars(split_config), "refit": True})
     splits = divide(dataset, split_config)
-    model, l2 = probe.fitted.model.in_float64(), probe.fitted.l2
+    outcome = probe.outcome
+    if outcome.model is None:
+        raise ConfigError(f"the recipe {probe.recipe} makes no layer, so there is no run to write")
+    model, l2 = outcome.model.in_float64(), outcome.l2
     layer = SoftmaxLayer(np.asfortranarray(model.layer.weights), model.layer.bias, model.layer.loss)
     penalty = float(layer.penalty(l2))
     scores = {}
@@ -39,6 +48,6 @@ def save(probe: Probe, run: Run, split_config: SplitConfig) -> None:
     config = TrainConfig(l2=l2, epochs=0, keep="last", dtype="float64", backend="numpy")
     plan = Plan(config, split_config, dataset.source, dataset.fingerprint, started=now())
     rng_state = dict(np.random.default_rng(config.seed).bit_generator.state)
-    state = TrainingState(layer, rng_state, scores=scores, ended=probe.fitted.ended)
+    state = TrainingState(layer, rng_state, scores=scores, ended=outcome.ended)
     run.write_result(plan, splits, TrainingResult(model, state, f"{probe.recipe} probe", state.last))
     run.add_to_summary({PROBE: probe.record()})

@@ -1,0 +1,292 @@
+"""Probes against the formulas of the originals: scikit-learn's optima, ridge regression, votes of neighbours.
+
+golden/probe.npz holds what scikit-learn's LogisticRegression gives on `synthetic` at 45 values of C with tol 1e-12; it
+takes minutes to write again:
+
+    GOLDEN=write pytest tests/test_probe.py -k logistic
+"""
+
+import csv
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_one_line
+
+from onelayer.analysis.evaluation import logits_of
+from onelayer.data.dataset import Split
+from onelayer.experiments.probe import load_features, probe
+from onelayer.experiments.probe.encoded import Encoded
+from onelayer.experiments.probe.logistic import DINO, TOLERANCE, l2_of
+from onelayer.experiments.probe.logistic import Path as PathOfOptima
+from onelayer.experiments.probe.neighbours import Neighbours
+from onelayer.runs.directory import Run
+
+GOLDEN = Path(__file__).parent / "golden" / "probe.npz"
+
+
+def synthetic():
+    """Return 4,000 rows of 64 features in 10 classes that overlap, float32; 3,000 are to train on."""
+    rng = np.random.default_rng(12)
+    y = rng.integers(10, size=4000)
+    means, mixing = rng.normal(size=(10, 64)), rng.normal(size=(64, 64)) / 8
+    X = 0.25 * means[y] + rng.normal(size=(4000, 64)) @ mixing + 0.5 * rng.normal(size=(4000, 64))
+    return (X + rng.normal(size=64)).astype(np.float32), y
+
+
+def save(path, X, y, train):
+    np.savez(path, X_train=X[:train], y_train=y[:train], X_test=X[train:], y_test=y[train:])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    return load_features(save(tmp_path_factory.mktemp("probe") / "toy.npz", *synthetic(), 3000))[0]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """400 rows of 6 features in 3 classes, 300 of them to train on."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(3, size=400)
+    X = (rng.normal(size=(3, 6))[y] + rng.normal(size=(400, 6))).astype(np.float32)
+    return save(tmp_path / "small.npz", X, y, 300), X, y
+
+
+def sklearn_golden(splits):
+    """Return what scikit-learn's logistic regression gives: accuracies, the first best C, and its test answers."""
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(split, C):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that rounding ends it before the tolerance does
+            model = LogisticRegression(C=C, tol=1e-12, max_iter=20_000)
+            return model.fit(split.rows(slice(None)).astype(float), split.labels)
+
+    validation, test = splits.validation, splits.test
+    accuracies = [
+        np.mean(fit(splits.train, C).predict(validation.rows(slice(None)).astype(float)) == validation.labels)
+        for C in DINO
+    ]
+    C = DINO[int(np.argmax(accuracies))]
+    both = Split("train", splits.dataset, np.concatenate([splits.train.indices, validation.indices]))
+    predictions = fit(both, C).predict(test.rows(slice(None)).astype(float))
+    return {"rows": splits.dataset.rows[:3], "accuracies": accuracies, "C": C, "predictions": predictions}
+
+
+def test_logistic_regression_chooses_what_scikit_learn_chooses(splits):
+    if os.environ.get("GOLDEN") == "write":
+        np.savez_compressed(GOLDEN, **sklearn_golden(splits))
+    golden = np.load(GOLDEN)
+    np.testing.assert_array_equal(splits.dataset.rows[:3], golden["rows"])
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (2700, 300, 1000)
+    found = probe(splits, "dino")
+    ours = np.array([trial.accuracy for trial in found.outcome.trials])
+    np.testing.assert_allclose(ours, golden["accuracies"], atol=1.01 / 300)  # a row
+    assert found.outcome.chosen.value == golden["C"]
+    assert np.count_nonzero(found.evaluation.predictions != golden["predictions"]) == 0
+    assert found.outcome.converged
+    assert 0.7 < found.evaluation.accuracy < 0.8
+    assert np.ptp(ours) > 0.5
+
+
+@pytest.mark.parametrize("K", [2, 3])
+@pytest.mark.parametrize("normalize", ["none", "unit", "standardize"])
+def test_an_optimum_is_that_of_scikit_learn(tmp_path, K, normalize):
+    """The weights too, after the same normalisation; two classes have one vector there and two here."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(2)
+    y = rng.integers(K, size=300)
+    X = (rng.normal(size=(K, 5))[y] + 2 * rng.normal(size=(300, 5)) + 1).astype(np.float32)
+    splits, _ = load_features(save(tmp_path / "toy.npz", X, y, 250))
+    encoded = Encoded.of(splits, normalize)
+    path = PathOfOptima(encoded)
+    (trial,) = path.trials([0.1])
+    outcome = path.refit(0.1)
+    R = splits.dataset.rows[encoded.refitted().raw.train.indices].astype(float)
+    mean, scale = np.zeros(5), np.ones(5)
+    if normalize == "unit":
+        R = R / np.linalg.norm(R, axis=1, keepdims=True)
+    elif normalize == "standardize":
+        mean, scale = R.mean(axis=0), R.std(axis=0)
+    labels = splits.dataset.labels[encoded.refitted().raw.train.indices]
+    reference = LogisticRegression(C=0.1, tol=1e-10, max_iter=1000).fit((R - mean) / scale, labels)
+    W = outcome.model.layer.weights
+    expected = reference.coef_.T if K > 2 else reference.coef_.T / 2 * [-1, 1]
+    assert outcome.l2 * ((W - expected) ** 2).sum() < 1.01 * TOLERANCE * np.log(K)  # the cost is at most log K
+    np.testing.assert_allclose(W, expected, atol=2e-3 * np.abs(expected).max())
+    assert np.abs(expected).max() > 0.05
+    assert trial.converged
+    assert outcome.l2 == l2_of(0.1, encoded.refitted().train) == (1 if K == 2 else 0.5) / (0.1 * 250)
+
+
+def test_ridge_is_the_formula_of_the_original(splits):
+    train = Encoded.of(splits, "none").refitted().train
+    X, y = train.rows(slice(None)).astype(float), train.labels
+    mean, deviation = X.mean(axis=0), X.std(axis=0) + 1e-5
+    Z = np.pad((X - mean) / deviation, ((0, 0), (0, 1)), constant_values=100.0)
+    Y = 2.0 * np.eye(10)[y] - 1
+    eigenvalues, Q = np.linalg.eigh(Z.T @ Z)
+    W = (Q / (eigenvalues + 1024)) @ (Q.T @ (Z.T @ Y))
+    layer = probe(splits, "ridge").outcome.model.layer
+    np.testing.assert_allclose(layer.weights, W[:-1], atol=1e-5)
+    np.testing.assert_allclose(layer.bias, 100 * W[-1], atol=1e-5)
+    assert np.abs(W[:-1]).max() > 0.05
+
+
+def test_ridge_with_fewer_rows_than_features(tmp_path):
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(40, 300)).astype(np.float32), np.arange(40) % 2
+    X[:, 7] = 5
+    splits, _ = load_features(save(tmp_path / "wide.npz", X, y, 30))
+    found = probe(splits, "ridge").outcome.model
+    rows = np.concatenate([splits.train.indices, splits.validation.indices])
+    Z = (X[rows] - X[rows].mean(axis=0, dtype=float)) / (X[rows].std(axis=0, dtype=float) + 1e-5)
+    Z = np.pad(Z, ((0, 0), (0, 1)), constant_values=100.0)
+    W = np.linalg.solve(Z.T @ Z + 1024 * np.eye(301), Z.T @ (2.0 * np.eye(2)[y[rows]] - 1))
+    np.testing.assert_allclose(found.layer.weights, W[:-1], atol=1e-9)
+    assert not found.layer.weights[7].any()
+
+
+def test_neighbours_vote_as_in_a_direct_loop(splits):
+    encoded = Encoded.of(splits, "none")
+    some = Split("validation", splits.dataset, splits.validation.indices[:40])
+    neighbours = Neighbours(encoded, 200)
+    found = neighbours.nearest(some)
+    X, y = splits.train.rows(slice(None)).astype(float), splits.train.labels
+    for row, x in enumerate(some.rows(slice(None)).astype(float)):
+        cosines = X @ x / np.linalg.norm(X, axis=1) / np.linalg.norm(x)
+        order = np.argsort(-cosines)
+        for k in (1, 10, 20, 100, 200):
+            votes = np.zeros(10)
+            for place in order[:k]:
+                votes[y[place]] += np.exp(cosines[place] / 0.07)
+            P = neighbours.votes(found[0][row : row + 1], found[1][row : row + 1], k)
+            np.testing.assert_allclose(P[0], votes / votes.sum(), atol=1e-5)
+
+
+def test_knn_chooses_k_on_the_validation_rows_which_then_are_neighbours(splits):
+    found = probe(splits, "knn")
+    assert [trial.value for trial in found.outcome.trials] == [10, 20, 100, 200]
+    right = [trial.accuracy for trial in found.outcome.trials]
+    assert found.outcome.chosen.value == [10, 20, 100, 200][int(np.argmax(right))]
+    assert found.outcome.model is None
+    both = found.outcome.evaluate(splits.validation)
+    assert both.accuracy > found.outcome.chosen.accuracy  # each row is its own nearest neighbour
+    assert 0.3 < found.evaluation.accuracy < 0.8
+
+
+def test_the_nearest_mean(small):
+    path, X, y = small
+    splits, _ = load_features(path)
+    found = probe(splits, "nearest-mean")
+    rows = np.concatenate([splits.train.indices, splits.validation.indices])
+    means = np.stack([X[rows][y[rows] == k].mean(axis=0, dtype=float) for k in range(3)])
+    distances = ((splits.test.rows(slice(None))[:, None].astype(float) - means) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(found.evaluation.predictions, distances.argmin(axis=1))
+    S = logits_of(found.outcome.model, splits.test)
+    np.testing.assert_allclose(S - S[:, :1], (distances[:, :1] - distances) / 2, atol=1e-6)
+
+
+def test_test_rows_choose_nothing(small, tmp_path):
+    """With other test labels, everything except the test figures is the same."""
+    path, X, y = small
+    wrong = np.concatenate([y[:300], (y[300:] + 1) % 3])
+    one, two = (probe(load_features(p)[0]) for p in (path, save(tmp_path / "other.npz", X, wrong, 300)))
+    assert one.outcome.trials == two.outcome.trials
+    np.testing.assert_array_equal(one.outcome.model.layer.weights, two.outcome.model.layer.weights)
+    assert two.evaluation.accuracy < 0.4 < 0.6 < one.evaluation.accuracy
+
+
+@pytest.mark.parametrize("recipe", ["dino", "ridge", "nearest-mean"])
+@pytest.mark.parametrize("normalize", ["none", "unit"])
+def test_a_probe_is_a_run(run_cli, small, recipe, normalize, tmp_path):
+    path, X, y = small
+    code, out, _ = run_cli("probe", path, "--recipe", recipe, "--normalize", normalize, "--out", "run", "--json")
+    assert code == 0
+    record = json.loads(out)
+    figures = json.loads(run_cli("evaluate", "run", "--json")[1])
+    assert figures["accuracy"] == record["test"]["accuracy"]
+    assert record["rows"] == {"train": 270, "validation": 30, "test": 100}
+    assert Run.open("run").summary["probe"]["trials"] == record["trials"]
+    np.save("rows.npy", X[300:])
+    answers = json.loads(run_cli("predict", "run", "rows.npy", "--json")[1])
+    right = np.mean([answer["class"] == str(label) for answer, label in zip(answers, y[300:], strict=True)])
+    assert right == pytest.approx(record["test"]["accuracy"])
+    assert run_cli("export", "run", "model.py")[0] == 0
+    assert_one_line(run_cli("resume", "run"), "run is a probe, which has no epochs to go on with")
+    assert "small, full" in run_cli("runs", ".")[1]
+
+
+def test_the_export_of_rows_of_length_one(run_cli, small):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, X, _ = small
+    assert run_cli("probe", path, "--recipe", "ridge", "--normalize", "unit", "--out", "run")[0] == 0
+    assert run_cli("export", "run", "model.onnx")[0] == 0
+    session = onnxruntime.InferenceSession("model.onnx")
+    found = session.run(["logits"], {"features": X[300:]})[0]
+    np.testing.assert_allclose(found, Run.open("run").model.logits(X[300:]), atol=1e-5)
+    unit = X[300:] / np.linalg.norm(X[300:], axis=1, keepdims=True)
+    np.testing.assert_allclose(Run.open("run").model.logits(unit), found, atol=1e-5)
+
+
+def test_the_screen_and_the_csv(run_cli, small):
+    path, *_ = small
+    code, out, _ = run_cli("probe", path, "--csv", "found.csv", "--normalize", "standardize")
+    assert code == 0
+    assert "recipe dino, normalize standardize: each feature less its mean" in out
+    assert "runs/small-dino-1/: checkpoint" in out
+    assert "small, test: 100 rows, read once" in out
+    assert len([line for line in out.splitlines() if line.strip().endswith(("1.5", "2.5", "0.5"))]) > 5
+    with Path("found.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["recipe"], row["normalize"], row["setting"]) == ("dino", "standardize", "C")
+    assert float(row["accuracy_low"]) < float(row["accuracy"]) < float(row["accuracy_high"])
+    assert row["top_5_accuracy"] == ""  # of three classes
+    code, out, _ = run_cli("probe", path, "--recipe", "knn", "--csv", "-")
+    assert (code, out.count("\n")) == (0, 2)
+    assert not Path("runs/small-knn-1").exists()
+
+
+def test_points_that_are_not_converged_are_named(small, monkeypatch):
+    from onelayer.experiments.probe import logistic, probing
+
+    monkeypatch.setattr(logistic, "MOST_PASSES", 1)
+    splits, _ = load_features(small[0])
+    found = probing.probe(splits)
+    loose = [trial for trial in found.outcome.trials if not trial.converged]
+    assert loose
+    assert any(note.startswith("not converged") and f"{loose[-1].value:.3g}" in note for note in found.notes())
+
+
+def test_the_rows_of_a_probe(tmp_path, small):
+    """A tenth of the training rows of each class validate; a source's own validation rows are taken as they are."""
+    path, X, y = small
+    splits, _ = load_features(path)
+    assert np.bincount(splits.validation.labels).tolist() == [
+        pytest.approx(np.count_nonzero(y[:300] == k) / 10, abs=1) for k in range(3)
+    ]
+    np.savez(tmp_path / "all.npz", X=X, y=y)
+    splits, _ = load_features(str(tmp_path / "all.npz"))
+    assert [len(split) for split in splits] == [288, 32, 80]
+    np.savez(tmp_path / "own.npz", X_train=X[:200], y_train=y[:200], X_val=X[200:], y_val=y[200:], X_test=X, y_test=y)
+    splits, _ = load_features(str(tmp_path / "own.npz"))
+    assert [len(split) for split in splits] == [200, 200, 400]
+
+
+def test_bad_input(run_cli, tmp_path, small):
+    _, X, y = small
+    np.savez("one.npz", X_train=X, y_train=np.zeros(400, int), X_test=X[:4], y_test=np.zeros(4, int))
+    assert_one_line(run_cli("probe", "one.npz"), "the training rows are of one class only, 0; a probe needs two")
+    np.savez("no-labels.npz", X_train=X)
+    assert_one_line(run_cli("probe", "no-labels.npz"), "is there without labels")
+    X[5, 2] = np.nan
+    np.savez("nan.npz", X_train=X, y_train=y, X_test=X[:4], y_test=y[:4])
+    assert_one_line(run_cli("probe", "nan.npz"), "row 5, column 2 is nan")
+    assert_one_line(run_cli("probe", "nothing.npz"), "no such file or folder")
+    assert_one_line(run_cli("probe", "one.npz", "--json", "--csv", "-"), "--json and --csv - both print")
+    assert not Path("runs").exists()
