@@ -1,4 +1,4 @@
-"""Arrays of rows and labels that NumPy saved: a .npz file, or .npy files in a folder.
+"""Arrays of rows and labels: a .npz, .safetensors or .pt file of several, or .npy or .pt files of one in a folder.
 
 The name of an array tells its role, rows or labels, and its part. Rows that a file holds in the layout of training are
 mapped. All others (compressed, in several arrays, channels last, ...) are copied once: into memory, or, if they are
@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,25 @@ from onelayer.data.progress import Progress
 from onelayer.data.scan import first_not_finite
 from onelayer.data.untrusted.npy import Npz, StoredArray, open_npy
 from onelayer.data.untrusted.reading import file_at, reading
+from onelayer.data.untrusted.tensors import Safetensors, TorchFile
 from onelayer.errors import DataError
 from onelayer.words import printable
 
 _ROLES = {
-    "rows": ("x", "images", "features", "embeddings", "data"),
+    "rows": ("x", "images", "features", "embeddings", "data", "img_emb"),
     "labels": ("y", "labels", "label", "targets", "target"),
     "class names": ("class_names", "label_names", "target_names"),
 }
 _PART = "|".join(PARTS)
 _NAMES = {
     role: re.compile(rf"(?:({_PART})[_-]?)?(?:{'|'.join(names)})(?:[_-]?({_PART}))?") for role, names in _ROLES.items()
+}
+_SHARD = re.compile(r"(img_emb)_(\d{1,9})")  # a piece of the embeddings of images, as programs for many images write
+_ONE = (".npy", ".pt")  # suffixes of files of one array, and of several
+_SEVERAL: dict[str, Callable[[Path], Npz | Safetensors | TorchFile]] = {
+    ".npz": Npz,
+    ".safetensors": Safetensors,
+    ".pt": TorchFile,
 }
 _UNDERSTOOD = (
     f"rows are called {', '.join(_ROLES['rows'])}, labels {', '.join(_ROLES['labels'])}, "
@@ -48,7 +57,8 @@ def find_arrays(path: Path) -> Path | None:
     Parameters
     ----------
     path : Path
-        A .npz file, a .npy file of rows in the folder of the file of their labels, or a folder with such files.
+        A .npz, .safetensors or .pt file, a .npy file of rows in the folder of the file of their labels, or a folder
+        with files of one array each, where shards ``img_emb_0.npy``, ``img_emb_1.npy``, ... are one array.
 
     Returns
     -------
@@ -57,9 +67,9 @@ def find_arrays(path: Path) -> Path | None:
     """
     path = file_at(path)
     if not path.is_dir():
-        return path if path.suffix.lower() in (".npy", ".npz") else None
+        return path if path.suffix.lower() in (".npy", *_SEVERAL) else None
     with os.scandir(path) as entries:
-        named = any(_is_npy(entry.name) and _role(Path(entry.name).stem)[0] == "rows" for entry in entries)
+        named = any(_is_array(entry.name) and _role(_stem(entry.name))[0] == "rows" for entry in entries)
     return path if named else None
 
 
@@ -92,25 +102,24 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
         If a file is damaged, the roles of the arrays are not clear, or the arrays do not fit each other.
     """
     with reading(path):
-        if path.suffix.lower() == ".npz" and not path.is_dir():
-            archive = Npz(path)
+        if path.suffix.lower() in _SEVERAL and not path.is_dir():
+            archive = _SEVERAL[path.suffix.lower()](path)
             places, others = _places(path, archive.names)
-            opened = {place: archive.open(name) for place, name in places.items()}
+            opened = {place: [archive.open(name)] for place, name in places.items()}
             name = path.stem
         else:
             folder = path if path.is_dir() else path.parent
-            found = map(file_at, sorted(file for file in folder.iterdir() if _is_npy(file.name)))
-            files = {file.stem: file for file in found if not file.is_dir()}
+            files = _files(folder)
             places, others = _places(path, list(files)) if path.is_dir() else (_places_beside(path, list(files)), [])
-            opened = {place: open_npy(files[name]) for place, name in places.items()}
+            opened = {place: [_open(file) for file in files[name]] for place, name in places.items()}
             name = folder.resolve().name
-    rows = {part: array for (role, part), array in opened.items() if role == "rows"}
-    labels = {part: array for (role, part), array in opened.items() if role == "labels"}
-    sizes = [count_rows(rows[part], labels[part]) for part in rows]
+    rows = {part: arrays for (role, part), arrays in opened.items() if role == "rows"}
+    labels = {part: arrays[0] for (role, part), arrays in opened.items() if role == "labels"}
+    sizes = [count_rows(_joined(rows[part]), labels[part]) for part in rows]
     ends = np.cumsum(sizes).tolist()
     parts = {part: slice(end - size, end) for part, size, end in zip(rows, sizes, ends, strict=True) if part}
-    values, class_names = read_labels(labels, opened.get(("class names", "")))
-    array, image_shape, notes = _read_rows(list(rows.values()), progress)
+    values, class_names = read_labels(labels, opened.get(("class names", ""), [None])[0])
+    array, image_shape, notes = _read_rows([array for arrays in rows.values() for array in arrays], progress)
     if others:
         notes.append(f"not read, as their names are not known: {printable(', '.join(others))}")
     return Dataset(array, values, class_names, image_shape, printable(name), parts, notes=tuple(notes))
@@ -153,6 +162,55 @@ def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
 
 def _is_npy(name: str) -> bool:
     return name.lower().endswith(".npy")
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(_ONE)
+
+
+def _stem(name: str) -> str:
+    """Return the name of the array in a file of this name; shards have one name."""
+    stem = Path(name).stem
+    match = _SHARD.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each array in a folder, by its name; an array in shards has several, in their order."""
+    found = [file_at(file) for file in sorted(folder.iterdir()) if _is_array(file.name)]
+    files: dict[str, list[Path]] = {}
+    for file in (file for file in found if not file.is_dir()):
+        files.setdefault(_stem(file.name), []).append(file)
+    for name, several in files.items():
+        numbers = {file: int(match[2]) for file in several if (match := _SHARD.fullmatch(file.stem))}
+        if len(several) > 1 and (len(numbers) < len(several) or len(set(numbers.values())) < len(several)):
+            names = printable(", ".join(file.name for file in several))
+            raise DataError(f"{folder}: {names} are the same array by their names; keep one of them")
+        several.sort(key=lambda file: numbers.get(file, 0))
+        if numbers:
+            start = min(1, *numbers.values())
+            if missing := sorted(set(range(start, max(numbers.values()))) - set(numbers.values())):
+                raise DataError(f"{folder}: lacks the shard {name}_{missing[0]}; fetch it, or number the others anew")
+    return files
+
+
+def _open(file: Path) -> StoredArray:
+    """Return the array in a file of one."""
+    if _is_npy(file.name):
+        return open_npy(file)
+    archive = TorchFile(file)
+    if archive.names != [file.stem]:
+        raise DataError(f"{file}: holds several tensors; pass this file itself, or save one tensor in each file")
+    return archive.open(file.stem)
+
+
+def _joined(arrays: list[StoredArray]) -> StoredArray:
+    """Return the header of arrays that lie one after the other."""
+    first = arrays[0]
+    if len(arrays) == 1:
+        return first
+    shape = sum(array.shape[0] for array in arrays if array.shape), *first.shape[1:]
+    return replace(first, name=f"{first.path.parent}: {_stem(first.path.name)} in {len(arrays)} shards", shape=shape)
 
 
 def _role(name: str) -> tuple[str, str]:
@@ -266,7 +324,7 @@ def _reason_to_copy(stored: list[StoredArray], channels_last: bool) -> str | Non
     """Return the reason why rows cannot be mapped; None if they can."""
     first = stored[0]
     if len(stored) > 1:
-        return "each part is a separate array"
+        return "each part is a separate array" if first.path == stored[-1].path else "they are in several files"
     if first.member is not None:
         return "they are compressed"
     if channels_last and first.shape[3] > 1:

@@ -1,0 +1,156 @@
+"""A reader of the arrays in .safetensors files, and in .pt files of PyTorch by its own loader of weights alone."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onelayer.data.untrusted.npy import StoredArray
+from onelayer.data.untrusted.reading import reading, require_file
+from onelayer.errors import DataError
+from onelayer.words import printable
+
+_MOST_HEADER = 10**8  # bytes, as the library of safetensors allows
+_TYPES = {
+    **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "|u1", "I8": "|i1"},
+    **{"I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8"},
+}
+SAFE_TORCH = (2, 6)  # the first whose loader of weights alone was mended (CVE-2025-32434)
+
+
+class Safetensors:
+    """The arrays in a .safetensors file. Only the header is read.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with reading(path):
+            require_file(path)
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 2 <= length <= min(_MOST_HEADER, size - 8):
+                    raise DataError(f"{path}: is damaged or not a safetensors file: its header has no proper length")
+                head = file.read(length)
+        self._start, self._bytes = 8 + length, size - 8 - length
+        try:
+            self._arrays: dict[str, Any] = dict(json.loads(head))
+        except (ValueError, TypeError, RecursionError):
+            raise DataError(f"{path}: is damaged or not a safetensors file: its header is not JSON") from None
+        self._arrays.pop("__metadata__", None)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self._arrays)
+
+    def open(self, name: str) -> StoredArray:
+        """Return one of the arrays.
+
+        Raises
+        ------
+        DataError
+            If it has a type that NumPy lacks, is empty, or does not lie in the file.
+        """
+        shown = f"{self._path}: {printable(name)}"
+        try:
+            entry = self._arrays[name]
+            kind, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
+            begin, end = (int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{shown}: is damaged: its header makes no sense") from None
+        if kind not in _TYPES:
+            raise DataError(f"{shown}: is {printable(kind, 20)}; save features as F16 or F32, and labels as I64")
+        dtype = np.dtype(_TYPES[kind])
+        if min(shape, default=1) < 0 or len(shape) > 32 or not 0 <= begin <= end <= self._bytes:
+            raise DataError(f"{shown}: is damaged: it does not lie in the file")
+        if math.prod(shape) * dtype.itemsize != end - begin:
+            raise DataError(f"{shown}: is damaged: its shape {printable(str(shape))} does not fit its size")
+        if begin == end:
+            raise DataError(f"{shown}: is empty: its shape is {printable(str(shape))}")
+        return StoredArray(self._path, shown, dtype, shape, False, self._start + begin)
+
+
+@dataclass(frozen=True)
+class LoadedArray(StoredArray):
+    """An array in memory.
+
+    Parameters
+    ----------
+    values : ndarray
+    """
+
+    values: np.ndarray = None  # type: ignore[assignment]  # a field after those with defaults
+
+    def map(self) -> np.ndarray:
+        return self.values
+
+
+class TorchFile:
+    """The tensors in a .pt file: a mapping of names to tensors, or one tensor, which has the name of the file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    DataError
+        If PyTorch 2.6 or newer is not installed, or the file holds something else than tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        require_file(path)
+        try:
+            import torch
+        except ImportError:
+            raise DataError(f"{path}: .pt files need PyTorch 2.6 or newer: pip install torch") from None
+        found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+        if not found or tuple(map(int, found.groups())) < SAFE_TORCH:
+            raise DataError(
+                f"{path}: PyTorch {torch.__version__} can run a program in a .pt file; install 2.6 or newer"
+            )
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can make it raise any error
+            reason = printable(str(error).strip().partition("\n")[0], 200)
+            raise DataError(
+                f"{path}: is damaged, or holds other objects than tensors, which can run any program ({reason}); "
+                "save tensors with torch.save"
+            ) from None
+        named = {path.stem: content} if isinstance(content, torch.Tensor) else content
+        if not isinstance(named, dict) or not named:
+            raise DataError(f"{path}: holds a {type(content).__name__}; save a tensor, or a dict of names and tensors")
+        self._arrays: dict[str, np.ndarray] = {}
+        for name, tensor in named.items():
+            if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
+                raise DataError(f"{path}: {printable(str(name))} is not a tensor; save tensors only")
+            wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # NumPy has no bfloat16
+            self._arrays[name] = wide.detach().contiguous().numpy()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tensors."""
+        return list(self._arrays)
+
+    def open(self, name: str) -> StoredArray:
+        """Return one of the tensors."""
+        array = self._arrays[name]
+        shown = f"{self._path}: {printable(name)}"
+        if not array.size:
+            raise DataError(f"{shown}: is empty: its shape is {array.shape}")
+        return LoadedArray(self._path, shown, array.dtype, array.shape, False, 0, None, array)

@@ -1,0 +1,117 @@
+"""Embeddings as other programs save them: shards, safetensors and PyTorch's files."""
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from onelayer.data.sources import load
+from onelayer.errors import DataError
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(30, 4)).astype(np.float16), np.arange(30) % 3
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Eleven shards, whose names in the order of letters are not in the order of rows."""
+    folder = tmp_path / "img_emb"
+    folder.mkdir()
+    for number, rows in enumerate(np.array_split(X, 11)):
+        np.save(folder / f"img_emb_{number}.npy", rows)
+    np.save(folder / "labels.npy", Y)
+    return folder
+
+
+def test_shards(shards):
+    found = load(shards)
+    np.testing.assert_array_equal(found.rows, X)
+    np.testing.assert_array_equal(found.labels, Y)
+    assert found.rows.dtype == np.float16
+    assert found.parts == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda f: (f / "img_emb_3.npy").unlink(), "img_emb: lacks the shard img_emb_3; fetch it"),
+        (lambda f: np.save(f / "img_emb_3.npy", X[:3, :2]), r"img_emb_3.npy is float16 of the shape \(3, 2\), but"),
+        (lambda f: (f / "img_emb_3.npy").write_bytes(b"something"), "img_emb_3.npy: is damaged or not a .npy file"),
+        (lambda f: (f / "labels.npy").unlink(), "img_emb is there without labels"),
+        (lambda f: np.save(f / "labels.npy", Y[:-1]), "img_emb in 11 shards has 30 rows, but .* 29 labels"),
+        (lambda f: np.save(f / "img_emb_03.npy", X[:3]), "are the same array by their names; keep one of them"),
+    ],
+)
+def test_a_wrong_file_among_shards(shards, spoil, error):
+    spoil(shards)
+    with pytest.raises(DataError, match=error):
+        load(shards)
+
+
+def test_safetensors(tmp_path):
+    parts = {"X_train": X[:20], "y_train": Y[:20], "X_test": X[20:], "y_test": Y[20:]}
+    save_file(parts, tmp_path / "toy.safetensors")
+    found = load(tmp_path / "toy.safetensors")
+    np.testing.assert_array_equal(found.rows, X)
+    assert found.parts == {"train": slice(0, 20), "test": slice(20, 30)}
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ({"dtype": "BF16", "shape": [4, 2], "data_offsets": [0, 16]}, "X: is BF16; save features as F16 or F32"),
+        ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 64]}, "X: is damaged: it does not lie in the file"),
+        ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 16]}, "X: is damaged: its shape"),
+        ({"dtype": "F32", "shape": [0, 2], "data_offsets": [0, 0]}, "X: is empty"),
+        ({"dtype": "F32"}, "X: is damaged: its header makes no sense"),
+    ],
+)
+def test_damaged_safetensors(tmp_path, header, error):
+    y = {"dtype": "I64", "shape": [4], "data_offsets": [0, 32]}
+    head = json.dumps({"X": header, "y": y}).encode()
+    (tmp_path / "toy.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + bytes(32))
+    with pytest.raises(DataError, match=error):
+        load(tmp_path / "toy.safetensors")
+    (tmp_path / "toy.safetensors").write_bytes(struct.pack("<Q", 2**60) + head)
+    with pytest.raises(DataError, match="its header has no proper length"):
+        load(tmp_path / "toy.safetensors")
+
+
+def test_files_of_pytorch(tmp_path):
+    torch = pytest.importorskip("torch", minversion="2.6")
+    rows, labels = torch.tensor(X), torch.tensor(Y)
+    torch.save({"features": rows.bfloat16(), "targets": labels}, tmp_path / "both.pt")
+    found = load(tmp_path / "both.pt")
+    np.testing.assert_array_equal(found.rows, rows.bfloat16().float().numpy())
+    np.testing.assert_array_equal(found.labels, Y)
+    (tmp_path / "apart").mkdir()
+    for part, at in (("train", slice(0, 20)), ("test", slice(20, 30))):
+        torch.save(rows[at].clone(), tmp_path / "apart" / f"features_{part}.pt")
+        torch.save(labels[at].clone(), tmp_path / "apart" / f"targets_{part}.pt")
+    found = load(tmp_path / "apart")
+    np.testing.assert_array_equal(found.rows, X)
+    assert list(found.parts) == ["train", "test"]
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("a program ran",)
+
+
+def test_a_file_of_pytorch_runs_no_program(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch", minversion="2.6")
+    torch.save({"X": torch.tensor(X), "y": Harmful()}, tmp_path / "new.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Harmful()))
+    for name in ("new.pt", "old.pt"):
+        with pytest.raises(DataError, match="holds other objects than tensors, which can run any program"):
+            load(tmp_path / name)
+    assert "a program ran" not in capsys.readouterr().out
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(DataError, match="holds a list; save a tensor, or a dict of names and tensors"):
+        load(tmp_path / "list.pt")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(DataError, match=r"PyTorch 2\.5\.1\+cpu can run a program in a \.pt file; install 2\.6"):
+        load(tmp_path / "new.pt")
