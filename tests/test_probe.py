@@ -124,6 +124,18 @@ def test_an_optimum_is_that_of_scikit_learn(tmp_path, K, normalize):
     assert outcome.l2 == l2_of(0.1, encoded.refitted().train) == (1 if K == 2 else 0.5) / (0.1 * 250)
 
 
+def test_clip_halves_the_interval_around_the_best(small):
+    found = probe(load_features(small[0])[0], "clip").outcome
+    powers = [float(np.log10(trial.value)) for trial in found.trials]
+    assert np.allclose(np.array(powers) * 8, np.round(np.array(powers) * 8))
+    assert {-6, -4, -2, 0, 2, 4, 6} <= set(np.round(powers, 9)) and powers == sorted(powers)
+    chosen = np.log10(found.chosen.value)
+    near = np.array(powers)[np.argsort(np.abs(np.array(powers) - chosen))[:3]]
+    np.testing.assert_allclose(np.sort(near), chosen + np.array([-1, 0, 1]) / 8, atol=1e-9)
+    assert len(powers) <= 7 + 2 * 4
+    assert found.chosen.accuracy == max(trial.accuracy for trial in found.trials)
+
+
 def test_ridge_is_the_formula_of_the_original(splits):
     train = Encoded.of(splits, "none").refitted().train
     X, y = train.rows(slice(None)).astype(float), train.labels
@@ -208,7 +220,8 @@ def test_a_probe_is_a_run(run_cli, small, recipe, normalize, tmp_path):
     path, X, y = small
     code, out, _ = run_cli("probe", path, "--recipe", recipe, "--normalize", normalize, "--out", "run", "--json")
     assert code == 0
-    record = json.loads(out)
+    (record,) = json.loads(out)["probes"]
+    assert record.pop("run") == "run"
     figures = json.loads(run_cli("evaluate", "run", "--json")[1])
     assert figures["accuracy"] == record["test"]["accuracy"]
     assert record["rows"] == {"train": 270, "validation": 30, "test": 100}
@@ -247,9 +260,75 @@ def test_the_screen_and_the_csv(run_cli, small):
     assert (row["recipe"], row["normalize"], row["setting"]) == ("dino", "standardize", "C")
     assert float(row["accuracy_low"]) < float(row["accuracy"]) < float(row["accuracy_high"])
     assert row["top_5_accuracy"] == ""  # of three classes
+    assert_one_line(run_cli("probe", path, "--recipe", "knn", "--out", "x"), "the recipe knn makes no layer")
     code, out, _ = run_cli("probe", path, "--recipe", "knn", "--csv", "-")
     assert (code, out.count("\n")) == (0, 2)
     assert not Path("runs/small-knn-1").exists()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Good and bad features of the same rows, 400 of 3 classes, 300 of them to train on."""
+    rng = np.random.default_rng(4)
+    y = rng.integers(3, size=400)
+    means = 2 * rng.normal(size=(3, 6))
+    return [
+        save(tmp_path / f"{name}.npz", (scale * means[y] + rng.normal(size=(400, 6))).astype(np.float32), y, 300)
+        for name, scale in (("good", 1), ("bad", 0.2))
+    ]
+
+
+def test_several_features_are_compared_on_the_same_rows(run_cli, pair, tmp_path, small):
+    from onelayer.experiments.comparison import compare_answers
+
+    code, out, _ = run_cli("probe", *pair, "--recipe", "ridge", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [record["run"] for record in found["probes"]] == ["runs/good-ridge-1", "runs/bad-ridge-1"]
+    right = [probe(load_features(path)[0], "ridge").evaluation.right for path in pair]
+    expected = compare_answers(*right, names=tuple(pair))
+    (comparison,) = found["comparisons"]
+    assert comparison["verdict"] == expected.verdict()
+    assert comparison["verdict"].startswith(f"{pair[0]} is better than {pair[1]}")
+    assert (comparison["only_a"], comparison["only_b"]) == (expected.only_a, expected.only_b)
+    assert_one_line(run_cli("probe", pair[0], small[0]), "are not features of the same rows in the same order")
+    assert_one_line(run_cli("probe", *pair, "--out", "run"), "--out takes the run of one probe")
+
+
+def test_few_shots_are_the_same_rows_for_all_features(pair):
+    good, bad = (load_features(path)[0] for path in pair)
+    for shots in (1, 4):
+        one, two = (Encoded.of(splits, "none").few(shots, 7) for splits in (good, bad))
+        assert one.raw.train.indices.tolist() == two.raw.train.indices.tolist()
+        assert np.bincount(one.train.labels).tolist() == [shots] * 3
+        assert set(one.train.indices) <= set(good.train.indices)
+        assert one.refitted() is one
+    more = Encoded.of(good, "none").few(8, 7).raw.train.indices
+    assert set(one.raw.train.indices) < set(more)
+    assert set(Encoded.of(good, "none").few(4, 8).raw.train.indices) != set(one.raw.train.indices)
+
+
+@pytest.mark.parametrize("recipe", ["dino", "ridge", "knn", "nearest-mean"])
+def test_few_shots(run_cli, pair, recipe):
+    options = ["--recipe", recipe, "--shots", "1", "8", "--seeds", "3", "--csv", "found.csv"]
+    code, out, _ = run_cli("probe", *pair, *options)
+    assert code == 0
+    assert not Path("runs").exists()
+    assert f"8 shots: {pair[0]} against {pair[1]}: " in out
+    with Path("found.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 3
+    assert {(row["shots"], row["train_rows"]) for row in rows} == {("1", "3"), ("8", "24")}
+    good, bad = (np.mean([float(r["accuracy"]) for r in rows if r["data"] == d]) for d in ("good", "bad"))
+    assert bad < good
+    assert good > 0.6
+
+
+def test_shots_are_numbers_with_spaces(run_cli, small):
+    assert_one_line(run_cli("probe", small[0], "--shots", "1,2"), "separate numbers by spaces: --shots 1 2")
+    assert_one_line(
+        run_cli("probe", small[0], "--shots", "0"), "shots 0: not different whole numbers of at least 1; pass some"
+    )
 
 
 def test_points_that_are_not_converged_are_named(small, monkeypatch):

@@ -81,7 +81,7 @@ def _without_commas(commands: tuple[str, ...], option: str, value: str, whole: b
     grouped = f"type {value.replace(',', '')}" if whole and re.fullmatch(r"[1-9][0-9]{0,2}(,[0-9]{3})+", value) else ""
     if grouped and ",0" in value:
         return f"{grouped}, without a comma"
-    if commands == ("sweep",) or (commands, option) == (("path",), "--l2"):
+    if commands in (("sweep",), ("probe",)) or (commands, option) == (("path",), "--l2"):
         return f"separate numbers by spaces: {option} {numbers}; decimals have a point"
     several = (
         f", and sweep takes several: onelayer sweep {option} {numbers}"

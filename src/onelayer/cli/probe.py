@@ -8,19 +8,24 @@ from cyclopts import Parameter
 from onelayer.cli.app import app
 from onelayer.cli.options import DATA, OUTPUT, TRAINING, OutDirectory, Overwrite, Quiet
 from onelayer.errors import ConfigError
+from onelayer.words import counted
 
 if TYPE_CHECKING:  # imported in the command, so that --help stays fast
     from onelayer.cli.screen import Screen
-    from onelayer.experiments.probe import Probe
+    from onelayer.config import SplitConfig
+    from onelayer.data.dataset import Splits
+    from onelayer.experiments.probe import Normalize, Probe, RecipeName
 
 
-@app.command(usage="Usage: onelayer probe [OPTIONS] FEATURES")
+@app.command(usage="Usage: onelayer probe [OPTIONS] FEATURES...")
 def probe(
-    features: Annotated[str, Parameter(name="FEATURES", group=DATA)],
+    features: Annotated[list[str], Parameter(name="FEATURES", group=DATA)],
     /,
     *,
-    recipe: Annotated[Literal["dino", "ridge", "knn", "nearest-mean"], Parameter(group=TRAINING)] = "dino",
+    recipe: Annotated[Literal["dino", "clip", "ridge", "knn", "nearest-mean"], Parameter(group=TRAINING)] = "dino",
     normalize: Annotated[Literal["none", "unit", "standardize"], Parameter(group=TRAINING)] = "none",
+    shots: Annotated[list[int] | None, Parameter(group=TRAINING, consume_multiple=True)] = None,
+    seeds: Annotated[int, Parameter(group=TRAINING)] = 5,
     split_seed: Annotated[int, Parameter(group=DATA)] = 0,
     out: OutDirectory = None,
     overwrite: Overwrite = False,
@@ -30,15 +35,20 @@ def probe(
 ) -> None:
     """Fit classifiers on features of a network; the validation rows choose one, which the test rows judge once.
 
+    Several FEATURES of the same rows are compared with each other, as compare does.
+
     Parameters
     ----------
     features
-        File or folder of features and labels, as --data of train takes it.
+        Files or folders of features and labels, as --data of train takes them.
     recipe
-        Protocol. dino: logistic regression at 45 values of C; ridge: regression on the labels, in closed form;
-        knn: the k nearest by cosine; nearest-mean: the class whose mean is nearest.
+        Protocol: logistic regression (dino, clip), ridge regression, neighbours by cosine (knn) or the nearest mean.
     normalize
         Scale: none keeps the features, unit divides each row by its length, standardize each feature by its deviation.
+    shots
+        Training rows of each class, one number or several, such as 1 2 4 8 16; by default all, and a run is written.
+    seeds
+        Number of draws of the rows of --shots; all FEATURES have the same ones.
     split_seed
         Seed for the validation rows, a tenth of the training rows, and the test rows if the source has none.
     out
@@ -48,38 +58,107 @@ def probe(
     as_json
         Print all that was tried and all figures as JSON instead of tables.
     """
+    from itertools import combinations
+
     from onelayer.cli.screen import Screen, json_text
     from onelayer.experiments import probe as probes
-    from onelayer.files import write_over
-    from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
+    from onelayer.files import require_own, write_file
 
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
+    if out and (shots or len(features) > 1):
+        raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
+    if csv and not csv_printed:
+        require_own(csv, lambda content: content.startswith(b"data,source,recipe,normalize,"))  # before the work
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
-        splits, split_config = probes.load_features(features, split_seed, progress)
-    screen.data(splits)
-    with screen.working("probing") as progress:
-        found = probes.probe(splits, recipe, normalize, progress)
-    record = found.record()
-    if found.outcome.model:
-        with claimed(out, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}") as path:
-            probes.save(found, Run.create(path, overwrite=overwrite), split_config)
-        record = {"run": str(path), **record}
-    _print(screen, found)
-    if found.outcome.model:
-        screen.files(path)
+        loaded = [probes.load_features(source, split_seed, progress) for source in features]
+    for source, (splits, _) in zip(features[1:], loaded[1:], strict=True):
+        probes.require_same_rows(loaded[0][0], splits, (features[0], source))
+    found: dict[str, list[Probe]] = {}
+    runs: dict[str, str] = {}
+    for source, (splits, split_config) in zip(features, loaded, strict=True):
+        screen.data(splits)
+        if shots:
+            with screen.working("probing") as progress:
+                found[source] = probes.probe_few(splits, shots, range(seeds), recipe, normalize, progress)
+            _print_few(screen, found[source])
+        else:
+            found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]
+    compared = []
+    for a, b in combinations(found, 2):
+        for count in dict.fromkeys(probe.shots for probe in found[a]):
+            sides = [[probe for probe in found[side] if probe.shots == count] for side in (a, b)]
+            comparison = probes.compare_probes(sides[0], sides[1], (a, b))
+            of_shots = f"{counted(count, 'shot')}: " if count else ""
+            screen.say(f"{of_shots}{a} against {b}: {comparison.verdict()}")
+            facts = {name: None if value != value else value for name, value in vars(comparison).items()}
+            compared.append({"a": a, "b": b, "shots": count, "verdict": comparison.verdict(), **facts})
+    everything = [probe for of_source in found.values() for probe in of_source]
     if as_json:
-        print(json_text(record))
+        records = [{"run": runs.get(probe.splits.dataset.source), **probe.record()} for probe in everything]
+        print(json_text({"probes": records, "comparisons": compared}))
     if csv:
-        text = probes.csv_of_probes([found])
+        text = probes.csv_of_probes(everything)
         if csv_printed:
             print(text, end="")
         else:
-            write_over(csv, text.encode(), lambda content: content.startswith(text.partition("\n")[0].encode()))
+            write_file(csv, text.encode())
             screen.say(str(csv))
+
+
+def _whole(
+    screen: "Screen",
+    splits: "Splits",
+    split_config: "SplitConfig",
+    recipe: "RecipeName",
+    normalize: "Normalize",
+    out: Path | None,
+    overwrite: bool,
+    runs: dict[str, str],
+) -> "Probe":
+    """Probe with all training rows, print the result and write its run, whose place is noted."""
+    from onelayer.experiments import probe as probes
+    from onelayer.runs.claim import claimed
+    from onelayer.runs.directory import Run
+
+    if not probes.RECIPES[recipe].makes_layer:
+        if out:
+            raise ConfigError(f"the recipe {recipe} makes no layer, so there is no run to write; leave --out out")
+        with screen.working("probing") as progress:
+            found = probes.probe(splits, recipe, normalize, progress)
+        _print(screen, found)
+        return found
+    with claimed(out, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}") as path:
+        run = Run.create(path, overwrite=overwrite)
+        with screen.working("probing") as progress:
+            found = probes.probe(splits, recipe, normalize, progress)
+        probes.save(found, run, split_config)
+        _print(screen, found)
+        screen.files(path)
+    runs[splits.dataset.source] = str(path)
+    return found
+
+
+def _print_few(screen: "Screen", found: "list[Probe]") -> None:
+    """Print the means of the figures over the seeds, for each number of shots."""
+    from onelayer.experiments.probe import NORMALIZED
+    from onelayer.experiments.sweep import mean_sd
+    from onelayer.words import mean_and_sd
+
+    first = found[0]
+    screen.say(f"recipe {first.recipe}, normalize {first.normalize}: {NORMALIZED[first.normalize]}")
+    if first.setting:
+        screen.say(f"{first.setting} is chosen on the validation rows, which are not trained on")
+    rows = []
+    for count in dict.fromkeys(probe.shots for probe in found):
+        of_count = [probe.figures for probe in found if probe.shots == count]
+        cells = (mean_and_sd(*mean_sd([figures[name].value for figures in of_count])) for name in of_count[0])
+        rows.append([str(count), *cells])
+    screen.table("shots", *(f"{name} (%)" for name in first.figures), rows=rows, words=0)
+    seeds = len({probe.seed for probe in found})
+    screen.say(f"mean ± standard deviation over {counted(seeds, 'draw')} of the training rows; --csv has the intervals")
 
 
 def _print(screen: "Screen", found: "Probe") -> None:

@@ -67,11 +67,14 @@ class Encoded:
     splits : Splits
         The same rows, each of length 1 if `normalize` is unit.
     normalize : {"none", "unit", "standardize"}
+    refits : bool
+        Whether the last fit takes the validation rows too.
     """
 
     raw: Splits
     splits: Splits
     normalize: Normalize
+    refits: bool = True
 
     @classmethod
     def of(cls, raw: Splits, normalize: Normalize) -> "Encoded":
@@ -88,8 +91,24 @@ class Encoded:
         return replace(split, dataset=self.splits.dataset)
 
     def refitted(self) -> "Encoded":
-        """Return the same rows, where the validation rows are trained on too."""
+        """Return the same rows, where the validation rows are trained on too, if they are to be."""
+        if not self.refits:
+            return self
         return replace(self, raw=_refitted(self.raw), splits=_refitted(self.splits))
+
+    def few(self, shots: int, seed: int) -> "Encoded":
+        """Return the same rows with a few training rows of each class; the last fit is on these alone.
+
+        The rows depend on the labels and the seed only, so that other features of the same rows have the same ones; and
+        those of fewer shots are among those of more.
+        """
+        train, rng = self.raw.train, np.random.default_rng(seed)
+        of_classes = [rng.permutation(np.flatnonzero(train.labels == label)) for label in np.unique(train.labels)]
+        places = np.concatenate([places[:shots] for places in of_classes])
+        raw, splits = (
+            replace(s, train=replace(s.train, indices=s.train.indices[places])) for s in (self.raw, self.splits)
+        )
+        return Encoded(raw, splits, self.normalize, refits=False)
 
     @cached_property
     def of_training(self) -> Standardizer:

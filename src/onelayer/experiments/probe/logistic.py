@@ -28,6 +28,7 @@ from onelayer.training.converging.rows import Rows
 TOLERANCE = 1e-7  # the largest gap, as a share of the bound
 MOST_PASSES = 100  # over the rows, for each C; the originals stop after 1,000 iterations of plain L-BFGS
 DINO = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # values of C
+CLIP, CLIP_STEPS = (-6, -4, -2, 0, 2, 4, 6), (1, 1 / 2, 1 / 4, 1 / 8)  # powers of 10 of C, and how they are refined
 
 
 def l2_of(C: float, split: Split) -> float:
@@ -48,19 +49,23 @@ class Path:
         self._encoded = encoded
         rows = Rows(encoded.train, encoded.standardizer)
         self._convergence = Convergence(rows, LOSSES["softmax"], smallest_l2=0)  # any C may come
-        self._best: tuple[Trial, Iterate] | None = None
+        self._best: tuple[float, Iterate] | None = None  # its accuracy
 
     def trials(self, values: Sequence[float], progress: Progress | None = None) -> Iterator[Trial]:
         """Yield what each C gives, from the smallest on."""
         l2s = [l2_of(C, self._encoded.train) for C in values]
         path = self._convergence.path(l2s, tol=TOLERANCE, max_passes=MOST_PASSES)
         for number, (C, at) in enumerate(zip(values, path, strict=True), 1):
-            trial = self._trial(C, at)
-            if self._best is None or trial.accuracy > self._best[0].accuracy:
-                self._best = trial, Iterate(at.T, at.b)
+            yield self._trial(C, at)
             if progress:
                 progress(number, len(values) + 1)
-            yield trial
+
+    def try_near_the_best(self, C: float) -> Trial:
+        """Return what this C gives, from the best optimum so far on."""
+        assert self._best  # noqa: S101, for mypy
+        l2 = l2_of(C, self._encoded.train)
+        *_, at = self._convergence.iterates(l2, self._best[1], tol=TOLERANCE, max_passes=MOST_PASSES)
+        return self._trial(C, at)
 
     def refit(self, C: float) -> Outcome:
         """Return the optimum for this C on the training and validation rows, from that of the best trial on."""
@@ -79,6 +84,8 @@ class Path:
         model = encoded.model(self._convergence.layer(at))
         validation = encoded.raw.validation
         found = accuracy(likeliest(logits_of(model, validation)), validation)
+        if self._best is None or found > self._best[0]:
+            self._best = found, Iterate(at.T, at.b)
         return Trial(C, found, at.reached, at.passes, at.cost, at.gap)
 
 
@@ -86,4 +93,22 @@ def dino(encoded: Encoded, progress: Progress | None = None) -> Outcome:
     """Choose C among 45 values on the validation rows, and fit again with them."""
     path = Path(encoded)
     trials = tuple(path.trials(DINO, progress))
+    return replace(path.refit(best(trials).value), trials=trials)
+
+
+def clip(encoded: Encoded, progress: Progress | None = None) -> Outcome:
+    """Choose C among 96 values from 1e-6 to 1e6, 8 to each power of 10, as for CLIP, and fit again.
+
+    Seven values are tried first. Then the interval around the best is halved until its values are neighbours.
+    """
+    path = Path(encoded)
+    powers = {float(power): trial for power, trial in zip(CLIP, path.trials([10.0**p for p in CLIP]), strict=True)}
+    for number, step in enumerate(CLIP_STEPS):
+        peak = max(sorted(powers), key=lambda power: powers[power].accuracy)
+        for power in (peak - step, peak + step):
+            if CLIP[0] <= power <= CLIP[-1]:
+                powers[power] = path.try_near_the_best(10.0**power)
+        if progress:
+            progress(number + 1, len(CLIP_STEPS) + 1)
+    trials = tuple(powers[power] for power in sorted(powers))
     return replace(path.refit(best(trials).value), trials=trials)

@@ -1,7 +1,8 @@
 """A probe: a recipe that is fitted on features, chosen by the validation rows, and reported on the test rows."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -9,15 +10,43 @@ from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.summary import csv_of, summary_of
 from onelayer.data.dataset import Splits
+from onelayer.errors import ConfigError, DataError
 from onelayer.experiments.probe.closed import nearest_mean, ridge
 from onelayer.experiments.probe.encoded import Encoded, Normalize
-from onelayer.experiments.probe.logistic import MOST_PASSES, dino
+from onelayer.experiments.probe.logistic import MOST_PASSES, clip, dino
 from onelayer.experiments.probe.neighbours import knn
 from onelayer.experiments.probe.trials import Outcome, Progress
 
-RecipeName = Literal["dino", "ridge", "knn", "nearest-mean"]
-# For each recipe, the name of the setting that it chooses, and the function that fits it.
-RECIPES = {"dino": ("C", dino), "ridge": ("", ridge), "knn": ("k", knn), "nearest-mean": ("", nearest_mean)}
+if TYPE_CHECKING:
+    from onelayer.experiments.comparison import Comparison
+
+RecipeName = Literal["dino", "clip", "ridge", "knn", "nearest-mean"]
+
+
+class Recipe(NamedTuple):
+    """A protocol.
+
+    Parameters
+    ----------
+    setting : str
+        The name of the setting that the validation rows choose; empty if there is none.
+    fit : callable
+    makes_layer : bool
+        Whether the outcome has a model, which can be saved as a run.
+    """
+
+    setting: str
+    fit: Callable[[Encoded, Progress | None], Outcome]
+    makes_layer: bool = True
+
+
+RECIPES: dict[str, Recipe] = {
+    "dino": Recipe("C", dino),
+    "clip": Recipe("C", clip),
+    "ridge": Recipe("", ridge),
+    "knn": Recipe("k", knn, makes_layer=False),
+    "nearest-mean": Recipe("", nearest_mean),
+}
 FIGURES = ("accuracy", "top_5_accuracy", "balanced_accuracy")  # top-1, top-5, mean per class
 NAMES = {"accuracy": "top-1", "top_5_accuracy": "top-5", "balanced_accuracy": "mean per class"}
 
@@ -38,6 +67,8 @@ class Probe:
         The fit on training and validation rows, and the values that were tried before.
     evaluation : Evaluation
         Of the test rows.
+    shots, seed : int or None
+        Training rows of each class, and the seed that drew them; None if all are trained on.
     """
 
     recipe: RecipeName
@@ -46,6 +77,8 @@ class Probe:
     setting: str
     outcome: Outcome
     evaluation: Evaluation
+    shots: int | None = None
+    seed: int | None = None
 
     def __repr__(self) -> str:
         return f"<Probe of {self.evaluation.in_words()}>"
@@ -73,7 +106,7 @@ class Probe:
         if not self.outcome.converged:
             notes.append(f"the final fit did not converge: {self.outcome.ended}")
         if self.outcome.model is None:
-            notes.append(f"{self.recipe} is not a layer, so no run is written")
+            notes.append(f"{self.recipe} is not a layer, so it has no run")
         elif not self.setting:
             notes.append(f"the probabilities of {self.recipe} are not fitted; only its classes count")
         return notes
@@ -83,8 +116,11 @@ class Probe:
         chosen = self.outcome.chosen
         return {
             "data": self.splits.dataset.name,
+            "source": self.splits.dataset.source,
             "recipe": self.recipe,
             "normalize": self.normalize,
+            "shots": self.shots,
+            "seed": self.seed,
             "rows": {split.name: len(split) for split in self.splits},
             "setting": self.setting or None,
             "chosen": chosen.value if chosen else None,
@@ -107,8 +143,11 @@ class Probe:
         }
         return {
             "data": self.splits.dataset.name,
+            "source": self.splits.dataset.source,
             "recipe": self.recipe,
             "normalize": self.normalize,
+            "shots": np.nan if self.shots is None else self.shots,
+            "seed": np.nan if self.seed is None else self.seed,
             "setting": self.setting,
             "value": chosen.value if chosen else np.nan,
             "validation_accuracy": chosen.accuracy if chosen else np.nan,
@@ -137,13 +176,84 @@ def probe(
     ----------
     splits : Splits
         As `load_features` divides them.
-    recipe : {"dino", "ridge", "knn", "nearest-mean"}
+    recipe : {"dino", "clip", "ridge", "knn", "nearest-mean"}
         ridge and nearest-mean choose nothing, and are fitted on training and validation rows at once.
     normalize : {"none", "unit", "standardize"}
     progress : callable, optional
         Called with the steps done and the total.
     """
-    setting, fit = RECIPES[recipe]
-    encoded = Encoded.of(splits, normalize)
+    return _fit(recipe, Encoded.of(splits, normalize), splits, progress)
+
+
+def probe_few(
+    splits: Splits,
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    recipe: RecipeName = "dino",
+    normalize: Normalize = "none",
+    progress: Progress | None = None,
+) -> list[Probe]:
+    """Fit a recipe on a few training rows of each class; the validation rows choose, but are not trained on.
+
+    Parameters
+    ----------
+    shots : sequence of int
+        Rows of each class.
+    seeds : sequence of int
+        Each draws rows, and the first `shots` of each class are taken.
+    splits, recipe, normalize, progress
+        As for `probe`.
+
+    Returns
+    -------
+    list of Probe
+        For each number of shots, one of each seed.
+    """
+    for name, numbers, least in (("shots", shots, 1), ("seed", seeds, 0)):
+        if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
+            given = " ".join(map(str, numbers)) or "without a number"
+            raise ConfigError(
+                f"{name} {given}: not different whole numbers of at least {least}; pass some, such as 1 2 4"
+            )
+    encoded, found = Encoded.of(splits, normalize), []
+    for count in shots:
+        for seed in seeds:
+            few = encoded.few(count, seed)
+            found.append(replace(_fit(recipe, few, few.raw), shots=count, seed=seed))
+            if progress:
+                progress(len(found), len(shots) * len(seeds))
+    return found
+
+
+def _fit(recipe: RecipeName, encoded: Encoded, splits: Splits, progress: Progress | None = None) -> Probe:
+    setting, fit, _ = RECIPES[recipe]
     outcome = fit(encoded if setting else encoded.refitted(), progress)
-    return Probe(recipe, normalize, splits, setting, outcome, outcome.evaluate(splits.test))
+    return Probe(recipe, encoded.normalize, splits, setting, outcome, outcome.evaluate(splits.test))
+
+
+def compare_probes(a: Sequence[Probe], b: Sequence[Probe], names: tuple[str, str]) -> "Comparison":
+    """Compare probes of two features of the same rows, each a probe or the probes of the same seeds.
+
+    Raises
+    ------
+    DataError
+        If the rows are not the same, by their labels.
+    """
+    from onelayer.experiments.comparison import compare_answers  # scipy, which it loads, takes a second
+
+    require_same_rows(a[0].splits, b[0].splits, names)
+    right_a, right_b = (np.array([probe.evaluation.right for probe in side]) for side in (a, b))
+    return compare_answers(right_a, right_b, a[0].splits.test.row_weights(slice(None)), names=names)
+
+
+def require_same_rows(a: Splits, b: Splits, names: tuple[str, str]) -> None:
+    """Refuse features of other rows, or of rows in another order, as far as the labels show it."""
+    same = a.dataset.class_names == b.dataset.class_names and all(
+        np.array_equal(one.labels, other.labels) and np.array_equal(one.indices, other.indices)
+        for one, other in zip(a, b, strict=True)
+    )
+    if not same:
+        raise DataError(
+            f"{names[0]} and {names[1]} are not features of the same rows in the same order: their labels differ; save "
+            "both with one order of the rows"
+        )
