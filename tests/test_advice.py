@@ -20,7 +20,7 @@ from onelayer.training.train import train
 SOFTMAX = LOSSES["softmax"]
 UNSURE = "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try"
 BALANCED = TrainConfig(class_weight="balanced")
-SWEEP = "onelayer sweep with --l2 0 0.001 0.01 0.1"
+SWEEP = "onelayer sweep with the run's other options and --l2 0 0.001 0.01 0.1"
 
 
 def history(train_losses, held_out=None, penalty=0.0, rate=0.1):
@@ -39,10 +39,10 @@ def curve(rate, epochs=40, low=1.0, high=2.3):
     return low + (high - low) * np.exp(-rate * np.arange(1, epochs + 1))
 
 
-def said(losses, held_out=None, penalty=0.0, kept=None, start=2.3, **settings):
+def said(losses, held_out=None, penalty=0.0, kept=None, start=2.3, measured=None, **settings):
     config = TrainConfig(**{"learning_rate": 0.1, "epochs": len(losses)} | settings)
     records = history(losses, held_out, penalty)
-    found = advice_on_training(records, kept or len(losses), start, SOFTMAX, 10, config)
+    found = advice_on_training(records, kept or len(losses), start, SOFTMAX, 10, config, measured=measured)
     assert len(found) <= 1
     return found[0] if found else ""
 
@@ -51,7 +51,8 @@ SETTLED = curve(0.4)
 ZIGZAG = 1.5 + 0.1 * (-1.0) ** np.arange(40)
 RISING = 1.3 + 0.001 * (np.arange(40) - 10.0) ** 2  # from epoch 11 on
 PENALISED = {"losses": SETTLED, "penalty": 0.2, "l2": 0.5}
-LONG = "steps too long: the training loss "
+TOO_LONG = "steps too long: "
+LONG = f"{TOO_LONG}the training loss "
 SHORT = "steps too short: the training loss falls in a straight line, far from where it levels off; try "
 GOES_ON = "underfitting: the loss was still falling; try --epochs auto and --learning-rate auto"
 
@@ -95,6 +96,19 @@ GOES_ON = "underfitting: the loss was still falling; try --epochs auto and --lea
             "try --l2 0.05",
         ),
         (PENALISED | {"held_out": SETTLED + 0.2}, ""),
+        (
+            {"losses": SETTLED, "held_out": SETTLED + 0.3, "measured": (5.48, 2.3)},
+            f"{TOO_LONG}the loss is 5.48 nats, above the 2.3 nats of knowing only the class frequencies; try "
+            "--learning-rate auto or --learning-rate 0.01",
+        ),
+        ({"losses": SETTLED, "held_out": SETTLED, "measured": (5.48, 2.3), "learning_rate": "auto"}, ""),
+        ({"losses": SETTLED, "held_out": RISING, "measured": (5.48, 2.3)}, "overfitting: the validation loss rose"),
+        ({"losses": SETTLED, "held_out": SETTLED, "measured": (2.2, 2.3)}, ""),
+        ({"losses": SETTLED, "held_out": SETTLED, "measured": (2.4, 2.3), "start": 2.5}, ""),  # large initial weights
+        (
+            {"losses": SETTLED, "held_out": SETTLED + 0.3, "class_weight": "balanced"},
+            "overfitting: the validation loss is 1.3 nats, the training loss 1 (rows weighted by class); try more",
+        ),
     ],
 )
 def test_advice_on_curves(case, words):
@@ -123,7 +137,10 @@ def test_a_model_is_judged_on_rows_that_were_held_out():
 
 
 def test_a_training_without_epochs_gets_no_advice():
-    assert advice_on_training((), 0, 2.3, SOFTMAX, 10, TrainConfig(epochs=0)) == []
+    config = TrainConfig(epochs=0)
+    assert advice_on_training((), 0, 2.3, SOFTMAX, 10, config) == []
+    splits = toy_splits()
+    assert judge(train(splits, config), splits, config).advice == []
 
 
 @pytest.mark.parametrize(

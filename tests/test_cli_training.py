@@ -270,6 +270,7 @@ def test_a_run_records_how_good_its_model_is(run_cli, tmp_path, class_weight):
     assert ("of balanced accuracy" in verdict["sentence"]) is (class_weight == "balanced")
     for place in (out, run_cli("evaluate", "run")[1]):
         assert verdict["sentence"] in place
+    assert found["advice"] == summary["advice"]
     for sentence in summary["advice"]:
         assert sentence in out
     assert "nearest class mean" in out

@@ -15,6 +15,7 @@ from onelayer.data.dataset import Split
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES, Loss
 from onelayer.model import Model
+from onelayer.training.class_weights import BY_CLASS
 from onelayer.training.history import History
 
 START_ROWS = 2000  # looked at for the loss before the first step
@@ -32,7 +33,7 @@ CHANCE = 2  # calibration errors that a calibrated model would have by chance
 NEARLY_ALL = 0.9  # accuracy, or balanced accuracy where that is compared
 UNBALANCED = 0.1  # accuracy above balanced accuracy
 
-SWEEP_L2 = "onelayer sweep with --l2 0 0.001 0.01 0.1"
+SWEEP_L2 = "onelayer sweep with the run's other options and --l2 0 0.001 0.01 0.1"
 
 
 def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
@@ -44,7 +45,14 @@ def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
 
 
 def advice_on_training(
-    history: History, kept_epoch: int, start: float, loss: Loss, K: int, config: TrainConfig, holds_out: bool = True
+    history: History,
+    kept_epoch: int,
+    start: float,
+    loss: Loss,
+    K: int,
+    config: TrainConfig,
+    holds_out: bool = True,
+    measured: tuple[float, float] | None = None,
 ) -> list[str]:
     """Return what the curves show of the steps, the epochs and the penalty.
 
@@ -61,6 +69,8 @@ def advice_on_training(
     config : TrainConfig
     holds_out : bool
         Whether the validation rows are not trained on; others tell nothing about new rows.
+    measured : (float, float), optional
+        Loss of the model, and that of the class frequencies, on the rows that judge the model, in nats.
     """
     if not 1 <= kept_epoch <= len(history):
         return []
@@ -68,22 +78,36 @@ def advice_on_training(
     train = np.array([start, *(record.train_loss for record in history)])
     held_out = np.array([record.validation_loss if holds_out else np.nan for record in history])
     in_steps = config.solver == "sgd"  # iterations of another solver are few, and its end is the optimum
-    if in_steps and (said := _on_steps(train, held_out, unit, history[0].learning_rate, config)):
-        return [said]
-    kept = history[kept_epoch - 1]
+    rate, kept = history[0].learning_rate, history[kept_epoch - 1]
     lowest, gap = history[int(held_out.argmin())], held_out[kept_epoch - 1] - kept.train_loss
-    if in_steps and held_out[kept_epoch - 1] - lowest.validation_loss > RISEN * unit:
-        rise = f"from {lowest.validation_loss:.3g} nats at epoch {lowest.epoch} to {kept.validation_loss:.3g}"
+    risen = in_steps and held_out[kept_epoch - 1] - lowest.validation_loss > RISEN * unit
+    if measured and not risen and isinstance(config.learning_rate, float):
+        found, guessing = measured
+        if found > max(guessing, start) + RISEN * unit:
+            what = f"the loss is {found:.3g} nats, above the {guessing:.3g} nats of knowing only the class frequencies"
+            return [f"steps too long: {what}; try --learning-rate auto or --learning-rate {rate / 10:g}"]
+    if in_steps and (said := _on_steps(train, held_out, unit, rate, config)):
+        return [said]
+    weighted = _weighted(config)
+    if risen:
+        rise = f"from {lowest.validation_loss:.3g} nats at epoch {lowest.epoch} to {kept.validation_loss:.3g}{weighted}"
         return [f"overfitting: the validation loss rose {rise}; try --keep best, or {SWEEP_L2}"]
     if gap > APART * unit:
-        losses = f"the validation loss is {kept.validation_loss:.3g} nats, the training loss {kept.train_loss:.3g}"
+        losses = (
+            f"the validation loss is {kept.validation_loss:.3g} nats, the training loss {kept.train_loss:.3g}{weighted}"
+        )
         return [f"overfitting: {losses}; try more training rows, or {SWEEP_L2}"]
     penalty = kept.train_cost - kept.train_loss
     if penalty > HELD_BACK * unit and not gap > ALIKE * unit:
-        what = f"l2 {config.l2:g} adds {penalty:.2g} nats to the training loss of {kept.train_loss:.3g}"
+        what = f"l2 {config.l2:g} adds {penalty:.2g} nats to the training loss of {kept.train_loss:.3g}{weighted}"
         more = "" if np.isnan(gap) else ", and the validation loss is hardly higher"
         return [f"underfitting: {what}{more}; try --l2 {config.l2 / 10:g}"]
     return []
+
+
+def _weighted(config: TrainConfig) -> str:
+    """Return a remark on the losses of a training whose rows have weights by their class."""
+    return "" if config.class_weight == "none" else f" ({BY_CLASS})"
 
 
 def _on_steps(train: np.ndarray, held_out: np.ndarray, unit: float, rate: float, config: TrainConfig) -> str:
@@ -94,7 +118,7 @@ def _on_steps(train: np.ndarray, held_out: np.ndarray, unit: float, rate: float,
     rises = late[late > 0]
     above = train[-1] > train[0] + RISEN * unit
     if above or (epochs >= FEW and len(rises) > len(late) / 4 and rises.sum() > UNSTEADY * unit):
-        where = f"ended at {train[-1]:.3g} nats, above {train[0]:.3g} before the first step"
+        where = f"ended at {train[-1]:.3g} nats, above {train[0]:.3g} before the first step{_weighted(config)}"
         what = where if above else "goes up and down instead of falling"
         return f"steps too long: the training loss {what}; try {' or '.join([*auto, f'--learning-rate {rate / 10:g}'])}"
     if epochs >= FEW and train[1 + epochs // 2] - train[-1] > STRAIGHT * (train[1] - train[1 + epochs // 2]) > 0:

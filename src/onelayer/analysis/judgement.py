@@ -52,10 +52,16 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     model, history = result.model, result.state.history
     evaluation = evaluate(model, rows)
     references = references_for(model, splits.train, rows, evaluation)
+    verdict = verdict_of(evaluation, references, config)
+    if not history:  # the initial weights show nothing
+        return Judgement(evaluation, references, verdict, [])
     problem = Problem.of(splits, config, model.standardizer)  # computing it again would take a pass over all rows
     K = len(model.class_names)
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
-    advice = advice_on_training(history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out)
-    verdict = verdict_of(evaluation, references, config)
+    known = [one.estimates["loss"].value for one in references if "loss" in one.estimates]
+    measured = (evaluation.loss, min(known)) if known and config.class_weight == "none" else None
+    advice = advice_on_training(
+        history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out, measured
+    )
     advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
     return Judgement(evaluation, references, verdict, advice)

@@ -64,7 +64,7 @@ def evaluate(
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
     screen = Screen(quiet=as_json or csv_printed)
     run = Run.open(run_directory)
-    plan, _ = run.read_checkpoint()
+    plan, state = run.read_checkpoint()
     model = run.model
     with screen.working("reading") as progress:
         rows, splits, note = plan.rows_to_evaluate(data, split, model, progress)
@@ -78,7 +78,10 @@ def evaluate(
     evaluation = evaluate(model, rows)
     references = references_for(model, trained_on, rows, evaluation) if trained_on else []
     verdict = verdict_of(evaluation, references, plan.config)
-    advice = advice_on_answers(evaluation, verdict, plan.config)
+    advice = run.advice_on(evaluation.name)
+    if advice is None:
+        settled = state.epoch > 0 and not run.summary.get("advice")
+        advice = advice_on_answers(evaluation, verdict, plan.config, settled=settled)
     print_evaluation(screen, evaluation, references, verdict, advice)
     if certificate:
         screen.say("")

@@ -106,7 +106,7 @@ def _opening_parts(
         "figures": opening.figures(best, evaluation, references, verdict, splits),
         "better": verdict is None or verdict.better,
         "judged": verdict and opening.judged(best, verdict, several),
-        "advice": opening.advice(best.runs[0], evaluation),
+        "advice": best.runs[0].advice_on(evaluation.name) or [],
         "first_templates": FIRST_TEMPLATES,
         "several": several,
         "findings": [vars(finding) | {"sentence": _once(finding)} for finding in subject.findings],

@@ -9,7 +9,6 @@ from onelayer.analysis.references import Reference, Verdict
 from onelayer.config import COURSEWORK, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.report.subject import SettingRuns, Subject
-from onelayer.runs.directory import Run
 from onelayer.words import counted, mean_and_sd
 
 COURSE = (
@@ -67,14 +66,6 @@ def accuracy_on(split: Split, share: float) -> Estimate:
 def judged(best: SettingRuns, verdict: Verdict, several: bool) -> str:
     """Return the verdict on the first run of a setting in a sentence."""
     return f"With seed {best.seeds[0]}, it is {verdict}." if several else f"It is {verdict}."
-
-
-def advice(run: Run, evaluation: Evaluation) -> list[str]:
-    """Return the advice that was given after the training of a run, if it was judged on the same rows."""
-    summary = run.summary
-    judged, given = summary.get("evaluation"), summary.get("advice")
-    same = isinstance(judged, dict) and judged.get("name") == evaluation.name
-    return [str(sentence) for sentence in given] if same and isinstance(given, list) else []
 
 
 def result(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: Splits) -> str:

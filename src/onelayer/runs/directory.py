@@ -309,6 +309,12 @@ class Run(CurvePlots, ModelPlots):
             raise RunError(f"{self.summary_path}: damaged (a score is not a finite number)")
         return scores
 
+    def advice_on(self, rows: str) -> list[str] | None:
+        """Return the advice that was given after training, if the model was judged on rows of this name; else None."""
+        judged, given = (self.summary.get(name) for name in ("evaluation", "advice"))
+        same = isinstance(judged, dict) and judged.get("name") == rows
+        return [str(sentence) for sentence in given] if same and isinstance(given, list) else None
+
     @property
     def kept_epoch(self) -> int:
         """The epoch of which the model of a complete run is; older runs do not name it, and it is the last."""

@@ -9,6 +9,8 @@ from onelayer.config import class_weights
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 
+BY_CLASS = "rows weighted by class"  # a remark on the figures of a training with such weights
+
 
 def weighted_by_class(splits: Splits, setting: str) -> Splits:
     """Return splits whose training and validation rows have the weight of their class, times any weight of their own.
