@@ -265,6 +265,7 @@ def test_a_run_records_how_good_its_model_is(run_cli, tmp_path, class_weight):
     assert summary["evaluation"]["accuracy"] == summary["results"]["test"]["accuracy"]
     assert [of["class"] for of in summary["evaluation"]["classes"]] == list("0123456789")
     assert summary["advice"]
+    assert ("figures of the epochs: rows weighted by class" in out) is (class_weight == "balanced")
     verdict = summary["evaluation"]["verdict"]
     assert verdict["figure"] == ("accuracy" if class_weight == "none" else "balanced_accuracy")
     assert ("of balanced accuracy" in verdict["sentence"]) is (class_weight == "balanced")

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from onelayer.analysis.evaluation import evaluate
-from onelayer.config import SplitConfig
+from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.protocols import split
 from onelayer.pictures.confusion import confusion
 from onelayer.pictures.curves import cost_note, curve, curves_of_settings
@@ -106,6 +106,15 @@ class TestCurves:
         line, ring = figure.axes[0].lines
         assert ring.get_ydata()[0] == line.get_ydata()[-1]
         assert "validation" not in " ".join(drawn(figure))
+
+    def test_a_restart_from_the_best_epoch_is_marked(self):
+        columns = history(9) | {"learning_rate": np.array([0.1] * 4 + [0.01] * 3 + [0.001] * 2)}
+        marked, plain = (curve(columns, "loss", TITLE, kept_epoch=5, restarts=restarts) for restarts in (True, False))
+        lines = marked.axes[0].lines[2:-1]
+        assert [line.get_xdata()[0] for line in lines] == [4.5, 7.5]
+        assert "rate / 10, from the best epoch" in drawn(marked)
+        assert len(plain.axes[0].lines) == 3
+        assert not any(word.startswith("rate") for word in drawn(plain))
 
     def test_a_single_epoch_is_a_visible_point(self):
         assert [line.get_marker() for line in curve(history(1), "loss", TITLE).axes[0].lines[:2]] == ["o", "o"]
@@ -454,6 +463,16 @@ def test_other_seeds_are_drawn_faintly_and_count_for_the_range():
     (axes,) = figure.axes
     assert axes.get_ylim()[1] > 5
     assert [line.get_alpha() for line in axes.lines if len(line.get_xdata()) == 5] == [0.35, None, 0.35, None]
+
+
+def test_the_curves_of_weighted_rows_say_so():
+    splits = split(toy_dataset(), SplitConfig())
+    for class_weight, words in (("none", ""), ("balanced", " (rows weighted by class)")):
+        config = TrainConfig(epochs=1, class_weight=class_weight)
+        result = train(splits, config)
+        found = evaluate(result.model, splits.test)
+        pictures = dict(figures_of_run(result.state.history, result.model, None, found, "A run", config=config))
+        assert title_of(pictures["accuracy"]) == f"Accuracy by epoch{words}"
 
 
 def test_letters_that_the_font_lacks_are_told_apart_by_numbers():

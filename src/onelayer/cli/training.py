@@ -80,6 +80,7 @@ def train(
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
         note_on_batches(screen, splits, [config.batch_size])
+        _say_if_weighted(screen, plan)
         with resumable(run):
             with screen.training(0, config.epochs, holds_out=splits.holds_out) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
@@ -124,6 +125,7 @@ def resume(
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
+        _say_if_weighted(screen, plan)
         with resumable(run):
             with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch)
@@ -147,6 +149,13 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
     with screen.working("drawing") as progress:
         draw_run(run, plan, state.history, model, splits, progress)
     screen.files(run.path)
+
+
+def _say_if_weighted(screen: "Screen", plan: "Plan") -> None:
+    from onelayer.training.class_weights import BY_CLASS
+
+    if plan.config.class_weight != "none":
+        screen.say(f"figures of the epochs: {BY_CLASS}; in the tables, all rows count alike")
 
 
 def finish(

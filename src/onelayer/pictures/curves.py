@@ -13,6 +13,7 @@ from onelayer.pictures.colours import COLOURS
 from onelayer.pictures.page import (
     INK,
     LABEL,
+    LINE,
     MARGIN,
     QUIET,
     WIDTH,
@@ -37,6 +38,7 @@ def curve(
     width: float = WIDTH,
     others: Sequence[Columns] = (),
     kept_epoch: int | None = None,
+    restarts: bool = False,
 ) -> Figure:
     """Draw the loss, the cost or the accuracy of the training and validation rows by epoch.
 
@@ -53,25 +55,41 @@ def curve(
         Histories of other seeds, drawn faintly.
     kept_epoch : int, optional
         The epoch whose layer is the model, which is circled.
+    restarts : bool
+        Whether training went on from the best epoch where the learning rate fell, which makes the curves jump. These
+        places are marked.
     """
     ends = {name: f"{name} {_number(values[-1], what)}" for name, values in _lines(history, what).items()}
     right = max((text_length(end, LABEL) for end in ends.values()), default=0) + 0.15
-    tall = min(3.3, 0.6 * width)
-    figure, top = new_page(title, tall + 0.8, width)
-    axes = place_axes(figure, 0.85, top + 0.25, width - 0.85 - right - MARGIN, tall)
-    draw_curves(axes, history, what, others, kept_epoch)
+    tall, head = min(3.3, 0.6 * width), 0.25 + LABEL * LINE * bool(restarts and len(_falls(history)))
+    figure, top = new_page(title, head + tall + 0.55, width)
+    axes = place_axes(figure, 0.85, top + head, width - 0.85 - right - MARGIN, tall)
+    draw_curves(axes, history, what, others, kept_epoch, restarts)
     if ends:
         _name_ends(axes, history, what, ends, 72 * tall / 1.1)
-    if kept_epoch in history["epoch"]:
-        axes.legend(handles=axes.lines[-1:], loc="lower left", bbox_to_anchor=(0, 1), **_LEGEND)
+    handles = [line for line in axes.lines if str(line.get_label()).startswith(_EXPLAINED)]
+    if handles:
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **_LEGEND)
     return figure
 
 
-_LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 0.8, "fontsize": LABEL, "labelcolor": QUIET}
+_EXPLAINED = ("the model", "rate /")  # labels of the marks that a legend explains
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "handlelength": 0.8,
+    "fontsize": LABEL,
+    "labelcolor": QUIET,
+    "borderpad": 0.2,
+}
 
 
 def draw_curves(
-    axes: Axes, history: Columns, what: str, others: Sequence[Columns] = (), kept_epoch: int | None = None
+    axes: Axes,
+    history: Columns,
+    what: str,
+    others: Sequence[Columns] = (),
+    kept_epoch: int | None = None,
+    restarts: bool = False,
 ) -> None:
     """Draw the lines of `curve` with labels for a legend into axes."""
     epochs = history["epoch"]
@@ -83,6 +101,10 @@ def draw_curves(
             axes.plot(other["epoch"][: len(faint)], faint, color=COLOURS[name], linewidth=0.8, alpha=0.35)
         line: dict[str, Any] = {"linewidth": 1.8, "marker": marker, "markersize": 4, "label": name}
         axes.plot(epochs, values, color=COLOURS[name], **line)
+    for number, place in enumerate(_falls(history) if restarts else ()):
+        factor = history["learning_rate"][place - 1] / history["learning_rate"][place]
+        label = "_" if number else f"rate / {factor:.3g}, from the best epoch"
+        axes.axvline(epochs[place] - 0.5, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), label=label)
     if kept_epoch is not None and kept_epoch in epochs and lines:
         name = "validation" if "validation" in lines else "train"
         kept = lines[name][np.flatnonzero(epochs == kept_epoch)[0]]
@@ -92,6 +114,11 @@ def draw_curves(
     _epoch_axis(axes, noun_of(history))
     unit = f"cost (nats); {COST_IS_LOSS}" if what == "cost" and cost_is_loss(history) else UNITS[what]
     axes.set_ylabel(unit, size=LABEL, color=INK)
+
+
+def _falls(history: Columns) -> np.ndarray:
+    """Return the places of the epochs that have a lower learning rate than the epoch before."""
+    return 1 + np.flatnonzero(np.diff(history.get("learning_rate", np.zeros(0))) < 0)
 
 
 def cost_is_loss(history: Columns) -> bool:

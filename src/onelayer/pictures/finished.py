@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from onelayer.analysis.evaluation import Evaluation, evaluate
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.model import Model
 from onelayer.pictures.confusion import confusion
@@ -15,6 +16,7 @@ from onelayer.pictures.page import ignore_styles, legible
 from onelayer.pictures.templates import signed_templates, start_in_words, strongest_weights, templates
 from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
+from onelayer.training.class_weights import BY_CLASS
 from onelayer.training.history import History, noun_of, table_of
 
 
@@ -35,11 +37,13 @@ def draw_run(
     """
     ignore_styles()
     settings = f"{splits.dataset.name}, protocol {splits.protocol}: {plan.config.in_words()}"
+    if plan.config.learning_rate == "auto" and history:
+        settings = settings.replace("learning rate auto", f"learning rate auto ({history[0].learning_rate:.3g})")
     test = splits.test if report_test else None
     if test and evaluation is None:
         evaluation = evaluate(model, test)
     learnt, kept_epoch = run.learnt, run.kept_epoch
-    pictures = figures_of_run(history, model, test, evaluation, settings, kept_epoch, learnt, plan.config.init_std)
+    pictures = figures_of_run(history, model, test, evaluation, settings, kept_epoch, learnt, plan.config)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(PICTURES))
@@ -53,7 +57,7 @@ def figures_of_run(
     settings: str,
     kept_epoch: int | None = None,
     learnt: np.ndarray | None = None,
-    init_std: float | None = None,
+    config: TrainConfig | None = None,
 ) -> Iterator[tuple[str, Figure]]:
     """Draw the pictures of a run one at a time: curves, templates or strongest weights, confusion, mistakes.
 
@@ -71,8 +75,8 @@ def figures_of_run(
         The epoch of which the model is; by default the last.
     learnt : ndarray (d, K), optional
         The weights of the model less what is left of the initial ones; None where these were 0 or are not known.
-    init_std : float, optional
-        Standard deviation of the initial weights; None if it is not known.
+    config : TrainConfig, optional
+        Settings of the training; None if they are not known.
 
     Yields
     ------
@@ -83,16 +87,23 @@ def figures_of_run(
     # Names that the font cannot show would look alike.
     names = [name if legible(name) == name else f"{k}: {name}" for k, name in enumerate(model.class_names)]
     of_model = settings
+    weighted = f" ({BY_CLASS})" if config and config.class_weight != "none" else ""
+    restarts = config is not None and config.decay_every == "auto"
     if history:
         kept_epoch = history[-1].epoch if kept_epoch is None else kept_epoch
         columns = table_of(history)
         noun = noun_of(columns)
         for what in ("loss", "cost", "accuracy"):
-            title = f"{what.capitalize()} by {noun}\n{settings}"
+            title = f"{what.capitalize()} by {noun}{weighted}\n{settings}"
             same = what == "cost" and cost_is_loss(columns)
-            yield what, cost_note(title) if same else curve(columns, what, title, kept_epoch=kept_epoch)
+            if same:
+                yield what, cost_note(title)
+            else:
+                yield what, curve(columns, what, title, kept_epoch=kept_epoch, restarts=restarts)
         of_model += f"; the model of {noun} {kept_epoch:,} of {history[-1].epoch:,}"
-    yield from _weights(model, names, f"{of_model}\n{start_in_words(init_std, learnt)}", learnt)
+    yield from _weights(
+        model, names, f"{of_model}\n{start_in_words(config.init_std if config else None, learnt)}", learnt
+    )
     if test is None or evaluation is None:
         return
     yield "confusion", confusion(evaluation.confusion, names, f"Confusion of the {test.name} rows\n{of_model}")

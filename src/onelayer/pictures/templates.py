@@ -120,7 +120,7 @@ def signed_templates(
 def start_in_words(init_std: float | None, learnt: np.ndarray | None) -> str:
     """Say what the initial weights have to do with those that are drawn."""
     if init_std == 0:
-        return "The weights began at 0 (init_std 0): all of them is learnt."
+        return "The weights began at 0 (init_std 0), so all that they hold was learnt."
     known = "a model file does not hold their init_std" if init_std is None else f"init_std {init_std:g}"
     if learnt is None:
         return f"The weights as they are, with what is left of the random numbers that they began as ({known})."

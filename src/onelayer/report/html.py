@@ -213,7 +213,8 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
 def _setting_curves(setting: SettingRuns) -> dict[str, str]:
     """Return the curves of a setting's first run, with those of the others."""
     histories = [run.read_checkpoint()[1].history for run in setting.runs]
-    return pictures.curves(setting.name, histories, setting.runs[0].kept_epoch)
+    restarts = setting.plan.config.decay_every == "auto"
+    return pictures.curves(setting.name, histories, setting.runs[0].kept_epoch, restarts)
 
 
 def _setting_templates(setting: SettingRuns) -> list[Picture]:

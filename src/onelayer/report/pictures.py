@@ -27,7 +27,7 @@ MOST_SECONDS = 60.0  # of training, up to which it is repeated to show the templ
 MOST_FORMED = 20  # classes with templates that are shown while they form
 
 
-def curves(name: str, histories: Sequence[History], kept_epoch: int) -> dict[str, str]:
+def curves(name: str, histories: Sequence[History], kept_epoch: int, restarts: bool) -> dict[str, str]:
     """Draw loss, cost and accuracy of the first seed, and of the other seeds faintly; not a cost that is the loss."""
     first, others = histories[0], histories[1:]
     if not first:
@@ -39,7 +39,7 @@ def curves(name: str, histories: Sequence[History], kept_epoch: int) -> dict[str
             _course(split, [getattr(record, f"{split}_{what}") for record in first], what == "accuracy", noun)
             for split in COLOURS
         )
-        figure = curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others)), kept_epoch)
+        figure = curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others)), kept_epoch, restarts)
         charts[what] = svg(figure, alt)
     return charts
 
