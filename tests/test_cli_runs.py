@@ -94,6 +94,21 @@ def test_runs_are_sorted_by_any_column(run_cli, many, column, order):
     assert [line[0][-1] for line in listed(run_cli("runs", "--sort", column)[1])] == list(order)
 
 
+def test_balanced_accuracy_is_listed_where_classes_have_weights(run_cli, many):
+    assert "balanced" not in run_cli("runs")[1]
+    for name, balanced in (("a", 0.25), ("b", 0.75)):
+        summary = read_json(many / name / "summary.json")
+        summary["config"]["class_weight"] = "balanced" if name == "b" else "none"
+        summary["evaluation"] = summary.get("evaluation", {}) | {"balanced_accuracy": balanced}
+        write_json(many / name / "summary.json", summary)
+    out = run_cli("runs", "--sort", "balanced")[1]
+    assert "balanced (%)" in out.splitlines()[0]
+    assert "balanced: the balanced accuracy of the test rows" in out
+    lines = {line[0]: line for line in listed(out)}
+    assert (lines["runs/b"][-3], lines["runs/a"][-3]) == ("75.00", "25.00")
+    assert [line[0] for line in listed(out)][:2] != ["runs/a", "runs/b"]
+
+
 def test_what_cannot_be_listed_is_one_line(run_cli, many, tmp_path):
     assert_one_line(run_cli("runs", "nowhere"), "nowhere: no such folder; pass the folder that holds your runs")
     assert_one_line(

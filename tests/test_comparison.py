@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import coursework, toy_dataset, toy_splits
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.cli.main import run_command
@@ -17,7 +18,7 @@ from onelayer.data import load_splits
 from onelayer.data.dataset import Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, RunError
-from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.comparison import compare_answers, compare_balanced
 from onelayer.experiments.pairing import compare, compare_runs, find_runs, pair
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
@@ -242,6 +243,33 @@ def test_runs_are_matched_by_seed_and_compared_on_the_split(tmp_path):
         assert found.names == pairing.names
         assert (found.pairs, found.rows) == (2, 60)
         assert found.only_a + found.only_b > 0
+
+
+def test_balanced_accuracies_are_compared_where_classes_have_weights(tmp_path):
+    splits = toy_splits()
+    config = replace(CONFIG, class_weight="class 1=20,class 2=0.1")
+    a, b = (
+        [made_run(tmp_path / f"{name}{seed}", splits, replace(of, seed=seed)) for seed in (1, 2)]
+        for name, of in (("a", CONFIG), ("b", config))
+    )
+    found = compare_runs(a, b, "test", splits)
+    assert compare_runs(a, a, "test", splits).balanced is None
+    y = splits.test.labels
+    means = [
+        np.mean([balanced_accuracy_score(y, evaluate(run.model, splits.test).predictions) for run in side])
+        for side in (a, b)
+    ]
+    assert found.balanced[:2] == pytest.approx(means)
+    difference = found.balanced[2]
+    assert difference.value == pytest.approx(means[1] - means[0])
+    assert abs(difference.value) > 0.02
+    assert difference.low < difference.value < difference.high
+
+
+def test_seeds_that_answer_alike_make_the_balanced_interval_no_narrower():
+    (a, b), labels = random_answers(0), np.arange(400) % 7
+    one, three = (compare_balanced(np.repeat(a, n, 0), np.repeat(b, n, 0), labels)[2] for n in (1, 3))
+    assert (three.low, three.high) == pytest.approx((one.low, one.high))
 
 
 def test_two_runs_may_have_different_seeds(tmp_path):

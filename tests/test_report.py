@@ -590,6 +590,10 @@ def test_a_sweep_is_a_table_with_verdicts(tmp_path):
             " ".join(e["text"].split()) for e in page.all("td")
         )
     assert settings[0] == f"learning rate {RATES[int(np.argmax(accuracies))]:g}"
+    assert "validation loss" in [e["text"] for e in page.all("th")]
+    losses = [float(e["data-value"]) for e in page.all("td") if e.get("data-label") == "validation loss"]
+    assert losses == sorted(losses)
+    assert losses[0] == pytest.approx(results(sweep)[0].mean_sd("validation", "loss")[0])
     (edge,) = (e["text"] for e in page.all("p") if "that was tried" in e["text"])
     assert edge.startswith(f"{settings[0]} is the largest that was tried, and a better one may lie beyond it; try --l")
     best = evaluate(sweep.run(int(np.argmax(accuracies)), sweep.plan.seeds[0]).model, splits.test)

@@ -31,6 +31,7 @@ from onelayer.experiments.sweep import (
     draws,
     edge_notes,
     grid,
+    notes_on_choice,
     refit,
     results,
     run_sweep,
@@ -572,6 +573,35 @@ def test_a_choice_at_the_edge_says_what_to_try_next(values, chosen, words):
         grid({option.replace("-", "_"): [type(next(iter(values.values()))[0])(word) for word in numbers[0].split()]})
 
 
+@pytest.mark.parametrize(
+    ("select", "seeds", "losses", "is_noise"),
+    [
+        ("loss", (1,), [[1.0817], [1.0816], [1.0817]], True),
+        ("loss", (1,), [[1.09], [1.05], [1.07]], False),
+        ("accuracy", (1,), [[0.5004], [0.5], [0.5]], True),
+        ("loss", (1, 2, 3), [[1.0, 1.1, 1.2], [1.0, 1.05, 1.2], [1.1, 1.0, 1.2]], True),
+        ("loss", (1, 2, 3), [[1.0, 1.2, 1.4], [1.1, 1.31, 1.5], [1.1, 1.31, 1.52]], False),  # alike for each seed
+    ],
+)
+def test_settings_that_differ_by_noise_alone_are_named_so(select, seeds, losses, is_noise):
+    plan = SweepPlan(grid({"l2": [1.0, 0.1, 0.01]}), seeds, SplitConfig(), "toy", "0", select=select)
+    found = [
+        SettingResult(
+            place,
+            plan.configs[place],
+            tuple(
+                SweepRun(place, seed, "complete", {"validation": Score(value, value, value)})
+                for seed, value in zip(seeds, of, strict=True)
+            ),
+        )
+        for place, of in enumerate(losses)
+    ]
+    (note,) = notes_on_choice(plan, found, found[0])
+    assert ("their choice hardly matters" in note) is is_noise
+    assert ("is the largest that was tried" in note) is not is_noise
+    assert ("seeds" in note) is (is_noise and len(seeds) > 1)
+
+
 def test_drawn_settings_have_edges_too():
     plan = SweepPlan(draws({"learning_rate": [1e-3, 1e-1]}, 9), (1,), SplitConfig(), "toy", "0")
     assert not plan.is_grid or len(plan.varied) == 1
@@ -599,6 +629,10 @@ def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
     figure = grid_figure(plan, found.results)
     shown = {text.get_text() for text in figure.findobj(Text)}
     assert texts <= shown, shown
+    for axes in figure.axes:
+        if legend := axes.get_legend():
+            figure.canvas.draw()
+            assert legend.get_window_extent().y0 >= axes.get_window_extent().y1, "a point could lie behind it"
     if count is None and len(plan.varied) == 2:
         means = [result.mean_sd("validation", "loss")[0] for result in found.results if result.complete]
         cells = [float(text.split("\n")[0]) for text in shown if re.match(r"\d+\.\d+(\n|$)", text)]

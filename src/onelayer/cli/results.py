@@ -20,7 +20,7 @@ from onelayer.cli.screen import Screen
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
-from onelayer.experiments.sweep import Search, Select, SettingResult, edge_notes
+from onelayer.experiments.sweep import Search, Select, SettingResult, notes_on_choice
 from onelayer.training.certificate import Certificate
 from onelayer.training.history import SCORE_COLUMNS, columns_of, noun_of, scores_in_words
 from onelayer.training.state import TrainingResult
@@ -249,7 +249,14 @@ def print_comparison(screen: Screen, comparison: "Comparison") -> None:
             screen.say(f"over the {source}: {in_points(c.difference, interval, sign='+')}")
     if c.seed_interval:
         screen.say(f"over both: {in_points(c.difference, c.interval, sign='+')}")
-    screen.say(c.verdict())
+    screen.say(f"{'accuracy: ' if c.balanced else ''}{c.verdict()}")
+    if c.balanced:
+        a, b, difference = c.balanced
+        screen.say(f"balanced accuracy: A {percent(a)}, B {percent(b)}, difference {difference.in_words()}")
+        if c.difference * difference.value < 0:
+            screen.say(
+                "note: the two disagree, since a class counts by its rows in the accuracy, and once in the other"
+            )
 
 
 def print_sweep(screen: Screen, search: Search) -> None:
@@ -286,7 +293,7 @@ def print_sweep(screen: Screen, search: Search) -> None:
         screen.say("note: do not choose a setting by the test figures of the other settings")
     elif best and best.has_test:
         screen.say("the test rows were read for this setting only")
-    for note in edge_notes(plan, best) if best else []:
+    for note in notes_on_choice(plan, results, best) if best else []:
         screen.say(f"note: {note}")
     for run in search.runs:
         if run.status == "damaged":

@@ -42,9 +42,10 @@ def runs(
     screen = Screen()
     if complete:
         names = settings_that_differ(complete)
-        accuracies = [f"{split} (%)" for split in ("train", "validation", "test")]
-        columns = ["run", "date", "data", "settings", *accuracies, "loss", "seconds"]
-        rows = [dict(zip(columns, _row(run, names), strict=True)) for run in complete]
+        weighted = any(run.settings.get("class_weight", "none") != "none" for run in complete)
+        figures = ["train", "validation", "test", *["balanced"] * weighted]
+        columns = ["run", "date", "data", "settings", *(f"{name} (%)" for name in figures), "loss", "seconds"]
+        rows = [dict(zip(columns, _row(run, names, figures), strict=True)) for run in complete]
         shown = screen.fitting(rows, WIDEST)
         words = len({*columns[:4]} & {*shown})
         screen.table(*shown, rows=[[row[name] for name in shown] for row in rows], words=words)
@@ -52,6 +53,8 @@ def runs(
         screen.say(f"{differing}loss: of the validation rows, in nats")
         if missing := [name for name in columns if name not in shown]:
             screen.say(f"left out: {', '.join(missing)}; onelayer runs | cat shows all")
+        if weighted:
+            screen.say("balanced: the balanced accuracy of the test rows, or of the validation rows without test rows")
     elif not found:
         screen.say(f"{folder}: holds no runs")
     for run in found:
@@ -61,11 +64,11 @@ def runs(
         screen.say(f"left out: {counted(left_out, 'folder')} of sweeps and studies; pass --sweeps, or pass one of them")
 
 
-def _row(run: "ListedRun", names: tuple[str, ...]) -> list[str]:
+def _row(run: "ListedRun", names: tuple[str, ...], figures: list[str]) -> list[str]:
     foreign = settings_of_others(str(run.settings.get("solver")))
     values = [(spaced(name), run.settings.get(name)) for name in names if name not in foreign]
     settings = ", ".join(f"{name} {_word(value)}" for name, value in values if value is not None)
-    accuracies = [run.values.get(split) for split in ("train", "validation", "test")]
+    accuracies = [run.values.get(name) for name in figures]
     return [
         printable(str(run.path), 300),
         f"{run.values['date']:%Y-%m-%d %H:%M}",

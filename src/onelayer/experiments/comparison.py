@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
+from onelayer.analysis.estimates import Estimate, balanced_difference
 from onelayer.errors import DataError
 
 LEVEL = 0.95
@@ -49,6 +50,9 @@ class Comparison:
         Number of pairs of seeds, and of rows with a weight above 0.
     names : (str, str)
         Names of A and of B, for the verdict.
+    balanced : (float, float, Estimate), optional
+        Balanced accuracies of A and of B, means over the pairs, and their difference with its interval over the rows;
+        known where classes have weights in training.
     """
 
     both: float
@@ -62,6 +66,7 @@ class Comparison:
     pairs: int
     rows: int
     names: tuple[str, str] = field(default=("A", "B"), compare=False)
+    balanced: tuple[float, float, Estimate] | None = None
 
     @property
     def accuracy_a(self) -> float:
@@ -171,6 +176,29 @@ def compare_answers(
     neither = A.size - both - only_a - only_b
     intervals = row_interval, seed_interval
     return Comparison(both, only_a, only_b, neither, row_p_value, seed_p_value, *intervals, pairs, n, names)
+
+
+def compare_balanced(
+    right_a: np.ndarray, right_b: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float, Estimate]:
+    """Return the balanced accuracies of A and of B, means over the pairs, and their difference.
+
+    The interval is the mean of those of the pairs, for these seeds: seeds that share rows make it no narrower.
+
+    Parameters
+    ----------
+    right_a, right_b : ndarray (pairs, n), bool
+    labels : ndarray (n,), int64
+    weights : ndarray (n,), optional
+    """
+    nothing = np.zeros_like(labels, dtype=bool)
+    a, b = (
+        float(np.mean([balanced_difference(labels, nothing, right, weights).value for right in side]))
+        for side in (right_a, right_b)
+    )
+    found = [balanced_difference(labels, *pair, weights) for pair in zip(right_a, right_b, strict=True)]
+    value, low, high = np.mean([(of.value, of.low, of.high) for of in found], axis=0).tolist()
+    return a, b, Estimate(value, low, high, "points")
 
 
 def in_points(difference: float, interval: Interval, sign: str = "", between: str = ", ") -> str:

@@ -4,7 +4,7 @@ import glob
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from onelayer.analysis.evaluation import evaluate
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split as divide
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, RunError
-from onelayer.experiments.comparison import Comparison, compare_answers
+from onelayer.experiments.comparison import Comparison, compare_answers, compare_balanced
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.words import option_value, spaced
@@ -62,7 +62,12 @@ def compare_runs(
         raise ConfigError("these runs were trained on the validation rows too; compare them on test rows")
     rows = splits.test if split == "test" else splits.validation
     right_a, right_b = (right_rows(side, rows) for side in (pairing.runs_a, pairing.runs_b))  # (pairs, n)
-    return compare_answers(right_a, right_b, rows.row_weights(slice(None)), names=pairing.names)
+    weights = rows.row_weights(slice(None))
+    found = compare_answers(right_a, right_b, weights, names=pairing.names)
+    plans = (side[0].read_checkpoint()[0] for side in (pairing.runs_a, pairing.runs_b))
+    if all(plan.config.class_weight == "none" for plan in plans):
+        return found
+    return replace(found, balanced=compare_balanced(right_a, right_b, rows.labels, weights))
 
 
 def right_rows(runs: Sequence[Run], rows: Split) -> np.ndarray:

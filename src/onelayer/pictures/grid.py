@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, RULE, SMALL, WIDTH, new_page, place_axes, plain_axes
 
 SHADES = colormaps["Blues"]  # the better, the darker
+HEAD = 0.35  # inches above the axes: the legend
 FOOT = 0.85  # inches below the axes: labels and a note
 MOST_TEXTS = 120  # cells that have their number in them
 WORN = "#d55e00"  # of the chosen setting
@@ -34,8 +35,8 @@ def score_curve(
     words : int
         Number of values at the end that are words; no line leads to them.
     """
-    figure, top = new_page(title, 3.0 + FOOT, WIDTH)
-    axes = place_axes(figure, 0.9, top + 0.1, WIDTH - 0.9 - 2 * MARGIN, 3.0)
+    figure, top = new_page(title, HEAD + 3.0 + FOOT, WIDTH)
+    axes = place_axes(figure, 0.9, top + HEAD, WIDTH - 0.9 - 2 * MARGIN, 3.0)
     places, means = np.arange(len(labels)), scores[:, 0]
     numbers = len(labels) - words
     axes.plot(places[:numbers], means[:numbers], color=QUIET, linewidth=1)
@@ -46,7 +47,7 @@ def score_curve(
     axes.set_xticks(places, labels, rotation=0 if len(labels) <= 12 else 90)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=LABEL, labelcolor=INK)
+    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     _name(figure, axes, option, unit, note)
     plain_axes(axes)
     return figure
@@ -113,8 +114,8 @@ def score_points(
     lower_is_better: bool,
 ) -> Figure:
     """Draw the scores (m,) of settings whose options x (m,) and y (m,) were drawn, as shaded points."""
-    figure, top = new_page(title, 4.0 + FOOT, WIDTH)
-    axes = place_axes(figure, 1.0, top + 0.1, WIDTH - 2.6, 4.0)
+    figure, top = new_page(title, HEAD + 4.0 + FOOT, WIDTH)
+    axes = place_axes(figure, 1.0, top + HEAD, WIDTH - 2.6, 4.0)
     shades = SHADES.reversed() if lower_is_better else SHADES
     points = axes.scatter(x, y, c=scores, cmap=shades, s=60, edgecolors=QUIET, linewidths=0.5, zorder=3)
     _ring(axes, x[chosen], y[chosen])
@@ -123,10 +124,9 @@ def score_points(
             scale("log")
     axes.set_ylabel(options[1], size=LABEL, color=INK)
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=LABEL, labelcolor=INK)
     _name(figure, axes, options[0], None, note)
     plain_axes(axes)
-    _bar(figure, points, WIDTH - 1.4, top + 0.1, 4.0)
+    _bar(figure, points, WIDTH - 1.4, top + HEAD, 4.0)
     return figure
 
 
@@ -152,6 +152,8 @@ def _digits(scores: np.ndarray) -> int:
 def _ring(axes: Axes, x: float, y: float) -> None:
     ring: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.5}
     axes.plot(x, y, "o", **ring, color=WORN, linestyle="none", label="chosen by validation", zorder=4)
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(**place, frameon=False, fontsize=LABEL, labelcolor=INK)
 
 
 def _frame(column: int, row: int) -> Any:

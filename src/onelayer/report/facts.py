@@ -86,8 +86,8 @@ def training(run: Run) -> list[tuple[str, str]]:
     return [*found, ("time", f"{sum(record.seconds for record in history):.1f} s")]
 
 
-def scores(setting: SettingRuns, splits: Splits) -> list[tuple[str, str, str, str]]:
-    """Return name, loss, cost and accuracy of each split in words.
+def scores(setting: SettingRuns, splits: Splits) -> list[tuple[str, ...]]:
+    """Return name, loss, cost and accuracy of each split in words, and the balanced accuracy of a run, if it is known.
 
     They are those of a run with their 95 % intervals, or of several means and standard deviations.
     """
@@ -108,7 +108,7 @@ def _percent(setting: SettingRuns, split: str) -> str:
     return f"{mean_and_sd(*setting.mean_sd(split))} %"
 
 
-def _estimated(run: Run, split: Split) -> tuple[str, str, str]:
+def _estimated(run: Run, split: Split) -> tuple[str, ...]:
     """Return loss, cost and accuracy of a run on a split, with intervals where its rows can be evaluated at once."""
     model, score = run.model, run.scores[split.name]
     if not 0 < len(split) * len(model.class_names) <= MOST_PROBABILITIES:
@@ -116,7 +116,8 @@ def _estimated(run: Run, split: Split) -> tuple[str, str, str]:
     found, penalty = evaluate(model, split).estimates, score.cost - score.loss
     loss = found["loss"]
     cost = Estimate(loss.value + penalty, loss.low + penalty, loss.high + penalty, loss.unit)
-    return loss.in_words(), cost.in_words(), found["accuracy"].in_words()
+    shown = (loss, cost, found["accuracy"], found["balanced_accuracy"])
+    return tuple(estimate.in_words() for estimate in shown)
 
 
 def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:

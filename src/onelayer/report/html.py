@@ -172,6 +172,12 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
         for setting in group.settings
     ]
     caption = "Accuracy in percent"
+    if group.chosen_by:
+        what, chosen_by = group.chosen_by
+        unit = "nats" if what == "loss" else "percent"
+        caption = f"Validation {what} in {unit}, by which the order is; accuracy in percent"
+        for row, score in zip(rows, chosen_by, strict=True):
+            row["chosen_by"] = score
     if any(len(setting.runs) > 1 for setting in group.settings):
         caption += ", mean ± standard deviation over the seeds"
     compared = ""
@@ -199,6 +205,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
     return {
         "name": group.name,
         "notes": group.notes,
+        "chosen_by": group.chosen_by and group.chosen_by[0],
         "picture": group.picture and pictures.grid(group.picture, group.name or "the sweep"),
         "data": f"Protocol {splits.protocol}: {sizes} rows; SHA-256 {splits.dataset.fingerprint}.",
         "caption": f"{caption}.",

@@ -75,7 +75,11 @@ def result(subject: Subject, best: SettingRuns, evaluation: Evaluation, splits: 
     rows = f"the {len(evaluation.labels):,} {best.split} rows of {splits.dataset.name}{weighted}"
     if settings == 1 == len(best.runs):
         found = evaluation.estimates["accuracy"]
-        return f"The layer gets {found.number()} of {rows} right (95 % interval {found.interval()})."
+        sentence = f"The layer gets {found.number()} of {rows} right (95 % interval {found.interval()})"
+        balanced = evaluation.estimates["balanced_accuracy"]
+        if best.plan.config.class_weight == "none":
+            return f"{sentence}."
+        return f"{sentence}; its balanced accuracy is {balanced.number()} ({balanced.interval()})."
     mean = f"{mean_and_sd(*best.mean_sd(best.split))} % of {rows} right"
     seeds = f" (mean and standard deviation of {len(best.runs)} seeds)" if len(best.runs) > 1 else ""
     if settings == 1:

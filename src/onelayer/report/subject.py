@@ -8,13 +8,14 @@ from onelayer.config import SETTINGS, TrainConfig
 from onelayer.errors import OnelayerError, RunError
 from onelayer.experiments.pairing import differences_in_words
 from onelayer.experiments.study import FOLDERS, Finding, read_study
-from onelayer.experiments.sweep import Sweep, choose, edge_notes, mean_sd, results
+from onelayer.experiments.sweep import Sweep, choose, mean_sd, notes_on_choice, results
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.training.history import Score
 from onelayer.words import counted, option_value, spaced
 
 SPLITS = ("train", "validation", "test")
+ChosenBy = tuple[str, tuple[tuple[float, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,16 @@ class Group:
         Remarks, such as the runs that diverged.
     picture : Path or None
         PNG file with the picture of the sweep's settings, if there is one.
+    chosen_by : (str, tuple of (float, float)), optional
+        The score of the validation rows that ranks the settings, and its mean and standard deviation for each; None
+        for the accuracy.
     """
 
     name: str
     settings: tuple[SettingRuns, ...]
     notes: tuple[str, ...] = ()
     picture: Path | None = None
+    chosen_by: ChosenBy | None = None
 
     @property
     def plan(self) -> Plan:
@@ -186,22 +191,26 @@ def _read_sweeps(title: str, paths: Mapping[str, Path], *, edges: bool = False) 
         refit = {f"{name} refit".strip(): path / "refit"} if (path / "refit" / "sweep.json").exists() else {}
         for label, folder in ({name: path} | refit).items():
             try:
-                read, notes, skipped = _read_sweep(Sweep.open(folder), edges)
+                read, chosen_by, notes, skipped = _read_sweep(Sweep.open(folder), edges)
             except RunError as error:
-                read, notes, skipped = [], [], [str(error)]
+                read, chosen_by, notes, skipped = [], None, [], [str(error)]
             problems += skipped
             if read:
-                groups.append(_group(label, read, notes, folder / "grid.png"))
+                groups.append(_group(label, read, notes, folder / "grid.png", chosen_by))
     if not groups:
         raise RunError("; ".join([f"{title} has no complete run to report", *problems[:1]]))
     return Subject(title, tuple(groups), tuple(problems), kind="sweep")
 
 
-def _read_sweep(sweep: Sweep, edges: bool) -> tuple[list[Read], list[str], list[str]]:
-    """Return the settings with complete runs, notes on the best and on diverged runs, and problems with other runs."""
+def _read_sweep(sweep: Sweep, edges: bool) -> tuple[list[Read], ChosenBy | None, list[str], list[str]]:
+    """Return settings with complete runs, the scores that chose, notes on the best and on diverged runs, and problems.
+
+    The problems are those with other runs.
+    """
     found = results(sweep)
     best = choose(found) if edges else None
-    read, notes, problems, waiting = [], edge_notes(sweep.plan, best) if best else [], [], 0
+    read, chosen_by, problems, waiting = [], [], [], 0
+    notes = notes_on_choice(sweep.plan, found, best) if best else []
     for result in found:
         complete = []
         for row in result.runs:
@@ -218,12 +227,20 @@ def _read_sweep(sweep: Sweep, edges: bool) -> tuple[list[Read], list[str], list[
                     problems.append(str(error))
         if complete:
             read.append((result.config, tuple(complete)))
+            chosen_by.append(result.mean_sd("validation", sweep.plan.select.replace("-", "_")))
     if waiting:
         problems.append(f"{sweep.path}: {counted(waiting, 'run')} not complete; go on with the sweep")
-    return read, notes, problems
+    select = sweep.plan.select
+    return read, None if select == "accuracy" else (select.replace("-", " "), tuple(chosen_by)), notes, problems
 
 
-def _group(name: str, read: Sequence[Read], notes: Sequence[str] = (), picture: Path | None = None) -> Group:
+def _group(
+    name: str,
+    read: Sequence[Read],
+    notes: Sequence[str] = (),
+    picture: Path | None = None,
+    chosen_by: ChosenBy | None = None,
+) -> Group:
     """Group settings, named by the options in which they differ, or by all options."""
     varied = [name for name in SETTINGS if len({getattr(config, name) for config, _ in read}) > 1]
     settings = []
@@ -232,4 +249,5 @@ def _group(name: str, read: Sequence[Read], notes: Sequence[str] = (), picture: 
         words = ", ".join(f"{spaced(name)} {option_value(getattr(config, name))}" for name in varied)
         seeds = tuple(plan.config.seed for plan in plans)
         settings.append(SettingRuns(words or config.setting_in_words(), plans[0], runs, seeds, scores))
-    return Group(name, tuple(settings), tuple(notes), picture if picture and picture.exists() else None)
+    picture = picture if picture and picture.exists() else None
+    return Group(name, tuple(settings), tuple(notes), picture, chosen_by)

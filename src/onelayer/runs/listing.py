@@ -13,8 +13,8 @@ from onelayer.errors import ConfigError, RunError
 from onelayer.runs.directory import Run
 from onelayer.words import typed
 
-COLUMNS = ("run", "date", "data", "train", "validation", "test", "loss", "seconds")
-LARGEST_FIRST = ("date", "train", "validation", "test")
+COLUMNS = ("run", "date", "data", "train", "validation", "test", "balanced", "loss", "seconds")
+LARGEST_FIRST = ("date", "train", "validation", "test", "balanced")
 OF_MANY_RUNS = ("sweep.json", "study.json")  # mark the directories of sweeps and studies
 ALWAYS = ("learning_rate", "l2", "epochs")  # settings that are shown where none differs
 
@@ -28,7 +28,7 @@ class ListedRun:
     path : Path
     values : dict
         Values by COLUMNS, of those that are known: accuracies as fractions, ``loss`` that of the validation rows in
-        nats, ``date`` a datetime.
+        nats, ``date`` a datetime, ``balanced`` the balanced accuracy of the rows that judge the model.
     settings : dict
         Every setting of training, of the split and of the source.
     problem : str
@@ -98,6 +98,8 @@ def _read(path: Path) -> ListedRun:
             dated = datetime.fromtimestamp(run.summary_path.stat().st_mtime).astimezone()
         values = {"run": str(path), "date": dated, "data": f"{data['name']}, {data['protocol']}", "seconds": seconds}
         values |= {name: score.accuracy for name, score in scores.items()} | {"loss": scores["validation"].loss}
+        if "evaluation" in summary:
+            values["balanced"] = float(summary["evaluation"]["balanced_accuracy"])
         old = {**asdict(COURSEWORK), "fit": "squeeze"}  # the values of settings that old runs do not name
         return ListedRun(path, values, old | settings)
     except RunError as error:

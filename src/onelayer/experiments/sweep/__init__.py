@@ -7,6 +7,7 @@ from onelayer.experiments.sweep.directory import Sweep as Sweep
 from onelayer.experiments.sweep.directory import results as results
 from onelayer.experiments.sweep.directory import select_of as select_of
 from onelayer.experiments.sweep.edges import edge_notes as edge_notes
+from onelayer.experiments.sweep.edges import notes_on_choice as notes_on_choice
 from onelayer.experiments.sweep.plan import Select as Select
 from onelayer.experiments.sweep.plan import SweepPlan as SweepPlan
 from onelayer.experiments.sweep.plan import draws as draws

@@ -1,15 +1,49 @@
 """The edges of a grid: where the chosen value is the last one that was tried, a better one may lie beyond it."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from onelayer.experiments.sweep.plan import SweepPlan, is_number
-from onelayer.experiments.sweep.results import SettingResult
+from onelayer.experiments.sweep.results import SettingResult, mean_sd, student_t
 from onelayer.words import spaced
 
 # Beyond these values there is nothing to try.
 LEAST = {"l2": 0.0, "init_std": 0.0, "epochs": 0, "batch_size": 1, "decay_every": 0, "shuffle_blocks": 0, "patience": 1}
 MOST = {"decay_factor": 1.0}
+NOISE = 0.001  # of the loss, or of the accuracy: with one seed, smaller differences are not looked at
 NARROW, WIDE = 2.0, 10.0  # the step to the next value to try, as a factor
+
+
+def notes_on_choice(plan: SweepPlan, results: Sequence[SettingResult], best: SettingResult) -> list[str]:
+    """Return a note that the settings differ by noise alone, or else those on the edges of the grid.
+
+    Parameters
+    ----------
+    plan : SweepPlan
+    results : sequence of SettingResult
+    best : SettingResult
+        The chosen one of `results`.
+    """
+    what = plan.select.replace("-", "_")
+    values: dict[int, list[Any]] = {
+        one.setting: [run.value("validation", what) for run in one.runs]
+        for one in results
+        if one.runs and all(run.status == "complete" for run in one.runs)
+    }
+    chosen = values.pop(best.setting, [])
+    least = NOISE * (abs(mean_sd(chosen)[0]) if plan.select == "loss" else 1)
+    if not values or any(_differ(chosen, other, least) for other in values.values()):
+        return edge_notes(plan, best)
+    noise = "noise" if len(plan.seeds) == 1 else "the noise of the seeds"
+    scored = plan.select.replace("-", " ")
+    return [f"the settings differ in validation {scored} by no more than {noise}; their choice hardly matters"]
+
+
+def _differ(chosen: Sequence[Any], other: Sequence[Any], least: float) -> bool:
+    """Return whether scores of the same seeds differ by more than noise; those of one seed by more than `least`."""
+    mean, sd = mean_sd([a - b for a, b in zip(chosen, other, strict=True)])
+    return abs(mean) > (least if math.isnan(sd) else student_t(len(chosen) - 1) * sd / math.sqrt(len(chosen)))
 
 
 def edge_notes(plan: SweepPlan, best: SettingResult) -> list[str]:

@@ -103,5 +103,5 @@ def _title(plan: SweepPlan, shown: Sequence[str], unit: str = "") -> str:
 
 def _runs_in_words(plan: SweepPlan, *, intervals: bool = False) -> str:
     if len(plan.seeds) == 1:
-        return "one seed, which shows no noise"
+        return "one seed: the noise is not known"
     return f"mean of {len(plan.seeds)} seeds" + ", and its 95 % interval over the seeds" * intervals
