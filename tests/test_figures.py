@@ -48,11 +48,13 @@ def test_the_pictures_of_a_run_show_its_own_numbers():
     np.testing.assert_allclose(pictures["confusion"].axes[0].images[0].get_array(), shares)
     wrong = [row for row in range(len(found.labels)) if found.labels[row] != found.predictions[row]]
     wrong.sort(key=lambda row: -found.probabilities[row].max())
-    captions = [word for word in drawn(pictures["mistakes"]) if word.startswith("predicted ")]
+    words = drawn(pictures["mistakes"])
+    captions = [word for word in words if word.startswith("predicted ")]
     assert captions == [
-        f"predicted class {found.predictions[row]}, {100 * found.probabilities[row].max():.0f} %\n"
-        f"true class {found.labels[row]}"
-        for row in wrong[:12]
+        f"predicted class {found.predictions[row]}, {100 * found.probabilities[row].max():.0f} %" for row in wrong[:12]
+    ]
+    assert [word for word in words if word.startswith("true ")] == [
+        f"true class {found.labels[row]}" for row in wrong[:12]
     ]
     assert len(captions) > 4
     for image, row in zip(pictures["mistakes"].axes[0].images, wrong, strict=False):

@@ -30,7 +30,10 @@ class TestConfusion:
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
         assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (8)", "dog (4)", "eel (0)"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
-        assert {TITLE, "true class (rows)", "predicted class"} <= set(drawn(figure))
+        words = {word.replace("\n", " ") for word in drawn(figure)}
+        assert {TITLE, "true class (rows)", "predicted class"} <= words
+        ends = figure.axes[1].get_tightbbox().x1 / figure.dpi
+        assert 0 < figure.get_figwidth() - ends < 1.2, "no empty third"
 
     def test_numbers_contrast_with_their_cells(self):
         figure = confusion(np.array([[99, 1], [50, 50]]), ("cat", "dog"), TITLE)
@@ -84,8 +87,8 @@ class TestMistakes:
         assert len({image.get_extent()[0] for image in figure.axes[0].images}) == 4
         words = drawn(figure)
         assert words.count(TITLE) == 1
-        assert "predicted automobile, 99 %\ntrue airplane" in words
-        assert "predicted frog, 50 %\ntrue dog" in words
+        assert "predicted automobile, 99 %\ntrue airplane" in "\n".join(words)
+        assert "predicted frog, 50 %\ntrue dog" in "\n".join(words)
 
     def test_dark_pictures_stay_dark(self):
         image = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)
@@ -114,7 +117,7 @@ class TestExplanation:
         words = drawn(figure)
         for name, p, logit, bias in zip(CIFAR[:3], parts.probabilities, parts.logits, parts.bias, strict=True):
             first, second, third = f"{100 * p:.1f} %", f"logit {logit:+.3f}", f"pixels {logit - bias:+.3f}"
-            assert f"{name}\n{first}, {second}\nbias {bias:+.3f}, {third}" in words
+            assert f"{name}\n{first}, {second}\nbias {bias:+.3f}, {third}" in "\n".join(words)
         assert TITLE in words
 
     def test_one_symmetric_scale(self):
@@ -145,7 +148,7 @@ class TestExplanation:
         figure = explanation(self.image, nothing, names(2), TITLE)
         assert figure.axes[0].images[1].get_clim() == (-1, 1)
         assert "beyond" not in "".join(drawn(figure))
-        assert f"{names(2)[0]}\n50.0 %, logit +0.000\nbias +0.000, pixels +0.000" in drawn(figure)
+        assert f"{names(2)[0]}\n50.0 %, logit +0.000\nbias +0.000, pixels +0.000" in "\n".join(drawn(figure))
 
     def test_more_than_a_hundred_classes_are_capped_and_the_title_says_so(self):
         figure = explanation(np.zeros((1, 2, 3), np.uint8), explained(120, (1, 2, 3)), names(120), TITLE)
@@ -165,6 +168,10 @@ class TestProbabilities:
         found = evaluation.reliability(bins=10)
         figure = reliability(found, TITLE, width)
         assert "right (%)" in drawn(figure)
+        (words,) = figure.axes[0].texts
+        figure.canvas.draw()
+        above = words.get_window_extent().y0 - figure.axes[0].get_window_extent().y1
+        assert above >= 0, "a bar could cover it"
         bars, rows = ([bar.get_height() for bar in axes.patches] for axes in figure.axes)
         assert bars == pytest.approx(np.nan_to_num(found.accuracy))
         assert sum(rows) == pytest.approx(100)
@@ -197,7 +204,10 @@ class TestProbabilities:
             ours, theirs, plain = (draw(e) for e in (weighted, repeated, evaluation))
             heights = [[bar.get_height() for axes in figure.axes for bar in axes.patches] for figure in (ours, theirs)]
             assert heights[0] == pytest.approx(heights[1], rel=1e-12)
-            words = [[text.get_text() for text in figure.findobj(Text)] for figure in (ours, theirs, plain)]
+            words = [
+                [text.get_text().replace("\n", " ") for text in figure.findobj(Text)]
+                for figure in (ours, theirs, plain)
+            ]
             words[0] = [word.removesuffix(".0").replace(".0)", ")") for word in words[0]]  # 12.0 rows
             assert words[0] == words[1]
             assert len(heights[0]) > 10 or words[1] != words[2]

@@ -63,7 +63,8 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], title: str) -> Fig
     longest = max(text_length(name, size) for name in names)
     upright = longest < side / K - GAP
     foot = size * LINE if upright else longest + 0.1
-    figure, top = new_page(title, side + foot + 0.3)
+    width = min(WIDTH, max(left + side + 1, 5.0))  # no empty third beside a few classes
+    figure, top = new_page(title, side + foot + 0.3, width)
     axes = place_axes(figure, left, top, side, side)
     image = draw_matrix(axes, counts, class_names, upright)
     scale = place_axes(figure, left + side + 0.2, top, 0.12, min(side, 3))

@@ -87,7 +87,9 @@ def mosaic(
     images = []
     for place, (stack, word) in enumerate(zip(stacks, words, strict=True)):
         x, y = MARGIN + left + place % columns * (tile + GAP), top + place // columns * block + head
-        axes.text(x, y - 0.07, word, size=size, color=INK, va="baseline", linespacing=1.2, parse_math=False)
+        lines = word.split("\n")
+        for below_it, line in zip(range(len(lines))[::-1], lines, strict=True):  # alone: letters below it shift others
+            axes.text(x, y - 0.07 - below_it * size * LINE, line, size=size, color=INK, va="baseline", parse_math=False)
         for k, picture in enumerate(stack):
             y0 = y + k * (tall + GAP / 2)
             extent = (x, x + tile, y0 + tall, y0)

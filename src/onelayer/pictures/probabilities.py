@@ -14,16 +14,17 @@ from onelayer.words import row_count
 
 def reliability(found: Reliability, title: str, width: float = WIDTH) -> Figure:
     """Draw the fraction of right answers against their probability, and the number of answers in each bin."""
-    figure, top = new_page(title, 4.15, width)
+    figure, top = new_page(title, 4.35, width)
     left, wide = 0.62, width - 0.62 - 2 * MARGIN
-    axes = place_axes(figure, left, top + 0.05, wide, 2.55)
-    below = place_axes(figure, left, top + 2.75, wide, 0.85)
+    axes = place_axes(figure, left, top + 0.25, wide, 2.55)
+    below = place_axes(figure, left, top + 2.95, wide, 0.85)
     starts, wides = found.edges[:-1], np.diff(found.edges)
     bars: dict[str, Any] = {"align": "edge", "color": COLOURS["train"], "linewidth": 0}
     axes.bar(starts + 0.05 * wides, np.nan_to_num(found.accuracy), 0.9 * wides, **bars)
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.plot(found.confidence, found.accuracy, "o", color=COLOURS["validation"], markersize=4, linestyle="none")
-    axes.text(0.03, 0.95, "dashed: as often right as claimed", size=SMALL, color=QUIET, va="top")
+    legend: dict[str, Any] = {"transform": axes.transAxes, "size": SMALL, "color": QUIET, "va": "bottom"}
+    axes.text(0, 1.02, "dashed: as often right as claimed", **legend)
     below.bar(starts + 0.05 * wides, 100 * found.counts / found.counts.sum(), 0.9 * wides, **bars)
     axes.set(ylim=(0, 1), xlim=(0, 1))
     below.set(xlim=(0, 1))
