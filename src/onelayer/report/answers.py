@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onelayer.analysis.estimates import mean
 from onelayer.analysis.evaluation import Evaluation, bins_of
 from onelayer.data.dataset import Split
 from onelayer.model import Model
@@ -92,7 +91,8 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
         )
         if count
     ]
-    claimed = mean(evaluation.confidences, evaluation.weights, "%").number()
+    accuracy = evaluation.estimates["accuracy"]
+    claimed = f"{100 * evaluation.mean(evaluation.confidences):.{accuracy.digits}f} %"  # to be compared with it
     right, error = (evaluation.estimates[name].number() for name in ("accuracy", "calibration_error"))
     probabilities = evaluation.true_class_probabilities
     median = f"{100 * evaluation.median(probabilities):.1f} %"

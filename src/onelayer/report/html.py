@@ -5,6 +5,7 @@ Numbers, pictures and their descriptions are made in Python; `report.html.j2` pl
 
 import base64
 import hashlib
+import html
 import re
 from collections.abc import Callable
 from typing import Any
@@ -156,7 +157,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rows": row_count, "hash": _hash}
+    environment.filters |= {"rows": row_count, "hash": _hash, "options": _unbroken}
     return environment
 
 
@@ -231,6 +232,12 @@ def _setting_templates(setting: SettingRuns) -> list[Picture]:
         return []
     shown = _learnt(setting.runs[0], model)
     return pictures.templates(shown.on_raw_rows.layer.weights, model.class_names, model.template_shape)
+
+
+def _unbroken(text: str) -> str:
+    """Return a text as HTML, escaped, in which no line ends within an option or before a percent sign."""
+    escaped = html.escape(text, quote=False).replace(" %", "\N{NO-BREAK SPACE}%")
+    return re.sub(r"--[a-z][a-z0-9-]*", r'<span class="option">\g<0></span>', escaped)
 
 
 def _hash(script: str) -> str:
