@@ -166,7 +166,7 @@ def test_the_test_rows_are_not_read(splits, path):
         ([1.0, 0.0], "l2 0 has no place on a path, which goes by the logarithm of l2; leave it out, or train with it"),
         ([1.0, 1.0], "a path needs at least two values of l2; onelayer train --solver converged takes one$"),
         ([], "a path needs at least two values"),
-        ([1.0, -1.0], "l2 -1.0 is not zero or a positive number"),
+        ([1.0, -1.0], "l2 -1 is not zero or a positive number"),
         ([1.0, np.nan], "l2 nan is not"),
     ],
 )
@@ -193,7 +193,7 @@ def test_settings_that_are_refused(splits):
         (["--l2", "1,0.1"], "separate numbers by spaces: --l2 1 0.1"),
         (["--l2", "1", "0"], "l2 0 has no place on a path"),
         (["--learning-rate", "0.1"], "--learning-rate"),
-        (["--tol", "2"], "tol 2.0 is not a number between 0 and 1"),
+        (["--tol", "2"], "tol 2 is not a number between 0 and 1"),
     ],
 )
 def test_command_lines_that_are_refused(run_cli, tmp_path, words, message):

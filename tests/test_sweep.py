@@ -318,7 +318,7 @@ def test_draws_are_log_uniform_in_their_range():
     ("options", "count", "message"),
     [
         ({"l2": []}, None, "l2 has no values, which leaves nothing to train"),
-        ({"learning_rate": [0.1, -2.0]}, None, "learning rate -2.0 is not a positive number"),
+        ({"learning_rate": [0.1, -2.0]}, None, "learning rate -2 is not a positive number"),
         ({"learning_rate": [0.1, math.nan]}, 3, "learning rate nan is not a positive number"),
         ({"l2": [0.0, 1.0]}, 3, "l2 0 cannot be the end of a range"),
         ({"l2": [1.0]}, 3, "random has nothing to draw from"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.blas import one_blas_thread
+from onelayer.config import TrainConfig
 from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.trials import Outcome, Progress
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
@@ -83,5 +84,5 @@ def nearest_mean(encoded: Encoded, progress: Progress | None = None) -> Outcome:
 
 
 def _linear(encoded: Encoded, W: np.ndarray, b: np.ndarray, standardizer: Standardizer) -> Outcome:
-    model = encoded.model(SoftmaxLayer(np.asfortranarray(W), b, LOSSES["softmax"]), standardizer)
+    model = encoded.model(SoftmaxLayer(np.asfortranarray(W), b, LOSSES[TrainConfig.loss]), standardizer)
     return Outcome(partial(evaluate, model), model)

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from onelayer.analysis.evaluation import evaluate, logits_of
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy, best
@@ -48,7 +49,7 @@ class Path:
     def __init__(self, encoded: Encoded) -> None:
         self._encoded = encoded
         rows = Rows(encoded.train, encoded.standardizer)
-        self._convergence = Convergence(rows, LOSSES["softmax"], smallest_l2=0)  # any C may come
+        self._convergence = Convergence(rows, LOSSES[TrainConfig.loss], smallest_l2=0)  # any C may come
         self._best: tuple[float, Iterate] | None = None  # its accuracy
 
     def trials(self, values: Sequence[float], progress: Progress | None = None) -> Iterator[Trial]:
@@ -71,7 +72,7 @@ class Path:
         """Return the optimum for this C on the training and validation rows, from that of the best trial on."""
         encoded = self._encoded.refitted()
         l2 = l2_of(C, encoded.train)
-        convergence = Convergence(Rows(encoded.train, encoded.standardizer), LOSSES["softmax"], l2)
+        convergence = Convergence(Rows(encoded.train, encoded.standardizer), LOSSES[TrainConfig.loss], l2)
         start = None
         if self._best and np.array_equal(convergence.classes, self._convergence.classes):
             start = self._best[1]
