@@ -22,7 +22,7 @@ L2S = [3.0, 1.0, 0.5, 0.4, 0.3, 0.25, 0.1, 0.03, 0.01, 0.003]
 
 
 def hard_dataset(**options: object) -> Dataset:
-    """Pictures with so much noise, and labels of which so many are wrong, that a penalty helps."""
+    """Return noisy pictures, some with a wrong label: a penalty helps."""
     dataset, rng = toy_dataset(600, **options), np.random.default_rng(1)
     noisy = dataset.rows + rng.normal(0, 50, dataset.rows.shape)
     noisy[:, 7] = 3

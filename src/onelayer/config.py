@@ -43,7 +43,7 @@ class TrainConfig:
     shuffle_blocks
         Rows in a block; blocks are shuffled, then rows within 64 blocks, for data larger than memory; 0 shuffles all.
     flip
-        Mirror each training image left to right with probability 1/2, drawn again in every epoch.
+        Mirror each training image left to right with probability 1/2 in every epoch; converged takes both.
     decay_every
         Epochs after which --decay-factor multiplies the learning rate, each time; 0 means never; auto, at plateaus.
     decay_factor

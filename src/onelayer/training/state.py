@@ -50,7 +50,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class SolverState:
-    """What a solver needs to go on, beside the layer: arrays and numbers by name, as the solver knows them."""
+    """The state of a solver beside the layer: arrays and numbers, by the names that the solver gives them."""
 
     arrays: dict[str, np.ndarray]
     numbers: dict[str, float | str]
