@@ -531,9 +531,12 @@ def test_refusals():
     class Third(SoftmaxCrossEntropy):
         name = "third"
 
+        def of_rows(self, S, y):
+            return 2 * super().of_rows(S, y)
+
     splits = toy_splits()
     layer = SoftmaxLayer(np.zeros((60, 4), np.float32), np.zeros(4, np.float32), Third())
-    with pytest.raises(ConfigError, match="no bound is known for the loss third; there is one for softmax and sigmoid"):
+    with pytest.raises(ConfigError, match="is known for the loss third: it has no certificate"):
         certify(layer, splits.standardizer, splits.train, 0.1)
     layer = replace(layer, loss=LOSSES["softmax"])
     nothing = Split("train", splits.dataset, np.arange(0))

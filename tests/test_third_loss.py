@@ -266,6 +266,38 @@ def test_the_compiled_kernel_does_not_know_it(hinge, run_cli, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_without_a_dual_it_has_no_certificate_and_no_converged_solver(third, run_cli, tmp_path):
+    common = ["--data", "digits", "--loss", third.name, "--l2", "0.1", "--no-figures"]
+    assert third.dual is None
+    words = f"no bound on the lowest cost is known for the loss {third.name}: it has no certificate, and the solver"
+    for command in ("train", "sweep", "path"):
+        solver = [] if command == "path" else ["--solver", "converged"]
+        options = [*common[:4], "--l2", "0.1", "0.2"] if command != "train" else common
+        assert_one_line(run_cli(command, *options, *solver, "--out", "run"), words)
+        assert not (tmp_path / "run").exists()
+    code, out, err = run_cli("train", *common, "--epochs", "2", "--learning-rate", "0.001", "--out", "run")
+    assert (code, err) == (0, "")
+    assert "best possible" not in out
+    assert_one_line(run_cli("certify", "run"), words)
+
+
+def test_a_loss_brings_its_own_dual():
+    class Doubled(SoftmaxCrossEntropy):
+        name = "doubled"
+
+        def of_rows(self, S, y):
+            return 2 * super().of_rows(S, y)
+
+    class Renamed(SoftmaxCrossEntropy):
+        name = "renamed"
+
+    class WithDual(Doubled):
+        dual = SoftmaxCrossEntropy.dual
+
+    assert Doubled.dual is None
+    assert Renamed.dual is SoftmaxCrossEntropy.dual is WithDual.dual
+
+
 def test_the_command_line_offers_the_losses_that_there_are(hinge, run_cli):
     for command in ("train", "sweep"):
         shown = " ".join(run_cli(command, "--help")[1].replace("│", " ").split())

@@ -24,7 +24,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from onelayer.errors import ConfigError
+
 Array = Any  # an array of any library that follows the array API standard
+Dual = tuple[Array, Array | None, Array]  # what `Loss.dual` returns
 
 
 class Loss(ABC):
@@ -49,6 +52,10 @@ class Loss(ABC):
     pytorch : callable or None
         PyTorch's own mean loss, ``pytorch(torch.nn.functional, S, y)``, with which the gradient check compares. None if
         PyTorch has none.
+    dual : callable or None
+        ``dual(S)`` returns P (n, K), 1 - P (n, K) or None if the classes exclude each other, and the entropies (n, 1)
+        or (n, K) in nats. `onelayer.training.certificate` makes a bound on the lowest cost of them. None if no bound is
+        known; a subclass that changes `of_rows` does not inherit it, as the bound of one loss is not that of another.
     """
 
     name: str
@@ -58,6 +65,11 @@ class Loss(ABC):
     numpy: str | None = None
     onnx: tuple[str, dict[str, Any]] | None = None
     pytorch: Callable[[Any, Array, Array], Array] | None = None
+    dual: Callable[[Array], Dual] | None = None
+
+    def __init_subclass__(cls) -> None:
+        if "of_rows" in vars(cls) and "dual" not in vars(cls):
+            cls.dual = None
 
     def __repr__(self) -> str:
         return f"<loss {self.name}>"
@@ -108,6 +120,14 @@ class SoftmaxCrossEntropy(Loss):
     def pytorch(functional: Any, S: Array, y: Array) -> Array:
         return functional.cross_entropy(S, y)
 
+    @staticmethod
+    def dual(S: Array) -> Dual:
+        xp = namespace_of(S)
+        Z = S - _row_maximum(xp, S)
+        E = xp.exp(Z)
+        total = xp.sum(E, axis=1, keepdims=True)
+        return E / total, None, xp.log(total) - xp.sum(E * Z, axis=1, keepdims=True) / total
+
     def probabilities(self, S: Array) -> Array:
         xp = namespace_of(S)
         E = xp.exp(S - _row_maximum(xp, S))
@@ -149,6 +169,14 @@ class BinaryCrossEntropy(Loss):
     def pytorch(functional: Any, S: Array, y: Array) -> Array:
         return functional.binary_cross_entropy_with_logits(S, functional.one_hot(y, S.shape[1]).to(S.dtype))
 
+    @staticmethod
+    def dual(S: Array) -> Dual:
+        xp = namespace_of(S)
+        E = xp.exp(-xp.abs(S))
+        larger, smaller = 1 / (1 + E), E / (1 + E)
+        P, no = xp.where(S >= 0, larger, smaller), xp.where(S >= 0, smaller, larger)
+        return P, no, xp.log1p(E) + xp.abs(S) * smaller
+
     def probabilities(self, S: Array) -> Array:
         xp = namespace_of(S)
         e = xp.exp(-_magnitude(xp, S))
@@ -176,6 +204,21 @@ class BinaryCrossEntropy(Loss):
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (SoftmaxCrossEntropy(), BinaryCrossEntropy())}
+
+
+def dual_of(loss: Loss) -> Callable[[Array], Dual]:
+    """Return `Loss.dual`.
+
+    Raises
+    ------
+    ConfigError
+        If no bound is known for the loss.
+    """
+    if loss.dual is None:
+        known = " or ".join(other.name for other in LOSSES.values() if other.dual)
+        what = f"no bound on the lowest cost is known for the loss {loss.name}"
+        raise ConfigError(f"{what}: it has no certificate, and the solver converged cannot take it; take {known}")
+    return loss.dual
 
 
 def one_hot(y: Array, K: int) -> Array:

@@ -30,7 +30,8 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.training.sums import DUALS, TINY, UNIT, Sums, gamma, row_error
+from onelayer.losses import dual_of
+from onelayer.training.sums import TINY, UNIT, Sums, gamma, row_error
 from onelayer.words import counted
 
 BLOCK = 2**20  # features in a block of rows: few enough for a cache, and enough to make Python's own time small
@@ -210,9 +211,7 @@ def certify(
         If no bound is known for the loss, no row has weight, the rows to mirror are not images, or the cost is not a
         finite number.
     """
-    if type(layer.loss) not in DUALS:
-        names = " and ".join(loss.name for loss in DUALS)
-        raise ConfigError(f"no bound is known for the loss {layer.loss.name}; there is one for {names}")
+    dual_of(layer.loss)  # refuses a loss without one, before a row is read
     if split.weight == 0:
         raise ConfigError(f"{split.dataset.name} has no {split.name} rows of a weight above 0; certify on other rows")
     if flip and split.dataset.image_shape is None:

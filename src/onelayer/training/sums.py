@@ -18,13 +18,12 @@ whatever order.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from onelayer.layer import SoftmaxLayer
-from onelayer.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, one_hot
+from onelayer.losses import dual_of, one_hot
 
 UNIT = 2.0**-53  # the largest relative error of a rounding in float64
 TINY = 1e-290  # more than is lost where numbers underflow
@@ -114,7 +113,7 @@ class Sums:
             y = np.minimum(np.searchsorted(classes, y), len(classes) - 1)  # of another class, a row weighs 0
             S = S[:, classes]  # (n, C)
         true = one_hot(y, S.shape[1])
-        P, no, H = DUALS[type(layer.loss)](S)
+        P, no, H = dual_of(layer.loss)(S)
         product, labelled = _products(X, (P - true) * w[:, None], y, row_weights)
         if length is None:
             of_rows = np.einsum("ij,ij->i", X, X)  # (n,)
@@ -156,28 +155,6 @@ class Sums:
     def questions(self) -> int:
         """The number of questions Q, of whose losses a row's loss is the mean."""
         return len(self.entropy)
-
-
-def _softmax(S: np.ndarray) -> tuple[np.ndarray, None, np.ndarray]:
-    """Return P (n, K), nothing, and the entropies (n, 1)."""
-    Z = S - S.max(axis=1, keepdims=True)
-    E = np.exp(Z)
-    total = E.sum(axis=1, keepdims=True)
-    return E / total, None, np.log(total) - (E * Z).sum(axis=1, keepdims=True) / total
-
-
-def _sigmoid(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return P, 1 - P and the entropies, each (n, K)."""
-    E = np.exp(-np.abs(S))
-    larger, smaller = 1 / (1 + E), E / (1 + E)
-    P, no = np.where(S >= 0, larger, smaller), np.where(S >= 0, smaller, larger)
-    return P, no, np.log1p(E) + np.abs(S) * smaller
-
-
-DUALS: dict[type[Loss], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None, np.ndarray]]] = {
-    SoftmaxCrossEntropy: _softmax,
-    BinaryCrossEntropy: _sigmoid,
-}
 
 
 def _products(

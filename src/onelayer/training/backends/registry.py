@@ -3,6 +3,7 @@
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
+from onelayer.losses import LOSSES, dual_of
 from onelayer.training.backends import Backend
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.backends.native import NativeBackend
@@ -20,8 +21,10 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
     ------
     ConfigError
         If the backend asked for has an obstacle, ONELAYER_KERNEL names an instruction set that this machine does not
-        have, or `flip` is set but the rows are not images.
+        have, `flip` is set but the rows are not images, or the solver is converged and no bound is known for the loss.
     """
+    if config.solver == "converged":
+        dual_of(LOSSES[config.loss])  # its gap is that of the bound
     if config.flip and dataset.image_shape is None:
         raise ConfigError(f"flip needs images, but the rows of {dataset.name} are not images; leave it out")
     if config.backend == "auto":
