@@ -5,16 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import toy_dataset
+from helpers import assert_one_line, toy_dataset
 from sklearn.linear_model import LogisticRegression
 
 from onelayer.analysis.estimates import fraction
 from onelayer.config import PATH_L2, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
-from onelayer.errors import ConfigError
-from onelayer.experiments.path import LambdaPath, path_figure, points_of, problem_of, require_grid, solve_path
+from onelayer.errors import ConfigError, RunError
+from onelayer.experiments.lambdas import LambdaPath, path_figure, read_path, write_path
+from onelayer.experiments.path import points_of, problem_of, require_grid, solve_path, train_chosen
 from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 from onelayer.training.train import train
 
 CONFIG = TrainConfig(solver="converged", tol=1e-6)
@@ -237,11 +239,94 @@ def test_refit_and_the_picture(run_cli, tmp_path):
     assert run.summary["data"]["protocol"] == "stratified, refitted on train and validation"
     assert run.summary["path"]["one_standard_error"] is True
     assert run.config.l2 == run.summary["path"]["chosen"]
-    assert "the largest within one standard error of the best" in out
+    assert "one standard error of" in out
     assert (run.path / "path.png").read_bytes().startswith(b"\x89PNG")
     alone = ["train", "--data", "digits", "--solver", "converged", "--l2", run.config.l2, "--refit", "--no-figures"]
     assert run_cli(*alone, "--out", "alone")[0] == 0
     assert Run.open(tmp_path / "alone").scores == run.scores
+
+
+@pytest.mark.parametrize("select", ["loss", "accuracy"])
+def test_the_file_holds_the_whole_path(splits, path, select, tmp_path):
+    short = solve_path(splits, replace(CONFIG, max_passes=4), L2S[-3:])
+    assert {point.reached for point in (*path.points, *short.points)} == {True, False}
+    for one in (path, replace(path, one_standard_error=True), short):
+        one = replace(one, select=select)
+        write_path(Run(tmp_path), one)
+        found = read_path(Run(tmp_path))
+        costs = [point.train.cost for point in found.points]
+        assert costs == pytest.approx([point.train.cost for point in one.points])
+        same = [replace(a, train=b.train) for a, b in zip(found.points, one.points, strict=True)]
+        assert replace(found, points=tuple(same)) == one
+        assert found.summary() == one.summary()
+    (tmp_path / "path.csv").unlink()
+    assert read_path(Run(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("train_loss", "loss", "train_loss"),
+        ("\n3.0,", "\nx,", "could not convert string to float: 'x'"),
+        ("\n3.0,", "\n-3.0,", "numbers that cannot be"),
+        ("\n3.0,false,", "\n3.0,false,nan,", "numbers that cannot be"),
+        ("\n3.0,", "\n1.0,", "it has no order"),
+        (",loss,", ",lass,", "it has no order"),
+        (",true,", ",false,", "it names another choice"),
+        ("\n3.0,", "\n3.0" + 2**22 * " " + ",", "it is too large"),
+    ],
+)
+def test_a_damaged_file_is_named(path, tmp_path, old, new, words):
+    write_path(Run(tmp_path), path)
+    file = tmp_path / "path.csv"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(RunError, match=f"path.csv: damaged .*{words}.*; remove it, or run onelayer path again$"):
+        read_path(Run(tmp_path))
+    for content in (b"", b"\xff", text.partition("\n")[0].encode()):
+        file.write_bytes(content)
+        with pytest.raises(RunError, match=r"path\.csv: damaged"):
+            read_path(Run(tmp_path))
+
+
+def test_a_run_that_is_stopped_keeps_its_path(splits, path, tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    run = Run.create(tmp_path / "run")
+    plan = Plan(CONFIG, SplitConfig(), "toy", splits.dataset.fingerprint)
+    with pytest.raises(KeyboardInterrupt):
+        train_chosen(run, path, plan, splits, stop)
+    assert run.checkpoint_path.exists()
+    assert read_path(run).chosen.l2 == path.chosen.l2 == run.config.l2
+
+
+def test_the_report_and_figures_show_the_path(run_cli, tmp_path):
+    options = ["--select", "accuracy", "--refit", "--one-standard-error", "--out", "r"]
+    assert run_cli(*DIGITS, *options)[0] == 0
+    run = Run.open(tmp_path / "r")
+    picture, of_path = (run.path / "path.png").read_bytes(), run.summary["path"]
+    (run.path / "path.png").unlink()
+    assert run_cli("figures", "r")[0] == 0
+    assert (run.path / "path.png").read_bytes() == picture
+    assert run_cli("resume", "r", "--no-figures")[0] == 0
+    assert run.summary["path"] == of_path
+    assert run_cli("report", "r", "--out", "r.html")[0] == 0
+    page = (tmp_path / "r.html").read_text()
+    found = read_path(run)
+    assert f"{found.choice_in_words()}. Each point is the optimum for its lambda." in page
+    for what in ("Loss", "Accuracy"):
+        assert f'aria-label="{what} by lambda: validation from ' in page
+    for point in found.points:
+        mark = " *" if point.l2 == run.config.l2 else ""
+        assert f'<th scope="row" data-value="{point.l2:g}">{point.l2:g}{mark}</th>' in page
+        assert f'<td data-label="validation (nats)">{point.loss.value:.4f}</td>' in page
+    assert run_cli("train", "--data", "digits", "--epochs", "1", "--out", "s", "--no-figures")[0] == 0
+    assert run_cli("report", "s", "--out", "s.html")[0] == 0
+    assert "by lambda" not in (tmp_path / "s.html").read_text()
+    (run.path / "path.csv").write_text("l2\n1\n")
+    assert_one_line(run_cli("report", "r", "--out", "t.html"), "path.csv: damaged")
 
 
 def test_the_picture_marks_the_chosen_lambda(path):

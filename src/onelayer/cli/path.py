@@ -25,7 +25,7 @@ from onelayer.config import PATH_L2, SOLVER_SETTINGS, SourceConfig, SplitConfig,
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
-    from onelayer.experiments.path import LambdaPath
+    from onelayer.experiments.lambdas import LambdaPath
 
     Common = Any  # has those fields of TrainConfig that do not differ along a path and that the solver has
 else:
@@ -81,7 +81,6 @@ def path(
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.experiments import path as paths
-    from onelayer.files import write_figure
     from onelayer.runs.claim import claimed
     from onelayer.runs.directory import Run
     from onelayer.runs.plan import Plan
@@ -107,27 +106,16 @@ def path(
         with resumable(run):
             with screen.training(0, "auto", holds_out=not split_config.refit) as on_epoch:
                 plan, rows, result = paths.train_chosen(run, found, plan, splits, on_epoch)
-            if not no_figures:
-                settings = f"{dataset.name}, protocol {splits.protocol}; chosen: {plan.config.setting_in_words()}"
-                write_figure(run.path / "path.png", paths.path_figure(found, settings))
             finish(screen, run, plan, rows, result, no_figures)
 
 
 def print_path(screen: "Screen", found: "LambdaPath") -> None:
     """Print the points of a path, the chosen lambda and the notes."""
-    rows = [
-        [
-            *("*" if point is found.chosen else "", f"{point.l2:g}"),
-            *(f"{point.train.loss:.4f}", f"{point.loss.value:.4f}"),
-            *(f"{100 * point.train.accuracy:.2f}", f"{100 * point.accuracy.value:.2f}", point.accuracy.interval()),
-            *(f"{point.norm:.3g}", f"{point.gap:.1g}", f"{point.passes:g}"),
-        ]
-        for point in found.points
-    ]
+    from onelayer.experiments.lambdas import COLUMNS, GAP
+
     screen.say("")
-    columns = ("train (nats)", "validation (nats)", "train (%)", "validation (%)", "95 % interval")
-    screen.table("", "l2", *columns, "||W||", "gap", "passes", rows=rows)
-    screen.say("gap: how far the cost is above the lowest possible, in nats, an estimate")
+    screen.table(*COLUMNS, rows=found.in_words())
+    screen.say(GAP)
     screen.say(f"* {found.choice_in_words()}")
     for note in found.notes:
         screen.say(f"note: {note}")

@@ -137,6 +137,7 @@ def resume(
 def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
     """Draw the pictures of a run again."""
     from onelayer.cli.screen import Screen
+    from onelayer.experiments.lambdas import draw_path
     from onelayer.pictures.finished import draw_run
     from onelayer.runs.directory import Run
 
@@ -148,6 +149,7 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
         splits = plan.load_splits(data, progress)
     with screen.working("drawing") as progress:
         draw_run(run, plan, state.history, model, splits, progress)
+        draw_path(run, plan, splits)
     screen.files(run.path)
 
 
@@ -165,18 +167,22 @@ def finish(
     from onelayer.analysis.certification import certificate_summary, certify_if_useful
     from onelayer.analysis.judgement import judge
     from onelayer.cli.results import print_certificate, print_result
+    from onelayer.experiments.lambdas import draw_path, read_path
 
     with screen.working("certifying"):
         certificate = certify_if_useful(result.model, splits, plan.config)
     judgement = judge(result, splits, plan.config)
     certified = {"certificate": certificate_summary(certificate)} if certificate else {}
-    run.add_to_summary((judgement.summary if judgement else {}) | certified)
+    found = read_path(run)
+    of_path = {"path": found.summary()} if found else {}
+    run.add_to_summary((judgement.summary if judgement else {}) | certified | of_path)
     if not no_figures:
         from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
 
         with screen.working("drawing") as progress:
             of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
             draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
+            draw_path(run, plan, splits)
     print_result(screen, splits, result, judgement)
     if certificate:
         print_certificate(screen, certificate, run.path, plan.config)

@@ -2,15 +2,12 @@
 
 Each optimum is where the search for the next one begins, so that a path takes little more time than a single fit. The
 model for the chosen lambda is a run like that of ``onelayer train --solver converged``, with the same bits, and only
-that run reads the test rows. Beside it lie `path.csv`, a row for each lambda, and `path.png`.
+that run reads the test rows. `onelayer.experiments.lambdas` holds the table of a path, which lies beside the run.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
@@ -20,130 +17,14 @@ from onelayer.config import PATH_L2, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
-from onelayer.experiments.sweep.edges import edge_note
-from onelayer.files import write_file
+from onelayer.experiments.lambdas import LambdaPath, Point, Select, write_path
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
-from onelayer.training.history import Score
 from onelayer.training.iterations import convergence_of, layer_of
 from onelayer.training.scores import scores_of
 from onelayer.training.state import Problem, TrainingResult, TrainingState
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Select = Literal["loss", "accuracy"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """The optimum for a lambda.
-
-    Parameters
-    ----------
-    l2 : float
-        lambda.
-    train : Score
-        Of the training rows; classes have no weights in it.
-    loss, accuracy : Estimate
-        Of the validation rows, with 95 % intervals.
-    errors : dict of str to float
-        Standard errors of `loss` (nats) and `accuracy` (a fraction), over the validation rows.
-    norm : float
-        ||W||, of the weights for standardised rows.
-    cost, gap : float
-        Cost of the training rows as it is minimised, in nats, and an estimate of how far it is above the lowest.
-    passes : float
-        Passes over the training rows, for this lambda alone.
-    ended : str
-        The reason why the iteration ended.
-    reached : bool
-        True if the gap is as small as was asked for.
-    """
-
-    l2: float
-    train: Score
-    loss: Estimate
-    accuracy: Estimate
-    errors: dict[str, float]
-    norm: float
-    cost: float
-    gap: float
-    passes: float
-    ended: str
-    reached: bool
-
-    def badness(self, select: Select) -> float:
-        """Return the validation score that chooses, as a number of which the least is the best."""
-        return self.loss.value if select == "loss" else -self.accuracy.value
-
-
-@dataclass(frozen=True)
-class LambdaPath:
-    """The optima for a grid of lambdas, and the choice among them.
-
-    Parameters
-    ----------
-    points : tuple of Point
-        From the largest lambda to the smallest.
-    select : {"loss", "accuracy"}
-        The validation score that chooses. Of equal ones, the largest lambda is the best.
-    one_standard_error : bool
-        Choose the largest lambda whose score is at most one standard error worse than the best. The error is that of
-        the best score.
-    """
-
-    points: tuple[Point, ...]
-    select: Select = "loss"
-    one_standard_error: bool = False
-
-    @property
-    def best(self) -> Point:
-        """The point with the best validation score."""
-        return min(self.points, key=lambda point: point.badness(self.select))
-
-    @property
-    def chosen(self) -> Point:
-        """The point that the validation rows choose."""
-        if not self.one_standard_error:
-            return self.best
-        most = self.best.badness(self.select) + self.best.errors[self.select]
-        return next(point for point in self.points if point.badness(self.select) <= most)
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences on what limits the choice: an edge of the grid, and lambdas whose optimum was not reached."""
-        l2s = [point.l2 for point in self.points]
-        notes = [edge_note("l2", self.chosen.l2, l2s[::-1], least=None)]
-        if short := [f"{point.l2:g}" for point in self.points if not point.reached]:
-            notes.append(
-                f"not converged: l2 {', '.join(short)}; allow more passes or a larger gap: --max-passes, --tol"
-            )
-        return list(filter(None, notes))
-
-    def choice_in_words(self) -> str:
-        """Return the chosen lambda and the rule in a line."""
-        words = f"chosen by validation {self.select}: l2 {self.chosen.l2:g}"
-        if self.one_standard_error:
-            words += f", the largest within one standard error of the best, {self.best.l2:g}"
-        return words
-
-    def table(self) -> dict[str, list[float | str | None]]:
-        """Return the columns of ``path.csv`` by name."""
-        columns: dict[str, list[float | str | None]] = {}
-        for point in self.points:
-            estimates = {"validation_loss": point.loss, "validation_accuracy": point.accuracy}
-            row: dict[str, float | str | None] = {"l2": point.l2, "chosen": json.dumps(point is self.chosen)}
-            row |= {"train_loss": point.train.loss, "train_accuracy": point.train.accuracy}
-            for name, of in estimates.items():
-                row |= {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
-                row[f"{name}_error"] = point.errors[name.removeprefix("validation_")]
-            row |= {name: getattr(point, name) for name in ("norm", "cost", "gap", "passes", "ended")}
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-        return columns
 
 
 def require_grid(l2s: Iterable[float]) -> list[float]:
@@ -281,32 +162,10 @@ def train_chosen(
     if plan.split_config.refit:
         splits = split(splits.dataset, plan.split_config)
     plan = replace(plan, config=replace(plan.config, l2=path.chosen.l2))
-    result = runs.start(run, plan, Problem.of(splits, plan.config), on_epoch, cancelled=cancelled)
-    table = path.table()
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    write_file(run.path / "path.csv", text.getvalue().encode())
-    of_path = {
-        "select": path.select,
-        "one_standard_error": path.one_standard_error,
-        "l2": [point.l2 for point in path.points],
-        "best": path.best.l2,
-        "chosen": path.chosen.l2,
-        "validation": {what: asdict(getattr(path.chosen, what)) for what in ("loss", "accuracy")},
-        "notes": path.notes,
-    }
-    run.add_to_summary({"path": of_path})
+    problem = Problem.of(splits, plan.config)
+    try:
+        result = runs.start(run, plan, problem, on_epoch, cancelled=cancelled)
+    finally:
+        if run.checkpoint_path.exists():  # a run that was stopped and is resumed keeps its path
+            write_path(run, path)
     return plan, splits, result
-
-
-def path_figure(path: LambdaPath, settings: str) -> "Figure":
-    """Draw accuracy and loss by lambda; `settings` are the data and the settings in words."""
-    from onelayer.pictures.path import curves_of_path  # matplotlib, which it loads, takes long
-
-    table, names = path.table(), ["l2", "train_loss", "train_accuracy"]
-    names += [f"validation_{what}{end}" for what in ("loss", "accuracy") for end in ("", "_low", "_high")]
-    columns = {name: np.array(table[name], np.float64) for name in names}
-    notes = [path.choice_in_words(), *path.notes]
-    return curves_of_path(columns, path.points.index(path.chosen), f"Accuracy and loss by lambda\n{settings}", notes)

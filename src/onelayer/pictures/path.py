@@ -53,11 +53,28 @@ def curves_of_path(columns: Mapping[str, np.ndarray], chosen: int, title: str, n
         first = first or axes
     axes.set_xlabel("lambda (l2)", size=LABEL, color=INK)
     if first is not None:
-        legend: dict[str, Any] = {"frameon": False, "ncols": 4, "fontsize": LABEL, "labelcolor": INK}
-        first.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.6, **legend)
+        _legend(first, ("",))
     style: dict[str, Any] = {"size": SMALL, "color": QUIET, "va": "bottom", "parse_math": False}
     figure.text(MARGIN / WIDTH, MARGIN / 2 / figure.get_figheight(), foot, **style)
     return figure
+
+
+def chart_of_path(columns: Mapping[str, np.ndarray], chosen: int, what: str, width: float) -> Figure:
+    """Draw the accuracy or the loss by lambda alone, without a title and notes; `width` is in inches."""
+    tall = 0.6 * width
+    figure, top = new_page("", 0.35 + tall + 0.55, width)
+    axes = place_axes(figure, LEFT, top + 0.35, width - LEFT - 2 * MARGIN, tall)
+    _draw(axes, columns, what, chosen)
+    axes.set_xlabel("lambda (l2)", size=LABEL, color=INK)
+    _legend(axes, ("train", "validation"))
+    return figure
+
+
+def _legend(axes: Axes, names: tuple[str, ...]) -> None:
+    """Name the lines whose labels begin with one of these names, above the axes."""
+    style: dict[str, Any] = {"frameon": False, "ncols": 4, "fontsize": LABEL, "labelcolor": INK}
+    handles = [handle for handle in axes.get_legend_handles_labels()[0] if str(handle.get_label()).startswith(names)]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.6, **style)
 
 
 def _draw(axes: Axes, columns: Mapping[str, np.ndarray], what: str, chosen: int) -> None:

@@ -198,6 +198,7 @@ def _group_parts(group: Group, splits: Splits, detailed: SettingRuns) -> dict[st
             "noun": noun_of(setting.runs[0].history),
             "ended": setting.runs[0].summary.get("ended", ""),
             "curves": _setting_curves(setting),
+            "path": pictures.of_path(setting.runs[0]),
             "templates": [] if setting is detailed else _setting_templates(setting),
         }
         for setting in group.settings[:MOST_SETTINGS]

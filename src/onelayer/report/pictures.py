@@ -10,10 +10,12 @@ from PIL import Image
 
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, RunError
+from onelayer.experiments.lambdas import COLUMNS, GAP, read_path
 from onelayer.model import Model
 from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
 from onelayer.pictures.curves import curve
 from onelayer.pictures.page import MOST_TEMPLATES
+from onelayer.pictures.path import chart_of_path
 from onelayer.pictures.templates import signed_number, signed_scale, strongest
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg
 from onelayer.runs.directory import Run
@@ -42,6 +44,22 @@ def curves(name: str, histories: Sequence[History], kept_epoch: int, restarts: b
         figure = curve(table_of(first), what, "", CHART_WIDTH, list(map(table_of, others)), kept_epoch, restarts)
         charts[what] = svg(figure, alt)
     return charts
+
+
+def of_path(run: Run) -> dict[str, Any] | None:
+    """Return the charts, the table and the words of the path that chose a run; None if no path did."""
+    found = read_path(run)
+    if found is None:
+        return None
+    numbers, chosen, charts = found.numbers(), found.points.index(found.chosen), {}
+    for what in ("loss", "accuracy"):
+        values, x = numbers[f"validation_{what}"], numbers["l2"]
+        words = [percent(value) if what == "accuracy" else f"{value:.4f}" for value in values]
+        ends = f"validation from {words[0]} at l2 {x[0]:g} to {words[-1]} at l2 {x[-1]:g}"
+        alt = f"{what.capitalize()} by lambda: {ends}, {words[chosen]} at l2 {x[chosen]:g}, which was chosen"
+        charts[what] = svg(chart_of_path(numbers, chosen, what, CHART_WIDTH), alt)
+    of_choice = {"choice": found.choice_in_words(), "notes": found.notes, "gap": GAP}
+    return {"charts": charts, "columns": COLUMNS[1:], "rows": found.in_words(), **of_choice}
 
 
 def _losses(record: EpochRecord) -> tuple[float, float]:
