@@ -140,6 +140,16 @@ def test_without_a_penalty_it_says_so(run_cli, train_run):
     assert json.loads(run_cli("certify", "run", "--json")[1])["l2"] == 0
 
 
+def test_a_converged_run_is_told_in_iterations(train_run):
+    out = train_run(*CONVERGED, "--class-weight", "balanced")
+    assert "iteration   1  cost at most " in out
+    assert "figures of the iterations: rows weighted by class" in out
+    assert "epoch" not in out
+    out = train_run("--solver", "converged")
+    assert "iteration   1  train " in out
+    assert " inf " not in out
+
+
 def test_training_without_a_penalty_certifies_nothing(train_run, monkeypatch):
     def refuse(*_):
         raise AssertionError
@@ -199,6 +209,10 @@ def test_the_converged_solver_says_that_it_was_stopped(run_cli, train_run):
     assert "2 iterations done, the gap was not reached" in out
     assert "pass --epochs" not in out
     assert "epoch" not in out
+    for epochs in ("9", "auto"):
+        refused = run_cli("resume", "run", "--epochs", epochs)
+        assert_one_line(refused, "run has no epochs: the solver converged goes on to its end; leave out --epochs")
+        assert refused[1] == ""
     out = run_cli("runs", "run")[1]
     assert "l2 0.05" in out
     assert "epochs" not in out

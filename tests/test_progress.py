@@ -60,11 +60,22 @@ def test_every_stage_says_its_progress_in_a_pipe(monkeypatch, capsys):
 
 def test_runs_that_end_by_themselves_have_no_total_of_epochs(monkeypatch, capsys):
     monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
-    for runs, time in ((0, "just begun"), (1, r"about \d+ s left")):
-        with Screen().stages() as on_progress:
-            on_progress("training", 70, None, (runs, 3))
-        (line,) = capsys.readouterr().out.splitlines()
-        assert re.fullmatch(rf"training: trained {runs} of 3 runs, 70 epochs, {time}", line)
+    for noun, words in (("epoch", ", 70 epochs"), ("iteration", ", 70 iterations"), (None, "")):
+        for runs, time in ((0, "just begun"), (1, r"about \d+ s left")):
+            with Screen().stages(noun) as on_progress:
+                on_progress("training", 70, None, (runs, 3))
+            (line,) = capsys.readouterr().out.splitlines()
+            assert re.fullmatch(rf"training: trained {runs} of 3 runs{words}, {time}", line)
+
+
+@pytest.mark.parametrize(
+    ("solvers", "noun"), [(["sgd"], "epoch"), (["converged"], "iteration"), (["sgd", "converged"], None)]
+)
+def test_a_sweep_counts_what_its_solver_does(solvers, noun, run_cli, monkeypatch):
+    told, stages = [], Screen.stages
+    monkeypatch.setattr(Screen, "stages", lambda self, *nouns: told.append(nouns) or stages(self, *nouns))
+    assert run_cli("sweep", "--data", "digits", "--l2", "0.1", "--solver", *solvers, "--refit", "--out", "s")[0] == 0
+    assert told == [(noun,)]
 
 
 def test_other_work_says_its_progress_on_standard_error(monkeypatch, capsys):

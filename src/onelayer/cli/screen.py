@@ -112,10 +112,15 @@ class Screen:
                 shown_later.cancel()
 
     @contextmanager
-    def stages(self) -> Iterator[Callable[[str, int, int | None, tuple[int, int]], None]]:
+    def stages(self, noun: str | None = "epoch") -> Iterator[Callable[[str, int, int | None, tuple[int, int]], None]]:
         """Show the progress of training in stages; yield the callback that a search takes.
 
         The time left is that of the epochs, or of the runs where some end by themselves.
+
+        Parameters
+        ----------
+        noun : str or None
+            What is counted within runs: epochs, or iterations of the solver converged. None does not show it.
         """
         with _bar(self._quiet) as bar:
             task, current, lines = bar.add_task("training", total=None), "", Lines()
@@ -127,10 +132,11 @@ class Screen:
                     bar.reset(task)
                 if of_epochs is None:
                     done, total = runs
-                    words = f"{stage}: trained {done:,} of {counted(total, 'run')}, {counted(epochs, 'epoch')}"
+                    words = f"{stage}: trained {done:,} of {counted(total, 'run')}"
+                    words += f", {counted(epochs, noun)}" if noun else ""
                 else:
                     done, total = epochs, of_epochs
-                    words = f"{stage}: trained {done:,} of {counted(total, 'epoch')}"
+                    words = f"{stage}: trained {done:,} of {counted(total, noun or 'epoch')}"
                 if bar.disable and total and (line := lines.due(done, total)):
                     self.say(f"{words}, {line}")
                 bar.update(task, completed=done, total=total, description=words)

@@ -123,7 +123,9 @@ def sweep(
         screen.data(splits)
         note_on_batches(screen, splits, (config.batch_size for config in configs))
         with repeatable(path, given=out is not None, overwrite=overwrite):
-            with screen.stages() as on_progress:
+            solvers = {config.solver for config in configs}
+            noun = None if len(solvers) > 1 else "iteration" if "converged" in solvers else "epoch"
+            with screen.stages(noun) as on_progress:
                 found = sweeps.search(
                     path,
                     plan,

@@ -24,6 +24,7 @@ from onelayer.cli.options import (
 )
 from onelayer.cli.stops import resumable
 from onelayer.config import SourceConfig, SplitConfig, TrainConfig
+from onelayer.errors import ConfigError
 from onelayer.words import counted
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
@@ -114,14 +115,16 @@ def resume(
     run = Run.open(run_directory)
     with claimed(run.path):
         plan, state = run.read_checkpoint()
+        if epochs is not None and plan.config.solver == "converged":
+            raise ConfigError(f"{run.path} has no epochs: the solver converged goes on to its end; leave out --epochs")
         with screen.working("reading") as progress:
             splits = plan.load_splits(data, progress)
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
         longer = "; pass --epochs to train for more" if plan.config.solver == "sgd" else ""
         what = f"going on to {target}" if target != state.epoch else f"all of them{longer}"
-        if epochs is None and target == "auto":
-            what = f"{state.ended}{longer}" if state.ended else "going on"
+        if target == "auto":
+            what = f"{state.ended}{longer}" if epochs is None and state.ended else "going on"
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
@@ -157,7 +160,8 @@ def _say_if_weighted(screen: "Screen", plan: "Plan") -> None:
     from onelayer.training.class_weights import BY_CLASS
 
     if plan.config.class_weight != "none":
-        screen.say(f"figures of the epochs: {BY_CLASS}; in the tables, all rows count alike")
+        noun = "iterations" if plan.config.solver == "converged" else "epochs"
+        screen.say(f"figures of the {noun}: {BY_CLASS}; in the tables, all rows count alike")
 
 
 def finish(

@@ -70,8 +70,8 @@ class EpochRecord:
         `epochs` is the number of epochs to be trained, or auto.
         """
         if self.gap is not None:
-            words = f"iteration {self.epoch:3}  cost at most {self.gap:.2g} above the lowest"
-            return words + f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
+            above = f"  cost at most {self.gap:.2g} above the lowest" if math.isfinite(self.gap) else ""
+            return f"iteration {self.epoch:3}{above}  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
         words = f"epoch {self.epoch:3}" if epochs == "auto" else f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
         words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
         if holds_out and not math.isnan(self.validation_loss):

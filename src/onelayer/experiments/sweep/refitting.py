@@ -38,6 +38,8 @@ def refit_config(config: TrainConfig, runs: Sequence[Run]) -> TrainConfig:
     runs : sequence of Run
         Its complete runs, at least one.
     """
+    if config.solver == "converged":  # it looks at no held-out row
+        return config
     if config.learning_rate == "auto":
         config = replace(config, learning_rate=statistics.median(run.summary["learning_rate"] for run in runs))
     if config.epochs != "auto" and config.keep == "last" and config.decay_every != "auto":

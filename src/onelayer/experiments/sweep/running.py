@@ -46,8 +46,8 @@ def run_sweep(
     report_test : bool
         Evaluate the test rows, also for runs that are complete without test scores.
     on_progress : callable, optional
-        Called now and then, in other threads too, with the number of epochs done, their total (None if a run ends by
-        itself), and the numbers of runs done and to be done.
+        Called now and then, in other threads too, with the number of epochs or iterations done, their total (None if
+        a run ends by itself), and the numbers of runs done and to be done.
 
     Raises
     ------
