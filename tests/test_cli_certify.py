@@ -248,6 +248,24 @@ def test_a_layer_that_has_no_bound_is_refused(run_cli, train_run, monkeypatch):
     assert "certificate" not in Run.open("run").summary
 
 
+def test_certify_says_how_far_it_is(train_run, monkeypatch):
+    monkeypatch.setattr("onelayer.training.certificate.forward_windows", lambda split: np.split(np.arange(160), 4))
+    train_run(*SGD, *ALL_ROWS)
+    run, told = Run.open("run"), []
+    plan, _ = run.read_checkpoint()
+    splits = plan.load_splits()
+    certify_closely(run.model, splits, plan.config, lambda *of: told.append(of))
+    quarters = [(done, 4, "") for done in (1, 2, 3, 4)]
+    assert told[:4] == told[-4:] == quarters
+    assert len(told) > 10
+    for done, total, words in told[4:-4]:
+        assert (done, total) == (0, None)
+        assert words.startswith("looking for a better bound, ")
+    told.clear()
+    certify_model(run.model, splits, plan.config, lambda *of: told.append(of))
+    assert told == [(done, 4) for done in (1, 2, 3, 4)]
+
+
 def test_a_bound_of_rows_on_disk_holds_too(run_cli, train_run, tmp_path, monkeypatch):
     train_run(*SGD, *ALL_ROWS)
     run, by_hand = Run.open("run"), ByHand(tmp_path / "run")

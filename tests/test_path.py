@@ -59,6 +59,19 @@ def test_each_optimum_is_that_of_its_lambda_alone(splits, path):
     assert norms[-1] > 4 * norms[0]
 
 
+def test_each_iteration_says_how_far_it_is(splits):
+    told = []
+    found = solve_path(splits, CONFIG, [0.1, 0.001], progress=lambda *of: told.append(of))
+    assert {(done, total) for done, total, _ in told} == {(0, 2), (1, 2)}
+    words = [words for *_, words in told]
+    assert len(words) == len(set(words))
+    for number, point in enumerate(found.points, 1):
+        of_point = [line for line in words if line.startswith(f"l2 {point.l2:g} ({number} of 2), ")]
+        assert len(of_point) >= 3
+        aim = CONFIG.tol * (point.cost - point.gap)
+        assert of_point[-1].endswith(f"{point.passes:g} passes, gap {point.gap:.1g} nats, aim {aim:.1g}")
+
+
 def test_a_warm_start_saves_passes(splits):
     close = [0.1 * 0.9**step for step in range(8)]
     points = list(points_of(problem_of(splits, CONFIG), close))

@@ -78,6 +78,18 @@ def test_a_sweep_counts_what_its_solver_does(solvers, noun, run_cli, monkeypatch
     assert told == [(noun,)]
 
 
+def test_work_says_what_it_does_now(monkeypatch, capsys):
+    for seconds, line in ((0.0, "solving: l2 1, 2 passes, 50 %, about 0 s left"), (99.0, "")):
+        monkeypatch.setattr(screen, "FIRST_LINE", seconds)
+        with Screen().working("solving") as progress:
+            progress(1, 2, "l2 1, 2 passes")
+        assert re.sub(r"about \d", "about 0", capsys.readouterr().err) == line + "\n" * bool(line)
+    monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
+    with Screen().working("certifying") as progress:
+        progress(0, None, "looking")
+    assert re.fullmatch(r"certifying: looking, \d s so far\n", capsys.readouterr().err)
+
+
 def test_other_work_says_its_progress_on_standard_error(monkeypatch, capsys):
     monkeypatch.setattr(screen, "FIRST_LINE", 0.0)
     for quiet in (False, True):

@@ -8,6 +8,7 @@ import numpy as np
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
+from onelayer.data.progress import Progress, Told, silent
 from onelayer.data.scan import memory_map_of
 from onelayer.errors import ConfigError
 from onelayer.model import Model
@@ -20,7 +21,7 @@ WEAK = 0.01  # gap as a share of the cost, above which a layer near the optimum 
 NEAR, MOST_PASSES = 1e-4, 50  # gap of that layer as a share of its bound, and passes over the rows to find it
 
 
-def certify_model(model: Model, splits: Splits, config: TrainConfig) -> Certificate:
+def certify_model(model: Model, splits: Splits, config: TrainConfig, progress: Progress | None = None) -> Certificate:
     """Return the certificate of a model on its training rows, in one pass over them in float64.
 
     Rows count by the weights of their classes, and mirror images are taken too, as the settings say.
@@ -32,6 +33,8 @@ def certify_model(model: Model, splits: Splits, config: TrainConfig) -> Certific
         The rows as they were given to the training.
     config : TrainConfig
         The settings that the model was trained with, by any solver.
+    progress : callable, optional
+        Called with the amount of rows done and the total.
 
     Raises
     ------
@@ -39,29 +42,38 @@ def certify_model(model: Model, splits: Splits, config: TrainConfig) -> Certific
         If no bound is known for the loss, or the cost is not a finite number.
     """
     problem = _problem(model, splits, config)
-    return certify(model.layer, problem.standardizer, problem.splits.train, config.l2, config.flip)
+    return certify(model.layer, problem.standardizer, problem.splits.train, config.l2, config.flip, progress)
 
 
-def certify_closely(model: Model, splits: Splits, config: TrainConfig) -> tuple[Certificate, Certificate]:
+def certify_closely(
+    model: Model, splits: Splits, config: TrainConfig, told: Told = silent
+) -> tuple[Certificate, Certificate]:
     """Return the certificate of a model by the best bound at hand, and by the bound of its own layer.
 
     A bound holds for all layers, and that of a layer far from the optimum is weak. If it is, the converged solver looks
     for a layer near the optimum, whose bound is taken. The two are the same if the model's own bound is good, or lambda
     is 0.
 
-    Parameters and errors are those of `certify_model`.
+    Parameters and errors are those of `certify_model`; `told` is its `progress` with words on what is being done now.
     """
-    own = certify_model(model, splits, config)
+
+    def progress(done: int, total: int | None) -> None:
+        told(done, total, "")
+
+    own = certify_model(model, splits, config, progress)
     if not is_weak(own):
         return own, own
     problem = _problem(model, splits, config)
     solver = Convergence(_rows(problem), model.layer.loss, config.l2)
-    *_, last = solver.iterates(config.l2, tol=NEAR, max_passes=MOST_PASSES)
-    near = certify(solver.layer(last), problem.standardizer, problem.splits.train, config.l2, config.flip)
+    for last in solver.iterates(config.l2, tol=NEAR, max_passes=MOST_PASSES):
+        told(0, None, f"looking for a better bound, {last.passes:g} passes, gap {last.gap:.1g} nats")
+    near = certify(solver.layer(last), problem.standardizer, problem.splits.train, config.l2, config.flip, progress)
     return own.bounded_by(near), own
 
 
-def certify_if_useful(model: Model, splits: Splits, config: TrainConfig) -> Certificate | None:
+def certify_if_useful(
+    model: Model, splits: Splits, config: TrainConfig, progress: Progress | None = None
+) -> Certificate | None:
     """Return the certificate of a model where it says something of every training: with a penalty, or if it converged.
 
     It is None for other trainings, which are not made slower by it, and where no bound is known.
@@ -69,7 +81,7 @@ def certify_if_useful(model: Model, splits: Splits, config: TrainConfig) -> Cert
     if not config.l2 and config.solver == "sgd":
         return None
     try:
-        return certify_model(model, splits, config)
+        return certify_model(model, splits, config, progress)
     except ConfigError:
         return None
 

@@ -69,8 +69,9 @@ def evaluate(
     with screen.working("reading") as progress:
         rows, splits, note = plan.rows_to_evaluate(data, split, model, progress)
         trained_on, missing = (splits.train, None) if splits else _training_rows(plan, progress)
-    with screen.working("certifying"):
-        certificate, unknown = _certificate(plan, model, splits if splits and rows is splits.train else None)
+    with screen.working("certifying") as progress:
+        trained = splits if splits and rows is splits.train else None
+        certificate, unknown = _certificate(plan, model, trained, progress)
     screen.notes(rows.dataset)
     notes = [*filter(None, [note, missing, unknown])]
     for note in notes:
@@ -129,8 +130,8 @@ def certify(
     model = run.model
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)
-    with screen.working("certifying"):
-        certificate, own = certify_closely(model, splits, plan.config)
+    with screen.working("certifying") as progress:
+        certificate, own = certify_closely(model, splits, plan.config, progress)
     print_close_certificate(screen, certificate, own)
     if as_json:
         print(json_text({"run": str(run.path), **certificate_summary(certificate), "own_bound": own.bound}))
@@ -163,12 +164,14 @@ def export(
         screen.say(f"{file}: {file.stat().st_size / 1e3:,.0f} kB")
 
 
-def _certificate(plan: "Plan", model: "Model", splits: "Splits | None") -> "tuple[Certificate | None, str | None]":
+def _certificate(
+    plan: "Plan", model: "Model", splits: "Splits | None", progress: Callable[[int, int | None], None]
+) -> "tuple[Certificate | None, str | None]":
     """Return the certificate of a model on its training rows; without it, a note with the reason."""
     from onelayer.analysis.certification import certify_model
 
     try:
-        return (certify_model(model, splits, plan.config) if splits else None), None
+        return (certify_model(model, splits, plan.config, progress) if splits else None), None
     except ConfigError as error:
         return None, f"without a certificate: {error}"
 

@@ -101,7 +101,7 @@ def path(
         run = Run.create(directory, overwrite=overwrite)
         screen.data(splits, classes=True)
         with screen.working("solving") as progress:
-            found = paths.solve_path(splits, config, l2s, choice.select, choice.one_standard_error, on_point=progress)
+            found = paths.solve_path(splits, config, l2s, choice.select, choice.one_standard_error, progress=progress)
         print_path(screen, found)
         with resumable(run):
             with screen.training(0, "auto", holds_out=not split_config.refit) as on_epoch:

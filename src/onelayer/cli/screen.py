@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from typing import Protocol
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -91,8 +92,11 @@ class Screen:
         self.say(f"{run}/: {', '.join(names)}")
 
     @contextmanager
-    def working(self, what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
-        """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total)."""
+    def working(self, what: str, *, shown: bool = True) -> Iterator["Working"]:
+        """Show the progress of work that takes longer than a second, if `shown`; yield a callback(done, total, now).
+
+        `total` is None where it is unknown; `now` are words on what is being done now, if it has any.
+        """
         aside = Console(
             stderr=True, quiet=self._quiet or not shown, highlight=False, emoji=False, soft_wrap=True
         )  # out of a table and of JSON
@@ -100,10 +104,12 @@ class Screen:
             task, lines = bar.add_task(what, total=None, visible=False), Lines()
             shown_later = Timer(READING_SECONDS, bar.update, [task], {"visible": True})
 
-            def progress(done: int, total: int | None) -> None:
-                if bar.disable and total and (line := lines.due(done, total)):
-                    aside.print(f"{what}: {100 * done // total} %, {line}", markup=False)
-                bar.update(task, completed=done, total=total)
+            def progress(done: int, total: int | None, now: str = "") -> None:
+                words = f"{what}: {now}" if now else what
+                if bar.disable and (now or total) and (line := lines.due(done, total)):
+                    share = f"{100 * done // total} %, " if total else ""
+                    aside.print(f"{words}{',' if now else ':'} {share}{line}", markup=False)
+                bar.update(task, completed=done, total=total, description=words)
 
             shown_later.start()
             try:
@@ -208,6 +214,13 @@ def _is_round(number: int) -> bool:
     return str(number).rstrip("0") in ("1", "2", "5")
 
 
+class Working(Protocol):
+    """The callback of work, as `Progress` or `Told`."""
+
+    def __call__(self, done: int, total: int | None, now: str = "") -> None:
+        """Show how far the work is."""
+
+
 class Lines:
     """The moments to print a line of progress where no bar can be shown, and the time that is left.
 
@@ -221,13 +234,18 @@ class Lines:
         self._clock, self._began = clock, clock()
         self._next = self._began + FIRST_LINE
 
-    def due(self, done: int, total: int) -> str:
-        """Return the time left in words if a line is due: after 5 s, then every 10 s, later less often."""
+    def due(self, done: int, total: int | None) -> str:
+        """Return the time left in words if a line is due: after 5 s, then every 10 s, later less often.
+
+        Where the total is unknown, it is the time taken.
+        """
         now = self._clock()
-        if now < self._next or done >= total:
+        if now < self._next or (total is not None and done >= total):
             return ""
         elapsed = now - self._began
         self._next = now + max(NEXT_LINE, elapsed / 10)
+        if total is None:
+            return f"{duration(elapsed)} so far"
         return f"about {duration(elapsed * (total - done) / done)} left" if done else "just begun"
 
 

@@ -173,8 +173,8 @@ def finish(
     from onelayer.cli.results import print_certificate, print_result
     from onelayer.experiments.lambdas import draw_path, read_path
 
-    with screen.working("certifying"):
-        certificate = certify_if_useful(result.model, splits, plan.config)
+    with screen.working("certifying") as progress:
+        certificate = certify_if_useful(result.model, splits, plan.config, progress)
     judgement = judge(result, splits, plan.config)
     certified = {"certificate": certificate_summary(certificate)} if certificate else {}
     found = read_path(run)

@@ -5,9 +5,11 @@ from itertools import count
 
 Progress = Callable[[int, int | None], None]
 """Called with the amount done and the total (None where unknown): bytes, files, images or rows."""
+Told = Callable[[int, int | None, str], None]
+"""Called as `Progress` is, and with words on what is being done now."""
 
 
-def silent(done: int, total: int | None) -> None:
+def silent(done: int, total: int | None, now: str = "") -> None:
     """Do nothing: the progress of a reading that nobody watches."""
 
 

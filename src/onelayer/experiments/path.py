@@ -15,6 +15,7 @@ from onelayer.analysis.estimates import Estimate, Z, effective_rows, fraction, m
 from onelayer.analysis.evaluation import logits_of
 from onelayer.config import PATH_L2, TrainConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.data.progress import Told, silent
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
 from onelayer.experiments.lambdas import LambdaPath, Point, Select, write_path
@@ -22,6 +23,7 @@ from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
+from onelayer.training.converged import Iterate
 from onelayer.training.iterations import convergence_of, layer_of
 from onelayer.training.scores import scores_of
 from onelayer.training.state import Problem, TrainingResult, TrainingState
@@ -53,7 +55,7 @@ def solve_path(
     select: Select = "loss",
     one_standard_error: bool = False,
     *,
-    on_point: Callable[[int, int], None] | None = None,
+    progress: Told = silent,
     cancelled: Callable[[], bool] = bool,
 ) -> LambdaPath:
     """Go to the optimum for each lambda, from large to small, and let the validation rows choose one.
@@ -67,8 +69,8 @@ def solve_path(
     l2s : iterable of float
     select, one_standard_error
         As for `LambdaPath`.
-    on_point : callable, optional
-        Called after each lambda with their number so far and in all.
+    progress : callable
+        Called after each iteration with the number of lambdas done and in all, and with words on the current one.
     cancelled : callable
         Asked in each iteration; true ends it.
 
@@ -81,11 +83,15 @@ def solve_path(
     """
     if select not in get_args(Select):
         raise ConfigError(f"select {select!r} is not {' or '.join(get_args(Select))}")
-    grid, points = require_grid(l2s), []
-    for point in points_of(problem_of(splits, config), grid, cancelled):
+    grid, points = require_grid(l2s), list[Point]()
+
+    def after_iteration(at: Iterate) -> None:
+        done, aim = len(points), config.tol * max(0.0, at.cost - at.gap)
+        words = f"l2 {grid[done]:g} ({done + 1} of {len(grid)}), {at.passes:g} passes"
+        progress(done, len(grid), f"{words}, gap {at.gap:.1g} nats, aim {aim:.1g}")
+
+    for point in points_of(problem_of(splits, config), grid, cancelled, after_iteration):
         points.append(point)
-        if on_point:
-            on_point(len(points), len(grid))
     return LambdaPath(tuple(points), select, one_standard_error)
 
 
@@ -98,12 +104,18 @@ def problem_of(splits: Splits, config: TrainConfig) -> Problem:
     return Problem.of(splits, config)
 
 
-def points_of(problem: Problem, l2s: Sequence[float], cancelled: Callable[[], bool] = bool) -> Iterator[Point]:
+def points_of(
+    problem: Problem,
+    l2s: Sequence[float],
+    cancelled: Callable[[], bool] = bool,
+    on_iterate: Callable[[Iterate], None] | None = None,
+) -> Iterator[Point]:
     """Yield the optimum of a problem for each of these lambdas, which are in descending order."""
     config, (train, validation, _) = problem.config, problem.unweighted
     convergence, backend = convergence_of(problem, l2s[-1]), None
     limits = {"tol": config.tol, "max_passes": config.max_passes}
-    for l2, at in zip(l2s, convergence.path(l2s, **limits, cancelled=cancelled), strict=True):
+    optima = convergence.path(l2s, **limits, cancelled=cancelled, on_iterate=on_iterate)
+    for l2, at in zip(l2s, optima, strict=True):
         layer = layer_of(problem, convergence, at)
         backend = backend or problem.open(layer)
         scores = scores_of(replace(problem, config=replace(config, l2=l2)), backend, layer, [train], cancelled)

@@ -26,6 +26,7 @@ import numpy as np
 
 from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
+from onelayer.data.progress import Progress, counter
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
@@ -189,7 +190,12 @@ def lowest_cost(sums: Sums, l2: float, radius: float) -> float:
 
 
 def certify(
-    layer: SoftmaxLayer, standardizer: Standardizer, split: Split, l2: float, flip: bool = False
+    layer: SoftmaxLayer,
+    standardizer: Standardizer,
+    split: Split,
+    l2: float,
+    flip: bool = False,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Return the certificate of a layer on the rows of a split, in one pass over them in float64.
 
@@ -204,6 +210,8 @@ def certify(
         lambda, at least 0.
     flip : bool
         Take the images and their mirror images.
+    progress : callable, optional
+        Called with the number of windows of rows that are done and their total.
 
     Raises
     ------
@@ -222,7 +230,7 @@ def certify(
     totals = np.bincount(split.labels, split.row_weights(slice(None)), K)
     classes = np.flatnonzero(totals > 0) if layer.loss.exclusive else np.arange(K)
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # `certificate` looks for what is not finite
-        total = reduce(add, _sums(in_float64, exact, split, classes, flip))
+        total = reduce(add, _sums(in_float64, exact, split, classes, flip, progress))
         first = split.rows(slice(0, 1))
         shares = total.answers.ravel()[: len(classes)], total.truth.ravel()[: len(classes)]
         product = exact.unfold_gradient(total.product, shares[0] - shares[1], first)
@@ -234,7 +242,12 @@ def certify(
 
 
 def _sums(
-    layer: SoftmaxLayer, standardizer: Standardizer, split: Split, classes: np.ndarray, flip: bool
+    layer: SoftmaxLayer,
+    standardizer: Standardizer,
+    split: Split,
+    classes: np.ndarray,
+    flip: bool,
+    progress: Progress | None,
 ) -> Iterator[Sums]:
     """Yield the sums over the windows of a split."""
     first = split.rows(slice(0, 1))
@@ -244,9 +257,12 @@ def _sums(
     if first.dtype == np.uint8:
         length = float(np.linalg.norm((255 + np.abs(standardizer.mean)) / standardizer.scale))
         length *= 1 + gamma(len(standardizer.mean) + 8)
-    for window in loaded(split, forward_windows(split)):
+    windows = forward_windows(split)
+    tick = counter(progress, len(windows))
+    for window in loaded(split, windows):
         blocks = _blocks(window, layer, standardizer, flip)
         yield reduce(add, (Sums.of(folded, X, y, w, classes, length) for X, y, w in blocks))
+        tick()
 
 
 def _blocks(

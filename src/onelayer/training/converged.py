@@ -187,13 +187,19 @@ class Convergence:
         tol: float = 1e-4,
         max_passes: float = 1000,
         cancelled: Callable[[], bool] = bool,
+        on_iterate: Callable[[Iterate], None] | None = None,
     ) -> Iterator[Iterate]:
-        """Yield the last state for each lambda, in this order, from large to small; each starts from those before."""
+        """Yield the last state for each lambda, in this order, from large to small; each starts from those before.
+
+        `on_iterate` is called after each iteration.
+        """
         before = last = None
         for l2 in l2s:
             start = self._carried(before, last, l2) if last else None
             for at in self.iterates(l2, start, tol=tol, max_passes=max_passes, cancelled=cancelled):
                 reached = at
+                if on_iterate:
+                    on_iterate(at)
             before, last = last, reached
             yield last
 
