@@ -2,21 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_one_line
+from helpers import assert_one_line, toy_dataset
 from safetensors.numpy import load_file
 from scipy.optimize import minimize
 from scipy.special import expit as sigmoid
 from scipy.special import log_expit, log_softmax, softmax
 
-from onelayer import Run
+from onelayer import Run, SplitConfig, TrainConfig
 from onelayer.analysis import certification
 from onelayer.analysis.certification import certify_closely, certify_model
+from onelayer.data.protocols import split
 from onelayer.files import write_json
 from onelayer.losses import SoftmaxCrossEntropy
+from onelayer.training.train import train
 
 GOLDEN = Path(__file__).parent / "golden"
 SGD = ["--learning-rate", "0.01", "--epochs", "4", "--l2", "0.05"]
@@ -121,8 +124,8 @@ def test_certify_finds_the_distance_to_the_optimum(run_cli, train_run, solver, o
     assert lines[0] == found["sentence"]
     assert lines[0].startswith(f"cost {found['cost']:.4f}, at most ")
     assert lines[0].endswith(" above the best possible for lambda 0.05")
-    weighted, mirrored = ("weighted ", " and their mirror images") if options else ("", "")
-    assert found["rows"] == f"160 {weighted}training rows of images{mirrored}"
+    both = " and their mirror images, weighted by class" if options else ""
+    assert found["rows"] == f"160 training rows of images{both}"
     assert lines[1] == f"the cost is that of {found['rows']}"
     assert len(lines) == (3 if solver is SGD else 2)
     if solver is SGD:
@@ -246,6 +249,21 @@ def test_a_layer_that_has_no_bound_is_refused(run_cli, train_run, monkeypatch):
     assert f"note: without a certificate: {words}" in " ".join(out.split())
     assert "best possible" not in train_run(*SGD)
     assert "certificate" not in Run.open("run").summary
+
+
+def test_the_rows_tell_weights_of_rows_from_those_of_classes():
+    dataset = toy_dataset(60)
+    for own in (False, True):
+        weights = np.linspace(0.5, 1.5, len(dataset.labels)) if own else None
+        splits = split(replace(dataset, row_weights=weights), SplitConfig())
+        for by_class in ("none", "balanced"):
+            for flip in (False, True):
+                config = TrainConfig(solver="converged", l2=0.1, class_weight=by_class, flip=flip)
+                model = train(splits, config).model
+                found = certify_model(model, splits, config).rows
+                kind = f"{len(splits.train)} {'weighted ' * own}training rows of toy"
+                ends = " and their mirror images" * flip + ", weighted by class" * (by_class == "balanced")
+                assert found == kind + ends
 
 
 def test_certify_says_how_far_it_is(train_run, monkeypatch):

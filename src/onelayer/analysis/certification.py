@@ -11,8 +11,9 @@ from onelayer.data.dataset import Splits
 from onelayer.data.progress import Progress, Told, silent
 from onelayer.data.scan import memory_map_of
 from onelayer.errors import ConfigError
+from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.training.certificate import Certificate, certify
+from onelayer.training.certificate import Certificate, certify, rows_in_words
 from onelayer.training.converged import Convergence
 from onelayer.training.converging.rows import Rows
 from onelayer.training.state import Problem
@@ -41,8 +42,7 @@ def certify_model(model: Model, splits: Splits, config: TrainConfig, progress: P
     ConfigError
         If no bound is known for the loss, or the cost is not a finite number.
     """
-    problem = _problem(model, splits, config)
-    return certify(model.layer, problem.standardizer, problem.splits.train, config.l2, config.flip, progress)
+    return _certify(_problem(model, splits, config), model.layer, progress)
 
 
 def certify_closely(
@@ -67,8 +67,7 @@ def certify_closely(
     solver = Convergence(_rows(problem), model.layer.loss, config.l2)
     for last in solver.iterates(config.l2, tol=NEAR, max_passes=MOST_PASSES):
         told(0, None, f"looking for a better bound, {last.passes:g} passes, gap {last.gap:.1g} nats")
-    near = certify(solver.layer(last), problem.standardizer, problem.splits.train, config.l2, config.flip, progress)
-    return own.bounded_by(near), own
+    return own.bounded_by(_certify(problem, solver.layer(last), progress)), own
 
 
 def certify_if_useful(
@@ -101,6 +100,14 @@ def certificate_summary(certificate: Certificate) -> dict[str, Any]:
 def _problem(model: Model, splits: Splits, config: TrainConfig) -> Problem:
     """Return the problem that the model was trained for; its backend is not used, and NumPy has no obstacle."""
     return Problem.of(splits, replace(config, backend="numpy"), model.standardizer, model.features)
+
+
+def _certify(problem: Problem, layer: SoftmaxLayer, progress: Progress | None) -> Certificate:
+    """Return the certificate of a layer on the training rows of a problem."""
+    config = problem.config
+    rows = rows_in_words(problem.unweighted.train, config.flip, by_class=config.class_weight != "none")
+    train = problem.splits.train
+    return certify(layer, problem.standardizer, train, config.l2, config.flip, progress, rows)
 
 
 def _rows(problem: Problem) -> Rows:

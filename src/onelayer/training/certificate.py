@@ -196,6 +196,7 @@ def certify(
     l2: float,
     flip: bool = False,
     progress: Progress | None = None,
+    rows: str = "",
 ) -> Certificate:
     """Return the certificate of a layer on the rows of a split, in one pass over them in float64.
 
@@ -212,6 +213,8 @@ def certify(
         Take the images and their mirror images.
     progress : callable, optional
         Called with the number of windows of rows that are done and their total.
+    rows : str
+        The rows in words; by default those of `rows_in_words`.
 
     Raises
     ------
@@ -235,10 +238,24 @@ def certify(
         shares = total.answers.ravel()[: len(classes)], total.truth.ravel()[: len(classes)]
         product = exact.unfold_gradient(total.product, shares[0] - shares[1], first)
         total = replace(total, product=product, labelled=exact.unfold_gradient(total.labelled, shares[1], first))
-        weighted = "weighted " if split.dataset.row_weights is not None else ""
-        rows = counted(len(split), f"{weighted}{'training' if split.name == 'train' else split.name} row")
-        rows += f" of {split.dataset.name}" + " and their mirror images" * flip
-        return certificate_of(total, in_float64, classes, float(l2), rows)
+        return certificate_of(total, in_float64, classes, float(l2), rows or rows_in_words(split, flip))
+
+
+def rows_in_words(split: Split, flip: bool, *, by_class: bool = False) -> str:
+    """Return the rows of a certificate in words.
+
+    Parameters
+    ----------
+    split : Split
+        Rows that have no weights except their own.
+    flip : bool
+        The mirror images of the rows count, too.
+    by_class : bool
+        The rows have the weights of their classes, too.
+    """
+    weighted = "weighted " if split.dataset.row_weights is not None else ""
+    rows = counted(len(split), f"{weighted}{'training' if split.name == 'train' else split.name} row")
+    return f"{rows} of {split.dataset.name}" + " and their mirror images" * flip + ", weighted by class" * by_class
 
 
 def _sums(
