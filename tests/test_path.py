@@ -208,6 +208,8 @@ def test_settings_that_are_refused(splits):
         (["--l2", "1,0.1"], "separate numbers by spaces: --l2 1 0.1"),
         (["--l2", "1", "0"], "l2 0 has no place on a path"),
         (["--learning-rate", "0.1"], "--learning-rate"),
+        (["--l2", "1", "-0.1"], "l2 -0.1 is not zero or a positive number"),
+        (["--l2", "0.1", "0.1"], "a path needs at least two values of l2"),
         (["--tol", "2"], "tol 2 is not a number between 0 and 1"),
     ],
 )
@@ -313,6 +315,16 @@ def test_a_run_that_is_stopped_keeps_its_path(splits, path, tmp_path):
         train_chosen(run, path, plan, splits, stop)
     assert run.checkpoint_path.exists()
     assert read_path(run).chosen.l2 == path.chosen.l2 == run.config.l2
+
+
+def test_a_path_that_is_stopped_leaves_nothing(run_cli, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onelayer.training.converged.Convergence.layer", stop)  # after the first lambda
+    code, _, err = run_cli(*DIGITS)
+    assert (code, err) == (130, "onelayer: stopped; nothing is kept, and the same command begins again\n")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_the_report_and_figures_show_the_path(run_cli, tmp_path):

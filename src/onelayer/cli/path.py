@@ -19,7 +19,7 @@ from onelayer.cli.options import (
     Quiet,
     Source,
 )
-from onelayer.cli.stops import resumable
+from onelayer.cli.stops import repeated_as_a_whole, resumable
 from onelayer.cli.training import finish
 from onelayer.config import PATH_L2, SOLVER_SETTINGS, SourceConfig, SplitConfig, TrainConfig
 
@@ -100,7 +100,7 @@ def path(
     with claimed(out, Path("runs") / dataset.name.lower()) as directory:
         run = Run.create(directory, overwrite=overwrite)
         screen.data(splits, classes=True)
-        with screen.working("solving") as progress:
+        with screen.working("solving") as progress, repeated_as_a_whole():
             found = paths.solve_path(splits, config, l2s, choice.select, choice.one_standard_error, progress=progress)
         print_path(screen, found)
         with resumable(run):

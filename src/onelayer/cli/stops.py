@@ -27,6 +27,15 @@ def resumable(run: "Run") -> Iterator[None]:
 
 
 @contextmanager
+def repeated_as_a_whole() -> Iterator[None]:
+    """Say that nothing is kept, if Ctrl-C stops the command."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)("stopped; nothing is kept, and the same command begins again") from None
+
+
+@contextmanager
 def repeatable(path: Path, *, given: bool, overwrite: bool) -> Iterator[None]:
     """Name the options with which the same command goes on, if Ctrl-C stops it.
 
