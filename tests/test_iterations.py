@@ -205,6 +205,59 @@ def test_it_goes_on_from_a_layer(wide):
     assert len(again.state.history) <= 2 < len(first.state.history)
 
 
+def test_more_passes_go_on_with_the_same_bits(wide):
+    """A training that a limit or the caller ended goes on as if it had begun with the new settings."""
+    config = replace(CONVERGED, l2=1e-5, tol=1e-9)
+    whole = train(wide, config)
+    assert whole.state.epoch > 2 * RESCORED
+
+    def stops(state):
+        return state.epoch == STOPPED
+
+    for first in (
+        train(wide, replace(config, max_passes=STOPPED)),
+        train(wide, replace(config, tol=1e-3)),
+        train(wide, config, on_epoch=stops),
+    ):
+        assert first.ended != whole.ended or first.state.epoch < whole.state.epoch
+        found = train(wide, config, start=first.state)
+        np.testing.assert_array_equal(found.model.layer.weights, whole.model.layer.weights)
+        np.testing.assert_array_equal(found.history["gap"], whole.history["gap"])
+        assert found.ended == REACHED
+
+
+def test_what_has_ended_is_not_repeated(wide):
+    first = train(wide, CONVERGED)
+    repeated = []
+    again = train(wide, CONVERGED, start=first.state, on_epoch=repeated.append)
+    assert (repeated, again.state.epoch) == ([], first.state.epoch)
+    np.testing.assert_array_equal(again.model.layer.weights, first.model.layer.weights)
+
+
+def test_fewer_passes_than_are_done_add_no_iteration(wide):
+    config = replace(CONVERGED, l2=1e-5, tol=1e-9)
+    whole = train(wide, config)
+    found = train(wide, replace(config, max_passes=1), start=whole.state)
+    held = whole.state.solver.numbers["iteration"]
+    assert held >= RESCORED
+    assert "1 passes" in found.ended
+    np.testing.assert_array_equal(found.history["gap"], whole.history["gap"][:held])
+
+
+def test_another_lambda_has_another_optimum(wide):
+    """The state of one lambda says nothing of another: only its layer is taken."""
+    config = replace(CONVERGED, l2=0.1)
+    expected, other = train(wide, config), train(wide, CONVERGED)
+    found = train(wide, config, start=other.state)
+    assert found.ended == REACHED
+    assert found.history["passes"][0] < 3
+    W, expected_W, other_W = (result.model.layer.weights for result in (found, expected, other))
+    largest = 2 * np.sqrt(config.tol * 3 / config.l2)  # the cost, which is below 3, curves by at least 2 lambda
+    assert np.linalg.norm(W - expected_W) < largest < np.linalg.norm(other_W - expected_W) / 100
+    sigmoid = train(wide, replace(config, loss="sigmoid"), start=other.state)
+    assert (sigmoid.ended, sigmoid.history["passes"][0] < 3) == (REACHED, True)
+
+
 def test_by_name():
     result = train_by_name("digits", solver="converged", l2=0.1)
     assert result.ended == REACHED

@@ -16,6 +16,9 @@ from onelayer.training.history import EpochRecord
 from onelayer.training.scores import scores_of
 from onelayer.training.state import Problem, SolverState, TrainingState
 
+PROBLEM, ENDS = ("l2", "loss", "class_weight", "flip", "dtype"), ("tol", "max_passes")  # settings of a state
+HELD = tuple(field.name for field in fields(Iterate) if field.name not in ("S", "ended", "reached"))
+
 
 def iterations(
     problem: Problem,
@@ -26,8 +29,9 @@ def iterations(
 ) -> Generator[TrainingState, None, None]:
     """Go to the optimum, and yield the state after each iteration with the scores of its layer.
 
-    It goes on from the solver's own state in `start`, else from its layer. The first state is held, and that of every
-    `RESCORED`-th iteration; those since then are repeated, with the same bits.
+    It goes on from the solver's own state in `start` if that is for the same lambda, loss and rows, else from its
+    layer. The first state is held, and that of every `RESCORED`-th iteration; those since then are repeated, with the
+    same bits. Where `start` ended by the same settings, there is nothing to do.
 
     Parameters
     ----------
@@ -46,23 +50,26 @@ def iterations(
     InterruptedError
         If it was cancelled.
     """
-    if start.ended:
+    config, splits, own = problem.config, problem.splits, start.solver
+    asked = {name: getattr(config, name) for name in PROBLEM + ENDS}
+    if own and own.numbers.get("ended") and asked.items() <= own.numbers.items():
         return
-    config, splits = problem.config, problem.splits
     convergence = convergence_of(problem, config.l2)
-    begin = _restored(start.solver, convergence) if start.solver else _from_layer(start, convergence)
-    state = replace(start, history=start.history[: begin.iteration], solver=_held(begin))
+    goes_on = own and all(own.numbers.get(name) == asked[name] for name in PROBLEM)
+    begin = _restored(own, convergence) if own and goes_on else _from_layer(start, convergence)
+    state, held = start, _held(begin)
     scorer, settled_at = problem.open(start.layer), time.perf_counter()
     limits = {"tol": config.tol, "max_passes": config.max_passes}
     for at in convergence.iterates(config.l2, begin, **limits, cancelled=cancelled):
         layer = layer_of(problem, convergence, at)
         scores = scores_of(problem, scorer, layer, tuple(splits)[:2], cancelled)
         now = time.perf_counter()
-        record = EpochRecord.of(len(state.history) + 1, np.nan, scores, now - settled_at)
-        record = replace(record, passes=at.passes, gap=at.gap)
-        held = _held(at) if at.iteration % RESCORED == 0 else state.solver
-        history, settled_at = (*state.history, record), now
-        state = replace(state, layer=layer, history=history, scores=scores, ended=at.ended, solver=held)
+        earlier = state.history[: max(0, at.iteration - 1)]  # later ones are repeated
+        record = EpochRecord.of(len(earlier) + 1, np.nan, scores, now - settled_at)
+        history, settled_at = (*earlier, replace(record, passes=at.passes, gap=at.gap)), now
+        held = _held(at) if at.iteration % RESCORED == 0 else held
+        own = replace(held, numbers=held.numbers | asked | {"ended": at.ended})
+        state = replace(state, layer=layer, history=history, scores=scores, ended=at.ended, solver=own)
         yield state
 
 
@@ -92,19 +99,19 @@ def _from_layer(start: TrainingState, convergence: Convergence) -> Iterate:
 
 def _held(at: Iterate) -> SolverState:
     """Return what the solver needs to go on with the same bits; its scores are computed anew."""
-    values = {field.name: getattr(at, field.name) for field in fields(at) if field.name != "S"}
+    values = {name: getattr(at, name) for name in HELD}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return SolverState(arrays, {name: value for name, value in values.items() if isinstance(value, float | int | str)})
 
 
 def _restored(state: SolverState, convergence: Convergence) -> Iterate:
-    known = {field.name for field in fields(Iterate)}
     (K, d), held = convergence.initial().T.shape, state.arrays
     m = len(held.get("steps", ()))
     shapes = {"T": (K, d), "b": (K,), "steps": (m, K, d), "changes": (m, K, d), "M": (K, K), "hessian": (K, K)}
     right = all(array.shape == shapes.get(name) for name, array in held.items()) and {"T", "b"} <= held.keys()
-    numbers = {name: state.numbers.get(name) for name in ("iteration", "stalled")}
-    if not (right and state.numbers.keys() <= known and all(isinstance(n, int) and n >= 0 for n in numbers.values())):
+    numbers = {name: value for name, value in state.numbers.items() if name in HELD}
+    counts = [numbers.get(name) for name in ("iteration", "stalled")]
+    if not (right and all(isinstance(count, int) and count >= 0 for count in counts)):
         raise ConfigError("the state of the solver is not of these rows and classes; train the run again")
-    values: dict[str, Any] = {**held, **state.numbers}
+    values: dict[str, Any] = {**held, **numbers}
     return Iterate(**values)
