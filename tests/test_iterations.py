@@ -106,6 +106,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(wide, tmp_path, stopped, hel
         if name != "seconds":
             np.testing.assert_array_equal(column, columns[name], err_msg=name)
     assert resume(parts, wide).state.epoch == expected.state.epoch  # it is complete, and stays as it is
+    for epochs in (5, 500):
+        with pytest.raises(ConfigError, match=f"epochs {epochs} is a setting of the solver sgd"):
+            resume(parts, wide, epochs=epochs)
 
 
 @pytest.mark.parametrize(

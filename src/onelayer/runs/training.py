@@ -87,7 +87,7 @@ def resume(
     Raises
     ------
     ConfigError
-        If fewer epochs are asked for than are done, or the run is a probe.
+        If fewer epochs are asked for than are done, the solver has no epochs, or the run is a probe.
     RunError
         If another process works on the run.
     """
@@ -95,13 +95,14 @@ def resume(
         plan, state = run.read_checkpoint()
         if run.summary_path.exists() and PROBE in run.summary:
             raise ConfigError(f"{run.path} is a probe, which has no epochs to go on with; run onelayer probe again")
+        config = plan.config if epochs is None else replace(plan.config, epochs=epochs)  # the solver may have none
         if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()
         if plan.config.flip and run.is_older():
             state = replace(state, layer=_mirrored(state.layer, splits))
-        if epochs is not None and epochs != plan.config.epochs:
-            plan = replace(plan, config=replace(plan.config, epochs=epochs))
+        if config != plan.config:
+            plan = replace(plan, config=config)
             run.write_checkpoint(plan, state)
         problem = Problem.of(splits, plan.config)
         return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
