@@ -307,15 +307,16 @@ def test_the_errors_of_sums_stay_below_their_bounds():
 
 @pytest.mark.parametrize("gap", [0.07421, 0.0743, 1.23456789, 1e-4, 1.2345e-7, 9.999e-5, 0.00099999, 12345678.9])
 def test_a_gap_is_never_printed_too_small(gap):
-    found = Certificate(gap, 0.0, gap, 0.1, 0.1, 1.0, False, "rows")
+    found = Certificate(gap, 0.0, gap, 0.1, 0.1, 1.0, False, "rows", "")
     printed = float(found.sentence().split("at most ")[1].split()[0])
     assert gap < found.gap <= printed <= 1.1 * gap + 1e-12
 
 
 def test_the_sentence():
-    found = Certificate(1.76012, 1.68584, 1.7, 0.1, 0.1, 1.0, False, "49,000 training rows of CIFAR-10")
+    found = Certificate(1.76012, 1.68584, 1.7, 0.1, 0.1, 1.0, False, "49,000 training rows of CIFAR-10", "")
     assert found.sentence() == "cost 1.7601, at most 0.0743 above the best possible for lambda 0.1"
     assert replace(found, bound=1.76012 - 1.21e-5).sentence().startswith("cost 1.7601, at most 1.3e-5 above")
+    assert replace(found, l2=0.123456789).sentence().endswith("lambda 0.123456789")
 
 
 # Rows
@@ -522,9 +523,33 @@ def test_a_layer_can_have_the_bound_of_another():
     assert (both.cost, both.bound) == (start.cost, best.bound)
     assert both.gap < start.gap
     assert best.bounded_by(start) == best
-    for other in (replace(best, l2=0.2), replace(best, rows="2 rows"), replace(best, l2=0.0)):
-        with pytest.raises(ConfigError, match="the same rows and the same lambda above 0"):
-            start.bounded_by(other)
+    assert len({start.problem, best.problem}) == 1
+
+
+def test_the_bound_of_another_problem_is_refused():
+    """Each differs in one thing, of which `rows` says nothing: its optimum can be higher."""
+    problem = small_problem(0, "softmax")
+    dataset, scaled = problem.split.dataset, problem.standardizer
+    layer = np.full((2, 3), 0.1), np.zeros(3)
+    start = certificate_of(problem, layer)
+    moved = replace(dataset, rows=dataset.rows + np.array([1e-9, 0]))
+    others = {
+        "lambda": replace(problem, l2=0.2),
+        "loss": replace(problem, loss=LOSSES["sigmoid"]),
+        "mean": replace(problem, standardizer=replace(scaled, mean=scaled.mean + np.array([1e-3, 0]))),
+        "scale": replace(problem, standardizer=replace(scaled, scale=scaled.scale * np.array([2, 1]))),
+        "rows": replace(problem, split=replace(problem.split, dataset=moved)),
+        "labels": replace(problem, split=replace(problem.split, dataset=replace(dataset, labels=dataset.labels[::-1]))),
+        "some rows": replace(problem, split=replace(problem.split, indices=np.r_[0, :11])),
+    }
+    for name, other in others.items():
+        found = certificate_of(other, layer)
+        assert found.rows == start.rows, name
+        with pytest.raises(ConfigError, match="the same rows, standardisation, loss and lambda above 0"):
+            start.bounded_by(found)
+    none = replace(problem, l2=0.0)
+    with pytest.raises(ConfigError, match="lambda above 0"):
+        certificate_of(none, layer).bounded_by(certificate_of(none, layer))
 
 
 def test_refusals():

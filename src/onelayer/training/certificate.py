@@ -15,6 +15,7 @@ is in float64, and rounded outwards: the bounds on the rounding errors, which `o
 to the cost and subtracted from the bound.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.losses import dual_of
+from onelayer.losses import Loss, dual_of
 from onelayer.training.sums import TINY, UNIT, Sums, gamma, row_error
 from onelayer.words import counted
 
@@ -57,9 +58,13 @@ class Certificate:
     radius : float
         Norm of the weights W.
     separable : bool
-        True if `l2` is 0 and the layer is right on every row: larger weights lower the cost towards 0 without end.
+        True if `l2` is 0 and the layer is right on every row, among the classes that have rows: larger weights lower
+        the cost towards 0 without end.
     rows : str
         The rows of the cost, in words.
+    problem : str
+        A mark of the rows, their weights and standardisation, the loss and lambda. Two certificates of rows in the same
+        order have the same mark only if the bound of each holds for the layer of the other, too.
     """
 
     cost: float
@@ -70,6 +75,7 @@ class Certificate:
     radius: float
     separable: bool
     rows: str
+    problem: str
 
     @property
     def gap(self) -> float:
@@ -84,17 +90,17 @@ class Certificate:
     def bounded_by(self, other: "Certificate") -> "Certificate":
         """Return the certificate of this layer with the bound of another layer, if that is higher.
 
-        A bound holds for every layer on the same rows. That of a layer near the optimum says the most.
+        A bound holds for every layer of the same problem. That of a layer near the optimum says the most.
 
         Raises
         ------
         ConfigError
-            If the other certificate is of other rows, or of another cost.
+            If the other certificate is of other rows, in whatever way, or of another cost.
         """
-        if (self.rows, self.l2) != (other.rows, other.l2) or not self.l2:
+        if self.problem != other.problem or not self.l2:
             raise ConfigError(
                 f"a bound for {other.rows} at lambda {other.l2:g} says nothing of {self.rows} at lambda {self.l2:g}; "
-                "pass two certificates for the same rows and the same lambda above 0"
+                "pass two certificates for the same rows, standardisation, loss and lambda above 0"
             )
         return replace(self, bound=max(self.bound, other.bound))
 
@@ -102,7 +108,7 @@ class Certificate:
         """Return the cost and the gap in words; the gap is rounded up."""
         cost, gap = f"cost {self.cost:.4f}", _outwards(self.gap, ROUND_CEILING)
         if self.l2:
-            return f"{cost}, at most {gap} above the best possible for lambda {self.l2:g}"
+            return f"{cost}, at most {gap} above the best possible for lambda {self.l2:.15g}"
         if self.separable:
             return f"{cost}; the classes are separable: there is no optimum"
         radius = _outwards(self.radius, ROUND_FLOOR)
@@ -152,6 +158,7 @@ def certificate_of(sums: Sums, layer: SoftmaxLayer, classes: np.ndarray, l2: flo
         radius=radius,
         separable=separable,
         rows=rows,
+        problem=_mark(sums, layer.loss, l2),
     )
 
 
@@ -187,6 +194,14 @@ def lowest_cost(sums: Sums, l2: float, radius: float) -> float:
         descent = (norms**2 + TINY) / (4 * l2) * (1 + 8 * UNIT)
     # t P' + (1 - t) Y has these means too, with t A and at least the entropy t H: the best t is H / (2 descent), or 1.
     return max(0.0, float(np.where(2 * descent <= H, H - descent, H * (H / (4 * descent))).sum()) - slack)
+
+
+def _mark(sums: Sums, loss: Loss, l2: float) -> str:
+    """Return the mark of a problem, of sums that do not depend on the layer."""
+    digest = hashlib.blake2b(repr((loss.name, l2, sums.weight, sums.squares)).encode(), digest_size=8)
+    for array in (sums.truth, sums.labelled):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def certify(
