@@ -292,12 +292,31 @@ class TestEstimator:
         with pytest.warns(ConvergenceWarning, match="3 passes"):
             SoftmaxClassifier(solver="converged", l2=1e-5, max_passes=3).fit(X, y)
 
-    @pytest.mark.parametrize("settings", [{"early_stopping": True}, {"epochs": 5}, {"batch_size": 10}])
+    @pytest.mark.parametrize(
+        "settings", [{"early_stopping": True}, {"n_iter_no_change": 6}, {"epochs": 5}, {"batch_size": 10}]
+    )
     def test_settings_of_steps_are_refused(self, wide, settings):
         X, y = wide.train.rows(slice(None)), wide.train.labels
-        with pytest.raises(ValueError, match="solver"):
+        ((name, value),) = settings.items()
+        words = f"{name}|{name.replace('_', ' ')}"
+        with pytest.raises(ValueError, match=f"({words}) {value} is a setting of the solver sgd, not of converged"):
             SoftmaxClassifier(solver="converged", l2=0.1, **settings).fit(X, y)
         assert not hasattr(SoftmaxClassifier(solver="converged"), "partial_fit")
+
+    def test_it_goes_on_from_the_weights_alone(self, wide):
+        """Iterations are not epochs: after a change of the solver, only the weights are taken over."""
+        X, y = wide.train.rows(slice(None)), wide.train.labels
+        at_optimum = {"solver": "converged", "epochs": "auto"}
+        classifier = SoftmaxClassifier(l2=0.1, warm_start=True, random_state=0, **at_optimum).fit(X, y)
+        iterations, cost = classifier.n_iter_, classifier.history_["train_cost"][-1]
+        assert iterations > 2
+        classifier.set_params(solver="sgd", epochs=2).fit(X, y)
+        assert classifier.n_iter_ == 2
+        assert np.isfinite(classifier.history_["learning_rate"]).all()
+        assert classifier.history_["train_cost"][0] < cost + 0.1  # it begins near the optimum
+        classifier.set_params(**at_optimum).fit(X, y)
+        assert "gap" in classifier.history_
+        assert classifier.set_params(solver="sgd").partial_fit(X, y).n_iter_ == 1
 
 
 @parametrize_with_checks([SoftmaxClassifier(solver="converged", l2=0.01)])

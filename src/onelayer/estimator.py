@@ -59,7 +59,7 @@ def _takes_steps(classifier: "SoftmaxClassifier") -> bool:
 
 
 class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent.
+    """Softmax regression, or one sigmoid per class, trained by mini-batch gradient descent or to the optimum.
 
     The cost is the mean loss of the rows plus ``l2`` times the squared weights of standardised features; the intercept
     is not penalised. `fit` trains as the command ``onelayer train`` does: the same rows, settings and seed give the
@@ -69,12 +69,13 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     ----------
     solver : 'sgd' or 'converged', default='sgd'
         'sgd' is mini-batch gradient descent. 'converged' goes to the optimum, in few passes over the rows; it takes
-        `l2`, `loss`, `standardize`, `flip` and the weights of rows and classes, and refuses other values than the
-        defaults for the parameters of steps. It should have an `l2` above 0: without a penalty, separable classes have
-        no optimum.
+        `tol`, `max_passes`, `l2`, `loss`, `standardize`, `flip` and the weights of rows and classes. Each solver
+        refuses other values than the defaults for the parameters of the other. 'converged' should have an `l2` above 0:
+        without a penalty there is no bound, so that `fit` warns, and separable classes have no optimum.
 
     tol : float, default=1e-4
-        Gap at which 'converged' ends: how far the cost is above the lowest possible at most, as a share of that.
+        Gap at which 'converged' ends: an estimate of how far the cost is above the lowest possible at most, as a share
+        of that.
 
     max_passes : int, default=1000
         Passes over the rows after which 'converged' ends in any case, with a ``ConvergenceWarning``.
@@ -105,7 +106,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         batch at a time and folded into `coef_`; `X` is not copied.
 
     flip : bool, default=False
-        Mirror each training image left to right with probability 1/2, drawn again in every epoch. Needs `image_shape`.
+        Mirror each training image left to right with probability 1/2, drawn again in every epoch; 'converged' takes
+        all images and their mirror images. Needs `image_shape`.
 
     image_shape : (int, int, int), default=None
         Channels, height and width of the images, if the rows of `X` are images.
@@ -130,8 +132,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     warm_start : bool, default=False
         Let `fit` continue from the last result for `epochs` more epochs. The order of the rows and the decay of the
-        learning rate continue too: two calls of 20 epochs on the same rows are one call of 40. With ``epochs='auto'``
-        or early stopping, a call takes over the weights alone, since a loss that had stopped falling may fall again.
+        learning rate continue too: two calls of 20 epochs on the same rows are one call of 40. With ``epochs='auto'``,
+        early stopping or the solver 'converged', a call takes over the weights alone, since a loss that had stopped
+        falling may fall again. So does the first call after 'converged'.
 
     class_weight : dict, 'balanced' or None, default=None
         Weights ``{class: weight}`` that multiply the weights of the rows; a class that is left out has the weight 1.
@@ -523,7 +526,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         if best and config.needs_best:
             best = replace(best, layer=self._reexpressed(best.layer, standardizer, config))
         layer = self._reexpressed(state.layer, standardizer, config)
-        if config.epochs == "auto" or config.keep == "best":  # what stalled before may fall again
+        if config.epochs == "auto" or config.keep == "best" or state.solver:  # what stalled before may fall again
             return TrainingState(layer, state.rng_state)
         return replace(state, layer=layer, best=best if config.needs_best else None, first_rate=None, ended="")
 
@@ -563,10 +566,12 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         )
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
         of_steps: dict[str, Any] = {"patience": self.n_iter_no_change, "keep": "best" if hold_out else "last"}
-        if self.solver != "sgd":
+        if self.solver == "converged":
             of_steps = {}
-            if hold_out:
-                raise ConfigError(f"early_stopping ends the solver 'sgd'; solver {self.solver!r} goes to the optimum")
+            for name, default in (("early_stopping", False), ("n_iter_no_change", TrainConfig.patience)):
+                if getattr(self, name) != default:
+                    what = f"{name} {getattr(self, name)} is a setting of the solver sgd, not of {self.solver}"
+                    raise ConfigError(f"{what}; leave it out, or take the other solver")
         return TrainConfig(
             epochs=epochs,
             **of_steps,
