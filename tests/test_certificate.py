@@ -317,6 +317,8 @@ def test_the_sentence():
     assert found.sentence() == "cost 1.7601, at most 0.0743 above the best possible for lambda 0.1"
     assert replace(found, bound=1.76012 - 1.21e-5).sentence().startswith("cost 1.7601, at most 1.3e-5 above")
     assert replace(found, l2=0.123456789).sentence().endswith("lambda 0.123456789")
+    small = replace(found, cost=3.756e-5, bound=3.7e-5, l2=1e-12)
+    assert small.sentence() == "cost 3.8e-5, at most 5.7e-7 above the best possible for lambda 1e-12"
 
 
 # Rows

@@ -19,7 +19,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import reduce
 from operator import add
 
@@ -58,8 +58,8 @@ class Certificate:
     radius : float
         Norm of the weights W.
     separable : bool
-        True if `l2` is 0 and the layer is right on every row, among the classes that have rows: larger weights lower
-        the cost towards 0 without end.
+        True if `l2` is 0 and the layer is right on every row, among the classes that have rows: larger weights and
+        biases lower the cost towards 0 without end.
     rows : str
         The rows of the cost, in words.
     problem : str
@@ -105,13 +105,13 @@ class Certificate:
         return replace(self, bound=max(self.bound, other.bound))
 
     def sentence(self) -> str:
-        """Return the cost and the gap in words; the gap is rounded up."""
-        cost, gap = f"cost {self.cost:.4f}", _outwards(self.gap, ROUND_CEILING)
+        """Return cost and gap in words: the cost is rounded to nearest, the gap up, the norm of the weights down."""
+        cost, gap = f"cost {_rounded(self.cost, ROUND_HALF_EVEN)}", _rounded(self.gap, ROUND_CEILING)
         if self.l2:
             return f"{cost}, at most {gap} above the best possible for lambda {self.l2:.15g}"
         if self.separable:
             return f"{cost}; the classes are separable: there is no optimum"
-        radius = _outwards(self.radius, ROUND_FLOOR)
+        radius = _rounded(self.radius, ROUND_FLOOR)
         return f"{cost}; no layer with ||W|| <= {radius} is better by more than {gap}"
 
 
@@ -316,7 +316,7 @@ def _times_log(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return x * np.log(theta / np.where(x > TINY, x, theta))
 
 
-def _outwards(value: float, rounding: str) -> str:
+def _rounded(value: float, rounding: str) -> str:
     """Return a number in words: with four decimals, if that leaves it two digits, else with two or three digits."""
     number = Decimal(value)
     plain = 1e-3 <= value < 1e6
