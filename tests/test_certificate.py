@@ -275,6 +275,17 @@ def test_errors_of_sums_within_their_bounds_do_not_lift_the_bound(loss, wrong):
     assert near > 10
 
 
+def test_an_error_of_the_loss_within_its_bound_does_not_lower_the_cost():
+    """A sum of losses that is too low by as much as it may be after a billion roundings."""
+    problem = small_problem(0, "softmax", n=40, d=3)
+    W, b = problem.optimum(*zeros(problem))
+    some = replace(Sums.of(problem.layer(W, b), problem.X, problem.y, problem.w, np.arange(3)), roundings=10**9)
+    low = replace(some, loss=some.loss / (1 + some.error), squares=0.0)  # without any allowance for scores
+    found = certificate.certificate_of(low, problem.layer(W, b), np.arange(3), problem.l2, "rows")
+    assert found.loss < problem.cost(W, b) - problem.l2 * (W * W).sum() - 1e-7
+    assert problem.cost(W, b) <= found.cost < problem.cost(W, b) + 1e-12
+
+
 def test_the_errors_of_sums_stay_below_their_bounds():
     """Rows far from zero, weights of many sizes: the sums against the same sums in 50 digits."""
     rng = np.random.default_rng(0)
