@@ -1,5 +1,6 @@
 """The certificate against the true optimum, which Newton's method finds, and against arithmetic of 50 digits."""
 
+import math
 from dataclasses import replace
 
 import mpmath
@@ -284,6 +285,19 @@ def test_an_error_of_the_loss_within_its_bound_does_not_lower_the_cost():
     found = certificate.certificate_of(low, problem.layer(W, b), np.arange(3), problem.l2, "rows")
     assert found.loss < problem.cost(W, b) - problem.l2 * (W * W).sum() - 1e-7
     assert problem.cost(W, b) <= found.cost < problem.cost(W, b) + 1e-12
+
+
+def test_the_penalty_is_rounded_upwards():
+    """The squares of the weights are exact, and there are enough of them that their sum is wrong by thousands of u."""
+    d, below = 50_000, 0
+    for seed in range(10):
+        W = np.full((d, 2), np.random.default_rng(seed).normal(), np.float32).astype(np.float64)
+        exact, half, nothing = math.fsum((W * W).ravel()), np.full((2, 1), 0.5), np.zeros((d, 2))
+        some = Sums(1.0, 0.0, np.zeros(1), half, half, nothing, nothing, 0.0, 0.0, -1.0, 1)
+        layer = SoftmaxLayer(W, np.zeros(2), LOSSES["softmax"])
+        assert exact <= certificate.certificate_of(some, layer, np.arange(2), 1.0, "rows").cost < exact * (1 + 1e-10)
+        below += (W * W).sum(axis=0).sum() * (1 + 16 * sums.UNIT) < exact
+    assert below > 0
 
 
 def test_the_errors_of_sums_stay_below_their_bounds():
