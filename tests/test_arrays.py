@@ -13,7 +13,7 @@ from helpers import coursework
 
 from onelayer.config import SplitConfig
 from onelayer.data import cache, load, load_splits
-from onelayer.data.formats import array_labels, arrays
+from onelayer.data.formats import array_labels, array_rows
 from onelayer.data.formats.arrays import find_arrays, read_rows
 from onelayer.errors import DataError
 from onelayer.training.train import train
@@ -29,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch):
     """The cache is in the test's folder, which is where it runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cache, "cache_directory", lambda: tmp_path / "cache")
-    monkeypatch.setattr(arrays, "cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr(array_rows, "cache_directory", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "rows"
 
 
@@ -224,7 +224,7 @@ def test_one_of_several_files_is_noted():
 @FORMS
 @pytest.mark.parametrize("parted", [False, True])
 def test_large_copies_go_to_the_cache_and_are_made_once(form, parted, elsewhere, monkeypatch):
-    monkeypatch.setattr(arrays, "MEMORY_BYTES", 100)
+    monkeypatch.setattr(array_rows, "MEMORY_BYTES", 100)
     rows = np.asfortranarray(X.astype(">f4"))
     named = {"X_train": rows[:25], "y_train": Y[:25], "X_test": rows[25:], "y_test": Y[25:]}
     source = save(form, **(named if parted else {"X": rows, "y": Y}))
@@ -250,7 +250,7 @@ def test_large_copies_go_to_the_cache_and_are_made_once(form, parted, elsewhere,
 
 
 def test_a_bad_member_leaves_nothing_in_the_cache(elsewhere, monkeypatch):
-    monkeypatch.setattr(arrays, "MEMORY_BYTES", 100)
+    monkeypatch.setattr(array_rows, "MEMORY_BYTES", 100)
     source = Path(save("compressed", X=RNG.normal(size=(40, 2000)), y=Y))
     content = bytearray(source.read_bytes())
     content[len(content) // 2] ^= 1  # beyond what is read for the header

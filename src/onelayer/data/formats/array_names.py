@@ -1,0 +1,113 @@
+"""The names of arrays: they tell the role (rows, labels or class names), the part, and the place of a shard."""
+
+import re
+from pathlib import Path
+
+from onelayer.data.dataset import PARTS
+from onelayer.data.untrusted.reading import file_at
+from onelayer.errors import DataError
+from onelayer.words import printable
+
+_ROLES = {
+    "rows": ("x", "images", "features", "embeddings", "data", "img_emb"),
+    "labels": ("y", "labels", "label", "targets", "target"),
+    "class names": ("class_names", "label_names", "target_names"),
+}
+_PART = "|".join(PARTS)
+_NAMES = {
+    role: re.compile(rf"(?:({_PART})[_-]?)?(?:{'|'.join(names)})(?:[_-]?({_PART}))?") for role, names in _ROLES.items()
+}
+_SHARD = re.compile(r"(img_emb)_(\d{1,9})")  # a piece of the embeddings of images, as programs for many images write
+_ONE = (".npy", ".pt")  # suffixes of files of one array
+_UNDERSTOOD = (
+    f"rows are called {', '.join(_ROLES['rows'])}, labels {', '.join(_ROLES['labels'])}, "
+    "both alone or with _train, _val and _test"
+)
+
+Places = dict[tuple[str, str], str]  # the names of arrays by their role and part
+
+
+def is_npy(name: str) -> bool:
+    """Return whether a file of this name is NumPy's."""
+    return name.lower().endswith(".npy")
+
+
+def is_array(name: str) -> bool:
+    """Return whether a file of this name holds one array."""
+    return name.lower().endswith(_ONE)
+
+
+def stem_of(name: str) -> str:
+    """Return the name of the array in a file of this name; shards have one name."""
+    stem = Path(name).stem
+    match = _SHARD.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def files_of(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each array in a folder, by its name; an array in shards has several, in their order."""
+    found = [file_at(file) for file in sorted(folder.iterdir()) if is_array(file.name)]
+    files: dict[str, list[Path]] = {}
+    for file in (file for file in found if not file.is_dir()):
+        files.setdefault(stem_of(file.name), []).append(file)
+    for name, several in files.items():
+        numbers = {file: int(match[2]) for file in several if (match := _SHARD.fullmatch(file.stem))}
+        if len(several) > 1 and (len(numbers) < len(several) or len(set(numbers.values())) < len(several)):
+            names = printable(", ".join(file.name for file in several))
+            raise DataError(f"{folder}: {names} are the same array by their names; keep one of them")
+        several.sort(key=lambda file: numbers.get(file, 0))
+        if numbers:
+            start = min(1, *numbers.values())
+            if missing := sorted(set(range(start, max(numbers.values()))) - set(numbers.values())):
+                raise DataError(f"{folder}: lacks the shard {name}_{missing[0]}; fetch it, or number the others anew")
+    return files
+
+
+def role_of(name: str) -> tuple[str, str]:
+    """Return the role of an array of this name (rows, labels, class names or "") and its part ("" for all rows)."""
+    for role, pattern in _NAMES.items():
+        if (match := pattern.fullmatch(name.lower())) and not all(match.groups()):
+            part = PARTS.get(match[1] or match[2] or "", "")
+            return (role, part) if role != "class names" or not part else ("", "")
+    return "", ""
+
+
+def places_of(source: Path, names: list[str]) -> tuple[Places, list[str]]:
+    """Return the places of the arrays, each part's rows before its labels, and the names without a place."""
+    found: Places = {}
+    others = []
+    for name in names:
+        place = role_of(name)
+        if not place[0]:
+            others.append(name)
+        elif place in found:
+            what = " ".join(filter(None, [place[1], place[0]]))
+            both = f"{found[place]} and {name}"
+            raise DataError(f"{source}: {both} could both be the {what}; remove or rename one")
+        else:
+            found[place] = name
+    parts = [part for part in ("", *dict.fromkeys(PARTS.values())) if {("rows", part), ("labels", part)} & set(found)]
+    if not parts:
+        held = printable(", ".join(others)) or "nothing"
+        raise DataError(f"{source}: holds no array with a known name (found {held}); {_UNDERSTOOD}")
+    if len(parts) > 1 and not parts[0]:
+        pair = " and ".join(found.get(("rows", part)) or found["labels", part] for part in parts[:2])
+        raise DataError(f"{source}: holds {pair}; remove the array of all rows, or those of the parts")
+    for part in parts:
+        for role, other in (("rows", "labels"), ("labels", "rows")):
+            if (role, part) not in found:
+                held, lone = ", ".join(found.values()), found[other, part]
+                raise DataError(f"{source}: {lone} is there without {role} (found {held}); {_UNDERSTOOD}")
+    ordered = [(role, part) for part in parts for role in ("rows", "labels")]
+    return {place: found[place] for place in [*ordered, ("class names", "")] if place in found}, others
+
+
+def places_beside(path: Path, names: list[str]) -> Places:
+    """Return the places of a .npy file of rows and of its labels; the other files in its folder do not count."""
+    role, part = role_of(path.stem)
+    if role != "rows":
+        what = f"is a file of {role}; pass the file of rows" if role else "has a name that is not known"
+        raise DataError(f"{path}: {what}; {_UNDERSTOOD}")
+    beside = [name for name in names if role_of(name) in (("labels", part), ("class names", ""))]
+    found, _ = places_of(path, [path.stem, *beside])
+    return {(role, ""): name for (role, _), name in found.items()}
