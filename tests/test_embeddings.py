@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from onelayer.data.dataset import require_finite
 from onelayer.data.sources import load
 from onelayer.errors import DataError
 
@@ -62,7 +63,11 @@ def test_safetensors(tmp_path):
 @pytest.mark.parametrize(
     ("header", "error"),
     [
-        ({"dtype": "BF16", "shape": [4, 2], "data_offsets": [0, 16]}, "X: is BF16; save features as F16 or F32"),
+        (
+            {"dtype": "F8_E5M2", "shape": [4, 2], "data_offsets": [0, 8]},
+            "X: is F8_E5M2; save features as F16, BF16 or F",
+        ),
+        ({"dtype": "BF16", "shape": [4, 2], "data_offsets": [0, 32]}, "X: is damaged: its shape"),
         ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 64]}, "X: is damaged: it does not lie in the file"),
         ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 16]}, "X: is damaged: its shape"),
         ({"dtype": "F32", "shape": [0, 2], "data_offsets": [0, 0]}, "X: is empty"),
@@ -78,6 +83,52 @@ def test_damaged_safetensors(tmp_path, header, error):
     (tmp_path / "toy.safetensors").write_bytes(struct.pack("<Q", 2**60) + head)
     with pytest.raises(DataError, match="its header has no proper length"):
         load(tmp_path / "toy.safetensors")
+
+
+def bfloat16(rows):
+    """Return float32 rows cut to the values of bfloat16, which has the same sign and exponent and 7 bits after it."""
+    mantissa, exponent = np.frexp(rows.astype(float))
+    return np.ldexp(np.trunc(mantissa * 2**8) / 2**8, exponent).astype(np.float32)
+
+
+def save_bfloat16(path, rows):
+    """Write a safetensors file as its specification says, with numbers of two bytes: the upper half of float32."""
+    upper = rows.astype("<f4").reshape(-1).view("<u2")[1::2]
+    size = 2 * rows.size
+    head = {
+        "X": {"dtype": "BF16", "shape": list(rows.shape), "data_offsets": [0, size]},
+        "y": {"dtype": "I64", "shape": [len(rows)], "data_offsets": [size, size + 8 * len(rows)]},
+    }
+    text = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + upper.tobytes() + np.arange(len(rows)).tobytes())
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_bfloat16_is_widened_without_a_change_of_its_values(tmp_path, monkeypatch, cached):
+    rows = np.exp(RNG.normal(scale=15, size=(3000, 7))) * RNG.choice([-1, 1], (3000, 7))
+    rows[0] = [0, -0.0, 1, -2, 65535, 1.3e-38, 3e38]
+    save_bfloat16(tmp_path / "toy.safetensors", rows)
+    monkeypatch.setattr("onelayer.data.untrusted.npy._BLOCK_BYTES", 1000)
+    if cached:
+        monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path)
+        monkeypatch.setattr("onelayer.data.formats.array_rows.cache_directory", lambda: tmp_path)
+        monkeypatch.setattr("onelayer.data.formats.array_rows.MEMORY_BYTES", 100)
+    found = load(tmp_path / "toy.safetensors")
+    np.testing.assert_array_equal(found.rows, bfloat16(rows.astype(np.float32)))
+    assert found.rows.dtype == np.float32
+    assert np.signbit(found.rows[0, 1])
+    expected = [f"training reads a copy of the rows in {tmp_path / 'rows'} (0.0 GB), as they are bfloat16, which NumPy"]
+    assert [note.removesuffix(" lacks") for note in found.notes] == expected * cached
+    assert len(list((tmp_path / "rows").glob("*.rows"))) == 1 if cached else not (tmp_path / "rows").exists()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_of_bfloat16_that_are_not_finite(tmp_path, bad):
+    rows = np.ones((5, 3))
+    rows[3, 1] = bad
+    save_bfloat16(tmp_path / "toy.safetensors", rows)
+    with pytest.raises(DataError, match=rf"toy\.safetensors: row 3, column 1 is {bad}; every feature must be"):
+        require_finite(load(tmp_path / "toy.safetensors"))
 
 
 def test_files_of_pytorch(tmp_path):
@@ -109,6 +160,12 @@ def test_a_file_of_pytorch_runs_no_program(tmp_path, monkeypatch, capsys):
         with pytest.raises(DataError, match="holds other objects than tensors, which can run any program"):
             load(tmp_path / name)
     assert "a program ran" not in capsys.readouterr().out
+    for wrong in (torch.zeros(4, 2).to_sparse(), torch.zeros(4, 2, dtype=torch.float8_e5m2)):
+        torch.save({"X": wrong, "y": torch.arange(4)}, tmp_path / "wrong.pt")
+        with pytest.raises(
+            DataError, match=r"wrong\.pt: X: is torch\..*; save a dense tensor of float16, bfloat16 or fl"
+        ):
+            load(tmp_path / "wrong.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(DataError, match="holds a list; save a tensor, or a dict of names and tensors"):
         load(tmp_path / "list.pt")

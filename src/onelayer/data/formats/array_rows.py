@@ -74,17 +74,9 @@ def _reason_to_copy(stored: list[StoredArray], channels_last: bool) -> str | Non
     first = stored[0]
     if len(stored) > 1:
         return "each part is a separate array" if first.path == stored[-1].path else "they are in several files"
-    if first.member is not None:
-        return "they are compressed"
-    if channels_last and first.shape[3] > 1:
+    if first.obstacle is None and channels_last and first.shape[3] > 1:
         return "their channels come last"
-    if first.fortran:
-        return "they are in Fortran order"
-    if not first.dtype.isnative:
-        return "their bytes are in the opposite order"
-    if first.offset % first.dtype.alignment:
-        return "a .npz file does not align them; a .npy file needs no copy"
-    return None
+    return first.obstacle
 
 
 def _filler(

@@ -64,6 +64,19 @@ class StoredArray:
         """Bytes of the numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def obstacle(self) -> str | None:
+        """The reason why training cannot read the numbers from a map of the file; None if it can."""
+        if self.member is not None:
+            return "they are compressed"
+        if self.fortran:
+            return "they are in Fortran order"
+        if not self.dtype.isnative:
+            return "their bytes are in the opposite order"
+        if self.offset % self.dtype.alignment:
+            return "a .npz file does not align them; a .npy file needs no copy"
+        return None
+
     def map(self) -> np.ndarray:
         """Return a read-only memory map of an array that is not compressed."""
         order = "F" if self.fortran else "C"

@@ -3,9 +3,10 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +15,12 @@ from onelayer.data.untrusted.reading import reading, require_file
 from onelayer.errors import DataError
 from onelayer.words import printable
 
+if TYPE_CHECKING:
+    import torch
+
 _MOST_HEADER = 10**8  # bytes, as the library of safetensors allows
 _TYPES = {
-    **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "|u1", "I8": "|i1"},
+    **{"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "|u1", "I8": "|i1"},
     **{"I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8"},
 }
 SAFE_TORCH = (2, 6)  # the first whose loader of weights alone was mended (CVE-2025-32434)
@@ -73,7 +77,7 @@ class Safetensors:
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{shown}: is damaged: its header makes no sense") from None
         if kind not in _TYPES:
-            raise DataError(f"{shown}: is {printable(kind, 20)}; save features as F16 or F32, and labels as I64")
+            raise DataError(f"{shown}: is {printable(kind, 20)}; save features as F16, BF16 or F32, and labels as I64")
         dtype = np.dtype(_TYPES[kind])
         if min(shape, default=1) < 0 or len(shape) > 32 or not 0 <= begin <= end <= self._bytes:
             raise DataError(f"{shown}: is damaged: it does not lie in the file")
@@ -81,7 +85,37 @@ class Safetensors:
             raise DataError(f"{shown}: is damaged: its shape {printable(str(shape))} does not fit its size")
         if begin == end:
             raise DataError(f"{shown}: is empty: its shape is {printable(str(shape))}")
-        return StoredArray(self._path, shown, dtype, shape, False, self._start + begin)
+        stored = StoredArray(self._path, shown, dtype, shape, False, self._start + begin)
+        return BFloat16Array.of(stored) if kind == "BF16" else stored
+
+
+@dataclass(frozen=True)
+class BFloat16Array(StoredArray):
+    """An array of bfloat16, which NumPy lacks. Its blocks are float32 and have the same values.
+
+    Parameters
+    ----------
+    halves : StoredArray
+        The numbers as uint16: the upper halves of the bits of float32.
+    """
+
+    halves: StoredArray = None  # type: ignore[assignment]  # a field after those with defaults
+
+    @classmethod
+    def of(cls, halves: StoredArray) -> "BFloat16Array":
+        """Return the array with these numbers."""
+        dtype = np.dtype(np.float32)
+        return cls(halves.path, halves.name, dtype, halves.shape, halves.fortran, halves.offset, halves=halves)
+
+    @property
+    def obstacle(self) -> str:
+        return "they are bfloat16, which NumPy lacks"
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for block in self.halves.blocks():
+            wide = block.astype(np.uint32)
+            wide <<= 16
+            yield wide.view(np.float32)
 
 
 @dataclass(frozen=True)
@@ -135,12 +169,11 @@ class TorchFile:
         named = {path.stem: content} if isinstance(content, torch.Tensor) else content
         if not isinstance(named, dict) or not named:
             raise DataError(f"{path}: holds a {type(content).__name__}; save a tensor, or a dict of names and tensors")
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, StoredArray] = {}
         for name, tensor in named.items():
             if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
                 raise DataError(f"{path}: {printable(str(name))} is not a tensor; save tensors only")
-            wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # NumPy has no bfloat16
-            self._arrays[name] = wide.detach().contiguous().numpy()
+            self._arrays[name] = _of_tensor(path, name, tensor)
 
     @property
     def names(self) -> list[str]:
@@ -150,7 +183,22 @@ class TorchFile:
     def open(self, name: str) -> StoredArray:
         """Return one of the tensors."""
         array = self._arrays[name]
-        shown = f"{self._path}: {printable(name)}"
-        if not array.size:
-            raise DataError(f"{shown}: is empty: its shape is {array.shape}")
-        return LoadedArray(self._path, shown, array.dtype, array.shape, False, 0, None, array)
+        if not array.nbytes:
+            raise DataError(f"{array.name}: is empty: its shape is {array.shape}")
+        return array
+
+
+def _of_tensor(path: Path, name: str, tensor: "torch.Tensor") -> StoredArray:
+    import torch
+
+    shown = f"{path}: {printable(name)}"
+    halved = tensor.dtype == torch.bfloat16
+    tensor = tensor.detach()
+    try:
+        values = (tensor.view(torch.int16) if halved else tensor).contiguous().numpy()
+    except (TypeError, RuntimeError):  # of a type that NumPy lacks, or sparse
+        kind = printable(f"{tensor.dtype}, {tensor.layout}")
+        raise DataError(f"{shown}: is {kind}; save a dense tensor of float16, bfloat16 or float32, or labels") from None
+    values = values.view(np.uint16) if halved else values
+    array = LoadedArray(path, shown, values.dtype, values.shape, False, 0, values=values)
+    return BFloat16Array.of(array) if halved else array
