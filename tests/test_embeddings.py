@@ -35,6 +35,13 @@ def test_shards(shards):
     assert found.parts == {}
 
 
+def holed(rows):
+    """Return rows of which the last has a number that is none."""
+    rows = rows.copy()
+    rows[-1, 1] = np.nan
+    return rows
+
+
 @pytest.mark.parametrize(
     ("spoil", "error"),
     [
@@ -43,12 +50,37 @@ def test_shards(shards):
         (lambda f: (f / "img_emb_3.npy").write_bytes(b"something"), "img_emb_3.npy: is damaged or not a .npy file"),
         (lambda f: (f / "labels.npy").unlink(), "img_emb is there without labels"),
         (lambda f: np.save(f / "labels.npy", Y[:-1]), "img_emb in 11 shards has 30 rows, but .* 29 labels"),
-        (lambda f: np.save(f / "img_emb_03.npy", X[:3]), "are the same array by their names; keep one of them"),
+        (
+            lambda f: np.save(f / "img_emb_03.npy", X[:3]),
+            "img_emb_03.npy, img_emb_3.npy are the same array by their na",
+        ),
+        (lambda f: np.save(f / "img_emb.npy", X), "img_emb.npy, img_emb_0.npy are the same array by their names; keep"),
+        (lambda f: (f / "img_emb_0.npy").rename(f / "img_emb_999999999.npy"), "lacks the shard img_emb_11; fetch it"),
+        (lambda f: np.save(f / "img_emb_3.npy", X[:3].astype(float)), "img_emb_3.npy is float64 of the shape"),
+        (
+            lambda f: np.save(f / "img_emb_3.npy", holed(X[9:12])),
+            "img_emb_3.npy: row 2, column 1 is nan; every feature",
+        ),
+        (lambda f: np.save(f / "labels.npy", holed(X[:, :2])), r"labels have the shape \(30, 2\); expected one label"),
+        (lambda f: np.save(f / "labels.npy", X[:, 0]), "labels are float16; expected integers or strings"),
     ],
 )
 def test_a_wrong_file_among_shards(shards, spoil, error):
     spoil(shards)
     with pytest.raises(DataError, match=error):
+        load(shards)
+
+
+def test_shards_that_are_numbered_from_1(shards):
+    for number in range(11, 0, -1):
+        (shards / f"img_emb_{number - 1}.npy").rename(shards / f"img_emb_{number}.npy")
+    np.testing.assert_array_equal(load(shards).rows, X)
+
+
+def test_nan_is_found_in_a_later_block_of_a_shard(shards, monkeypatch):
+    monkeypatch.setattr("onelayer.data.untrusted.npy._BLOCK_BYTES", 8)  # a row
+    np.save(shards / "img_emb_3.npy", holed(X[9:12]))
+    with pytest.raises(DataError, match=r"img_emb_3\.npy: row 2, column 1 is nan"):
         load(shards)
 
 

@@ -299,10 +299,15 @@ def require_finite(dataset: Dataset, progress: Progress | None = None) -> None:
         refuse_number(dataset.rows, not_finite, name)
 
 
-def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str) -> None:
-    """Raise a DataError for the number at a row and column of rows (n, d), which is not finite."""
+def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str, first_row: int = 0) -> None:
+    """Raise a DataError for the number at a row and column of rows (n, d), which is not finite.
+
+    In the error, rows are counted from `first_row` on.
+    """
     row, column = place
-    raise DataError(f"{name}: row {row}, column {column} is {rows[place]}; every feature must be a finite number")
+    raise DataError(
+        f"{name}: row {first_row + row}, column {column} is {rows[place]}; every feature must be a finite number"
+    )
 
 
 def require_labels(labels: np.ndarray, K: int, name: str, first_row: int = 0) -> None:

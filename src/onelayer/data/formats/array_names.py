@@ -1,6 +1,7 @@
 """The names of arrays: they tell the role (rows, labels or class names), the part, and the place of a shard."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from onelayer.data.dataset import PARTS
@@ -51,15 +52,16 @@ def files_of(folder: Path) -> dict[str, list[Path]]:
     for file in (file for file in found if not file.is_dir()):
         files.setdefault(stem_of(file.name), []).append(file)
     for name, several in files.items():
-        numbers = {file: int(match[2]) for file in several if (match := _SHARD.fullmatch(file.stem))}
-        if len(several) > 1 and (len(numbers) < len(several) or len(set(numbers.values())) < len(several)):
-            names = printable(", ".join(file.name for file in several))
-            raise DataError(f"{folder}: {names} are the same array by their names; keep one of them")
-        several.sort(key=lambda file: numbers.get(file, 0))
-        if numbers:
-            start = min(1, *numbers.values())
-            if missing := sorted(set(range(start, max(numbers.values()))) - set(numbers.values())):
-                raise DataError(f"{folder}: lacks the shard {name}_{missing[0]}; fetch it, or number the others anew")
+        number_of = {file: int(match[2]) if (match := _SHARD.fullmatch(file.stem)) else -1 for file in several}
+        several.sort(key=number_of.__getitem__)
+        for one, other in pairwise(several):
+            if number_of[one] in (-1, number_of[other]):
+                names = printable(f"{one.name}, {other.name}")
+                raise DataError(f"{folder}: {names} are the same array by their names; keep one of them")
+        if number_of[several[0]] >= 0:
+            for number, file in enumerate(several, min(1, number_of[several[0]])):
+                if number_of[file] != number:
+                    raise DataError(f"{folder}: lacks the shard {name}_{number}; fetch it, or number the others anew")
     return files
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from onelayer.data.cache import MEMORY_BYTES, cache_directory, cached_rows, state_of
+from onelayer.data.dataset import refuse_number
 from onelayer.data.progress import Progress
+from onelayer.data.scan import first_not_finite
 from onelayer.data.untrusted.npy import StoredArray
 from onelayer.errors import DataError
 from onelayer.words import printable
@@ -86,10 +88,15 @@ def _filler(
 
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
         start = done = 0
+        several = len({array.path for array in stored}) > 1
         for array in stored:
+            first = start
             for block in array.blocks():
                 images = block.transpose(0, 3, 1, 2) if channels_last else block
                 rows[start : start + len(block)] = images.reshape(len(block), -1)
+                # later, the place in all rows would be known, but not the file
+                if several and (place := first_not_finite(rows[start : start + len(block)])):
+                    refuse_number(rows[start:], place, array.name, start - first)
                 start += len(block)
                 done += block.nbytes
                 if progress:
