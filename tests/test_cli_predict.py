@@ -169,7 +169,7 @@ def test_parquet_files_of_images_and_of_numbers(run_cli, trained, tiny_batches, 
     X[7, 2] = np.nan
     parquet.write_table(arrow.table({"embedding": X.tolist()}), "holes.parquet")
     for name, words in {
-        "short": "the lists in embedding are not all of 4 numbers",
+        "short": "row 0: the list in embedding has 3 numbers; the model is for 4",
         "one": "has 1 columns of numbers; the model is for 4, or for one column of lists of 4",
         "holes": "row 7, column 2 is nan; every feature must be a finite number",
     }.items():

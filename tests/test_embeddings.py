@@ -204,3 +204,108 @@ def test_a_file_of_pytorch_runs_no_program(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(DataError, match=r"PyTorch 2\.5\.1\+cpu can run a program in a \.pt file; install 2\.6"):
         load(tmp_path / "new.pt")
+
+
+LISTS = {
+    "float16": lambda pa, d: pa.list_(pa.float16()),
+    "float32": lambda pa, d: pa.large_list(pa.float32()),
+    "float64": lambda pa, d: pa.list_(pa.float64(), d),
+}
+
+
+def write_lists(place, rows, labels, type_=None, group=9, **more):
+    """Write a parquet file with a column of lists, which may be missing, and one of labels."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    place.parent.mkdir(exist_ok=True)
+    columns = {"embedding": pa.array(list(rows), type_ or pa.list_(pa.float32())), "label": labels, **more}
+    pq.write_table(pa.table(columns), place, row_group_size=group)
+    return place
+
+
+@pytest.mark.parametrize("dtype", LISTS)
+@pytest.mark.parametrize("cached", [False, True])
+def test_lists_in_parquet_files(tmp_path, monkeypatch, dtype, cached):
+    """In row groups of 9 rows and batches of 4, with a column of paths that is not read."""
+    pa = pytest.importorskip("pyarrow")
+    rows = X.astype(dtype)
+    if cached:
+        monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path)
+        monkeypatch.setattr("onelayer.data.formats.array_rows.MEMORY_BYTES", 100)
+    monkeypatch.setattr("onelayer.data.formats.parquet_lists.batch_rows", lambda d: 4)
+    names = np.array(["cat", "dog", "eel"])[Y]
+    for part, at in (("train", slice(0, 20)), ("test", slice(20, 30))):
+        type_, paths = LISTS[dtype](pa, 4), ["a.png"] * 30
+        write_lists(tmp_path / "set" / f"{part}.parquet", rows[at], names[at], type_, path=paths[at])
+    found = load(tmp_path / "set")
+    np.testing.assert_array_equal(found.rows, rows)
+    assert found.rows.dtype == rows.dtype
+    assert found.labels.tolist() == Y.tolist()
+    assert found.class_names == ("cat", "dog", "eel")
+    assert found.parts == {"train": slice(0, 20), "test": slice(20, 30)}
+    assert found.image_shape is None
+    assert sum("as they are in lists of a parquet file" in note for note in found.notes) == cached
+    if cached:
+        monkeypatch.setattr("onelayer.data.formats.parquet_lists.list_blocks", None)  # the second time reads no list
+        np.testing.assert_array_equal(load(tmp_path / "set").rows, rows)
+
+
+def some(places, values):
+    """Return 12 lists of 4 numbers, except at these places."""
+    rows = [row.tolist() for row in X[:12].astype(float)]
+    for place, value in zip(places, values, strict=True):
+        rows[place] = value
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (some([10], [[1.0, 2.0]]), "row 10: the list in embedding has 2 numbers; the first of toy.parquet has 4$"),
+        (some([10], [[1.0] * 6]), "row 10: the list in embedding has 6 numbers; "),
+        (some([10], [[1.0]]), "row 10: the list in embedding has 1 number; "),
+        (some([0], [[1.0] * 5]), "row 1: the list in embedding has 4 numbers; the first of toy.parquet has 5$"),
+        (some([10], [[]]), "row 10: the list in embedding is empty; the first"),
+        (some([0], [[]]), "row 0: the list in embedding is empty; "),
+        (some([10], [None]), "row 10: the list in embedding is missing; add it, or remove the row$"),
+        (some([0], [None]), "row 0: the list in embedding is missing; "),
+        (some([10], [[1.0, 2.0, None, 4.0]]), "row 10: the list in embedding lacks number 2; every feature must be"),
+        (some([10], [[1.0, np.inf, 3.0, 4.0]]), "row 10, column 1 is inf; every feature must be a finite number$"),
+    ],
+)
+def test_lists_that_are_no_rows(tmp_path, monkeypatch, rows, words):
+    monkeypatch.setattr("onelayer.data.formats.parquet_lists.batch_rows", lambda d: 4)
+    path = write_lists(tmp_path / "toy.parquet", rows, Y[:12])
+    with pytest.raises(DataError, match=rf"toy\.parquet: {words}") as caught:
+        require_finite(load(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_lists_that_are_not_clear(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    lists = X.astype(float).tolist()
+    path = write_lists(tmp_path / "toy.parquet", lists, Y, other=lists, path=["a.png"] * 30)
+    np.testing.assert_array_equal(load(path).rows, X)  # by its usual name, and not the images at the paths
+    path = tmp_path / "two.parquet"
+    pa.parquet.write_table(pa.table({"a": lists, "b": lists, "label": Y}), path)
+    with pytest.raises(
+        DataError, match=r"column of the embeddings is not clear; rename one of a, b, label to embedding$"
+    ):
+        load(path)
+    pa.parquet.write_table(pa.table({"a": X.astype(int).tolist(), "label": Y}), path)
+    with pytest.raises(DataError, match="the column of the images is not clear"):
+        load(path)
+    write_lists(tmp_path / "set" / "train.parquet", lists, Y)
+    write_lists(tmp_path / "set" / "test.parquet", lists, Y, pa.list_(pa.float64()))
+    with pytest.raises(DataError, match=r"set/test\.parquet: has other columns or classes than train\.parquet|train"):
+        load(tmp_path / "set")
+    write_lists(tmp_path / "set" / "test.parquet", [row[:3] for row in lists], Y)
+    with pytest.raises(DataError, match=r"test\.parquet: row 0: .* has 3 numbers; the first of train\.parquet has 4$"):
+        load(tmp_path / "set")
+
+
+def test_lists_that_unfold_into_far_more_are_refused(tmp_path):
+    path = write_lists(
+        tmp_path / "toy.parquet", np.zeros((40_000, 256), np.float32), np.arange(40_000) % 3, None, 10**5
+    )
+    with pytest.raises(DataError, match=r"claims 40,960,000 bytes in [\d,]+; refused as a bomb; if you made it, write"):
+        load(path)

@@ -204,7 +204,7 @@ def test_a_parquet_list_that_claims_too_much_is_refused(pictures, tmp_path):
     n = 1_000_000
     path = write_list(tmp_path, "parquet", {"path": ["4.png"] * n, "label": ["a"] * n})
     assert path.stat().st_size < n - 100_000
-    with pytest.raises(DataError, match=r"list\.parquet: claims 1,000,000 images in [0-9,]+ bytes; refused as a bomb"):
+    with pytest.raises(DataError, match=r"list\.parquet: claims 1,000,000 rows in [0-9,]+ bytes; refused as a bomb"):
         load(path)
 
 

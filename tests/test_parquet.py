@@ -13,7 +13,7 @@ from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data import load, load_splits
 from onelayer.data.formats import image_rows
 from onelayer.data.formats.parquet import find_parquet
-from onelayer.data.formats.parquet_file import StoredImages
+from onelayer.data.formats.parquet_images import StoredImages
 from onelayer.errors import ConfigError, DataError
 
 pa = pytest.importorskip("pyarrow")

@@ -12,7 +12,7 @@ import numpy as np
 from onelayer.data.formats.arrays import read_rows
 from onelayer.data.formats.folder_walk import Walk
 from onelayer.data.formats.listing import listed_files
-from onelayer.data.formats.parquet_file import open_images
+from onelayer.data.formats.parquet_images import open_images
 from onelayer.data.formats.parquet_table import lists_images, number_blocks
 from onelayer.data.progress import Progress, silent
 from onelayer.data.untrusted.images import Decoded, Encoded, F, Images, dark_note, decode_image, each_image

@@ -15,6 +15,7 @@ from onelayer.data.formats.idx import find_idx, find_idx_set, read_idx
 from onelayer.data.formats.idx_sets import FASHION_MNIST, KMNIST, MNIST, IdxSet
 from onelayer.data.formats.listing import find_listing, read_listing
 from onelayer.data.formats.parquet import find_parquet, read_parquet
+from onelayer.data.formats.parquet_lists import has_lists
 from onelayer.data.formats.parquet_table import lists_images
 from onelayer.data.progress import Progress
 
@@ -53,9 +54,9 @@ FORMATS: dict[str, Format] = {
     "arrays": _ARRAYS,
     "parquet": Format(
         find_parquet,
-        lambda path, config, _, progress: (read_listing if lists_images(path) else read_parquet)(
-            path, config, progress
-        ),
+        lambda path, config, _, progress: (
+            read_listing if lists_images(path) and not has_lists(path) else read_parquet
+        )(path, config, progress),
         coarse=True,
     ),
     "list": Format(find_listing, lambda path, config, _, progress: read_listing(path, config, progress)),

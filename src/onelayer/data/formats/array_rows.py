@@ -27,26 +27,44 @@ def rows_of(stored: list[StoredArray], progress: Progress | None) -> tuple[np.nd
                 f"{array.name} is {array.dtype} of the shape {array.shape}, but {first.name} {first.dtype} "
                 f"of {first.shape}; rows of all parts must have one type and shape"
             )
-    notes = []
     dtype = first.dtype.newbyteorder("=")
-    if dtype in (np.float16, np.float64):
-        notes.append(
-            f"the rows are {dtype}, so NumPy does the arithmetic; the compiled kernel, which is faster, needs float32"
-        )
+    notes = notes_on(dtype)
     reason = _reason_to_copy(stored, channels_last)
     if reason is None:
         return first.map().reshape(first.shape[0], -1), image_shape, notes
     shape = sum(array.shape[0] for array in stored), int(np.prod(first.shape[1:]))
     total = sum(array.nbytes for array in stored)
-    fill = _filler(stored, channels_last, total, progress)
-    if total <= MEMORY_BYTES:
+    rows, more = copied(_key(stored), shape, dtype, _filler(stored, channels_last, total, progress), reason)
+    return rows, image_shape, notes + more
+
+
+def notes_on(dtype: np.dtype) -> list[str]:
+    """Return notes on the type of features, of which there are none if the kernel takes it."""
+    if dtype not in (np.float16, np.float64):
+        return []
+    what = "so NumPy does the arithmetic; the compiled kernel, which is faster, needs float32"
+    return [f"the rows are {dtype}, {what}"]
+
+
+def copied(
+    key: str,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    fill: Callable[[np.ndarray], tuple[int, dict[str, object]]],
+    reason: str,
+) -> tuple[np.ndarray, list[str]]:
+    """Return rows that `fill` writes into memory, or into the cache if they are large, and notes with the reason.
+
+    Key, shape, type and `fill` are those of `cached_rows`.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size <= MEMORY_BYTES:
         rows = np.empty(shape, dtype)
         fill(rows)
-    else:
-        rows, _ = cached_rows(_key(stored), shape, fill, dtype)
-        folder = cache_directory() / "rows"
-        notes.append(f"training reads a copy of the rows in {folder} ({total / 1e9:.1f} GB), as {reason}")
-    return rows, image_shape, notes
+        return rows, []
+    rows, _ = cached_rows(key, shape, fill, dtype)
+    folder = cache_directory() / "rows"
+    return rows, [f"training reads a copy of the rows in {folder} ({size / 1e9:.1f} GB), as {reason}"]
 
 
 def _picture(array: StoredArray) -> tuple[Shape | None, bool]:

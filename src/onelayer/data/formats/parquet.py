@@ -1,4 +1,4 @@
-"""Parquet files with a column of images, in the layout of sets on the Hugging Face hub, such as CIFAR-10."""
+"""Parquet files with a column of images or embeddings, in the layout of sets on the Hugging Face hub."""
 
 import hashlib
 import os
@@ -14,7 +14,9 @@ from onelayer.config import SourceConfig
 from onelayer.data.cache import state_of
 from onelayer.data.dataset import PARTS, Dataset
 from onelayer.data.formats.image_rows import image_rows
-from onelayer.data.formats.parquet_file import Columns, StoredImages, find_columns, has_labels, read_labels
+from onelayer.data.formats.parquet_file import Columns, find_columns, has_labels, read_labels
+from onelayer.data.formats.parquet_images import StoredImages
+from onelayer.data.formats.parquet_lists import list_rows
 from onelayer.data.progress import Progress, silent
 from onelayer.errors import DataError
 from onelayer.words import listed, printable
@@ -38,7 +40,7 @@ def find_parquet(path: Path) -> Path | None:
 
 
 def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = None) -> Dataset:
-    """Read images and labels; the images from the cache if they were read before and the files have not changed since.
+    """Read images or lists of floats, and labels; rows from the cache if they are there and the files have not changed.
 
     Parameters
     ----------
@@ -69,28 +71,35 @@ def read_parquet(path: Path, config: SourceConfig, progress: Progress | None = N
     columns = _common_columns(parts, config.coarse, notes)
     files = [file for of_part in parts.values() for file in of_part]
     labels = [read_labels(file, columns) for file in files]
-    images = StoredImages(dict(zip(files, map(len, labels), strict=True)), columns.image)
-    state = hashlib.sha256(columns.image.encode())
+    counts = dict(zip(files, map(len, labels), strict=True))
+    state = hashlib.sha256(columns.rows.encode())
     for file in files:
         state.update(os.fsencode(f"{file.name}\0{state_of(file.stat())}\n"))
     report = progress or silent
-    result = image_rows(path, images, lambda image: image, state.digest(), config, report, images.block)
+    if columns.numbers:
+        rows, more = list_rows(counts, columns, state.hexdigest(), report)
+        kept, shape, fit = np.ones(len(rows), bool), None, None
+    else:
+        images = StoredImages(counts, columns.rows)
+        result = image_rows(path, images, lambda image: image, state.digest(), config, report, images.block)
+        rows, kept, shape, fit = result.rows, result.kept, result.image_shape, result.fit
+        more = *result.left_out(), *result.notes
 
     class_names, numbers = columns.class_names, np.concatenate(labels)
     if not class_names:
         occurring, numbers = np.unique(numbers, return_inverse=True)
         class_names = tuple(map(str, occurring.tolist()))
     sizes = [sum(len(labels[files.index(file)]) for file in of_part) for of_part in parts.values()]
-    stops = np.concatenate([[0], np.cumsum(result.kept)])[np.cumsum(sizes)].tolist()  # of the rows that were kept
+    stops = np.concatenate([[0], np.cumsum(kept)])[np.cumsum(sizes)].tolist()  # of the rows that were kept
     return Dataset(
-        rows=result.rows,
-        labels=numbers[result.kept].astype(np.int64),
+        rows=rows,
+        labels=numbers[kept].astype(np.int64),
         class_names=class_names,
-        image_shape=result.image_shape,
+        image_shape=shape,
         name=printable((path if path.is_dir() else path.with_suffix("")).resolve().name) or "parquet",
         parts={} if "" in parts else dict(zip(parts, map(slice, [0, *stops], stops), strict=False)),
-        notes=(*notes, *result.left_out(), *result.notes),
-        fit=result.fit,
+        notes=(*notes, *more),
+        fit=fit,
     )
 
 

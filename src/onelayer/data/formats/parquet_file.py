@@ -1,17 +1,15 @@
-"""A parquet file of images: its columns, labels and images, read by pyarrow a batch at a time."""
+"""A parquet file of images or embeddings: its columns and labels, read by pyarrow a batch at a time."""
 
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from onelayer.data.dataset import require_labels
-from onelayer.data.untrusted.images import Encoded
-from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO, require_file
+from onelayer.data.untrusted.reading import require_file
 from onelayer.errors import ConfigError, DataError
 from onelayer.words import is_name, printable
 
@@ -20,10 +18,11 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # columns, the first that exists
+_LISTS = ("embedding", "embeddings", "features", "img_emb", "x")
 COARSE = "coarse_label"
 _LEAST_IMAGE_BYTES = 16  # no image file is smaller
 _FREE_ROWS = 1000  # files of at most this many rows may claim smaller images
-_FREE_LISTED_ROWS = 100_000  # the rows of a list of images compress far better, to a byte or less
+_FREE_OTHER_ROWS = 100_000  # paths of images and labels compress far better, to a byte or less
 BATCH_ROWS, BATCH_BYTES = 256, 2**25
 _MAX_METADATA_BYTES = 2**20
 
@@ -33,28 +32,41 @@ class Columns(NamedTuple):
 
     Parameters
     ----------
-    image, label : str
+    rows, label : str
         Paths of the columns.
+    numbers : str
+        The type of the numbers, if the rows are lists of them; empty if they are images.
     texts : bool
         Whether labels are texts, not integers.
     class_names : tuple of str
         The names that the file gives to the integers; empty if there are none.
     """
 
-    image: str
+    rows: str
+    numbers: str
     label: str
     texts: bool
     class_names: tuple[str, ...]
 
+    @property
+    def noun(self) -> str:
+        """The word for the rows."""
+        return "rows" if self.numbers else "images"
+
 
 def find_columns(path: Path, coarse: bool) -> Columns:
-    """Find the columns of images and labels; `coarse` takes the labels from the column coarse_label."""
+    """Find the columns of images, or else of lists of floats, and of labels; `coarse` takes the column coarse_label."""
     with opened(path) as file:
         import pyarrow.types as of
 
         schema = file.schema_arrow
-        features = _features(schema)
-        image = _image_column(path, schema, features)
+        features = features_of(schema)
+        lists = float_lists(schema)
+        if lists:
+            rows = _one(path, schema, "embeddings", [name for name in _LISTS if name in lists], list(lists))
+        else:
+            rows = image_column(path, schema, features)
+        numbers = lists.get(rows, "")
         if coarse and COARSE not in schema.names:
             raise ConfigError(f"coarse does not apply to {path}, which has no column {COARSE}; leave it out")
         usual = [name for name in ((COARSE,) if coarse else LABELS) if name in schema.names]
@@ -65,11 +77,11 @@ def find_columns(path: Path, coarse: bool) -> Columns:
             raise DataError(f"{path}: the column {printable(label)} is {type_}; labels are integers or texts")
         names = features.get(label, {}).get("names")
         if texts or not isinstance(names, list):
-            return Columns(image, label, texts, ())
+            return Columns(rows, numbers, label, texts, ())
         good = [name for name in names if is_name(name)]
         if len(set(good)) < len(names):
             raise DataError(f"{path}: the class names of {printable(label)} are not all different and printable")
-        return Columns(image, label, texts, tuple(good))
+        return Columns(rows, numbers, label, texts, tuple(good))
 
 
 def _one(path: Path, schema: "pa.Schema", what: str, usual: list[str], others: list[str]) -> str:
@@ -85,7 +97,7 @@ def _is(features: dict[str, dict[str, Any]], name: str, type_: str) -> bool:
     return features.get(name, {}).get("_type") == type_
 
 
-def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
+def features_of(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
     """Return the facts of the hub's library about the columns; none if it did not write the file."""
     content = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
@@ -95,7 +107,7 @@ def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str:
+def image_column(path: Path, schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str:
     """Return the path of the column with the images' bytes."""
     paths = image_paths(schema)
     usual = [name for name in _IMAGES if name in paths]
@@ -115,9 +127,37 @@ def image_paths(schema: "pa.Schema") -> dict[str, str]:
     return paths
 
 
+def list_columns(schema: "pa.Schema") -> dict[str, "pa.DataType"]:
+    """Return the columns of lists of numbers, and the types of the numbers."""
+    import pyarrow.types as of
+
+    kinds = (of.is_list, of.is_large_list, of.is_fixed_size_list)
+    lists = {field.name: field.type.value_type for field in schema if any(is_kind(field.type) for is_kind in kinds)}
+    return {
+        name: type_
+        for name, type_ in lists.items()
+        if name not in (*LABELS, COARSE) and (of.is_floating(type_) or of.is_integer(type_))
+    }
+
+
+def list_column(schema: "pa.Schema") -> str | None:
+    """Return the column of lists of numbers with a usual name, else the only one; None if it is not clear."""
+    lists = list(list_columns(schema))
+    usual = [name for name in _LISTS if name in lists]
+    return usual[0] if usual else lists[0] if len(lists) == 1 else None
+
+
+def float_lists(schema: "pa.Schema") -> dict[str, str]:
+    """Return the columns of lists of floats, and the types of these; none if there is a column of images."""
+    import pyarrow.types as of
+
+    lists = {} if image_paths(schema) else list_columns(schema)
+    return {name: np.dtype(type_.to_pandas_dtype()).name for name, type_ in lists.items() if of.is_floating(type_)}
+
+
 @contextmanager
-def opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False) -> Iterator["pq.ParquetFile"]:
-    """Open a file of images, or a list of them; read these columns as dictionaries; turn errors into a DataError."""
+def opened(path: Path, dictionaries: Collection[str] = ()) -> Iterator["pq.ParquetFile"]:
+    """Open a file; read these columns as dictionaries; turn errors into a DataError."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -127,9 +167,12 @@ def opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False)
         # In columns as dictionaries, values that occur many times are kept once.
         with pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False, buffer_size=2**20) as file:
             rows, size = file.metadata.num_rows, path.stat().st_size
-            most = _FREE_LISTED_ROWS + size if listed else _FREE_ROWS + size // _LEAST_IMAGE_BYTES
+            images = bool(image_paths(file.schema_arrow))
+            most = _FREE_ROWS + size // _LEAST_IMAGE_BYTES if images else _FREE_OTHER_ROWS + size
             if not 0 <= rows <= most:
-                raise DataError(f"{path}: claims {rows:,} images in {size:,} bytes; refused as a bomb")
+                raise DataError(
+                    f"{path}: claims {rows:,} {'images' if images else 'rows'} in {size:,} bytes; refused as a bomb"
+                )
             yield file
     except (DataError, ConfigError):
         raise
@@ -143,6 +186,11 @@ def opened(path: Path, dictionaries: Collection[str] = (), listed: bool = False)
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is damaged or not a parquet file ({printable(str(error).partition(chr(10))[0], 200)})")
+
+
+def batch_rows(d: int) -> int:
+    """Return the number of rows of d numbers to read at a time."""
+    return max(1, min(BATCH_ROWS * 16, BATCH_BYTES // (8 * d)))
 
 
 def has_labels(path: Path, label: str) -> bool:
@@ -189,89 +237,7 @@ def read_labels(path: Path, columns: Columns) -> np.ndarray:
             found.append(values)
             count += len(values)
         if not count:
-            raise DataError(f"{path}: holds no images")
+            raise DataError(f"{path}: holds no {columns.noun}")
         if count != file.metadata.num_rows:
-            raise DataError(f"{path}: holds {count:,} labels for {file.metadata.num_rows:,} images")
+            raise DataError(f"{path}: holds {count:,} labels for {file.metadata.num_rows:,} {columns.noun}")
     return np.concatenate(found)
-
-
-class StoredImages:
-    """The images of files, read a batch at a time; each file must have as many images as labels.
-
-    Parameters
-    ----------
-    counts : dict of Path to int
-        The files in their order, each with the number of its labels.
-    column : str
-        The column of the encoded images.
-    """
-
-    def __init__(self, counts: dict[Path, int], column: str) -> None:
-        self.counts = counts
-        self.column = column
-        alike = len({file.name for file in counts}) < len(counts)  # train/0000.parquet and test/0000.parquet
-        self.names = {file: "/".join(file.parts[-1 - alike :]) for file in counts}
-        self.batches = {file: _batch_sizes(file, column) for file in counts}
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
-
-    def __iter__(self) -> Iterator[Encoded]:
-        import pyarrow.types as of
-
-        for path, sizes in self.batches.items():
-            row = 0
-            with opened(path) as file:
-                for group, size in enumerate(sizes):
-                    for batch in file.iter_batches(size, row_groups=[group], columns=[self.column]):
-                        column = batch.column(0)
-                        if of.is_struct(column.type):
-                            column = column.flatten()[0]  # null where the struct is null
-                        if row + len(column) > self.counts[path]:
-                            raise DataError(f"{path}: is damaged: holds more images than labels")
-                        for content in column.to_pylist():
-                            yield Encoded(f"{self.names[path]}, row {row}", content or b"")
-                            row += 1
-            if row < self.counts[path]:
-                raise DataError(f"{path}: is damaged: holds {row:,} images for {self.counts[path]:,} labels")
-
-    @property
-    def block(self) -> int:
-        """The number of images that a thread may take at a time while a few blocks wait for each thread."""
-        return max(1, min(16, min(map(min, self.batches.values())) // 8))
-
-
-def _batch_sizes(path: Path, column: str) -> list[int]:
-    """Return, for each row group of a file, the number of images that may be in memory at a time.
-
-    A group can have a dictionary of values, each of which stands for any number of rows, so that a file of a megabyte
-    unfolds into terabytes. Therefore the size of the largest value in the dictionary counts.
-    """
-    import pyarrow.compute as pc
-    import pyarrow.types as of
-
-    sizes = []
-    stored = path.stat().st_size
-    with opened(path, [column]) as file:
-        for group in range(file.metadata.num_row_groups):
-            metadata = file.metadata.row_group(group)
-            if metadata.total_byte_size > FREE_BYTES + MAX_RATIO * stored:
-                raise DataError(f"{path}: claims {metadata.total_byte_size:,} bytes in {stored:,}; refused as a bomb")
-            largest = metadata.total_byte_size // max(1, metadata.num_rows)
-            for batch in islice(file.iter_batches(1, row_groups=[group], columns=[column]), 1):
-                values = batch.column(0).flatten()[0] if of.is_struct(batch.column(0).type) else batch.column(0)
-                largest = max(largest, pc.max(pc.binary_length(values.dictionary)).as_py() or 0)
-            sizes.append(max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest))))
-    return sizes
-
-
-def open_images(path: Path) -> StoredImages | None:
-    """Return the images of a file, with labels or without; None if no column can hold images."""
-    with opened(path) as file:
-        schema, count = file.schema_arrow, file.metadata.num_rows
-        if not image_paths(schema):
-            return None
-        column = _image_column(path, schema, _features(schema))
-    if not count:
-        raise DataError(f"{path}: holds no images")
-    return StoredImages({path: count}, column)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.data.formats.parquet_file import BATCH_BYTES, BATCH_ROWS, COARSE, LABELS, image_paths, opened
+from onelayer.data.dataset import refuse_number
+from onelayer.data.formats.parquet_file import BATCH_ROWS, COARSE, LABELS, batch_rows, image_paths, list_column, opened
+from onelayer.data.formats.parquet_lists import list_blocks
 from onelayer.data.scan import first_not_finite
 from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
@@ -14,7 +16,6 @@ from onelayer.words import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _MAX_TEXT_BYTES = 4096  # of a path or label
 
@@ -23,7 +24,7 @@ def lists_images(path: Path) -> bool:
     """Return whether a file has a column of paths and none that can hold images."""
     if path.is_dir():
         return False
-    with opened(path, listed=True) as file:
+    with opened(path) as file:
         schema = file.schema_arrow
         return "path" in map(str.lower, schema.names) and not image_paths(schema)
 
@@ -33,7 +34,7 @@ def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tu
 
     The columns are texts or integers, in files of any length: values that occur often are held once.
     """
-    with opened(path, listed=True) as file:
+    with opened(path) as file:
         names = {name.lower(): name for name in file.schema_arrow.names}
         if lacking := [column for column in columns[:2] if column not in names]:
             held = printable(", ".join(names), 100)
@@ -45,7 +46,7 @@ def read_texts(path: Path, columns: tuple[str, ...], needed: str) -> Iterator[tu
             raise DataError(f"{path}: claims {claimed:,} bytes in {stored:,}; refused as a bomb")
     found = [names[column] for column in columns if column in names]
     row = 0
-    with opened(path, found, listed=True) as file:
+    with opened(path, found) as file:
         for batch in file.iter_batches(BATCH_ROWS * 64, columns=found):
             of_columns = {name: _texts(path, name, row, batch.column(name)) for name in found}
             nothing = [None] * len(batch)
@@ -95,53 +96,36 @@ def number_blocks(path: Path, d: int) -> tuple[Iterator[np.ndarray], int]:
         If it has other columns, or a number that is missing or not finite.
     """
     with opened(path) as file:
-        columns = _number_columns(path, file, d)
-        return _number_blocks(path, columns, d), file.metadata.num_rows
+        schema, n = file.schema_arrow, file.metadata.num_rows
+    if column := list_column(schema):
+        return _finite(path, list_blocks(path, column, d, f"the model is for {d:,}")), n
+    return _finite(path, _column_blocks(path, _number_columns(path, schema, d))), n
 
 
-def _number_columns(path: Path, file: "pq.ParquetFile", d: int) -> list[str]:
-    """Return the names of d columns of numbers, or of one column of lists of d numbers."""
+def _number_columns(path: Path, schema: "pa.Schema", d: int) -> list[str]:
+    """Return the names of d columns of numbers."""
     import pyarrow.types as of
 
-    def is_number(type_: "pa.DataType") -> bool:
-        return of.is_integer(type_) or of.is_floating(type_)
-
-    left_out = {*LABELS, COARSE}
-    fields = [field for field in file.schema_arrow if field.name not in left_out]
-    lists = [field.name for field in fields if hasattr(field.type, "value_type") and is_number(field.type.value_type)]
-    numbers = [field.name for field in fields if is_number(field.type)]
-    if len(lists) == 1:
-        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
-            of_lists = [
-                column
-                for column in map(group.column, range(group.num_columns))
-                if column.path_in_schema.partition(".")[0] == lists[0]
-            ]
-            if sum(column.num_values for column in of_lists) != d * group.num_rows:
-                raise DataError(f"{path}: the lists in {printable(lists[0])} are not all of {d:,} numbers")
-        return lists
+    fields = [field for field in schema if field.name not in (*LABELS, COARSE)]
+    numbers = [field.name for field in fields if of.is_integer(field.type) or of.is_floating(field.type)]
     if len(numbers) != d:
         what = f"{len(numbers):,} columns of numbers"
         raise DataError(f"{path}: has {what}; the model is for {d:,}, or for one column of lists of {d:,}")
     return numbers
 
 
-def _number_blocks(path: Path, columns: list[str], d: int) -> Iterator[np.ndarray]:
-    size, start = max(1, min(BATCH_ROWS * 16, BATCH_BYTES // (8 * d))), 0
+def _column_blocks(path: Path, columns: list[str]) -> Iterator[np.ndarray]:
     with opened(path) as file:
-        for batch in file.iter_batches(size, columns=columns):
-            arrays = batch.columns
-            if hasattr(arrays[0].type, "value_type"):
-                numbers = arrays[0].flatten()
-                if arrays[0].null_count or len(numbers) != d * len(batch):
-                    raise DataError(f"{path}: the lists in {printable(columns[0])} are not all of {d:,} numbers")
-                rows = numbers.to_numpy(zero_copy_only=False).reshape(-1, d)
-            else:
-                rows = np.column_stack([array.to_numpy(zero_copy_only=False) for array in arrays])
-            rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
-            if place := first_not_finite(rows):
-                row, column = start + place[0], place[1]
-                what = f"row {row}, column {column} is {rows[place]}"
-                raise DataError(f"{path}: {what}; every feature must be a finite number")
-            yield rows
-            start += len(rows)
+        for batch in file.iter_batches(batch_rows(len(columns)), columns=columns):
+            yield np.column_stack([array.to_numpy(zero_copy_only=False) for array in batch.columns])
+
+
+def _finite(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield blocks of rows as float32 or float64, after a check that all numbers are there."""
+    start = 0
+    for block in blocks:
+        rows = block if block.dtype in (np.float32, np.float64) else block.astype(np.float64)
+        if place := first_not_finite(rows):
+            refuse_number(rows, place, str(path), start)
+        yield rows
+        start += len(rows)
