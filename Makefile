@@ -26,6 +26,9 @@ train: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/onelayer check $(ARGS)
 
+# Two processes run the tests on two cores: more threads of BLAS in each would wait for those of the other.
+test lowest: export OPENBLAS_NUM_THREADS := 1
+
 test: $(TESTS_INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check

@@ -1,15 +1,23 @@
 """The number of BLAS's threads, which belongs to the whole process."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from onelayer.blas import one_blas_thread
 
 
 def threads() -> list[int]:
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """Begin with two threads, however many the environment asks for."""
+    with threadpool_limits(2, user_api="blas"):
+        yield
 
 
 @pytest.mark.parametrize("first_leaves_first", [True, False])
