@@ -8,6 +8,7 @@ import hashlib
 import html
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -148,6 +149,7 @@ def _template_parts(run: Run, model: Model, shape: Shape, splits: Splits) -> dic
     }
 
 
+@cache  # and with it the compiled template
 def _environment() -> Environment:
     """Return the settings of the page's template: every name is escaped, and a missing one is an error."""
     environment = Environment(
