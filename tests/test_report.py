@@ -702,9 +702,10 @@ UNSEEN = """() => {
 }"""
 
 
-@pytest.mark.parametrize("width", [360, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("scripted", [True, False])
+@pytest.mark.parametrize(
+    ("width", "scheme", "scripted"),
+    [(360, "light", True), (360, "dark", False), (1400, "light", False), (1400, "dark", True)],
+)  # every two of them together
 def test_in_a_browser(browser, file, width, scheme, scripted):
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripted, offline=True
