@@ -100,7 +100,7 @@ def write_parquet(folder: Path) -> Path:
 
 
 def write_images(folder: Path, suffix: str, **options: object) -> Path:
-    for number, pixels in enumerate(IMAGES):
+    for number, pixels in enumerate(IMAGES[:3]):
         path = folder / "ab"[number % 2] / f"{number}.{suffix}"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path, **options)
