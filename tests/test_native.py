@@ -24,7 +24,7 @@ from onelayer.training.state import TrainingState
 
 needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 VARIANTS = kernel.variants() if kernel else []
-SHAPES = int(os.environ.get("ONELAYER_SHAPES", "5000"))  # fewer where each is slow, as under a sanitizer
+SHAPES = int(os.environ.get("ONELAYER_SHAPES", "2000"))  # fewer where each is slow, as under a sanitizer
 
 
 def never() -> bool:
