@@ -19,7 +19,7 @@ BY_HAND = {
     "crop": lambda image: ImageOps.fit(image, SIZE, Image.Resampling.LANCZOS),
     "pad": lambda image: ImageOps.pad(image, SIZE, Image.Resampling.LANCZOS, "white"),
 }
-TRAIN = ("--learning-rate", 0.01, "--epochs", 5, "--seed", 1, "--quiet")
+TRAIN = ("--learning-rate", 0.01, "--epochs", 5, "--seed", 1, "--quiet", "--no-figures")
 
 
 def write_stripes(folder, count=60, wide=5, seed=0):
