@@ -319,7 +319,8 @@ def test_a_sweep_takes_it(hinge, run_cli, tiny_cifar, tmp_path):
 def test_a_run_whose_loss_is_not_known_is_refused(run_cli, tiny_cifar, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LOSSES, "hinge", SquaredHinge())
-        assert run_cli("train", "--data", tiny_cifar, "--loss", "hinge", "--epochs", "1", "--out", "run")[0] == 0
+        options = ["--loss", "hinge", "--epochs", "1", "--no-figures"]
+        assert run_cli("train", "--data", tiny_cifar, "--out", "run", *options)[0] == 0
     for command in (["evaluate", "run"], ["resume", "run", "--epochs", "2"], ["export", "run", "model.onnx"]):
         assert_one_line(run_cli(*command), "hinge")
 
