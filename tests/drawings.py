@@ -1,7 +1,5 @@
 """Helpers for tests of pictures: names, histories and weights to draw, and a check of the words on a page."""
 
-from itertools import combinations
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -54,9 +52,10 @@ def drawn(figure):
     for word, box in boxes:
         assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, f"{word!r} is cut off"
         assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, f"{word!r} is cut off"
-    for (one, a), (other, b) in combinations(boxes, 2):
-        across, along = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(across, along) <= 1, f"{one!r} lies on {other!r}"
+    low, high = (np.array([getattr(box, corner) for _, box in boxes]).reshape(-1, 2) for corner in ("min", "max"))
+    shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # width and height common to two of them
+    on = np.argwhere(np.triu(shared.min(axis=2) > 1, 1))
+    assert not len(on), [f"{boxes[i][0]!r} lies on {boxes[j][0]!r}" for i, j in on]
     return [word for word, _ in boxes]
 
 
