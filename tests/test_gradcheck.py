@@ -137,9 +137,8 @@ def test_the_layer_passes_at_the_default_size(loss):
     ("n", "d", "K"), [(1, 1, 2), (1, 1, 1), (2, 1, 2), (1, 10, 10), (3, 10, 1), (100, 3, 2), (20, 15, 3), (300, 3, 3)]
 )
 def test_the_layer_passes_at_other_sizes(loss, n, d, K):
-    for seed in range(2):
-        report = check_gradients(*example(n, d, K, seed), n_classes=K, loss=loss, seed=seed)
-        assert report.passed, report.message
+    report = check_gradients(*example(n, d, K), n_classes=K, loss=loss)
+    assert report.passed, report.message
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
