@@ -166,14 +166,14 @@ def test_sigmoids_are_logistic_regressions_of_one_class_against_the_rest():
 def test_without_a_setting_it_answers_as_well_as_logistic_regression(load):
     X, y = load(return_X_y=True)
     right = {"ours": 0, "theirs": 0}
-    for seed in range(5):
+    for seed in range(3):
         X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=seed, stratify=y)
         ours = SoftmaxClassifier(random_state=seed).fit(X_train, y_train)
         theirs = make_pipeline(StandardScaler(), LogisticRegression()).fit(X_train, y_train)
         for name, clf in (("ours", ours), ("theirs", theirs)):
             right[name] += int((clf.predict(X_test) == y_test).sum())
         assert ours.n_iter_ < 1000
-    assert right["ours"] >= right["theirs"] - 5, "more than a row a split"
+    assert right["ours"] >= right["theirs"] - 3, "more than a row a split"
 
 
 def test_auto_ends_where_the_training_cost_has_stopped_falling():
