@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from onelayer import Model, OnelayerError, SplitConfig, evaluate, load_splits, train
+from onelayer.data.dataset import Splits
 
 HERE = Path(__file__).parent / "golden"
 FIGURES = HERE / "figures.json"
@@ -142,6 +143,11 @@ def vectors(tmp_path) -> Path:
     return tmp_path / "vectors.npz"
 
 
+@pytest.fixture(scope="module")
+def batch_of_cifar(cifar) -> Splits:
+    return load_splits(str(cifar), SplitConfig(protocol="batch"))
+
+
 class TestTraining:
     @pytest.mark.parametrize(("backend", "dtype"), BACKENDS)
     @pytest.mark.parametrize("case", CASES)
@@ -167,8 +173,8 @@ class TestTraining:
         compare_with_recorded("digits, defaults", figures_of(tmp_path / "run"))
 
     @pytest.mark.parametrize(("backend", "dtype"), BACKENDS)
-    def test_the_four_settings_of_the_coursework(self, backend, dtype, cifar):
-        splits = load_splits(str(cifar), SplitConfig(protocol="batch"))
+    def test_the_four_settings_of_the_coursework(self, backend, dtype, batch_of_cifar):
+        splits = batch_of_cifar
         for rate, l2, size in COURSEWORK:
             options = {"learning_rate": rate, "l2": l2, "batch_size": size, "epochs": 1}
             try:
