@@ -1,22 +1,34 @@
 """The converged solver, against SciPy and scikit-learn."""
 
+import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import toy_splits
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from onelayer.config import TrainConfig
+from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Split
+from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
+from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.training import converged
+from onelayer.training import converged, parts
 from onelayer.training.converged import Convergence, Iterate
 from onelayer.training.converging import newton, preconditioner
+from onelayer.training.converging import rows as rows_module
 from onelayer.training.converging.preconditioner import Eigen, Factor, Spectrum
 from onelayer.training.converging.rows import Rows, with_mirror_images
+from onelayer.training.iterations import convergence_of
+from onelayer.training.state import Problem
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 
 
 def split_of(
@@ -306,13 +318,90 @@ def test_rows_multiply_as_standardised_rows_do():
     np.testing.assert_allclose(rows.gradient(G), G @ X, atol=1e-10)
 
 
-def test_rows_of_a_memory_map(tmp_path):
+@needs_kernel
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("K", [3, 30])
+def test_rows_multiply_the_same_in_the_kernel_and_in_numpy(dtype, K):
+    split = split_of(3000, 400, K, dtype=dtype)
+    split = replace(split, indices=np.random.default_rng(0).permutation(3000)[:2900])
+    compiled, plain = (Rows(split, standardizer_of(split), compiled=flag) for flag in (True, False))
+    assert compiled.compiled and not plain.compiled and compiled.dtype == np.float32
+    X = standardizer_of(split).transform(split.rows(slice(None)).astype(float))
+    rng = np.random.default_rng(0)
+    T, G = rng.standard_normal((K, 400)), rng.standard_normal((K, 2900), np.float32)
+    for rows in (compiled, plain):
+        assert np.abs(rows.scores(T) - T @ X.T).max() <= 1e-4
+        assert np.abs(rows.gradient(G) - G.astype(float) @ X).max() <= 1e-3
+    same = compiled.scores(T).tobytes() == plain.scores(T).tobytes()
+    assert same == (K > rows_module.FEW_CLASSES)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_any_number_of_threads_gives_the_same_bits(dtype, compiled, monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 3)
+    monkeypatch.setattr(parts, "LEAST_WORK", 2**14)
+    monkeypatch.setattr(parts, "LEAST_ROWS", 100)
+    split = split_of(3000, 400, 3, dtype=dtype)
+    rng = np.random.default_rng(0)
+    T, G = rng.standard_normal((3, 400)), rng.standard_normal((3, 3000), np.float32)
+    found, used = set(), set()
+
+    def watched(task, *arguments):
+        return parts.in_parts(lambda *part: used.add(threading.get_ident()) or task(*part), *arguments)
+
+    monkeypatch.setattr(rows_module, "in_parts", watched)
+    for threads in (1, 2, 0):
+        rows = Rows(split, standardizer_of(split), compiled=compiled, threads=threads)
+        found.add((rows.scores(T).tobytes(), rows.gradient(G).tobytes()))
+    assert len(found) == 1 and len(used) > 1
+
+
+def test_an_error_in_a_thread_ends_the_others(monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 2)
+    heard = threading.Event()
+
+    def task(part: slice, stopped) -> None:
+        if part.start == 0:
+            raise KeyError("first")
+        for _ in range(5000):
+            if stopped():
+                heard.set()
+                return
+            time.sleep(0.001)
+
+    with pytest.raises(KeyError, match="first"):
+        list(parts.in_parts(task, 8 * parts.LEAST_ROWS, 8 * parts.LEAST_WORK, 0))
+    assert heard.is_set()
+    assert len(parts.parts_of(8 * parts.LEAST_ROWS, 8 * parts.LEAST_WORK)) == 8
+
+
+@needs_kernel
+def test_the_backend_multiplies(monkeypatch):
+    splits = toy_splits()
+    for name in ("native", "numpy"):
+        problem = Problem.of(splits, TrainConfig(solver="converged", l2=0.1, backend=name, threads=1))
+        monkeypatch.setattr(rows_module, "SMALL_NUMBERS", 0)
+        rows = convergence_of(problem, 0.1).rows
+        assert rows.compiled == (name == "native") and rows.threads == 1
+    monkeypatch.setenv("ONELAYER_KERNEL", "mmx")
+    with pytest.raises(ConfigError, match=r"^ONELAYER_KERNEL=mmx does not run here; .*; set it to one of these"):
+        Rows(splits.train, splits.standardizer)
+
+
+def test_rows_of_a_memory_map(tmp_path, monkeypatch):
     split = split_of(300, 8, 3, dtype="float16")
     np.save(tmp_path / "rows.npy", split.dataset.rows)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     other = Split("train", replace(split.dataset, rows=mapped), split.indices)
     ours, theirs = (solve(of, 0.1)[0] for of in (other, split))
     assert ours.T.tobytes() == theirs.T.tobytes()
+    monkeypatch.setattr(windows, "PART_BYTES", 1)  # windows of 256 rows
+    ours, theirs = (Rows(of, standardizer_of(split)) for of in (other, split))
+    rng = np.random.default_rng(0)
+    T, G = rng.standard_normal((3, 8)), rng.standard_normal((3, 300))
+    np.testing.assert_allclose(ours.scores(T), theirs.scores(T), rtol=1e-12)
+    np.testing.assert_allclose(ours.gradient(G), theirs.gradient(G), rtol=1e-12)
 
 
 def test_wide_rows_take_a_sketch_or_a_factor(monkeypatch):

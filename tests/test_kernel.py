@@ -18,12 +18,21 @@ from onelayer.kernel import kernel
 pytestmark = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 
 SHARED = ("rows", "labels", "row_weights", "mean", "scale", "places", "templates", "bias", "loss", "cancelled")
+PRODUCT = ("rows", "mean", "scale", "places", "cancelled")
 CALLS = {
     "run_epoch": (*SHARED, "flipped", "width", "batch_size", "learning_rate", "l2"),
     "evaluate": SHARED,
     "objective": (*SHARED, "gradient", "bias_gradient"),
+    "scores": (*PRODUCT, "templates", "scores"),
+    "gradient": (*PRODUCT, "residuals", "gradient"),
 }
-WRITTEN = {"run_epoch": ("templates", "bias"), "evaluate": (), "objective": ("gradient", "bias_gradient")}
+WRITTEN = {
+    "run_epoch": ("templates", "bias"),
+    "evaluate": (),
+    "objective": ("gradient", "bias_gradient"),
+    "scores": ("scores",),
+    "gradient": ("gradient",),
+}
 
 
 def good_arguments(call: str) -> dict[str, object]:
@@ -35,7 +44,7 @@ def good_arguments(call: str) -> dict[str, object]:
         "mean": np.zeros(4),
         "scale": np.ones(4),
         "places": np.arange(6),
-        "templates": np.zeros((3, 4), np.float32),
+        "templates": np.zeros((3, 4), np.float64 if call == "scores" else np.float32),
         "bias": np.zeros(3, np.float32),
         "loss": "softmax",
         "flipped": np.zeros(6, bool),
@@ -45,6 +54,8 @@ def good_arguments(call: str) -> dict[str, object]:
         "l2": 0.0,
         "gradient": np.zeros((3, 4)),
         "bias_gradient": np.zeros(3),
+        "scores": np.ones((3, 6), np.float32),
+        "residuals": np.ones((3, 6), np.float32),
         "cancelled": None,
     }
     return {name: every[name] for name in CALLS[call]}
@@ -56,6 +67,16 @@ def read_only(array):
     return array
 
 
+BAD_BY_CLASS = [
+    lambda a: a.astype(float),
+    lambda a: np.ones((3, 5), np.float32),
+    lambda a: np.ones((6, 3), np.float32).T,
+    lambda a: np.ones((3, 12), np.float32)[:, ::2],
+    lambda a: np.broadcast_to(a[0], (3, 6)),
+    lambda a: a[::-1],
+    lambda a: a[0],
+    lambda a: None,
+]
 BAD = {
     "rows": [
         lambda a: a.astype(np.int8),
@@ -90,9 +111,9 @@ BAD = {
     "flipped": [lambda a: a.astype(np.uint8), lambda a: a[:5]],
     "width": [lambda w: 3, lambda w: 0, lambda w: -2],
     "templates": [
-        lambda a: a.astype(float),
-        lambda a: np.zeros((3, 5), np.float32),
-        lambda a: np.zeros((4, 3), np.float32).T,
+        lambda a: a.astype(np.float16),
+        lambda a: np.zeros((3, 5), a.dtype),
+        lambda a: np.zeros((4, 3), a.dtype).T,
         lambda a: a[:0],
     ],
     "bias": [lambda a: a.astype(float), lambda a: a[:2], lambda a: np.zeros(6, np.float32)[::2]],
@@ -109,6 +130,8 @@ BAD = {
         lambda a: a[0],
         lambda a: None,
     ],
+    "scores": BAD_BY_CLASS,
+    "residuals": BAD_BY_CLASS,
     "bias_gradient": [lambda a: a.astype(np.float32), lambda a: a[:2], lambda a: np.zeros(6)[::2], lambda a: None],
     "cancelled": [lambda x: True],
 }

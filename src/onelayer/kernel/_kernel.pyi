@@ -1,12 +1,13 @@
-"""The compiled kernel: mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier.
+"""The compiled kernel of a one-layer classifier: mini-batch gradient descent, evaluation, loss with gradient, products.
 
-Arrays are checked and never copied: they must be in C order and aligned. The arguments that the three passes share:
+Arrays are checked and never copied: they must be in C order and aligned. The arguments that calls share:
 
 - `rows` (n, d): uint8 pixels or float32 features, standardised by `mean` and `scale` (d,); an infinite scale makes a
   feature 0 in every row.
 - `labels` (n,), values 0..K-1; `row_weights` (n,), factors on the losses of the rows, or None for 1.
 - `places` (count,): the rows that are visited, in this order.
 - `templates` (K, d) and `bias` (K,): the layer for standardised rows.
+- `scores` and `residuals` (K, count): a column for each place. The classes may lie apart, as in a slice of columns.
 - `loss`: softmax or sigmoid.
 - `cancelled`: asked about ten times a second; InterruptedError is raised soon after it returns true.
 
@@ -78,4 +79,29 @@ def objective(
 
     `gradient` (K, d) and `bias_gradient` (K,) receive the derivatives of this sum with respect to `templates` and
     `bias`. Products are taken in float32; sums over blocks of rows in float64.
+    """
+
+def scores(
+    rows: NDArray[np.uint8] | NDArray[np.float32],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    templates: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    """Write T X^T, the products of templates and standardised rows, into `scores`; they are taken in float32."""
+
+def gradient(
+    rows: NDArray[np.uint8] | NDArray[np.float32],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    residuals: NDArray[np.float32],
+    gradient: NDArray[np.float64],
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    """Write G X, the products of residuals and standardised rows, into `gradient` (K, d).
+
+    Products are taken in float32; sums over blocks of rows in float64.
     """

@@ -1,5 +1,5 @@
-// Mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier, for the instruction set
-// this is compiled for.
+// Mini-batch gradient descent, evaluation, loss with gradient, and the products of both with the rows, of a one-layer
+// classifier, for the instruction set this is compiled for.
 //
 // The arithmetic is two products a batch, S = R V^T (n, K) and D = G^T R (K, d), that have a short side of K: a general
 // matrix product spends its time packing them. Here a tile of the result is kept in registers, and pixels are widened
@@ -99,7 +99,7 @@ struct Standardization {
         for (int64_t j = 0; j < rows.d; ++j) {
             const int64_t p = j / PANEL, at = j % PANEL;
             const float high = float(rows.mean[j]);
-            if (rows.pixels) {
+            if (rows.type == Type::uint8) {
                 mean.at(p, 0)[at] = high;
                 inverse.at(p, 0)[at] = float(1 / rows.scale[j]);
             } else {
@@ -115,9 +115,32 @@ struct Standardization {
 };
 
 // The folded layer: V = T / s (K, d) and c = b - V m (K,).
-struct Layer {
+struct Folded {
+    Folded(int64_t K, int64_t d) : K(K), V(K, d), c(K) {}
+    // That of templates (K, d) without a bias; V m is that of V in float32.
+    Folded(const double *templates, int64_t K, const Rows &rows) : Folded(K, rows.d) {
+        const bool pixels = rows.type == Type::uint8;
+        Memory<double> inverse(rows.d);
+        for (int64_t j = 0; j < rows.d; ++j) inverse[j] = pixels ? 1 / rows.scale[j] : 1;
+        for (int64_t k = 0; k < K; ++k) {
+            const double *of_class = templates + k * rows.d;
+            double shift = 0;
+            for (int64_t j = 0; j < rows.d; ++j) {
+                const float v = float(of_class[j] * inverse[j]);
+                V.at(j / PANEL, k)[j % PANEL] = v;
+                if (pixels) shift += double(v) * rows.mean[j];
+            }
+            c[k] = float(-shift);
+        }
+    }
+    int64_t K;
+    Panels<float> V;
+    Memory<float> c;
+};
+
+struct Layer : Folded {
     Layer(const float *templates, const float *bias, int64_t K, const Standardization &standardization, int64_t d)
-        : K(K), T(K, d), V(K, d), b(K), c(K), shift(K * LANES) {
+        : Folded(K, d), T(K, d), b(K), shift(K * LANES) {
         for (int64_t k = 0; k < K; ++k) {
             T.set(k, templates + k * d);
             b[k] = bias[k];
@@ -135,109 +158,130 @@ struct Layer {
     void fold_bias() {
         for (int64_t k = 0; k < K; ++k) c[k] = b[k] - sum(load(shift + k * LANES));
     }
-    int64_t K;
-    Panels<float> T, V;
-    Memory<float> b, c, shift;  // the last (K, LANES): partial sums of V m
+    Panels<float> T;
+    Memory<float> b, shift;  // the last (K, LANES): partial sums of V m
 };
+
+// Calls f<Source>() for the type in which rows are stored.
+template <class F>
+inline auto with_source(Type type, F &&f) {
+    switch (type) {
+        case Type::uint8: return f.template operator()<uint8_t>();
+        default: return f.template operator()<float>();
+    }
+}
 
 // Some rows, copied into panels: mirrored where they are to be, standardised where they are features, and widened once
 // if many classes would each widen them again. Pixels may also stay where they are.
-template <class Source, class Held>
+template <class Held>
 struct Chunk {
     Chunk(const Rows &source, const Standardization &standardization, int64_t most, int64_t K)
-        : source(source), standardization(standardization), panels(smaller(most, rows_for(source.d, K)), source.d),
-          labels(panels.count), weights(panels.count), line(source.d), here(panels.count), next(panels.count) {}
+        : source(source), standardization(standardization),
+          item(with_source(source.type, []<class Source>() { return int64_t(sizeof(Source)); })),
+          panels(smaller(most, rows_for(source.d, K)), source.d), labels(panels.count), weights(panels.count),
+          line(source.d), here(panels.count), next(panels.count) {}
     static int64_t rows_for(int64_t d, int64_t K) {
         const int64_t bytes = K > 2 * CLASSES ? WIDENED_CHUNK_BYTES : CHUNK_BYTES;
         const int64_t fit = bytes / (d * int64_t(sizeof(Held)) + 1) / 2 * 2;  // even, as rows are treated in pairs
         return fit < 16 ? 16 : smaller(fit, CHUNK_ROWS);
     }
-    const Source *row(int64_t place) const;
+    const char *row(int64_t place) const { return static_cast<const char *>(source.data) + place * source.d * item; }
     // The rows at the first n of `left` places; the next n will be wanted soon.
     void take(const int64_t *places, int64_t n, int64_t left) {
         for (int64_t i = 0; i < n; ++i) {
-            labels[i] = source.labels[places[i]];
+            labels[i] = source.labels ? source.labels[places[i]] : 0;
             weights[i] = source.weights ? source.weights[places[i]] : 1;
             next[i] = row(places[i + n < left ? i + n : i]);
         }
     }
-    void copy(const int64_t *places, int64_t n, const uint8_t *flipped, int64_t width) {
+    void copy(const int64_t *places, int64_t n, const uint8_t *flipped = nullptr, int64_t width = 0) {
+        if constexpr (std::is_same_v<Held, uint8_t>)
+            copy_from<uint8_t>(places, n, flipped, width);
+        else
+            with_source(source.type, [&]<class Source>() { copy_from<Source>(places, n, flipped, width); });
+        step = panels.count * panels.stride;
+    }
+    template <class Source>
+    void copy_from(const int64_t *places, int64_t n, const uint8_t *flipped, int64_t width) {
+        Source *mirrored = reinterpret_cast<Source *>(line.p);
         for (int64_t i = 0; i < n; ++i) {
-            const Source *from = row(places[i]);
+            const Source *from = reinterpret_cast<const Source *>(row(places[i]));
             if (flipped && flipped[i]) {
                 for (int64_t start = 0; start < source.d; start += width)
-                    for (int64_t x = 0; x < width; ++x) line[start + x] = from[start + width - 1 - x];
-                from = line;
+                    for (int64_t x = 0; x < width; ++x) mirrored[start + x] = from[start + width - 1 - x];
+                from = mirrored;
             }
             for (int64_t p = 0; p < panels.panels; ++p) set(panels.at(p, i), from + p * PANEL, p);
             here[i] = panels.at(0, i);
         }
-        step = panels.count * panels.stride;
     }
     // True if rows can be multiplied where they are, because nothing is read beyond their end.
-    bool may_stay() const { return std::is_same_v<Source, Held> && source.pixels && source.d % LANES == 0; }
+    bool may_stay() const { return std::is_same_v<Held, uint8_t> && source.d % LANES == 0; }
     void stay(const int64_t *places, int64_t n) {
-        if constexpr (std::is_same_v<Source, Held>)
-            for (int64_t i = 0; i < n; ++i) here[i] = row(places[i]);
+        for (int64_t i = 0; i < n; ++i) here[i] = reinterpret_cast<const Held *>(row(places[i]));
         step = PANEL;
     }
+    // For products with templates alone, which read a row once.
+    void stay_or_copy(const int64_t *places, int64_t n) {
+        if (may_stay())
+            stay(places, n);
+        else
+            copy(places, n);
+    }
+    template <class Source>
     void set(Held *to, const Source *from, int64_t p) const;
     const Rows &source;
     const Standardization &standardization;
+    int64_t item;  // bytes of a stored number
     Panels<Held> panels;
     Memory<int64_t> labels;
     Memory<double> weights;
-    Memory<Source> line;
-    Memory<const Held *> here;    // the rows' first panels
-    int64_t step;                 // from a panel to the next
-    Memory<const Source *> next;  // rows to prefetch
+    Memory<float> line;         // room for a row in any type
+    Memory<const Held *> here;  // the rows' first panels
+    int64_t step;               // from a panel to the next
+    Memory<const char *> next;  // rows to prefetch
 };
 
-template <class Source, class Held>
-const Source *Chunk<Source, Held>::row(int64_t place) const {
-    if constexpr (std::is_same_v<Source, float>)
-        return source.features + place * source.d;
-    else
-        return source.pixels + place * source.d;
-}
-
 // A panel of a row. What would be read past the row's end stays 0 (of features, as their `inverse` is 0 there).
-template <class Source, class Held>
-void Chunk<Source, Held>::set(Held *to, const Source *from, int64_t p) const {
+template <class Held>
+template <class Source>
+void Chunk<Held>::set(Held *to, const Source *from, int64_t p) const {
     const int64_t width = panels.width(p);
     if constexpr (std::is_same_v<Held, uint8_t>) {
         memcpy(to, from, size_t(width));
     } else {
+        auto each = [&](auto put) {
+            int64_t j = 0;
+            for (; j + LANES <= width; j += LANES) put(from + j, j);
+            if (j < width) {
+                Source last[LANES] = {};
+                memcpy(last, from + j, size_t(width - j) * sizeof(Source));
+                put(last, j);
+            }
+        };
         const Standardization &s = standardization;
         const float *mean = s.source.at(p, 0), *rest = s.rest.at(p, 0), *inverse = s.source_inverse.at(p, 0);
-        auto put = [&](const Source *x, int64_t j) {
-            if constexpr (std::is_same_v<Source, uint8_t>)
-                store(to + j, load(x));
-            else
+        if (source.type == Type::uint8)
+            each([&](const Source *x, int64_t j) { store(to + j, load(x)); });
+        else
+            each([&](const Source *x, int64_t j) {
                 store(to + j, ((load(x) - load(mean + j)) - load(rest + j)) * load(inverse + j));
-        };
-        int64_t j = 0;
-        for (; j + LANES <= width; j += LANES) put(from + j, j);
-        if (j < width) {
-            Source last[LANES] = {};
-            memcpy(last, from + j, size_t(width - j) * sizeof(Source));
-            put(last, j);
-        }
+            });
     }
 }
 
 // Logits S (R, C) of R rows x against C templates, over the features of a panel, added to what is there. On the way the
 // rows `next` are prefetched, a little at a time, as memory answers no faster.
-template <int R, int C, bool PREFETCH, class Source, class Held>
-inline void tile_forward(const Held *const *x, const Source *const *next, const float *V, int64_t V_stride, int64_t width,
-                         float *S, int64_t S_stride) {
+template <int R, int C, bool PREFETCH, class Held>
+inline void tile_forward(const Held *const *x, const char *const *next, int64_t item, const float *V, int64_t V_stride,
+                         int64_t width, float *S, int64_t S_stride) {
     Vector acc[R][C] = {};
     for (int64_t j = 0; j < width; j += LANES) {
         Vector row[R];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             row[r] = load(x[r] + j);
-            if (PREFETCH) __builtin_prefetch(next[r] + j, 0, 2);
+            if (PREFETCH) __builtin_prefetch(next[r] + j * item, 0, 2);
         }
 #pragma GCC unroll 16
         for (int c = 0; c < C; ++c) {
@@ -251,8 +295,8 @@ inline void tile_forward(const Held *const *x, const Source *const *next, const 
 }
 
 // Logits S (n, K) of the first n rows of a chunk, padded to S_stride with minus infinity.
-template <class Source, class Held>
-void forward(const Chunk<Source, Held> &X, int64_t n, const Layer &layer, float *S, int64_t S_stride) {
+template <class Held>
+void forward(const Chunk<Held> &X, int64_t n, const Folded &layer, float *S, int64_t S_stride) {
     const int64_t K = layer.K;
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t k = 0; k < K; ++k) S[i * S_stride + k] = layer.c[k];
@@ -265,9 +309,13 @@ void forward(const Chunk<Source, Held> &X, int64_t n, const Layer &layer, float 
             const float *V = layer.V.at(p, k);
             auto tile = [&]<int rows, bool PREFETCH>(int64_t i) {
                 const Held *x[rows];
-                const Source *next[rows];
-                for (int r = 0; r < rows; ++r) x[r] = X.here[i + r] + p * X.step, next[r] = X.next[i + r] + p * PANEL;
-                tile_forward<rows, C, PREFETCH>(x, next, V, layer.V.stride, width, S + i * S_stride + k, S_stride);
+                const char *next[rows];
+                for (int r = 0; r < rows; ++r) {
+                    x[r] = X.here[i + r] + p * X.step;
+                    next[r] = X.next[i + r] + p * PANEL * X.item;
+                }
+                float *to = S + i * S_stride + k;
+                tile_forward<rows, C, PREFETCH>(x, next, X.item, V, layer.V.stride, width, to, S_stride);
             };
             int64_t i = 0;
             if (k == 0)
@@ -422,6 +470,18 @@ struct Sums {
     }
 };
 
+// Writes gradients (K, d) from their sums over rows; pixels were multiplied as they are. The residuals of class k add
+// up to of_residuals[k].
+void standardise(const Panels<double> &sums, const double *of_residuals, const Rows &rows, double *gradient) {
+    for (int64_t k = 0; k < sums.count; ++k) {
+        double *of_class = gradient + k * rows.d;
+        sums.get(k, of_class);
+        if (rows.type == Type::uint8)
+            for (int64_t j = 0; j < rows.d; ++j)
+                of_class[j] = (of_class[j] - rows.mean[j] * of_residuals[k]) / rows.scale[j];
+    }
+}
+
 // Asks the caller whether to end, after about a millisecond's work: asking costs more than a small batch.
 struct Patience {
     bool (*interrupted)();
@@ -434,13 +494,13 @@ struct Patience {
     }
 };
 
-template <class Source, class Held>
+template <class Held>
 bool epoch(const Epoch &e) {
     const int64_t d = e.rows.d, K = e.K, stride = round_up(K, LANES);
     const Standardization standardization(e.rows);
     Layer layer(e.templates, e.bias, K, standardization, d);
     const int64_t most = smaller(e.batch_size, e.count);
-    Chunk<Source, Held> chunk(e.rows, standardization, most, K);
+    Chunk<Held> chunk(e.rows, standardization, most, K);
     const bool chunks = most > chunk.panels.count;
     Panels<float> gradient(chunks ? K : 0, d);
     Memory<float> S(chunk.panels.count * stride), sums(stride);
@@ -477,12 +537,12 @@ bool epoch(const Epoch &e) {
     return !ended;
 }
 
-template <class Source, class Held>
+template <class Held>
 bool evaluate(Evaluation &e) {
     const int64_t d = e.rows.d, K = e.K, stride = round_up(K, LANES);
     const Standardization standardization(e.rows);
     const Layer layer(e.templates, e.bias, K, standardization, d);
-    Chunk<Source, Held> chunk(e.rows, standardization, smaller(e.count, K > CLASSES ? CHUNK_ROWS : 64), K);
+    Chunk<Held> chunk(e.rows, standardization, smaller(e.count, K > CLASSES ? CHUNK_ROWS : 64), K);
     Memory<float> S(chunk.panels.count * stride);
     Patience patience{e.interrupted};
     e.loss_sum = 0;
@@ -490,10 +550,7 @@ bool evaluate(Evaluation &e) {
     for (int64_t start = 0; start < e.count; start += chunk.panels.count) {
         const int64_t n = smaller(chunk.panels.count, e.count - start);
         chunk.take(e.places + start, n, e.count - start);
-        if (chunk.may_stay())
-            chunk.stay(e.places + start, n);
-        else
-            chunk.copy(e.places + start, n, nullptr, 0);
+        chunk.stay_or_copy(e.places + start, n);
         forward(chunk, n, layer, S, stride);
         for (int64_t i = 0; i < n; ++i) {
             float *s = S + i * stride;
@@ -507,12 +564,12 @@ bool evaluate(Evaluation &e) {
     return true;
 }
 
-template <class Source, class Held>
+template <class Held>
 bool objective(Objective &o) {
     const int64_t d = o.rows.d, K = o.K, stride = round_up(K, LANES);
     const Standardization standardization(o.rows);
     const Layer layer(o.templates, o.bias, K, standardization, d);
-    Chunk<Source, Held> chunk(o.rows, standardization, o.count, K);
+    Chunk<Held> chunk(o.rows, standardization, o.count, K);
     const Panels<double> gradient(K, d);
     Memory<float> S(chunk.panels.count * stride);
     Patience patience{o.interrupted};
@@ -522,7 +579,7 @@ bool objective(Objective &o) {
     for (int64_t start = 0; start < o.count; start += chunk.panels.count) {
         const int64_t n = smaller(chunk.panels.count, o.count - start);
         chunk.take(o.places + start, n, o.count - start);
-        chunk.copy(o.places + start, n, nullptr, 0);
+        chunk.copy(o.places + start, n);
         forward(chunk, n, layer, S, stride);
         for (int64_t i = 0; i < n; ++i) {
             float *s = S + i * stride;
@@ -533,38 +590,90 @@ bool objective(Objective &o) {
         backward(chunk.panels, Residuals{S, n, stride}, K, Sums{gradient});
         if (patience.ends(n * d * K)) return false;
     }
-    for (int64_t k = 0; k < K; ++k) {
-        double *of_class = o.gradient + k * d;
-        gradient.get(k, of_class);
-        if (o.rows.pixels)  // the rows were multiplied as they are
-            for (int64_t j = 0; j < d; ++j)
-                of_class[j] = (of_class[j] - o.rows.mean[j] * o.bias_gradient[k]) / o.rows.scale[j];
+    standardise(gradient, o.bias_gradient, o.rows, o.gradient);
+    return true;
+}
+
+// Copies a matrix (rows, columns) whose rows are `from_stride` numbers apart as its transpose, a tile at a time.
+void transpose(const float *from, int64_t from_stride, int64_t rows, int64_t columns, float *to, int64_t to_stride) {
+    constexpr int64_t TILE = 16;
+    for (int64_t i = 0; i < rows; i += TILE)
+        for (int64_t j = 0; j < columns; j += TILE)
+            for (int64_t jj = j; jj < smaller(j + TILE, columns); ++jj)
+                for (int64_t ii = i; ii < smaller(i + TILE, rows); ++ii)
+                    to[jj * to_stride + ii] = from[ii * from_stride + jj];
+}
+
+template <class Held>
+bool scores(const Scores &s) {
+    const int64_t d = s.rows.d, K = s.K, stride = round_up(K, LANES);
+    const Standardization standardization(s.rows);
+    const Folded layer(s.templates, K, s.rows);
+    Chunk<Held> chunk(s.rows, standardization, smaller(s.count, K > CLASSES ? CHUNK_ROWS : 64), K);
+    Memory<float> S(chunk.panels.count * stride);
+    Patience patience{s.interrupted};
+    for (int64_t start = 0; start < s.count; start += chunk.panels.count) {
+        const int64_t n = smaller(chunk.panels.count, s.count - start);
+        chunk.take(s.places + start, n, s.count - start);
+        chunk.stay_or_copy(s.places + start, n);
+        forward(chunk, n, layer, S, stride);
+        transpose(S, stride, n, K, s.scores + start, s.stride);
+        if (patience.ends(n * d * K)) return false;
     }
     return true;
 }
 
-// Calls f<Source, Held>() for the type of the rows, and the type in which a chunk holds them.
+template <class Held>
+bool gradient(const Gradient &g) {
+    const int64_t d = g.rows.d, K = g.K, stride = round_up(K, LANES);
+    const Standardization standardization(g.rows);
+    Chunk<Held> chunk(g.rows, standardization, g.count, K);
+    const Panels<double> sums(K, d);
+    Memory<double> of_residuals(K);
+    Memory<float> G(chunk.panels.count * stride);
+    Patience patience{g.interrupted};
+    for (int64_t start = 0; start < g.count; start += chunk.panels.count) {
+        const int64_t n = smaller(chunk.panels.count, g.count - start);
+        chunk.copy(g.places + start, n);
+        transpose(g.residuals + start, g.stride, K, n, G, stride);
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t k = 0; k < K; ++k) of_residuals[k] += double(G[i * stride + k]);
+        backward(chunk.panels, Residuals{G, n, stride}, K, Sums{sums});
+        if (patience.ends(n * d * K)) return false;
+    }
+    standardise(sums, of_residuals, g.rows, g.gradient);
+    return true;
+}
+
+// Calls f<Held>() for the type in which a chunk holds the rows.
 template <class F>
-bool with_types(const Pass &pass, F &&f) {
-    if (pass.rows.features) return f.template operator()<float, float>();
-    if (pass.K > 2 * CLASSES) return f.template operator()<uint8_t, float>();
-    return f.template operator()<uint8_t, uint8_t>();
+bool with_held(const Visit &visit, F &&f) {
+    if (visit.rows.type != Type::uint8 || visit.K > 2 * CLASSES) return f.template operator()<float>();
+    return f.template operator()<uint8_t>();
 }
 
 bool run_epoch(const Epoch &e) {
-    return with_types(e, [&]<class Source, class Held>() { return epoch<Source, Held>(e); });
+    return with_held(e, [&]<class Held>() { return epoch<Held>(e); });
 }
 
 bool run_evaluation(Evaluation &e) {
-    return with_types(e, [&]<class Source, class Held>() { return evaluate<Source, Held>(e); });
+    return with_held(e, [&]<class Held>() { return evaluate<Held>(e); });
 }
 
 bool run_objective(Objective &o) {
-    return with_types(o, [&]<class Source, class Held>() { return objective<Source, Held>(o); });
+    return with_held(o, [&]<class Held>() { return objective<Held>(o); });
+}
+
+bool run_scores(const Scores &s) {
+    return with_held(s, [&]<class Held>() { return scores<Held>(s); });
+}
+
+bool run_gradient(const Gradient &g) {
+    return with_held(g, [&]<class Held>() { return gradient<Held>(g); });
 }
 
 }  // namespace
 
-extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective};
+extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective, run_scores, run_gradient};
 
 }  // namespace onelayer

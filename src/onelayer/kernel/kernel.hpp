@@ -7,25 +7,30 @@ namespace onelayer {
 
 enum class Loss : int { softmax, sigmoid };
 
-// Rows as they are stored: pixels, whose standardisation is folded into the layer, or features, which are standardised
-// a few rows at a time. Exactly one of the two first pointers is set.
+enum class Type : int { uint8, float32 };
+
+// Rows as they are stored: pixels (uint8), whose standardisation is folded into the layer, or features, which are
+// standardised a few rows at a time.
 struct Rows {
-    const uint8_t *pixels;  // (n, d)
-    const float *features;  // (n, d)
-    const int64_t *labels;  // (n,)
-    const double *weights;  // (n,), factors on the rows' losses, or null: 1
+    const void *data;  // (n, d)
+    Type type;
     const double *mean;     // (d,)
     const double *scale;    // (d,), infinite where a feature is constant: rows become 0 there, and gradients too
     int64_t d;
+    const int64_t *labels;  // (n,), or null where no loss is taken
+    const double *weights;  // (n,), factors on the rows' losses, or null: 1
 };
 
 // The data of every pass over rows. Its layer has K classes; templates are (K, d), and the bias (K,).
-struct Pass {
+struct Visit {
     Rows rows;
     const int64_t *places;  // (count,), of the rows, in the order of the visits
     int64_t count, K;
-    Loss loss;
     bool (*interrupted)();  // asked now and then; true ends the pass
+};
+
+struct Pass : Visit {
+    Loss loss;
 };
 
 struct Epoch : Pass {
@@ -49,6 +54,20 @@ struct Objective : Pass {
     double *bias_gradient;  // (K,)
 };
 
+// Two products with the standardised rows X (count, d). A class of their (K, count) arrays lies in one piece, and
+// `stride` numbers from the next.
+struct Scores : Visit {
+    const double *templates;  // (K, d)
+    float *scores;            // result: templates X^T
+    int64_t stride;
+};
+
+struct Gradient : Visit {
+    const float *residuals;
+    int64_t stride;
+    double *gradient;  // (K, d), result: residuals X
+};
+
 [[noreturn]] void out_of_memory();  // throws
 
 struct Kernel {
@@ -56,6 +75,8 @@ struct Kernel {
     bool (*run_epoch)(const Epoch &);  // false: interrupted
     bool (*evaluate)(Evaluation &);
     bool (*objective)(Objective &);
+    bool (*scores)(const Scores &);
+    bool (*gradient)(const Gradient &);
 };
 
 extern const Kernel baseline_kernel;

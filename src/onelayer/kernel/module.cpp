@@ -114,23 +114,27 @@ WritableArray writable(const char *name, nb::handle object) {
     return array;
 }
 
+// Refuses an array that is not in C order. `by_class` allows gaps between the rows of a matrix.
 template <class A>
-void require_contiguous(const char *name, const A &array, size_t ndim) {
+void require_contiguous(const char *name, const A &array, size_t ndim, bool by_class) {
     if (array.ndim() != ndim)
         refuse(name, "has " + std::to_string(array.ndim()) + " dimensions; expected " + std::to_string(ndim));
     int64_t expected = 1;
     for (size_t axis = ndim; axis-- > 0;) {
         if (array.shape(axis) == 0) refuse(name, "is empty");
-        if (array.shape(axis) != 1 && array.stride(axis) != expected) refuse(name, "is not C-contiguous");
+        const int64_t stride = array.stride(axis);
+        if (array.shape(axis) != 1 && (by_class && axis == 0 ? stride < expected : stride != expected))
+            refuse(name, by_class ? "has classes that do not lie in one piece each" : "is not C-contiguous");
         expected *= int64_t(array.shape(axis));
     }
 }
 
 // The data of an array that has this type and shape.
 template <class T, class A>
-auto data_of(const char *name, const char *type_name, const A &array, std::initializer_list<int64_t> shape) {
+auto data_of(const char *name, const char *type_name, const A &array, std::initializer_list<int64_t> shape,
+             bool by_class = false) {
     if (array.dtype() != nb::dtype<T>()) throw nb::type_error((std::string(name) + " is not " + type_name).c_str());
-    require_contiguous(name, array, shape.size());
+    require_contiguous(name, array, shape.size(), by_class);
     size_t axis = 0;
     for (int64_t length : shape) {
         if (length >= 0 && int64_t(array.shape(axis)) != length)
@@ -142,6 +146,15 @@ auto data_of(const char *name, const char *type_name, const A &array, std::initi
     if (reinterpret_cast<uintptr_t>(p) % alignof(T)) refuse(name, "is not aligned");
     using Data = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(p)>>, const T, T>;
     return static_cast<Data *>(p);
+}
+
+// The data of a matrix whose first axis is that of the classes. Each lies in one piece, `stride` numbers from the next.
+template <class T, class A>
+auto by_class(const char *name, const char *type_name, const A &array, std::initializer_list<int64_t> shape,
+              int64_t *stride) {
+    auto *p = data_of<T>(name, type_name, array, shape, true);
+    *stride = array.stride(0);
+    return p;
 }
 
 void require_between(const char *name, const int64_t *values, int64_t count, int64_t end) {
@@ -158,39 +171,54 @@ Loss loss_named(nb::handle object) {
     refuse("loss", "is neither softmax nor sigmoid");
 }
 
-// Python's arguments outlive the call, and so do the arrays' data.
-Rows rows_of(nb::handle rows_, nb::handle labels_, nb::handle weights_, nb::handle mean_, nb::handle scale_,
-             const int64_t *places, int64_t count, int64_t K) {
-    const Array rows = readable("rows", rows_), labels = readable("labels", labels_), mean = readable("mean", mean_),
-                scale = readable("scale", scale_);
-    Rows r{};
-    if (rows.dtype() == nb::dtype<uint8_t>())
-        r.pixels = data_of<uint8_t>("rows", "uint8", rows, {-1, -1});
-    else
-        r.features = data_of<float>("rows", "uint8 or float32", rows, {-1, -1});
+// The rows of a visit, whose K is set; returns their number. Python's arguments outlive the call, and so do the arrays'
+// data.
+int64_t prepare_rows(Visit &visit, nb::handle rows_, nb::handle mean_, nb::handle scale_, nb::handle places_) {
+    const Array rows = readable("rows", rows_), mean = readable("mean", mean_), scale = readable("scale", scale_),
+                places = readable("places", places_);
+    Rows &r = visit.rows;
+    if (rows.dtype() == nb::dtype<uint8_t>()) {
+        r.type = Type::uint8;
+        r.data = data_of<uint8_t>("rows", "uint8", rows, {-1, -1});
+    } else {
+        r.type = Type::float32;
+        r.data = data_of<float>("rows", "uint8 or float32", rows, {-1, -1});
+    }
     const int64_t n = int64_t(rows.shape(0));
     r.d = int64_t(rows.shape(1));
-    r.labels = data_of<int64_t>("labels", "int64", labels, {n});
-    if (!weights_.is_none())
-        r.weights = data_of<double>("row_weights", "float64", readable("row_weights", weights_), {n});
     r.mean = data_of<double>("mean", "float64", mean, {r.d});
     r.scale = data_of<double>("scale", "float64", scale, {r.d});
-    require_between("places", places, count, n);
-    for (int64_t i = 0; i < count; ++i) {  // only of the rows that are used: a memory map may be large
-        const int64_t label = r.labels[places[i]];
-        if (label < 0 || label >= K)
-            refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(places[i]) + "; expected 0 to " +
-                                 std::to_string(K - 1));
-        // The products take it as a float.
-        if (r.weights && !(r.weights[places[i]] >= 0 && std::isfinite(float(r.weights[places[i]]))))
-            refuse("row_weights", "has " + std::to_string(r.weights[places[i]]) + " at " + std::to_string(places[i]) +
-                                  "; expected a number of at least 0 that is finite in float32");
-    }
     for (int64_t j = 0; j < r.d; ++j) {
         if (!std::isfinite(r.mean[j])) refuse("mean", "is not finite");
         if (!(r.scale[j] > 0)) refuse("scale", "is not positive");  // infinite where a feature is constant
     }
-    return r;
+    visit.places = data_of<int64_t>("places", "int64", places, {-1});
+    visit.count = int64_t(places.shape(0));
+    require_between("places", visit.places, visit.count, n);
+    visit.interrupted = interrupted;
+    return n;
+}
+
+void prepare_labels(Visit &visit, nb::handle labels, nb::handle weights, int64_t n) {
+    Rows &r = visit.rows;
+    r.labels = data_of<int64_t>("labels", "int64", readable("labels", labels), {n});
+    if (!weights.is_none())
+        r.weights = data_of<double>("row_weights", "float64", readable("row_weights", weights), {n});
+    for (int64_t i = 0; i < visit.count; ++i) {  // only of the rows that are used: a memory map may be large
+        const int64_t place = visit.places[i], label = r.labels[place];
+        if (label < 0 || label >= visit.K)
+            refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(place) + "; expected 0 to " +
+                                 std::to_string(visit.K - 1));
+        // The products take it as a float.
+        if (r.weights && !(r.weights[place] >= 0 && std::isfinite(float(r.weights[place]))))
+            refuse("row_weights", "has " + std::to_string(r.weights[place]) + " at " + std::to_string(place) +
+                                      "; expected a number of at least 0 that is finite in float32");
+    }
+}
+
+void require_features(int64_t of_templates, const Rows &rows) {
+    if (of_templates != rows.d)
+        refuse("templates", "has " + std::to_string(of_templates) + " features; rows have " + std::to_string(rows.d));
 }
 
 // Runs the kernel without the GIL, where `interrupted` can answer.
@@ -215,7 +243,7 @@ void call(nb::handle cancelled, Call &&kernel_call) {
     throw nb::python_error();
 }
 
-// The arguments that every call takes first.
+// The arguments that every pass with a loss takes first.
 struct Arguments {
     nb::handle rows, labels, row_weights, mean, scale, places, templates, bias, loss;
 };
@@ -225,15 +253,10 @@ void prepare(Pass_ &pass, const Arguments &a, const A &templates, const A &bias)
     pass.templates = data_of<float>("templates", "float32", templates, {-1, -1});
     pass.K = int64_t(templates.shape(0));
     pass.bias = data_of<float>("bias", "float32", bias, {pass.K});
-    const Array places = readable("places", a.places);
-    pass.places = data_of<int64_t>("places", "int64", places, {-1});
-    pass.count = int64_t(places.shape(0));
-    pass.rows = rows_of(a.rows, a.labels, a.row_weights, a.mean, a.scale, pass.places, pass.count, pass.K);
-    if (int64_t(templates.shape(1)) != pass.rows.d)
-        refuse("templates", "has " + std::to_string(templates.shape(1)) + " features; rows have " +
-                                std::to_string(pass.rows.d));
+    const int64_t n = prepare_rows(pass, a.rows, a.mean, a.scale, a.places);
+    prepare_labels(pass, a.labels, a.row_weights, n);
+    require_features(int64_t(templates.shape(1)), pass.rows);
     pass.loss = loss_named(a.loss);
-    pass.interrupted = interrupted;
 }
 
 template <class Pass_>
@@ -283,9 +306,40 @@ double objective(const Arguments &a, nb::handle gradient, nb::handle bias_gradie
     return o.loss_sum;
 }
 
-// Makes a function of the module whose Python arguments are those of `Arguments` and `more`, each of any type.
+void scores(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle templates_,
+            nb::handle scores_, nb::handle cancelled) {
+    Scores s{};
+    const Array templates = readable("templates", templates_);
+    s.templates = data_of<double>("templates", "float64", templates, {-1, -1});
+    s.K = int64_t(templates.shape(0));
+    prepare_rows(s, rows, mean, scale, places);
+    require_features(int64_t(templates.shape(1)), s.rows);
+    s.scores = by_class<float>("scores", "float32", writable("scores", scores_), {s.K, s.count}, &s.stride);
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.scores(s); });
+}
+
+void gradient(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle residuals_,
+              nb::handle gradient_, nb::handle cancelled) {
+    Gradient g{};
+    prepare_rows(g, rows, mean, scale, places);
+    const Array residuals = readable("residuals", residuals_);
+    g.residuals = by_class<float>("residuals", "float32", residuals, {-1, g.count}, &g.stride);
+    g.K = int64_t(residuals.shape(0));
+    g.gradient = data_of<double>("gradient", "float64", writable("gradient", gradient_), {g.K, g.rows.d});
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.gradient(g); });
+}
+
+// Makes a function of the module whose Python arguments are of any type.
+template <class Result, class... Handles, class... Names>
+void define(nb::module_ &m, const char *name, Result (*f)(Handles...), const char *doc, Names... names) {
+    m.def(name, f, nb::arg(names).none()..., doc);
+}
+
+// The same for a pass: its arguments are those of `Arguments` and `more`.
 template <class Result, class... More, class... Names>
-void define(nb::module_ &m, const char *name, Result (*f)(const Arguments &, More...), const char *doc,
+void define_pass(nb::module_ &m, const char *name, Result (*f)(const Arguments &, More...), const char *doc,
             Names... more) {
     using H = nb::handle;
     m.def(
@@ -303,14 +357,19 @@ void define(nb::module_ &m, const char *name, Result (*f)(const Arguments &, Mor
 
 NB_MODULE(_kernel, m) {
     using namespace onelayer;
-    m.doc() = "Mini-batch gradient descent, evaluation, and loss with gradient of a one-layer classifier.";
+    m.doc() = "Mini-batch gradient descent, evaluation, loss with gradient, and both products of a one-layer classifier.";
     m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
-    define(m, "run_epoch", &run_epoch, "Visit the rows in batches and update templates and bias in place.", "flipped",
-           "width", "batch_size", "learning_rate", "l2", "cancelled");
-    define(m, "evaluate", &evaluate, "Return the sum of the losses, and of the weights of right answers.", "cancelled");
-    define(m, "objective", &objective,
-           "Return the sum of the losses, and write the sums of its gradients into gradient and bias_gradient.",
-           "gradient", "bias_gradient", "cancelled");
+    define_pass(m, "run_epoch", &run_epoch, "Visit the rows in batches and update templates and bias in place.",
+                "flipped", "width", "batch_size", "learning_rate", "l2", "cancelled");
+    define_pass(m, "evaluate", &evaluate, "Return the sum of the losses, and of the weights of right answers.",
+                "cancelled");
+    define_pass(m, "objective", &objective,
+                "Return the sum of the losses, and write the sums of its gradients into gradient and bias_gradient.",
+                "gradient", "bias_gradient", "cancelled");
+    define(m, "scores", &scores, "Write the products of templates and standardised rows into scores.", "rows", "mean",
+           "scale", "places", "templates", "scores", "cancelled");
+    define(m, "gradient", &gradient, "Write the products of residuals and standardised rows into gradient.", "rows",
+           "mean", "scale", "places", "residuals", "gradient", "cancelled");
 }

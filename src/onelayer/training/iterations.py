@@ -77,7 +77,14 @@ def convergence_of(problem: Problem, smallest_l2: float) -> Convergence:
     """Return the solver for the training rows of a problem, and for lambdas from this one on."""
     config = problem.config
     exact = np.dtype(np.float64) if config.dtype == "float64" else None
-    rows = Rows(problem.splits.train, problem.standardizer, flip=config.flip, dtype=exact)
+    rows = Rows(
+        problem.splits.train,
+        problem.standardizer,
+        flip=config.flip,
+        dtype=exact,
+        compiled=problem.backend.compiled,
+        threads=config.threads,
+    )
     return Convergence(rows, LOSSES[config.loss], smallest_l2)
 
 

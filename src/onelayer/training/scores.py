@@ -1,6 +1,5 @@
 """Scores of whole splits, computed by a second core while the first trains the next epoch."""
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +12,8 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Backend
 from onelayer.training.history import Score
+from onelayer.training.parts import count_cores
 from onelayer.training.state import Problem
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def scores_of(

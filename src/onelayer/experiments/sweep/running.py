@@ -15,7 +15,7 @@ from onelayer.experiments.sweep.results import SweepRun
 from onelayer.files import write_file, write_json
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
-from onelayer.training.scores import count_cores
+from onelayer.training.parts import count_cores
 from onelayer.training.state import Problem, TrainingState
 
 Told = Callable[[int, int | None, tuple[int, int]], None]

@@ -47,9 +47,15 @@ class Backend(Protocol):
         Mean and scale of the training rows, float64; an infinite scale makes a feature 0 in every row.
     layer : SoftmaxLayer
         The layer to start from, in NumPy arrays of the type ``config.dtype``, for standardised rows. It is copied.
+
+    Attributes
+    ----------
+    compiled : bool
+        True if the converged solver may multiply in the compiled kernel.
     """
 
     name: ClassVar[Name]
+    compiled: ClassVar[bool]
 
     def __init__(
         self, splits: Splits, config: TrainConfig, standardizer: Standardizer, layer: SoftmaxLayer

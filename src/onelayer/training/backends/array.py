@@ -29,6 +29,7 @@ class ArrayBackend:
     """
 
     name: ClassVar[Name] = "numpy"
+    compiled: ClassVar[bool] = False
 
     def __init__(
         self,

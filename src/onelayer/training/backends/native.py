@@ -7,9 +7,8 @@ import numpy as np
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
-from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
-from onelayer.kernel import kernel
+from onelayer.kernel import check_variant, kernel, takes
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Name, Totals, penalised_mean
 
@@ -25,6 +24,7 @@ class NativeBackend:
     """
 
     name: ClassVar[Name] = "native"
+    compiled: ClassVar[bool] = True
 
     def __init__(self, splits: Splits, config: TrainConfig, standardizer: Standardizer, layer: SoftmaxLayer) -> None:
         self._batch_size = min(config.batch_size, len(splits.train))  # which fits the machine's numbers
@@ -42,14 +42,9 @@ class NativeBackend:
             return f"does not do {config.dtype}: leave --dtype out"
         if config.loss not in COMPILED_LOSSES:
             return f"has no loss {config.loss}: use {' or '.join(COMPILED_LOSSES)}"
-        rows = dataset.rows
-        known = rows.dtype in (np.uint8, np.float32) and rows.dtype.isnative
-        if not (known and rows.flags.c_contiguous and rows.flags.aligned):  # the kernel never copies a data set
+        if not takes(dataset.rows):
             return f"needs uint8 or float32 rows in C order: store those of {dataset.name} in this way"
-        try:
-            kernel.variant()
-        except ValueError as error:
-            raise ConfigError(f"{error}; set it to one of these, or unset it") from None
+        check_variant()
         return None
 
     @property

@@ -10,8 +10,10 @@ x . t = z . u with z = (x + x') / sqrt 2 and u = sqrt 2 t over the left half of 
 The problem in (z, u) has half the width, and no row is seen twice.
 """
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,9 +22,15 @@ from onelayer.data.dataset import Split
 from onelayer.data.scan import memory_map_of, read_forwards
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
+from onelayer.kernel import check_variant, kernel, takes
+from onelayer.training.parts import in_parts
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
 BLOCK_NUMBERS = 2**18  # of a block of rows in float32: 1 MiB, which a core's own cache holds
+FEW_CLASSES = 24  # which the kernel multiplies quicker than BLAS, which takes more rows at a time for more classes
+
+Stopped = Callable[[], bool] | None  # says whether to end early
+Result = TypeVar("Result")
 
 
 class Rows:
@@ -38,10 +46,26 @@ class Rows:
         Train on the rows and their mirror images. The rows must be images.
     dtype : numpy dtype, optional
         Floating-point type of the products. By default float64 where that takes no time, else float32.
+    compiled : bool
+        Take products of float32 for few classes in the compiled kernel, if there is one and it takes these rows.
+    threads : int
+        The most that multiply at the same time; 0 is one for each core. They change no number.
+
+    Raises
+    ------
+    ConfigError
+        If ONELAYER_KERNEL names an instruction set that this machine does not have.
     """
 
     def __init__(
-        self, split: Split, standardizer: Standardizer, *, flip: bool = False, dtype: np.dtype | None = None
+        self,
+        split: Split,
+        standardizer: Standardizer,
+        *,
+        flip: bool = False,
+        dtype: np.dtype | None = None,
+        compiled: bool = True,
+        threads: int = 0,
     ) -> None:
         weights = split.row_weights(slice(None))
         if weights is not None and not weights.all():
@@ -59,28 +83,34 @@ class Rows:
         self._folded = split.dataset.rows.dtype == np.uint8  # pixels are multiplied as they are
         self.n, self.d, self.K = len(split), len(self._mean), len(split.dataset.class_names)
         self.dtype = np.dtype(dtype or (np.float64 if self.n * self.d <= SMALL_NUMBERS else np.float32))
+        able = kernel is not None and self._mirror is None and takes(split.dataset.rows)
+        self.compiled = compiled and able and self.dtype == np.float32
+        if self.compiled:
+            check_variant()
+        self.threads = threads
         self.block_rows = max(1, min(self.n, max(64, BLOCK_NUMBERS // self.d)))
 
     def scores(self, T: np.ndarray) -> np.ndarray:
         """Return T X^T (K, n), in the type of the products, for templates T (K, d) of float64."""
-        V, offset = T, np.zeros(len(T))
-        if self._folded:
-            V = T / self._scale
-            offset = V @ self._mean
-        V, offset = np.ascontiguousarray(V.T, self.dtype), offset.astype(self.dtype)  # (d, K)
         S = np.empty((len(T), self.n), self.dtype)
-        with one_blas_thread():
-            for place, R in self._inputs():
-                np.subtract((R @ V).T, offset[:, None], out=S[:, place])
+        if self._in_kernel(len(T)):
+            multiply = partial(self._compiled_scores, np.ascontiguousarray(T))
+        else:
+            V = T / self._scale if self._folded else T
+            offset = (V @ self._mean if self._folded else np.zeros(len(T))).astype(self.dtype)
+            multiply = partial(self._scores, V.astype(self.dtype), offset)
+        for _ in self._in_parts(len(T), lambda part, place, stopped: multiply(S[:, place], part, stopped)):
+            pass
         return S
 
     def gradient(self, G: np.ndarray) -> np.ndarray:
-        """Return G X (K, d), added up over blocks in float64, for residuals G (K, n)."""
+        """Return G X (K, d), added up over parts in float64, for residuals G (K, n)."""
         total = np.zeros((len(G), self.d))
-        with one_blas_thread():
-            for place, R in self._inputs():
-                total += G[:, place] @ R
-        if self._folded:
+        in_kernel = self._in_kernel(len(G))
+        multiply = self._compiled_gradient if in_kernel else self._gradient
+        for of_part in self._in_parts(len(G), lambda part, place, stopped: multiply(G[:, place], part, stopped)):
+            total += of_part
+        if self._folded and not in_kernel:
             total -= np.outer(G.sum(axis=1, dtype=np.float64), self._mean)
             total /= self._scale
         return total
@@ -106,17 +136,56 @@ class Rows:
         """Return the templates for `scores` for those of whole rows (K, d): the inverse of `unfold`."""
         return self._mirror.fold_templates(T) if self._mirror else T
 
-    def _inputs(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield the places of a block of rows, and what is multiplied (k, d): pixels as they are, else standardised."""
-        buffer = np.empty((self.block_rows, self.d), self.dtype)
+    def _in_kernel(self, K: int) -> bool:
+        return self.compiled and K <= FEW_CLASSES
+
+    def _scores(self, V: np.ndarray, offset: np.ndarray, S: np.ndarray, part: Split, stopped: Stopped) -> None:
+        for place, R in self._inputs(part, len(V), stopped):
+            np.matmul(V, R.T, out=S[:, place])
+            if self._folded:
+                S[:, place] -= offset[:, None]
+
+    def _gradient(self, G: np.ndarray, part: Split, stopped: Stopped) -> np.ndarray:
+        total = np.zeros((len(G), self.d))
+        for place, R in self._inputs(part, len(G), stopped):
+            total += G[:, place] @ R
+        return total
+
+    def _compiled_scores(self, T: np.ndarray, S: np.ndarray, part: Split, stopped: Stopped) -> None:
+        kernel.scores(*self._stored(part), T, S, stopped)
+
+    def _compiled_gradient(self, G: np.ndarray, part: Split, stopped: Stopped) -> np.ndarray:
+        total = np.empty((len(G), self.d))
+        kernel.gradient(*self._stored(part), np.asarray(G, np.float32), total, stopped)
+        return total
+
+    def _stored(self, part: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows, mean, scale and places, as the kernel takes them."""
+        return part.dataset.rows, self._mean, self._scale, np.ascontiguousarray(part.indices, np.int64)
+
+    def _in_parts(self, K: int, task: Callable[[Split, slice, Stopped], Result]) -> Iterator[Result]:
+        """Yield what a task returns for the rows of each part, and their places, in order."""
         done = 0
-        with read_forwards(self.split.dataset.rows):
+
+        def of_part(part: slice, stopped: Stopped) -> Result:
+            rows = replace(piece, indices=piece.indices[part])
+            return task(rows, slice(done + part.start, done + part.stop), stopped)
+
+        with one_blas_thread(), read_forwards(self.split.dataset.rows):
             for piece in self._pieces:
-                for block in piece.blocks(self.block_rows):
-                    R = buffer[: block.stop - block.start]
-                    self._convert(piece.rows(block), R)
-                    yield slice(done, done + len(R)), R
-                    done += len(R)
+                yield from in_parts(of_part, len(piece), len(piece) * self.d * K, self.threads)
+                done += len(piece)
+
+    def _inputs(self, part: Split, K: int, stopped: Stopped) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the places of a block of rows, and what is multiplied (k, d): pixels as they are, else standardised."""
+        step = min(len(part), self.block_rows if K <= FEW_CLASSES else 4 * self.block_rows)
+        buffer = np.empty((step, self.d), self.dtype)
+        for block in part.blocks(step):
+            if stopped and stopped():
+                raise InterruptedError
+            R = buffer[: block.stop - block.start]
+            self._convert(part.rows(block), R)
+            yield block, R
 
     @property
     def _pieces(self) -> Iterator[Split]:
