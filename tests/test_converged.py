@@ -23,6 +23,7 @@ from onelayer.training import converged, parts
 from onelayer.training.converged import Convergence, Iterate
 from onelayer.training.converging import newton, preconditioner
 from onelayer.training.converging import rows as rows_module
+from onelayer.training.converging.losses import Sigmoids, Softmax
 from onelayer.training.converging.preconditioner import Eigen, Factor, Spectrum
 from onelayer.training.converging.rows import Rows, with_mirror_images
 from onelayer.training.iterations import convergence_of
@@ -239,6 +240,18 @@ def test_nearly_separable_classes(small):
     at, layer, X = solve(split, 1e-7, tol=1e-4)
     assert at.reached
     assert cost_of(layer, X, split, 1e-7) == pytest.approx(optimum(X, split.labels, 4, 1e-7, "softmax"), rel=1e-3)
+
+
+@pytest.mark.parametrize("of_scores", [Softmax, Sigmoids])
+def test_residuals_of_rows_that_are_nearly_certain_have_digits(of_scores):
+    rng = np.random.default_rng(0)
+    y, w = rng.integers(3, size=50), rng.uniform(size=50)
+    S = rng.uniform(-9, -8, (3, 50)).astype(np.float32)
+    S[y, np.arange(50)] *= -1  # one minus the probability of the label is about 1e-7
+    loss = of_scores(y, w / w.sum(), 3, *([3] if of_scores is Sigmoids else []))
+    ours, theirs = (loss.at(Z, np.zeros(3)) for Z in (S, S.astype(np.longdouble)))
+    np.testing.assert_allclose(ours.G, theirs.G.astype(np.float64), rtol=1e-5)
+    assert np.abs(theirs.G[y, np.arange(50)]).max() < 1e-5
 
 
 def test_passes_are_limited(monkeypatch):

@@ -119,17 +119,31 @@ class ScoreLoss(ABC):
                 b, (loss, P, p) = b + step, self.probabilities(S, b + step)
                 if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
                     break
-        return self._fit(b, loss, P)
+        return self._fit(S, b, loss, P)
 
     def at(self, S: np.ndarray, b: np.ndarray) -> Fit:
         """Return the loss with this bias."""
         loss, P, _ = self.probabilities(S, b)
-        return self._fit(b, loss, P)
+        return self._fit(S, b, loss, P)
 
-    def _fit(self, b: np.ndarray, loss: float, P: np.ndarray) -> Fit:
-        P[self._labels, np.arange(len(self._labels))] -= 1
+    def _fit(self, S: np.ndarray, b: np.ndarray, loss: float, P: np.ndarray) -> Fit:
+        places = self._labels, np.arange(len(self._labels))
+        P[places] = 0
+        P[places] = -self._doubt(P, S[places] + b.astype(S.dtype)[self._labels])
         P *= (self._weights / self._terms).astype(P.dtype)
         return Fit(b, loss, P)
+
+    @abstractmethod
+    def _doubt(self, others: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Return 1 - p (n,) for the labels; close to p = 1, the difference itself has no digits left.
+
+        Parameters
+        ----------
+        others : ndarray (K, n)
+            Probabilities, with 0 for the labels.
+        logits : ndarray (n,)
+            Those of the labels.
+        """
 
     @abstractmethod
     def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -153,6 +167,10 @@ class Softmax(ScoreLoss):
         total = Z.sum(axis=0)
         Z /= total
         return Z, np.log(total, dtype=np.float64) - right
+
+    def _doubt(self, others: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        doubt: np.ndarray = others.sum(axis=0)
+        return doubt
 
     def curvature(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
         _, P, p = self.probabilities(S, b)
@@ -199,6 +217,11 @@ class Sigmoids(ScoreLoss):
         losses = (np.maximum(Z, 0) + np.log1p(E)).sum(axis=0, dtype=np.float64)
         losses -= Z[y, places]
         return np.where(Z >= 0, 1, E) / (1 + E), losses / self._number
+
+    def _doubt(self, others: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        E = np.exp(-np.abs(logits))
+        doubt: np.ndarray = np.where(logits >= 0, E, 1) / (1 + E)
+        return doubt
 
     def curvature(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
         _, P, p = self.probabilities(S, b)
