@@ -1,110 +1,272 @@
-"""The converged solver against scikit-learn's L-BFGS, to the same certified gap, and a path of lambdas.
+"""The converged solver beside scikit-learn, scikit-learn-intelex, cyanure and PyTorch, as far as they are installed.
 
-The certified gap of a layer is ||dJ/dW||^2 / (4 lambda), with the best bias, as a share of the cost minus this gap.
-Both run in this process on one thread of BLAS; figures are CPU seconds, which a busy machine changes less than the time
-that passes. Those of onelayer begin with the raw rows: the standardisation and the preconditioner are in them. Those of
-scikit-learn begin with standardised rows of float32. Its passes are evaluations of the cost with its gradient; it is
-run with more and more iterations, from zero each time, until its gap is small enough, and the last run counts.
+    python benchmarks/converged.py [CASE ...] [--data cifar-10-batches-py] [--rounds 5] [--settings FILE]
 
-    python benchmarks/converged.py cifar-10-batches-py [--rows 10000] [--l2 0.1 0.001] [--tol 1e-3 1e-4 1e-6] [--path]
+Every turn is a process of its own with one thread; benchmarks/solvers.py says what is timed. First the optimum is
+bounded: the certificate of onelayer's layer for a gap of 1e-6. The gap of a layer is its cost less this bound, as a
+share of the bound. All costs are computed by one function, in float64.
+
+onelayer stops by itself, at a gap of 1e-4. For each peer, the number of iterations is searched with which its cost
+comes as near, in steps of a tenth, and only the turns with this number count; a user does not know it. Those who take
+less than 10 s take turns, --rounds times, and medians are shown. Iterations that were found are kept in --settings.
+
+The cases:
+
+- small, weak, large: CIFAR-10, 10,000 rows at lambda 0.1 and 0.001, 49,000 rows at lambda 0.032;
+- path: 49,000 rows, ten lambdas from 0.1 to 0.001; scikit-learn fits the first two, warm;
+- classes: 20,000 synthetic rows of 1,024 features in 1,000 classes at lambda 1e-4;
+- types: 50,000 synthetic rows of 768 features in 100 classes at lambda 1e-4, in float16 and float32;
+- flips: CIFAR-10 with mirror images and without;
+- agreement: 5,000 rows, five lambdas, float64: the test rows on which scikit-learn answers differently;
+- disk: rows in a memory map, larger than the memory that a control group allows.
 """
 
 import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+from larger_than_memory import make, read_splits
+from limits import AnonymousPeak, forget, limited, run
+from solvers import FINE, OURS, SOFTMAX, Problem, Turn, cpu_seconds
 
-import onelayer
-from onelayer.blas import one_blas_thread
-from onelayer.data.dataset import Split
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.losses import LOSSES
 from onelayer.training.converged import Convergence
 from onelayer.training.converging.rows import Rows
 
-SOFTMAX = LOSSES["softmax"]
+GAP, STEP = 1e-4, 1.1
+SHORT = 10.0  # CPU seconds up to which a turn is repeated
+PATH = tuple(np.geomspace(0.1, 0.001, 10).round(6).tolist())
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# The iterations from which the search begins.
+SMALL = {
+    "scikit-learn lbfgs float32": 80,
+    "scikit-learn lbfgs float64": 80,
+    "scikit-learn newton-cg float32": 7,
+    "scikit-learn newton-cg float64": 7,
+    "scikit-learn-intelex lbfgs float32": 80,
+    "scikit-learn-intelex lbfgs float64": 80,
+    "cyanure float32": 8,
+    "PyTorch L-BFGS float32": 80,
+}
+QUICK = ("scikit-learn lbfgs float32", "scikit-learn-intelex lbfgs float32", "cyanure float32")
+QUICKEST = QUICK[:1]
 
 
-def ours(split: Split, l2: float, tols: list[float]) -> None:
-    """Print the passes, seconds and gap at which each of the gaps was reached first."""
-    start = time.process_time()
-    rows = Rows(split, Standardizer.fit(split.row_blocks(BLOCK_ROWS)))
-    convergence, left = Convergence(rows, SOFTMAX, l2), sorted(tols, reverse=True)
-    for at in convergence.iterates(l2, tol=left[-1]):
-        while left and at.gap <= left[0] * (at.cost - at.gap):
-            print_row("onelayer", l2, left.pop(0), at.passes, time.process_time() - start, at.cost)
-        if at.ended and not at.reached:
-            print(at.ended)
+@dataclass(frozen=True)
+class Contestant:
+    """A solver on a problem, with the iterations from which the search begins; onelayer needs none."""
+
+    problem: Problem
+    solver: str = OURS
+    start: float = 1 / GAP
+
+    @property
+    def words(self) -> str:
+        rows = f"{self.problem.rows:,} rows" if self.problem.rows else f"{self.problem.data} {self.problem.dtype}"
+        l2s = " to ".join(f"{l2:g}" for l2 in dict.fromkeys((self.problem.l2s[0], self.problem.l2s[-1])))
+        return f"{rows}, {l2s}{', flips' * self.problem.flip} | {self.solver}"
 
 
-def theirs(split: Split, l2: float, tol: float) -> None:
-    """Print the same of scikit-learn."""
-    from sklearn.exceptions import ConvergenceWarning
+class Comparison:
+    """Contestants that take turns."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._rounds, self._patience, self._file = arguments.rounds, arguments.patience, arguments.settings
+        self._bounds: dict[Problem, tuple[float, ...]] = {}
+        self._known: dict[str, float] = {}
+        if self._file and self._file.exists():
+            self._known = json.loads(self._file.read_text())
+
+    def run(self, contestants: list[Contestant]) -> None:
+        turns: dict[Contestant, list[Turn]] = {}
+        for contestant in contestants:
+            if contestant.problem not in self._bounds:
+                self._bounds[contestant.problem] = self.turn(contestant.problem, OURS, 1 / FINE).bounds
+            try:
+                turns[contestant] = [self.cheapest(contestant)]
+            except (subprocess.SubprocessError, ImportError) as error:
+                print(f"| {contestant.words} | {type(error).__name__} |", flush=True)
+        for _ in range(1, self._rounds):
+            for contestant, taken in turns.items():
+                if taken[0].seconds < SHORT:
+                    taken.append(self.turn(contestant.problem, contestant.solver, taken[0].effort))
+        for contestant, taken in turns.items():
+            self.report(contestant, taken)
+
+    def cheapest(self, contestant: Contestant) -> Turn:
+        """Return the turn with the fewest iterations that come near enough, by steps of a tenth."""
+        problem, solver, name = contestant.problem, contestant.solver, contestant.words
+        first = found = self.turn(problem, solver, self._known.get(name, contestant.start))
+        if solver == OURS:
+            return found
+        while self.gap(found) > GAP:
+            found = self.turn(problem, solver, max(found.effort + 1, round(found.effort * STEP)))
+        while found is first and name not in self._known and found.effort > 1:
+            fewer = self.turn(problem, solver, min(found.effort - 1, round(found.effort / STEP)))
+            if self.gap(fewer) > GAP:
+                break
+            first = found = fewer
+        self._known[name] = found.effort
+        if self._file:
+            self._file.write_text(json.dumps(self._known, indent=1) + "\n")
+        return found
+
+    def turn(self, problem: Problem, solver: str, effort: float) -> Turn:
+        """Let a solver take a turn in a process of its own."""
+        told = json.dumps({"problem": asdict(problem), "solver": solver, "effort": effort})
+        command = [sys.executable, str(Path(__file__).parent / "solvers.py"), told]
+        environment = os.environ | dict.fromkeys(THREADS, "1")
+        run_in = {"env": environment, "timeout": self._patience, "stderr": subprocess.DEVNULL}
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, **run_in).stdout
+        turn = Turn(**{**json.loads(output), "problem": problem})
+        gap = f", gap {self.gap(turn):.1e}" if problem in self._bounds else ""
+        words = Contestant(problem, solver).words
+        print(f"{words}, {effort:g}: {turn.seconds:.2f} s{gap}", file=sys.stderr, flush=True)
+        return turn
+
+    def gap(self, turn: Turn) -> float:
+        """Return the largest of the gaps for the lambdas."""
+        return max((cost - low) / low for cost, low in zip(turn.costs, self._bounds[turn.problem], strict=True))
+
+    def report(self, contestant: Contestant, turns: list[Turn]) -> None:
+        """Print the row of a contestant in the table."""
+        first, mine = turns[0], contestant.solver == OURS
+        seconds, certificate = (statistics.median(getattr(t, of) for t in turns) for of in ("seconds", "certificate"))
+        certified = max(cost / bound - 1 for cost, bound in zip(first.costs, first.bounds, strict=True))
+        ends = (0, -1) if len(first.costs) > 1 else (0,)
+        cells = [f"{first.passes:g}", f"{seconds:.2f}", len(turns), f"{certificate:.2f}" * mine]
+        cells += [f"{self.gap(first):.1e}", f"{certified:.1e}" if mine else first.own]
+        cells += [" ".join(f"{first.costs[end]:.6f}" for end in ends)]
+        cells += [" ".join(f"{100 * first.accuracies[end]:.2f}" for end in ends), f"{first.peak / 1e6:,.0f}"]
+        print("|", contestant.words, "|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+HEAD = "rows, lambda | solver | passes | CPU s | turns | certificate CPU s | gap | own gap | cost | test % | MB"
+
+
+def versus(problem: Problem, starts: dict[str, float]) -> list[Contestant]:
+    return [Contestant(problem), *(Contestant(problem, solver, start) for solver, start in starts.items())]
+
+
+def of_cifar(data: str) -> dict[str, list[Contestant]]:
+    """Return the contestants of each case that is a comparison."""
+    weak = {solver: start * (2 if "newton" in solver or "cyanure" in solver else 5) for solver, start in SMALL.items()}
+    classes, types = "20000x1024x1000", "50000x768x100"
+    path = Problem(data, 49_000, PATH)
+    return {
+        "small": versus(Problem(data, 10_000, (0.1,)), SMALL),
+        "weak": versus(Problem(data, 10_000, (0.001,)), weak),
+        "large": versus(Problem(data, 49_000, (0.032,)), {solver: 1.5 * SMALL[solver] for solver in QUICK}),
+        "path": [Contestant(path), *versus(Problem(data, 49_000, PATH[:2]), dict.fromkeys(QUICKEST, 1e3))],
+        "classes": versus(Problem(classes, 0, (1e-4,)), dict.fromkeys(QUICKEST, 100)),
+        "types": [
+            Contestant(Problem(types, 0, (1e-4,), "float16")),
+            *versus(Problem(types, 0, (1e-4,)), dict.fromkeys(QUICKEST, 100)),
+        ],
+        "flips": [
+            Contestant(Problem(data, n, (l2,), flip=flip))
+            for n, l2 in ((10_000, 0.1), (49_000, 0.032))
+            for flip in (False, True)
+        ],
+    }
+
+
+def agreement(data: str) -> None:
+    """Print, for each lambda, the test accuracies of both and the rows that they answer differently."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.linear_model._linear_loss import LinearModelLoss
 
-    X = Standardizer.fit(split.row_blocks(BLOCK_ROWS)).to(np.float32).transform(split.rows(slice(None)))
-    evaluations, evaluate = 0, LinearModelLoss.loss_gradient
-
-    def counted(*args: object, **options: object) -> object:
-        nonlocal evaluations
-        evaluations += 1
-        return evaluate(*args, **options)
-
-    LinearModelLoss.loss_gradient = counted
-    iterations = 60
-    while True:
-        evaluations, start = 0, time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            C = 1 / (2 * l2 * len(split))
-            peer = LogisticRegression(C=C, tol=1e-12, max_iter=iterations).fit(X, split.labels)
-        seconds, passes = time.process_time() - start, evaluations
-        W, b = peer.coef_.T.astype(np.float64), peer.intercept_.astype(np.float64)
-        S = (X @ W.astype(np.float32) + b.astype(np.float32)).astype(np.float64)
-        cost = float(SOFTMAX.of_rows(S, split.labels).mean() + l2 * (W * W).sum())
-        gradient = X.T @ SOFTMAX.residual(S, split.labels).astype(np.float32) + 2 * l2 * W
-        gap = float((gradient * gradient).sum()) / (4 * l2)
-        if 0 <= gap <= tol * (cost - gap) or iterations > 2000:
-            break
-        iterations = int(iterations * 1.3)
-    LinearModelLoss.loss_gradient = evaluate
-    print_row("scikit-learn", l2, tol, passes, seconds, cost)
+    dataset, split = Problem(data, 5000, ()).load()
+    standardizer = Standardizer.fit(split.row_blocks(BLOCK_ROWS))
+    test = dataset.only("test", [part for part in dataset.parts if "test" in part])
+    X, V = (standardizer.transform(of.rows(slice(None))) for of in (split, test))
+    l2s = np.geomspace(0.1, 0.001, 5)
+    convergence = Convergence(Rows(split, standardizer, dtype=np.dtype(np.float64)), SOFTMAX, l2s[-1])
+    peer = LogisticRegression(tol=1e-10, max_iter=10**5, warm_start=True)
+    print("| lambda | onelayer, test % | scikit-learn, test % | rows that differ |\n|---|---|---|---|")
+    for l2, at in zip(l2s, convergence.path(l2s, tol=1e-10), strict=True):
+        layer = convergence.layer(at)
+        answers = (V @ layer.weights + layer.bias).argmax(axis=1)
+        theirs = peer.set_params(C=1 / (2 * l2 * len(split))).fit(X, split.labels).predict(V)
+        right = [100 * np.mean(of == test.labels) for of in (answers, theirs)]
+        print(f"| {l2:.4g} | {right[0]:.2f} | {right[1]:.2f} | {(answers != theirs).sum()} |", flush=True)
 
 
-def path(split: Split, l2s: np.ndarray, tol: float) -> None:
-    """Print the passes of a path, and the seconds since it began."""
-    start = time.process_time()
-    rows = Rows(split, Standardizer.fit(split.row_blocks(BLOCK_ROWS)))
-    for l2, at in zip(l2s, Convergence(rows, SOFTMAX, l2s[-1]).path(l2s, tol=tol), strict=True):
-        print_row("path", l2, tol, at.passes, time.process_time() - start, at.cost)
+def disk(gigabytes: float) -> None:
+    """Print the speed of passes over a file that is ten times as large as the memory, beside that of `cat`."""
+    n = int(gigabytes * 1e9 / 3072)
+    limit = n * 3072 // 10
+    with tempfile.TemporaryDirectory(dir=".") as folder, limited(limit) as group:
+        path = Path(folder).resolve() / "X.npy"
+        make(path, n)
+        kind = "a control group" if group else "RLIMIT_DATA, which does not count the pages of files"
+        print(f"{n:,} rows of 3,072 pixels, {n * 3072 / 1e6:,.0f} MB; {limit / 1e6:.0f} MB allowed by {kind}\n")
+        forget(path)
+        start = time.perf_counter()
+        run(["sh", "-c", f"cat '{path}' > /dev/null"], group, limit)
+        print(f"cat: {path.stat().st_size / (time.perf_counter() - start) / 1e9:.2f} GB/s\n")
+        forget(path)
+        print(run([sys.executable, __file__, "--read", str(path)], group, limit))
+        if group:
+            print(f"the most that the group took: {group.peak() / 1e6:.0f} MB")
 
 
-def print_row(name: str, l2: float, tol: float, passes: float, seconds: float, cost: float) -> None:
-    print(f"| {name} | {l2:.4g} | {tol:g} | {passes:g} | {seconds:.2f} | {cost:.6f} |", flush=True)
+def read(path: Path) -> None:
+    """Solve a problem on the rows of a file, and print the seconds and the speed of each part."""
+    anonymous, split, at = AnonymousPeak(), read_splits(path).train, None
+    times = [(time.perf_counter(), cpu_seconds(), 0.0, "")]
+    standardizer = Standardizer.fit(split.row_blocks(BLOCK_ROWS))
+    times.append((time.perf_counter(), cpu_seconds(), 1.0, "mean and deviation"))
+    for at in Convergence(Rows(split, standardizer), SOFTMAX, 0.1).iterates(0.1, tol=GAP):
+        read_before = sum(t[2] for t in times[2:])
+        times.append((time.perf_counter(), cpu_seconds(), 2 * at.passes - read_before, f"iteration {at.iteration}"))
+    print("| part | readings | seconds | CPU s | GB/s |\n|---|---|---|---|---|")
+    for before, now in itertools.pairwise(times):
+        seconds, used, speed = now[0] - before[0], now[1] - before[1], len(split) * 3072 / 1e9 * now[2]
+        print(f"| {now[3]} | {now[2]:g} | {seconds:.1f} | {used:.1f} | {speed / seconds:.2f} |")
+    print(f"\n{at and at.ended}; own memory {anonymous.bytes / 1e6:.0f} MB")
 
 
 def main() -> None:
+    cases = [*of_cifar(""), "agreement", "disk"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="a data set, as for onelayer train --data")
-    parser.add_argument("--rows", type=int, default=10_000, help="the first of its training rows")
-    parser.add_argument("--l2", type=float, nargs="+", default=[0.1, 0.001])
-    parser.add_argument("--tol", type=float, nargs="+", default=[1e-3, 1e-4, 1e-6], help="gaps, as shares of the bound")
-    parser.add_argument("--path", action="store_true", help="10 lambdas from the largest to the smallest, instead")
-    parser.add_argument("--alone", action="store_true", help="leave scikit-learn out")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(cases)}; all by default")
+    parser.add_argument("--data", default="cifar10", help="CIFAR-10, as for onelayer train --data")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the short ones")
+    parser.add_argument("--patience", type=float, default=1800, help="seconds after which a turn is given up")
+    parser.add_argument("--settings", type=Path, help="read and write the iterations that were found there")
+    parser.add_argument("--gigabytes", type=float, default=2, help="size of the file of the case disk")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    dataset = onelayer.load(arguments.data)
-    split = Split("train", dataset, np.arange(min(arguments.rows, len(dataset.rows))))
-    print(f"{len(split):,} rows\n\n| solver | lambda | gap | passes | CPU s | cost |\n|---|---|---|---|---|---|")
-    with one_blas_thread():
-        if arguments.path:
-            path(split, np.geomspace(max(arguments.l2), min(arguments.l2), 10), min(arguments.tol))
-            return
-        for l2 in arguments.l2:
-            ours(split, l2, arguments.tol)
-            if not arguments.alone:
-                theirs(split, l2, sorted(arguments.tol)[len(arguments.tol) // 2])
+    if arguments.read:
+        read(arguments.read)
+        return
+    print(f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}; ", end="")
+    print(f"load {os.getloadavg()[0]:.1f}")
+    compared, comparison = of_cifar(arguments.data), Comparison(arguments)
+    others: dict[str, Callable[[], None]] = {
+        "agreement": lambda: agreement(arguments.data),
+        "disk": lambda: disk(arguments.gigabytes),
+    }
+    for case in arguments.cases or cases:
+        print(f"\n{case}\n", flush=True)
+        if case in compared:
+            print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
+            comparison.run(compared[case])
+        elif case in others:
+            others[case]()
+        else:
+            parser.error(f"there is no case {case}; there are {', '.join(cases)}")
 
 
 if __name__ == "__main__":
