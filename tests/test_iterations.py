@@ -18,7 +18,7 @@ from onelayer import train as train_by_name
 from onelayer.config import COURSEWORK
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
-from onelayer.errors import ConfigError, ModelFileError
+from onelayer.errors import ConfigError, ModelFileError, RunError
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
@@ -184,6 +184,30 @@ def test_settings_of_the_other_solver_are_refused(settings, words):
         TrainConfig(**settings)
 
 
+def test_a_run_that_ended_too_early_goes_on(wide, tmp_path):
+    """With more passes, or a smaller gap, a complete run becomes the run that had them from the beginning."""
+    config = replace(CONVERGED, l2=1e-5, tol=1e-9)
+    plan = Plan(config, SplitConfig(protocol="stratified"), "wide", wide.dataset.fingerprint)
+    whole, short = Run.create(tmp_path / "whole"), Run.create(tmp_path / "short")
+    start(whole, plan, Problem.of(wide, config))
+    early = replace(config, tol=1e-2, max_passes=STOPPED)
+    start(short, replace(plan, config=early), Problem.of(wide, early))
+    assert short.summary["epochs"] < whole.summary["epochs"]
+
+    def stop(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(short, wide, on_epoch=stop, tol=1e-9, max_passes=1000)
+    with pytest.raises(RunError, match="is not complete"):  # its model is that of the settings before
+        _ = short.model
+    resume(short, wide)
+    assert short.config == whole.config
+    assert short.model_path.read_bytes() == whole.model_path.read_bytes()
+    with pytest.raises(ConfigError, match="max passes 0 is not"):
+        resume(short, wide, max_passes=0)
+
+
 def test_settings_in_words():
     assert replace(CONVERGED, seed=7).in_words() == "softmax, converged, l2 0.01, tol 1e-08, float64, seed 7"
     with pytest.raises(ConfigError, match="setting of the solver sgd"):
@@ -274,6 +298,19 @@ def test_commands(run_cli, tmp_path):
     runs = sorted((tmp_path / "sweep" / "runs").iterdir())
     assert [json.loads((run / "summary.json").read_text())["ended"] for run in runs] == [REACHED] * 2
     refused = run_cli("train", "--data", "digits", "--solver", "converged", "--epochs", 3)
+    assert_one_line(refused, "epochs 3 is a setting of the solver sgd")
+
+
+def test_resume_takes_more_passes(run_cli, tmp_path):
+    run, quick = tmp_path / "run", "--no-figures"
+    words = ("--data", "digits", "--solver", "converged", "--l2", 1e-4, "--out", run, quick)
+    code, said, _ = run_cli("train", *words, "--max-passes", 4)
+    assert (code, "allow more passes" in said) == (0, True)
+    code, said, error = run_cli("resume", run, "--max-passes", 50, quick)
+    assert (code, error) == (0, error)
+    assert "iterations done, going on" in said
+    assert Run.open(run).summary["ended"] == REACHED
+    refused = run_cli("resume", run, "--epochs", 3, quick)
     assert_one_line(refused, "epochs 3 is a setting of the solver sgd")
 
 

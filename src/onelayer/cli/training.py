@@ -95,6 +95,8 @@ def resume(
     *,
     data: MovedData = None,
     epochs: Annotated[int | Literal["auto"] | None, Parameter(group=TRAINING)] = None,
+    tol: Annotated[float | None, Parameter(group=TRAINING)] = None,
+    max_passes: Annotated[int | None, Parameter(group=TRAINING)] = None,
     no_figures: NoFigures = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,6 +106,10 @@ def resume(
     ----------
     epochs
         Epochs in all, of those done and those to come; by default as many as the run was made for.
+    tol
+        Gap at which converged ends, as a share of the lowest cost possible; by default that of the run.
+    max_passes
+        Passes over the training rows in all, after which converged ends in any case; by default those of the run.
     """
     from onelayer.cli.screen import Screen
     from onelayer.runs import training as runs
@@ -124,14 +130,15 @@ def resume(
         longer = "; pass --epochs to train for more" if plan.config.solver == "sgd" else ""
         what = f"going on to {target}" if target != state.epoch else f"all of them{longer}"
         if target == "auto":
-            what = f"{state.ended}{longer}" if epochs is None and state.ended else "going on"
+            unchanged = epochs is tol is max_passes is None
+            what = f"{state.ended}{longer}" if unchanged and state.ended else "going on"
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
         _say_if_weighted(screen, plan)
         with resumable(run):
             with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
-                result = runs.resume(run, splits, epochs, on_epoch)
+                result = runs.resume(run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes)
             plan, _ = run.read_checkpoint()
             finish(screen, run, plan, splits, result, no_figures)
 

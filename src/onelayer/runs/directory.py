@@ -351,8 +351,10 @@ class Run(CurvePlots, ModelPlots):
             If the file is damaged.
         """
         plan, state = self.read_checkpoint()
-        trained = self.summary.get("config", {})
-        if not (isinstance(trained, dict) and trained.get("epochs") == plan.config.epochs and state.ended):
+        trained = self.summary.get("config")
+        planned = {name: getattr(plan.config, name) for name in ("epochs", "tol", "max_passes")}
+        same = isinstance(trained, dict) and all(trained.get(name, value) == value for name, value in planned.items())
+        if not (same and state.ended):
             raise self._incomplete()  # it was complete, and is now being trained for longer
         if not self.model_path.exists():
             raise RunError(f"{self.model_path} is missing; write it again with: {resume_command(self.path)}")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, OnelayerError, RunError
@@ -71,8 +71,11 @@ def resume(
     on_epoch: Callable[[TrainingState], None] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
+    *,
+    tol: float | None = None,
+    max_passes: int | None = None,
 ) -> TrainingResult:
-    """Go on with an interrupted run, or with a complete one for more epochs.
+    """Go on with an interrupted run, or with a complete one for more epochs, more passes or a smaller gap.
 
     Parameters
     ----------
@@ -83,11 +86,13 @@ def resume(
         Number of epochs in all; at least the number done. By default the number planned.
     on_epoch, report_test, cancelled
         As for `train`.
+    tol, max_passes : float, int, optional
+        Of the solver converged, in place of those of the run.
 
     Raises
     ------
     ConfigError
-        If fewer epochs are asked for than are done, the solver has no epochs, or the run is a probe.
+        If fewer epochs are asked for than are done, the solver has no such setting, or the run is a probe.
     RunError
         If another process works on the run.
     """
@@ -95,7 +100,9 @@ def resume(
         plan, state = run.read_checkpoint()
         if run.summary_path.exists() and PROBE in run.summary:
             raise ConfigError(f"{run.path} is a probe, which has no epochs to go on with; run onelayer probe again")
-        config = plan.config if epochs is None else replace(plan.config, epochs=epochs)  # the solver may have none
+        asked: dict[str, Any] = {"epochs": epochs, "tol": tol, "max_passes": max_passes}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        config = replace(plan.config, **asked)  # refuses what the solver does not have
         if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()
