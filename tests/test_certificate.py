@@ -276,6 +276,19 @@ def test_errors_of_sums_within_their_bounds_do_not_lift_the_bound(loss, wrong):
     assert near > 10
 
 
+def test_errors_of_shares_do_not_lift_the_entropy():
+    """Shares that look more equal than they are, by as much as they may after a billion roundings."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [180, 10, 10])
+    problem = problem_of(rng.normal(0, 1, (200, 3)), y, 3, "softmax", 1e4)
+    W, b = problem.optimum(*zeros(problem))  # every row gets the shares
+    some = replace(Sums.of(problem.layer(W, b), problem.X, problem.y, problem.w, np.arange(3)), roundings=10**9)
+    rarer = some.error * np.array([[-1], [1], [1]])
+    wrong = replace(some, answers=some.answers * (1 - rarer), truth=some.truth * (1 + rarer))
+    lowest, bound = problem.cost(W, b), certificate.lowest_cost(wrong, problem.l2, 0.0)
+    assert lowest - 1e-4 < bound < lowest
+
+
 def test_an_error_of_the_loss_within_its_bound_does_not_lower_the_cost():
     """A sum of losses that is too low by as much as it may be after a billion roundings."""
     problem = small_problem(0, "softmax", n=40, d=3)
