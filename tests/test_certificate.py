@@ -313,6 +313,28 @@ def test_the_penalty_is_rounded_upwards():
     assert below > 0
 
 
+@BOTH
+def test_the_errors_of_rows_stay_below_their_bound(loss):
+    """Loss and entropies of single rows, whose scores are exact, against 50 digits."""
+    rng, K = np.random.default_rng(0), 40
+    layer, worst = SoftmaxLayer(np.eye(K), np.zeros(K), LOSSES[loss]), 0.0
+    with mpmath.workdps(50):
+        for row in rng.normal(0, 3, (30, K)):
+            s = [mpmath.mpf(float(value)) for value in row]
+            found = Sums.of(layer, row[None], np.array([3]), None, np.arange(K))
+            if loss == "softmax":
+                total = mpmath.fsum(mpmath.exp(value) for value in s)
+                P = [[mpmath.exp(value) / total for value in s]]
+                exact = mpmath.log(total) - s[3]
+            else:
+                P = [[1 / (1 + mpmath.exp(-value)), 1 / (1 + mpmath.exp(value))] for value in s]
+                exact = -mpmath.fsum(mpmath.log(p[k != 3]) for k, p in enumerate(P)) / K
+            entropies = [-mpmath.fsum(q * mpmath.log(q) for q in p) for p in P]
+            pairs = [(found.loss, exact), *zip(found.entropy.tolist(), entropies, strict=True)]
+            worst = max(worst, *(float(abs(value - true) / (1 + true)) for value, true in pairs))
+    assert sums.UNIT / 2 < worst <= sums.row_error(K)
+
+
 def test_the_errors_of_sums_stay_below_their_bounds():
     """Rows far from zero, weights of many sizes: the sums against the same sums in 50 digits."""
     rng = np.random.default_rng(0)
