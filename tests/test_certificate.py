@@ -406,6 +406,8 @@ def test_sums_of_any_partition_agree(loss):
     X, y, w = rng.normal(0, 1, (n, d)), rng.integers(0, K, n), rng.uniform(0, 2, n)
     layer = SoftmaxLayer(rng.normal(0, 0.3, (d, K)), rng.normal(0, 0.3, K), LOSSES[loss])
     whole = Sums.of(layer, X, y, w, np.arange(K))
+    assert np.sqrt(w @ (X * X).sum(axis=1) / w.sum()) <= whole.reach < np.linalg.norm(X, axis=1).max() < 10
+    assert 10 <= Sums.of(layer, X, y, w, np.arange(K), length=10.0).reach < 10 + 1e-9
     for _ in range(10):
         cuts = np.sort(rng.choice(np.arange(1, n), rng.integers(1, 20), replace=False))
         parts = [Sums.of(layer, X[at], y[at], w[at], np.arange(K)) for at in np.split(rng.permutation(n), cuts)]
