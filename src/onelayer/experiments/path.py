@@ -88,7 +88,7 @@ def solve_path(
     def after_iteration(at: Iterate) -> None:
         done, aim = len(points), config.tol * max(0.0, at.cost - at.gap)
         words = f"l2 {grid[done]:g} ({done + 1} of {len(grid)}), {at.passes:g} passes"
-        progress(done, len(grid), f"{words}, gap {at.gap:.1g} nats, aim {aim:.1g}")
+        progress(done, len(grid), f"{words}, gap {at.gap:.1g} nats" + (f", aim {aim:.1g}" if aim else ""))
 
     for point in points_of(problem_of(splits, config), grid, cancelled, after_iteration):
         points.append(point)
