@@ -13,7 +13,7 @@ from onelayer.config import PATH_L2, SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, RunError
-from onelayer.experiments.lambdas import LambdaPath, path_figure, read_path, write_path
+from onelayer.experiments.lambdas import LambdaPath, draw_path, path_figure, read_path, write_path
 from onelayer.experiments.path import points_of, problem_of, require_grid, solve_path, train_chosen
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
@@ -121,6 +121,8 @@ def test_the_best_and_one_standard_error(splits, path, select):
 def test_of_equal_scores_the_largest_lambda_is_chosen(path):
     alike = tuple(replace(point, accuracy=path.points[2].accuracy) for point in path.points)
     assert LambdaPath(alike, "accuracy").chosen.l2 == L2S[0]
+    words = f"chosen by validation accuracy: l2 {L2S[0]:g}, the best; no larger one is within one standard error of it"
+    assert LambdaPath(alike, "accuracy", one_standard_error=True).choice_in_words() == words
 
 
 def test_a_choice_at_an_edge_has_a_note(splits, path):
@@ -315,6 +317,20 @@ def test_a_run_that_is_stopped_keeps_its_path(splits, path, tmp_path):
         train_chosen(run, path, plan, splits, stop)
     assert run.checkpoint_path.exists()
     assert read_path(run).chosen.l2 == path.chosen.l2 == run.config.l2
+
+
+def test_the_picture_names_the_division_of_the_path(splits, path, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Run, "write_figure", lambda self, name, figure: drawn.append((name, figure)))
+    plan = Plan(replace(CONFIG, l2=path.chosen.l2), SplitConfig(refit=True), "toy", splits.dataset.fingerprint)
+    refitted = split(splits.dataset, plan.split_config)
+    draw_path(Run(tmp_path), plan, refitted)
+    assert drawn == [], "no path chose it"
+    write_path(Run(tmp_path), path)
+    draw_path(Run(tmp_path), plan, refitted)
+    ((name, figure),) = drawn
+    words = f"toy, protocol stratified; chosen: {plan.config.setting_in_words()}"
+    assert (name, [text.get_text() for text in figure.texts].count(words)) == ("path", 1)
 
 
 def test_a_path_that_is_stopped_leaves_nothing(run_cli, tmp_path, monkeypatch):
