@@ -153,6 +153,18 @@ def test_a_converged_run_is_told_in_iterations(train_run):
     assert " inf " not in out
 
 
+def test_without_a_penalty_no_other_bound_is_looked_for(train_run):
+    train_run("--learning-rate", "0.05", "--epochs", "10")
+    run = Run.open("run")
+    plan, _ = run.read_checkpoint()
+    found, own = certify_closely(run.model, plan.load_splits(), plan.config)
+    assert own.gap > certification.WEAK * own.cost, "with a penalty, it would be"
+    assert found is own
+    summary = certification.certificate_summary(replace(own, bound=0.0))
+    assert summary["relative_gap"] is None, "JSON knows no infinity"
+    assert summary["gap"] > own.cost
+
+
 def test_training_without_a_penalty_certifies_nothing(train_run, monkeypatch):
     def refuse(*_):
         raise AssertionError
