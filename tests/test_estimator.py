@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import relative, toy_dataset, toy_splits
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
@@ -658,7 +659,8 @@ def test_in_a_pipeline_a_search_and_a_calibration():
     X, y = load_digits(return_X_y=True)
     X, y = X[:600], y[:600]
     pipeline = make_pipeline(StandardScaler(), SoftmaxClassifier(standardize=False, epochs=20, random_state=0))
-    search = GridSearchCV(pipeline, {"softmaxclassifier__l2": np.array([0.0, 1.0])}, cv=3, n_jobs=2).fit(X, y)
+    with parallel_config("threading"):  # two fits at once; other processes would import everything again
+        search = GridSearchCV(pipeline, {"softmaxclassifier__l2": np.array([0.0, 1.0])}, cv=3, n_jobs=2).fit(X, y)
     assert search.best_params_ == {"softmaxclassifier__l2": 0}
     assert search.best_score_ > 0.8
     assert cross_val_score(SoftmaxClassifier(epochs=20, random_state=0), X, y, cv=3).min() > 0.75
