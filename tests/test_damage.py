@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onelayer.data import load
+from onelayer.data.sources import find
 from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO
 from onelayer.errors import DataError
 
@@ -186,6 +188,7 @@ def own_cache(tmp_path_factory):
     place = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onelayer.data.cache.cache_directory", lambda: place)
+        patch.setattr("onelayer.data.sources.find", cache(find))  # by the names of files, which no damage changes
         yield place
 
 
