@@ -30,7 +30,7 @@ from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
 from onelayer.files import write_json
 from onelayer.pictures.colours import picture, stretched
-from onelayer.report.facts import scores
+from onelayer.report.facts import gradients, scores
 from onelayer.report.html import _unbroken, render
 from onelayer.report.opening import course
 from onelayer.report.subject import read_subject
@@ -96,6 +96,21 @@ def toy_run(path, config=CONFIG, report_test=True, **options):
     plan = Plan(config, SplitConfig(), "toy", dataset.fingerprint)
     start(Run.create(path), plan, Problem.of(splits, plan.config), report_test=report_test)
     return splits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gradients_once():
+    """Check the gradients once for the same rows, of which most reports here are."""
+    found = {}
+
+    def once(dataset):
+        if dataset.fingerprint not in found:
+            found[dataset.fingerprint] = gradients(dataset)
+        return found[dataset.fingerprint]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onelayer.report.html.gradients", once)
+        yield
 
 
 def page_of(path, splits):
