@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ FLOORS = (
 INSIDE_DATA = ("sources", "formats", "untrusted")
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Return the modules that each module imports, anywhere in it, as dotted names below the package."""
     files = {".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file in SOURCE.rglob("*.py")}
