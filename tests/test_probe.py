@@ -9,6 +9,7 @@ takes minutes to write again:
 import csv
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -231,8 +232,48 @@ def test_a_probe_is_a_run(run_cli, small, recipe, normalize, tmp_path):
     right = np.mean([answer["class"] == str(label) for answer, label in zip(answers, y[300:], strict=True)])
     assert right == pytest.approx(record["test"]["accuracy"])
     assert run_cli("export", "run", "model.py")[0] == 0
-    assert_one_line(run_cli("resume", "run"), "run is a probe, which has no epochs to go on with")
+    assert_one_line(run_cli("resume", "run"), "run is a probe, which is complete; run onelayer probe for another one")
     assert "small, full" in run_cli("runs", ".")[1]
+
+
+@pytest.mark.parametrize("normalize", ["none", "unit", "standardize"])
+def test_the_run_of_a_logistic_regression_says_what_fitted_it(run_cli, small, normalize):
+    assert run_cli("probe", small[0], "--out", "run", "--normalize", normalize, "--json")[0] == 0
+    run = Run.open("run")
+    config, chosen = run.config, run.summary["probe"]["chosen"]
+    assert (config.solver, config.tol, config.max_passes) == ("converged", TOLERANCE, 100)
+    assert config.l2 == pytest.approx(1 / (2 * chosen * 300))
+    assert len(run.history["gap"]) == run.summary["epochs"] > 0
+    assert run.history["gap"][-1] <= TOLERANCE * run.history["train_cost"][-1]
+    assert run.history["test_accuracy"][-1] == run.scores["test"].accuracy
+    code, out, _ = run_cli("certify", "run", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["cost"] == pytest.approx(run.scores["train"].cost, rel=1e-9)
+    assert 0 <= found["relative_gap"] < 2 * TOLERANCE
+    code, out, _ = run_cli("evaluate", "run", "--split", "train")
+    assert code == 0
+    assert "above the best possible" in out and "not converged" not in out
+    assert run_cli("report", "run", "--out", "report.html")[0] == 0
+    page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
+    assert f"small.npz --recipe dino --normalize {normalize} --split-seed 0" in page
+    assert "onelayer train" not in page
+
+
+def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run_cli, small):
+    for recipe in ("ridge", "nearest-mean"):
+        assert run_cli("probe", small[0], "--recipe", recipe, "--out", recipe, "--json")[0] == 0
+        words = f"{recipe} is a probe by {recipe}, which does not minimise this cost"
+        assert_one_line(run_cli("certify", recipe), words)
+        assert "above the best possible" not in run_cli("evaluate", recipe, "--split", "train")[1]
+    code, out, _ = run_cli("compare", "ridge", "nearest-mean")
+    assert code == 0
+    assert "recipe ridge against nearest-mean" in out
+    assert "l2" not in out
+    assert run_cli("report", "ridge", "--out", "report.html")[0] == 0
+    page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
+    assert "small.npz --recipe ridge" in page
+    assert "learning rate" not in page
 
 
 def test_the_export_of_rows_of_length_one(run_cli, small):

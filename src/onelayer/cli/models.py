@@ -123,10 +123,13 @@ def certify(
     from onelayer.cli.results import print_close_certificate
     from onelayer.cli.screen import Screen, json_text
     from onelayer.runs.directory import Run
+    from onelayer.runs.training import probe_of
 
     screen = Screen(quiet=as_json)
     run = Run.open(run_directory)
     plan, _ = run.read_checkpoint()
+    if (probe := probe_of(run)) and not probe.get("l2"):
+        raise ConfigError(f"{run.path} is a probe by {probe.get('recipe')}, which does not minimise this cost")
     model = run.model
     with screen.working("reading") as progress:
         splits = plan.load_splits(data, progress)

@@ -121,6 +121,7 @@ def resume(
     run = Run.open(run_directory)
     with claimed(run.path):
         plan, state = run.read_checkpoint()
+        runs.require_resumable(run)
         if epochs is not None and plan.config.solver == "converged":
             raise ConfigError(f"{run.path} has no epochs: the solver converged goes on to its end; leave out --epochs")
         with screen.working("reading") as progress:

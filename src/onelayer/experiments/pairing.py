@@ -17,6 +17,7 @@ from onelayer.errors import ConfigError, DataError, OnelayerWarning, RunError
 from onelayer.experiments.comparison import Comparison, compare_answers, compare_balanced
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
+from onelayer.runs.training import probe_of
 from onelayer.words import option_value, spaced
 
 
@@ -113,6 +114,11 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
     """
     (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
     both = plan_a.config.settings, plan_b.config.settings
+    if (probe_a := probe_of(runs_a[0])) and (probe_b := probe_of(runs_b[0])):
+        chosen = ["chosen"] * (None not in (probe_a.get("chosen"), probe_b.get("chosen")))
+        shown = ["recipe", "normalize", *chosen]
+        recipe_a, recipe_b = ({name: probe.get(name) for name in shown} for probe in (probe_a, probe_b))
+        both = recipe_a, recipe_b
     settings, names = differences_in_words(*both) or "the settings are the same", names_by_difference(*both)
     common = sorted(a.keys() & b.keys())
     if len(a) == len(b) == 1 and not common:

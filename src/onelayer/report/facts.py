@@ -19,6 +19,7 @@ from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
+from onelayer.runs.training import probe_of
 from onelayer.training.history import columns_of, noun_of
 from onelayer.words import mean_and_sd, option_value, printable, spaced
 
@@ -59,14 +60,20 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     return {
         "Training": training(setting.runs[0]),
-        "Settings": [
-            (spaced(name), option_value(value))
-            for name, value in vars(plan.config).items()
-            if name not in settings_of_others(plan.config.solver)
-        ],
+        "Settings": _settings(setting.runs[0], plan.config),
         "Data": data,
         "Made with": [*made, ("arithmetic", str(summary.get("backend")))],
     }
+
+
+def _settings(run: Run, config: TrainConfig) -> list[tuple[str, str]]:
+    """Return the settings of a training, and those of a probe; of a probe in closed form, these alone."""
+    others = settings_of_others(config.solver)
+    found = [(spaced(name), option_value(value)) for name, value in vars(config).items() if name not in others]
+    if (probe := probe_of(run)) is None:
+        return found
+    of_probe = [(name, str(probe.get(name))) for name in ("recipe", "normalize", "chosen")]
+    return of_probe + found * (config.solver == "converged")
 
 
 def training(run: Run) -> list[tuple[str, str]]:
@@ -138,8 +145,11 @@ def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
 
 
 def train_command(setting: SettingRuns) -> str:
-    """Return the command that trains the same again, once for each seed."""
+    """Return the command that trains the same again, once for each seed, or probes the same again."""
     plan = setting.plan
+    if probe := probe_of(setting.runs[0]):
+        words = [f"onelayer probe {shlex.quote(plan.source)}", *_options_of_probe(probe, plan.split_config)]
+        return _in_lines(words)
     words = ["onelayer train", f"--data {shlex.quote(plan.source)}"]
     words += [*_options(plan.source_config, type(plan.source_config)()), *_options(plan.split_config, SplitConfig())]
     config = replace(plan.config, seed=TrainConfig.seed)
@@ -150,6 +160,16 @@ def train_command(setting: SettingRuns) -> str:
         words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
     elif setting.seeds != (TrainConfig.seed,):
         words.append(f"--seed {setting.seeds[0]}")
+    return _in_lines(words)
+
+
+def _options_of_probe(probe: dict[str, Any], split_config: SplitConfig) -> list[str]:
+    options = [_option(name, probe.get(name)) for name in ("recipe", "normalize")]
+    return [*options, _option("split_seed", split_config.split_seed)]
+
+
+def _in_lines(words: list[str]) -> str:
+    """Return the words of a command in lines for a shell."""
     lines = words[:1]
     for word in words[1:]:
         if len(lines[-1]) + len(word) < COMMAND_WIDTH:

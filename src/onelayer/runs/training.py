@@ -20,7 +20,19 @@ from onelayer.training.train import solve
 # Seconds between checkpoints, which a killed run loses at most, beside the epoch it was in. For a large model there are
 # more seconds between them, so that writing takes a tenth of the time.
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 1.0, 0.1
-PROBE = "probe"  # the entry in the summary of a run that was not trained by epochs
+PROBE = "probe"  # the entry in the summary of a run that a probe wrote
+
+
+def probe_of(run: Run) -> dict[str, Any] | None:
+    """Return what a probe recorded in the run that it wrote; None for a run of training."""
+    found = run.summary.get(PROBE) if run.summary_path.exists() else None
+    return found if isinstance(found, dict) else None
+
+
+def require_resumable(run: Run) -> None:
+    """Raise a ConfigError if a run is a probe."""
+    if probe_of(run) is not None:
+        raise ConfigError(f"{run.path} is a probe, which is complete; run onelayer probe for another one")
 
 
 def start(
@@ -98,8 +110,7 @@ def resume(
     """
     with claimed(run.path):
         plan, state = run.read_checkpoint()
-        if run.summary_path.exists() and PROBE in run.summary:
-            raise ConfigError(f"{run.path} is a probe, which has no epochs to go on with; run onelayer probe again")
+        require_resumable(run)
         asked: dict[str, Any] = {"epochs": epochs, "tol": tol, "max_passes": max_passes}
         asked = {name: value for name, value in asked.items() if value is not None}
         config = replace(plan.config, **asked)  # refuses what the solver does not have

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from onelayer.coded import coded
-from onelayer.config import SplitConfig
+from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import default_protocol
 from onelayer.data.protocols import split as divide
@@ -19,6 +19,8 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.features.units import are_pixels, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.training.backends.registry import choose_backend
+from onelayer.training.state import Problem
 
 Normalize = Literal["none", "unit", "standardize"]
 NORMALIZED = {
@@ -125,6 +127,13 @@ class Encoded:
         """
         found = self.of_training
         return found if self.normalize == "standardize" else replace(found, scale=np.ones_like(found.scale))
+
+    def problem(self, config: TrainConfig) -> Problem:
+        """Return the problem of training on these rows, without flips and weights of classes."""
+        backend = choose_backend(self.splits.dataset, config)
+        config = replace(config, backend=backend.name)
+        features = _features(self.raw, self.normalize)
+        return Problem(self.splits, config, self.standardizer, backend, self.raw, self.splits, features)
 
     def model(self, layer: SoftmaxLayer, standardizer: Standardizer | None = None) -> Model:
         """Return the model for raw rows of a layer for standardised ones."""

@@ -23,8 +23,10 @@ from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy, best
 from onelayer.layer import likeliest
 from onelayer.losses import LOSSES
-from onelayer.training.converged import Convergence, Iterate
+from onelayer.training.converged import REACHED, SURE, Convergence, Iterate
 from onelayer.training.converging.rows import Rows
+from onelayer.training.state import TrainingState
+from onelayer.training.train import solve
 
 TOLERANCE = 1e-7  # the largest gap, as a share of the bound
 MOST_PASSES = 100  # over the rows, for each C; the originals stop after 1,000 iterations of plain L-BFGS
@@ -49,6 +51,7 @@ class Path:
     def __init__(self, encoded: Encoded) -> None:
         self._encoded = encoded
         rows = Rows(encoded.train, encoded.standardizer)
+        self._K = len(encoded.splits.dataset.class_names)
         self._convergence = Convergence(rows, LOSSES[TrainConfig.loss], smallest_l2=0)  # any C may come
         self._best: tuple[float, Iterate] | None = None  # its accuracy
 
@@ -72,13 +75,24 @@ class Path:
         """Return the optimum for this C on the training and validation rows, from that of the best trial on."""
         encoded = self._encoded.refitted()
         l2 = l2_of(C, encoded.train)
-        convergence = Convergence(Rows(encoded.train, encoded.standardizer), LOSSES[TrainConfig.loss], l2)
-        start = None
-        if self._best and np.array_equal(convergence.classes, self._convergence.classes):
-            start = self._best[1]
-        *_, at = convergence.iterates(l2, start, tol=TOLERANCE, max_passes=MOST_PASSES)
-        model = encoded.model(convergence.layer(at))
-        return Outcome(partial(evaluate, model), model, l2, ended=at.ended, converged=at.reached)
+        # In float32, the rounding of the weights alone is a larger gap than the tolerance.
+        config = TrainConfig(solver="converged", l2=l2, tol=TOLERANCE, max_passes=MOST_PASSES, dtype="float64")
+        problem = encoded.problem(config)
+        K, d = self._K, len(encoded.standardizer.mean)
+        state = TrainingState.initial(d, K, problem.config)
+        if self._best:
+            best = self._convergence.layer(self._best[1])
+            state = replace(state, layer=self._encoded.standardizer.reexpress(best, encoded.standardizer))
+        result = solve(problem, state, report_test=False)
+        return Outcome(
+            partial(evaluate, result.model),
+            result.model,
+            l2,
+            ended=result.ended,
+            converged=result.ended in (REACHED, SURE),
+            training=result.state,
+            config=problem.config,
+        )
 
     def _trial(self, C: float, at: Iterate) -> Trial:
         encoded = self._encoded

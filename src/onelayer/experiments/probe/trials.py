@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onelayer.analysis.evaluation import Evaluation
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.model import Model
+from onelayer.training.state import TrainingState
 
 Progress = Callable[[int, int | None], None]
 
@@ -55,6 +57,10 @@ class Outcome:
     ended : str
         The reason why an iteration ended.
     converged : bool
+    training : TrainingState or None
+        The state after the last iteration of the final fit; None if the fit does not iterate.
+    config : TrainConfig or None
+        The settings of that training.
     """
 
     evaluate: Callable[[Split], Evaluation]
@@ -63,6 +69,8 @@ class Outcome:
     trials: tuple[Trial, ...] = ()
     ended: str = "the fit is in closed form"
     converged: bool = True
+    training: TrainingState | None = None
+    config: TrainConfig | None = None
 
     @property
     def chosen(self) -> Trial | None:
