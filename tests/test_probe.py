@@ -7,6 +7,7 @@ takes minutes to write again:
 """
 
 import csv
+import html
 import json
 import os
 import re
@@ -363,6 +364,55 @@ def test_few_shots(run_cli, pair, recipe):
     good, bad = (np.mean([float(r["accuracy"]) for r in rows if r["data"] == d]) for d in ("good", "bad"))
     assert bad < good
     assert good > 0.6
+
+
+def test_the_page(run_cli, pair):
+    """It stands alone, says what was asked, and has the figures of the JSON."""
+    code, out, _ = run_cli("probe", *pair, "--normalize", "unit", "--html", "probe.html", "--csv", "f.csv", "--json")
+    assert code == 0
+    page, found = Path("probe.html").read_text(), json.loads(out)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert page.count("<svg") == 2
+    words = html.unescape(" ".join(re.sub("<[^>]*>", " ", page).split()))
+    for record, name in zip(found["probes"], pair, strict=True):
+        chosen, test = f"{record['chosen']:.4g}", record["test"]
+        low, high = (100 * test[f"accuracy_{end}"] for end in ("low", "high"))
+        assert re.search(rf"{re.escape(name)} {chosen} \d+\.?\d* % {low:.0f}[.\d]* to {high:.0f}[.\d]* ", words)
+        assert f"run on {name} {Path(record['run']).resolve()}" in words
+        for trial in record["trials"]:
+            assert f"{trial['value']:.4g}" in words
+    assert "normalize unit: each row divided by its length" in words
+    assert "validation rows 30 test rows 100 classes 3" in words
+    assert found["comparisons"][0]["verdict"] in words
+    assert f"CSV {Path('f.csv').resolve()}" in words
+    assert f"onelayer probe {pair[0]} {pair[1]} --recipe dino --normalize unit --split-seed 0" in words
+    Path("mine.html").write_text("<p>mine</p>")
+    assert_one_line(run_cli("probe", *pair, "--html", "mine.html"), "mine.html")
+    assert_one_line(run_cli("probe", *pair, "--html", "page.txt"), "--html writes HTML; choose a name that ends in")
+
+
+def test_the_page_of_few_rows(run_cli, pair):
+    options = ["--recipe", "knn", "--shots", "1", "8", "--seeds", "2", "--split-seed", "3"]
+    code, out, _ = run_cli("probe", *pair, *options, "--html", "probe.html", "--json")
+    assert code == 0
+    words = " ".join(re.sub("<[^>]*>", " ", Path("probe.html").read_text()).split())
+    figures = [r["test"]["accuracy"] for r in json.loads(out)["probes"] if r["shots"] == 8 and r["data"] == "good"]
+    mean, sd = 100 * np.mean(figures), 100 * np.std(figures, ddof=1)
+    assert f"{pair[0]} 8 {mean:.2f} ± {sd:.2f} %" in words
+    assert "--shots 1 8 --seeds 2 --split-seed 3" in words
+    assert "No other file was written" in words
+
+
+def test_points_that_are_not_converged_are_hollow():
+    from onelayer.pictures.probe import curve_of_trials
+
+    values, converged = 10.0 ** np.arange(6), np.array([True] * 4 + [False] * 2)
+    scores = np.stack([np.linspace(0.4, 0.6, 6), np.full(6, 0.3), np.full(6, 0.8)], axis=1)
+    axes = curve_of_trials(values, scores, converged, 2, "C", 4.3).axes[0]
+    solid, hollow, ring = (line for line in axes.lines if line.get_marker() == "o")
+    assert (solid.get_xdata().tolist(), hollow.get_xdata().tolist()) == (values[:4].tolist(), values[4:].tolist())
+    assert solid.get_markerfacecolor() != hollow.get_markerfacecolor() == "white"
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (100, pytest.approx(48))
 
 
 def test_shots_are_numbers_with_spaces(run_cli, small):

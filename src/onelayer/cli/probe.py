@@ -11,9 +11,12 @@ from onelayer.errors import ConfigError
 from onelayer.words import counted
 
 if TYPE_CHECKING:  # imported in the command, so that --help stays fast
+    from collections.abc import Iterator
+
     from onelayer.cli.screen import Screen
     from onelayer.config import SplitConfig
     from onelayer.data.dataset import Splits
+    from onelayer.experiments.comparison import Comparison
     from onelayer.experiments.probe import Normalize, Probe, RecipeName
 
 
@@ -30,6 +33,7 @@ def probe(
     out: OutDirectory = None,
     overwrite: Overwrite = False,
     csv: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
+    html: Annotated[Path | None, Parameter(group=OUTPUT, allow_leading_hyphen=True)] = None,
     as_json: Annotated[bool, Parameter(name="--json", group=OUTPUT)] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,14 +59,14 @@ def probe(
         Run directory to write; by default the next free one in runs/.
     csv
         CSV file to write, a probe in a line, or - to print it instead of tables; an earlier one is replaced.
+    html
+        HTML page to write, with tables and curves, such as probe.html; an earlier one is replaced.
     as_json
         Print all that was tried and all figures as JSON instead of tables.
     """
-    from itertools import combinations
-
     from onelayer.cli.screen import Screen, json_text
     from onelayer.experiments import probe as probes
-    from onelayer.files import require_own, write_file
+    from onelayer.files import is_report, require_own, write_file, write_over
 
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
@@ -71,6 +75,11 @@ def probe(
         raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
     if csv and not csv_printed:
         require_own(csv, lambda content: content.startswith(b"data,source,recipe,normalize,"))  # before the work
+    if html:
+        if html.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"{html}: --html writes HTML; choose a name that ends in .html")
+        require_own(html, is_report)
+        from onelayer.report.probes import render_probes  # matplotlib, which it loads, takes a second
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
         loaded = [probes.load_features(source, split_seed, progress) for source in features]
@@ -86,19 +95,14 @@ def probe(
             _print_few(screen, found[source])
         else:
             found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]
-    compared = []
-    for a, b in combinations(found, 2):
-        for count in dict.fromkeys(probe.shots for probe in found[a]):
-            sides = [[probe for probe in found[side] if probe.shots == count] for side in (a, b)]
-            comparison = probes.compare_probes(sides[0], sides[1], (a, b))
-            of_shots = f"{counted(count, 'shot')}: " if count else ""
-            screen.say(f"{of_shots}{a} against {b}: {comparison.verdict()}")
-            facts = {name: None if value != value else value for name, value in vars(comparison).items()}
-            compared.append({"a": a, "b": b, "shots": count, "verdict": comparison.verdict(), **facts})
+    compared = list(_compared(found))
+    for a, b, count, comparison in compared:
+        of_shots = f"{counted(count, 'shot')}: " if count else ""
+        screen.say(f"{of_shots}{a} against {b}: {comparison.verdict()}")
     everything = [probe for of_source in found.values() for probe in of_source]
     if as_json:
         records = [{"run": runs.get(probe.splits.dataset.source), **probe.record()} for probe in everything]
-        print(json_text({"probes": records, "comparisons": compared}))
+        print(json_text({"probes": records, "comparisons": [_record(*pair) for pair in compared]}))
     if csv:
         text = probes.csv_of_probes(everything)
         if csv_printed:
@@ -106,6 +110,32 @@ def probe(
         else:
             write_file(csv, text.encode())
             screen.say(str(csv))
+    if html:
+        placed = {name: runs.get(probes[0].splits.dataset.source) for name, probes in found.items()}
+        files = [(f"run on {name}", str(Path(place).resolve())) for name, place in placed.items() if place]
+        files += [("CSV", str(csv.resolve()))] if csv and not csv_printed else []
+        with screen.working("drawing"):
+            page = render_probes(found, compared, files, split_seed)
+        write_over(html, page.encode(), is_report)
+        screen.say(str(html))
+
+
+def _compared(found: "dict[str, list[Probe]]") -> "Iterator[tuple[str, str, int | None, Comparison]]":
+    """Yield every two features with their comparison, for each number of shots."""
+    from itertools import combinations
+
+    from onelayer.experiments import probe as probes
+
+    for a, b in combinations(found, 2):
+        for count in dict.fromkeys(probe.shots for probe in found[a]):
+            sides = [[probe for probe in found[side] if probe.shots == count] for side in (a, b)]
+            yield a, b, count, probes.compare_probes(sides[0], sides[1], (a, b))
+
+
+def _record(a: str, b: str, count: int | None, comparison: "Comparison") -> dict[str, object]:
+    """Return a comparison as JSON can hold it."""
+    facts = {name: None if value != value else value for name, value in vars(comparison).items()}
+    return {"a": a, "b": b, "shots": count, "verdict": comparison.verdict(), **facts}
 
 
 def _whole(

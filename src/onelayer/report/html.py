@@ -90,9 +90,14 @@ def render(
     tick()
     parts["gradients"] = gradients(splits.dataset)
     tick()
-    page = _environment().get_template("report.html.j2").render(parts)
+    page = page_of("report.html.j2", parts)
     tick()
     return page
+
+
+def page_of(template: str, parts: dict[str, Any]) -> str:
+    """Return the page that a template of this folder makes of its parts."""
+    return _environment().get_template(template).render(parts)
 
 
 def _opening_parts(

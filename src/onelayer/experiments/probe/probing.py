@@ -31,21 +31,24 @@ class Recipe(NamedTuple):
     setting : str
         The name of the setting that the validation rows choose; empty if there is none.
     fit : callable
+    words : str
+        What the recipe fits.
     makes_layer : bool
         Whether the outcome has a model, which can be saved as a run.
     """
 
     setting: str
     fit: Callable[[Encoded, Progress | None], Outcome]
+    words: str
     makes_layer: bool = True
 
 
 RECIPES: dict[str, Recipe] = {
-    "dino": Recipe("C", dino),
-    "clip": Recipe("C", clip),
-    "ridge": Recipe("", ridge),
-    "knn": Recipe("k", knn, makes_layer=False),
-    "nearest-mean": Recipe("", nearest_mean),
+    "dino": Recipe("C", dino, "logistic regression, 45 values of C from 1e-6 to 1e5"),
+    "clip": Recipe("C", clip, "logistic regression, C among 96 steps from 1e-6 to 1e6, found by bisection"),
+    "ridge": Recipe("", ridge, "ridge regression on labels of 1 and -1, penalty 1,024"),
+    "knn": Recipe("k", knn, "k nearest neighbours by cosine, votes exp(cosine / 0.07)", makes_layer=False),
+    "nearest-mean": Recipe("", nearest_mean, "the class whose mean is nearest"),
 }
 FIGURES = ("accuracy", "top_5_accuracy", "balanced_accuracy")  # top-1, top-5, mean per class
 NAMES = {"accuracy": "top-1", "top_5_accuracy": "top-5", "balanced_accuracy": "mean per class"}
@@ -226,7 +229,7 @@ def probe_few(
 
 
 def _fit(recipe: RecipeName, encoded: Encoded, splits: Splits, progress: Progress | None = None) -> Probe:
-    setting, fit, _ = RECIPES[recipe]
+    setting, fit = RECIPES[recipe][:2]
     outcome = fit(encoded if setting else encoded.refitted(), progress)
     return Probe(recipe, encoded.normalize, splits, setting, outcome, outcome.evaluate(splits.test))
 
