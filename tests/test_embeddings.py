@@ -268,7 +268,7 @@ def some(places, values):
         (some([0], [[]]), "row 0: the list in embedding is empty; "),
         (some([10], [None]), "row 10: the list in embedding is missing; add it, or remove the row$"),
         (some([0], [None]), "row 0: the list in embedding is missing; "),
-        (some([10], [[1.0, 2.0, None, 4.0]]), "row 10: the list in embedding lacks number 2; every feature must be"),
+        (some([10], [[1.0, 2.0, 3.0, None]]), "row 10: the list in embedding lacks number 3; every feature must be"),
         (some([10], [[1.0, np.inf, 3.0, 4.0]]), "row 10, column 1 is inf; every feature must be a finite number$"),
     ],
 )
