@@ -66,20 +66,14 @@ def probe(
     """
     from onelayer.cli.screen import Screen, json_text
     from onelayer.experiments import probe as probes
-    from onelayer.files import is_report, require_own, write_file, write_over
+    from onelayer.files import write_file
 
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
     if out and (shots or len(features) > 1):
         raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
-    if csv and not csv_printed:
-        require_own(csv, lambda content: content.startswith(b"data,source,recipe,normalize,"))  # before the work
-    if html:
-        if html.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"{html}: --html writes HTML; choose a name that ends in .html")
-        require_own(html, is_report)
-        from onelayer.report.probes import render_probes  # matplotlib, which it loads, takes a second
+    _require_own(None if csv_printed else csv, html)  # before the work
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
         loaded = [probes.load_features(source, split_seed, progress) for source in features]
@@ -95,10 +89,7 @@ def probe(
             _print_few(screen, found[source])
         else:
             found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]
-    compared = list(_compared(found))
-    for a, b, count, comparison in compared:
-        of_shots = f"{counted(count, 'shot')}: " if count else ""
-        screen.say(f"{of_shots}{a} against {b}: {comparison.verdict()}")
+    compared = list(_compared(screen, found))
     everything = [probe for of_source in found.values() for probe in of_source]
     if as_json:
         records = [{"run": runs.get(probe.splits.dataset.source), **probe.record()} for probe in everything]
@@ -111,17 +102,46 @@ def probe(
             write_file(csv, text.encode())
             screen.say(str(csv))
     if html:
-        placed = {name: runs.get(probes[0].splits.dataset.source) for name, probes in found.items()}
-        files = [(f"run on {name}", str(Path(place).resolve())) for name, place in placed.items() if place]
-        files += [("CSV", str(csv.resolve()))] if csv and not csv_printed else []
-        with screen.working("drawing"):
-            page = render_probes(found, compared, files, split_seed)
-        write_over(html, page.encode(), is_report)
-        screen.say(str(html))
+        placed = {name: runs.get(of_source[0].splits.dataset.source) for name, of_source in found.items()}
+        files = {f"run on {name}": Path(place) for name, place in placed.items() if place}
+        files |= {"CSV": csv} if csv and not csv_printed else {}
+        _write_page(screen, html, found, compared, files, split_seed)
 
 
-def _compared(found: "dict[str, list[Probe]]") -> "Iterator[tuple[str, str, int | None, Comparison]]":
-    """Yield every two features with their comparison, for each number of shots."""
+def _require_own(csv: Path | None, html: Path | None) -> None:
+    """Raise an error if a file is there that this command has not written."""
+    from onelayer.files import is_report, require_own
+
+    if csv:
+        require_own(csv, lambda content: content.startswith(b"data,source,recipe,normalize,"))
+    if html:
+        if html.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"{html}: --html writes HTML; choose a name that ends in .html")
+        require_own(html, is_report)
+
+
+def _write_page(
+    screen: "Screen",
+    html: Path,
+    found: "dict[str, list[Probe]]",
+    compared: "list[tuple[str, str, int | None, Comparison]]",
+    files: dict[str, Path],
+    split_seed: int,
+) -> None:
+    from onelayer.files import is_report, write_over
+    from onelayer.pictures.page import ignore_styles
+    from onelayer.report.probes import render_probes
+
+    ignore_styles()
+    with screen.working("drawing"):
+        places = [(name, str(place.resolve())) for name, place in files.items()]
+        page = render_probes(found, compared, places, split_seed)
+    write_over(html, page.encode(), is_report)
+    screen.say(str(html))
+
+
+def _compared(screen: "Screen", found: "dict[str, list[Probe]]") -> "Iterator[tuple[str, str, int | None, Comparison]]":
+    """Yield every two features with their comparison, for each number of shots, and print its verdict."""
     from itertools import combinations
 
     from onelayer.experiments import probe as probes
@@ -129,7 +149,10 @@ def _compared(found: "dict[str, list[Probe]]") -> "Iterator[tuple[str, str, int 
     for a, b in combinations(found, 2):
         for count in dict.fromkeys(probe.shots for probe in found[a]):
             sides = [[probe for probe in found[side] if probe.shots == count] for side in (a, b)]
-            yield a, b, count, probes.compare_probes(sides[0], sides[1], (a, b))
+            comparison = probes.compare_probes(sides[0], sides[1], (a, b))
+            of_shots = f"{counted(count, 'shot')}: " if count else ""
+            screen.say(f"{of_shots}{a} against {b}: {comparison.verdict()}")
+            yield a, b, count, comparison
 
 
 def _record(a: str, b: str, count: int | None, comparison: "Comparison") -> dict[str, object]:
