@@ -90,8 +90,8 @@ def find(source: str | Path) -> Source:
             raise DataError(f"{path}: is a folder; pass the path of a file in it: {listed(inside)}")
     raise DataError(
         f"{path}: holds no data that onelayer reads; pass CIFAR-10 or CIFAR-100 as published, IDX files like those of "
-        "MNIST, .npz, .npy, .safetensors or .pt arrays, parquet files with images, a CSV file of path,label, or a "
-        "folder with a folder of images for each class"
+        "MNIST, .npz, .npy, .safetensors or .pt arrays, parquet files with images or lists of numbers, a CSV file "
+        "of path,label, or a folder with a folder of images for each class"
     )
 
 
