@@ -259,6 +259,7 @@ def test_the_run_of_a_logistic_regression_says_what_fitted_it(run_cli, small, no
     page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
     assert f"small.npz --recipe dino --normalize {normalize} --split-seed 0" in page
     assert "onelayer train" not in page
+    assert re.search(rf"<dt>C, chosen</dt>\s*<dd>{re.escape(f'{chosen:g}')}</dd>", page)
 
 
 def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run_cli, small):
@@ -275,6 +276,7 @@ def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run
     page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
     assert "small.npz --recipe ridge" in page
     assert "learning rate" not in page
+    assert "chosen</dt>" not in page
 
 
 def test_the_export_of_rows_of_length_one(run_cli, small):

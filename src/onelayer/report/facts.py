@@ -72,7 +72,9 @@ def _settings(run: Run, config: TrainConfig) -> list[tuple[str, str]]:
     found = [(spaced(name), option_value(value)) for name, value in vars(config).items() if name not in others]
     if (probe := probe_of(run)) is None:
         return found
-    of_probe = [(name, str(probe.get(name))) for name in ("recipe", "normalize", "chosen")]
+    of_probe = [(name, str(probe.get(name))) for name in ("recipe", "normalize")]
+    if probe.get("setting"):
+        of_probe.append((f"{probe['setting']}, chosen", option_value(probe.get("chosen"))))
     return of_probe + found * (config.solver == "converged")
 
 
