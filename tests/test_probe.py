@@ -417,6 +417,17 @@ def test_points_that_are_not_converged_are_hollow():
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (100, pytest.approx(48))
 
 
+def test_any_name_is_in_the_legend_of_few_rows():
+    from onelayer.pictures.probe import curves_of_shots
+
+    scores = {name: np.array([[0.3, 0.1], [0.5, np.nan]]) for name in ("_a", "$x$", "c" * 200, "d")}
+    figure = curves_of_shots([1, 2], scores, 6.0)
+    texts = figure.axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in texts][:2] == ["_a", "$x$"]
+    assert 5 < len(texts[2].get_text()) < 60
+    assert not any(text.get_parse_math() for text in texts)
+
+
 def test_shots_are_numbers_with_spaces(run_cli, small):
     assert_one_line(run_cli("probe", small[0], "--shots", "1,2"), "separate numbers by spaces: --shots 1 2")
     assert_one_line(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from onelayer.pictures.colours import COLOURS
-from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, new_page, place_axes, plain_axes
+from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, fitted, new_page, place_axes, plain_axes
 
 LEFT, TALL, FOOT = 0.65, 2.3, 0.5  # inches: left of the axes, their height, and below them
 _STYLES = [(colour, marker) for marker in "osD^" for colour in (COLOURS["train"], COLOURS["validation"], INK)]
@@ -67,14 +67,16 @@ def curves_of_shots(shots: Sequence[int], scores: Mapping[str, np.ndarray], widt
     figure, axes = _page(
         width, "training rows of each class", "test top-1 (%)", head=0.25 + 0.2 * ((len(scores) + 1) // 2)
     )
-    for (name, found), (colour, marker) in zip(scores.items(), _STYLES * len(scores), strict=False):
+    for found, (colour, marker) in zip(scores.values(), _STYLES * len(scores), strict=False):
         means, deviations = 100 * found[:, 0], np.nan_to_num(100 * found[:, 1])
         bars: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
-        axes.errorbar(shots, means, yerr=deviations, label=name, **bars)
+        axes.errorbar(shots, means, yerr=deviations, label="named below", **bars)
     axes.set_xscale("log")
     axes.set_xticks(shots, [f"{count:,}" for count in shots])
     legend: dict[str, Any] = {"frameon": False, "ncols": 2, "fontsize": LABEL, "labelcolor": INK}
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.6, **legend)
+    made = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.6, **legend)
+    for text, name in zip(made.get_texts(), scores, strict=True):
+        text.set(text=fitted(name, (width - LEFT) / 2 - 0.6, LABEL, lines=1), parse_math=False)
     return figure
 
 
