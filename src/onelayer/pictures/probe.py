@@ -45,6 +45,7 @@ def curve_of_trials(
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6, "color": INK}
     axes.plot(values[chosen], middle[chosen], "o", **ring)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
     if len(values) <= 5:
         axes.set_xticks(values)
     else:
@@ -72,6 +73,7 @@ def curves_of_shots(shots: Sequence[int], scores: Mapping[str, np.ndarray], widt
         bars: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
         axes.errorbar(shots, means, yerr=deviations, label="named below", **bars)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(shots, [f"{count:,}" for count in shots])
     legend: dict[str, Any] = {"frameon": False, "ncols": 2, "fontsize": LABEL, "labelcolor": INK}
     made = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1.6, **legend)
@@ -85,6 +87,5 @@ def _page(width: float, x: str, y: str, head: float = 0.1) -> tuple[Figure, Axes
     axes = place_axes(figure, LEFT, top + head, width - LEFT - 2 * MARGIN, TALL)
     axes.set_xlabel(x, size=LABEL, color=INK)
     axes.set_ylabel(y, size=LABEL, color=INK)
-    axes.xaxis.set_minor_locator(NullLocator())
     plain_axes(axes)
     return figure, axes

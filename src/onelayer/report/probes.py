@@ -133,7 +133,7 @@ def _shots(found: Mapping[str, Sequence[Probe]], shots: Sequence[int]) -> str:
         f"{name} from {percent(float(of[0, 0]))} to {percent(float(of[-1, 0]))}" for name, of in scores.items()
     )
     alt = f"Top-1 by the training rows of each class, from {shots[0]} to {shots[-1]}: {said}"
-    return svg(curves_of_shots(shots, scores, 1.4 * CHART_WIDTH), alt)
+    return svg(curves_of_shots(shots, scores, CHART_WIDTH), alt)
 
 
 def _choice(name: str, probe: Probe) -> dict[str, Any] | None:
