@@ -182,7 +182,7 @@ def test_rows_in_another_order_are_not_copied_in_silence():
         np.asfortranarray(dataset.rows), dataset.labels, dataset.class_names, dataset.image_shape, "columns"
     )
     assert choose_backend(columns, coursework()) is ArrayBackend
-    with pytest.raises(ConfigError, match="needs uint8 or float32 rows in C order"):
+    with pytest.raises(ConfigError, match="needs uint8, float16 or float32 rows in C order"):
         choose_backend(columns, coursework(backend="native"))
 
 

@@ -345,8 +345,6 @@ def test_rows_multiply_the_same_in_the_kernel_and_in_numpy(dtype, K):
     for rows in (compiled, plain):
         assert np.abs(rows.scores(T) - T @ X.T).max() <= 1e-4
         assert np.abs(rows.gradient(G) - G.astype(float) @ X).max() <= 1e-3
-    same = compiled.scores(T).tobytes() == plain.scores(T).tobytes()
-    assert same == (K > rows_module.FEW_CLASSES)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])

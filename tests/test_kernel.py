@@ -18,13 +18,15 @@ from onelayer.kernel import kernel
 pytestmark = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 
 SHARED = ("rows", "labels", "row_weights", "mean", "scale", "places", "templates", "bias", "loss", "cancelled")
-PRODUCT = ("rows", "mean", "scale", "places", "cancelled")
+PRODUCT = ("rows", "mean", "scale", "places", "width", "cancelled")
 CALLS = {
     "run_epoch": (*SHARED, "flipped", "width", "batch_size", "learning_rate", "l2"),
     "evaluate": SHARED,
     "objective": (*SHARED, "gradient", "bias_gradient"),
     "scores": (*PRODUCT, "templates", "scores"),
     "gradient": (*PRODUCT, "residuals", "gradient"),
+    "standardise": (*PRODUCT, "standardised"),
+    "probabilities": ("scores", "bias", "labels", "row_weights", "loss", "probabilities", "means", "cancelled"),
 }
 WRITTEN = {
     "run_epoch": ("templates", "bias"),
@@ -32,6 +34,8 @@ WRITTEN = {
     "objective": ("gradient", "bias_gradient"),
     "scores": ("scores",),
     "gradient": ("gradient",),
+    "standardise": ("standardised",),
+    "probabilities": ("probabilities", "means"),
 }
 
 
@@ -45,10 +49,10 @@ def good_arguments(call: str) -> dict[str, object]:
         "scale": np.ones(4),
         "places": np.arange(6),
         "templates": np.zeros((3, 4), np.float64 if call == "scores" else np.float32),
-        "bias": np.zeros(3, np.float32),
+        "bias": np.zeros(3, np.float64 if call == "probabilities" else np.float32),
         "loss": "softmax",
         "flipped": np.zeros(6, bool),
-        "width": 2,
+        "width": 2 if call == "run_epoch" else 0,
         "batch_size": 2,
         "learning_rate": 0.1,
         "l2": 0.0,
@@ -56,6 +60,9 @@ def good_arguments(call: str) -> dict[str, object]:
         "bias_gradient": np.zeros(3),
         "scores": np.ones((3, 6), np.float32),
         "residuals": np.ones((3, 6), np.float32),
+        "probabilities": np.ones((3, 6), np.float32),
+        "means": np.ones(3),
+        "standardised": np.zeros((6, 4), np.float32),
         "cancelled": None,
     }
     return {name: every[name] for name in CALLS[call]}
@@ -67,9 +74,13 @@ def read_only(array):
     return array
 
 
+def too_short(array):
+    return np.ones((3, 5), np.float32)
+
+
 BAD_BY_CLASS = [
+    too_short,
     lambda a: a.astype(float),
-    lambda a: np.ones((3, 5), np.float32),
     lambda a: np.ones((6, 3), np.float32).T,
     lambda a: np.ones((3, 12), np.float32)[:, ::2],
     lambda a: np.broadcast_to(a[0], (3, 6)),
@@ -109,14 +120,14 @@ BAD = {
     "scale": [lambda a: a.astype(np.float32), lambda a: a[:3], lambda a: a * 0, lambda a: -a],
     "places": [lambda a: a.astype(np.int32), lambda a: a[:0], lambda a: a + 1, lambda a: a - 1, lambda a: a[::2]],
     "flipped": [lambda a: a.astype(np.uint8), lambda a: a[:5]],
-    "width": [lambda w: 3, lambda w: 0, lambda w: -2],
+    "width": [lambda w: 3, lambda w: w - 2, lambda w: -2],
     "templates": [
         lambda a: a.astype(np.float16),
         lambda a: np.zeros((3, 5), a.dtype),
         lambda a: np.zeros((4, 3), a.dtype).T,
         lambda a: a[:0],
     ],
-    "bias": [lambda a: a.astype(float), lambda a: a[:2], lambda a: np.zeros(6, np.float32)[::2]],
+    "bias": [lambda a: a.astype(np.float16), lambda a: a[:2], lambda a: np.zeros(6, a.dtype)[::2]],
     "batch_size": [lambda n: 0, lambda n: -1, lambda n: 2.5],
     "learning_rate": [lambda x: np.nan, lambda x: "fast"],
     "l2": [lambda x: np.inf],
@@ -132,6 +143,9 @@ BAD = {
     ],
     "scores": BAD_BY_CLASS,
     "residuals": BAD_BY_CLASS,
+    "probabilities": BAD_BY_CLASS,
+    "means": [lambda a: a.astype(np.float32), lambda a: a[:2], lambda a: np.zeros(6)[::2], lambda a: None],
+    "standardised": [lambda a: a.astype(float), lambda a: a[:5], lambda a: a[:, :3], lambda a: a[:, ::-1]],
     "bias_gradient": [lambda a: a.astype(np.float32), lambda a: a[:2], lambda a: np.zeros(6)[::2], lambda a: None],
     "cancelled": [lambda x: True],
 }
@@ -140,6 +154,7 @@ SPOILED = [
     for call, names in CALLS.items()
     for name in names
     for spoil in BAD[name] + [read_only] * (name in WRITTEN[call])
+    if (call, name, spoil) != ("probabilities", "scores", too_short)  # the other arrays do not fit then
 ]
 
 

@@ -346,7 +346,7 @@ def test_features_of_other_widths_are_trained_by_numpy(dtype):
     result = train(splits, config)
     assert result.backend == "numpy"
     assert relative(result.model.layer.weights, train(same, config).model.layer.weights) < 1e-5
-    with pytest.raises(ConfigError, match="the backend native needs uint8 or float32 rows in C order"):
+    with pytest.raises(ConfigError, match="the backend native needs uint8, float16 or float32 rows in C order"):
         train(splits, replace(config, backend="native"))
 
 

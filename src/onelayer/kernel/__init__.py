@@ -20,7 +20,7 @@ __all__ = ["check_variant", "kernel", "takes"]
 
 def takes(rows: np.ndarray) -> bool:
     """Return whether the kernel takes rows (n, d) as they are stored; it never copies a data set."""
-    known = rows.dtype in (np.uint8, np.float32) and rows.dtype.isnative
+    known = rows.dtype in (np.uint8, np.float16, np.float32) and rows.dtype.isnative
     return known and rows.flags.c_contiguous and rows.flags.aligned
 
 

@@ -2,12 +2,15 @@
 
 Arrays are checked and never copied: they must be in C order and aligned. The arguments that calls share:
 
-- `rows` (n, d): uint8 pixels or float32 features, standardised by `mean` and `scale` (d,); an infinite scale makes a
-  feature 0 in every row.
+- `rows` (n, d): uint8 pixels, or float16 or float32 features, standardised by `mean` and `scale` (d,); an infinite
+  scale makes a feature 0 in every row.
 - `labels` (n,), values 0..K-1; `row_weights` (n,), factors on the losses of the rows, or None for 1.
 - `places` (count,): the rows that are visited, in this order.
 - `templates` (K, d) and `bias` (K,): the layer for standardised rows.
-- `scores` and `residuals` (K, count): a column for each place. The classes may lie apart, as in a slice of columns.
+- `width`: in products, columns of images whose right halves are added, mirrored, to the left ones, which have the
+  `mean` and `scale`; a middle column stays as it is. With 0, rows stay as they are.
+- `scores`, `residuals` and `probabilities` (K, count): a column for each place. The classes may lie apart, as in a
+  slice of columns.
 - `loss`: softmax or sigmoid.
 - `cancelled`: asked about ten times a second; InterruptedError is raised soon after it returns true.
 
@@ -26,7 +29,7 @@ def variant() -> str:
     """Return the instruction set in use; the environment variable ONELAYER_KERNEL chooses another."""
 
 def run_epoch(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
     labels: NDArray[np.int64],
     row_weights: NDArray[np.float64] | None,
     mean: NDArray[np.float64],
@@ -48,7 +51,7 @@ def run_epoch(
     """
 
 def evaluate(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
     labels: NDArray[np.int64],
     row_weights: NDArray[np.float64] | None,
     mean: NDArray[np.float64],
@@ -62,7 +65,7 @@ def evaluate(
     """Return the sum of the losses in nats, and of the right answers, each times the weight of its row."""
 
 def objective(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
     labels: NDArray[np.int64],
     row_weights: NDArray[np.float64] | None,
     mean: NDArray[np.float64],
@@ -82,10 +85,11 @@ def objective(
     """
 
 def scores(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
     mean: NDArray[np.float64],
     scale: NDArray[np.float64],
     places: NDArray[np.int64],
+    width: int,
     templates: NDArray[np.float64],
     scores: NDArray[np.float32],
     cancelled: Callable[[], bool] | None,
@@ -93,10 +97,11 @@ def scores(
     """Write T X^T, the products of templates and standardised rows, into `scores`; they are taken in float32."""
 
 def gradient(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
     mean: NDArray[np.float64],
     scale: NDArray[np.float64],
     places: NDArray[np.int64],
+    width: int,
     residuals: NDArray[np.float32],
     gradient: NDArray[np.float64],
     cancelled: Callable[[], bool] | None,
@@ -104,4 +109,31 @@ def gradient(
     """Write G X, the products of residuals and standardised rows, into `gradient` (K, d).
 
     Products are taken in float32; sums over blocks of rows in float64.
+    """
+
+def standardise(
+    rows: NDArray[np.uint8] | NDArray[np.float16] | NDArray[np.float32],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    places: NDArray[np.int64],
+    width: int,
+    standardised: NDArray[np.float32],
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    """Write standardised rows into `standardised` (count, d)."""
+
+def probabilities(
+    scores: NDArray[np.float32],
+    bias: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    row_weights: NDArray[np.float64],
+    loss: str,
+    probabilities: NDArray[np.float32],
+    means: NDArray[np.float64],
+    cancelled: Callable[[], bool] | None,
+) -> float:
+    """Return the sum of the losses in nats, each times the weight of its row; of sigmoids, the sum over the classes.
+
+    `labels` and `row_weights` (count,) are those of the columns. `probabilities` and `means` (K,) receive the
+    probabilities, and their sums over the columns, each times the weight of its row; `probabilities` may be `scores`.
     """

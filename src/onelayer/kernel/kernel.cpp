@@ -94,12 +94,14 @@ struct Panels {
 // The standardisation: of pixels it is folded into the layer, of features it is done to the rows, and the layer is
 // "folded" with mean 0 and scale 1, which leaves it as it is.
 struct Standardization {
-    explicit Standardization(const Rows &rows) : mean(1, rows.d), inverse(1, rows.d), source(1, rows.d), rest(1, rows.d),
-                                                 source_inverse(1, rows.d) {
+    explicit Standardization(const Rows &rows) : Standardization(rows, rows.type == Type::uint8) {}
+    Standardization(const Rows &rows, bool folds)
+        : folds(folds), mean(1, rows.d), inverse(1, rows.d), source(1, rows.d), rest(1, rows.d),
+          source_inverse(1, rows.d) {
         for (int64_t j = 0; j < rows.d; ++j) {
             const int64_t p = j / PANEL, at = j % PANEL;
             const float high = float(rows.mean[j]);
-            if (rows.type == Type::uint8) {
+            if (folds) {
                 mean.at(p, 0)[at] = high;
                 inverse.at(p, 0)[at] = float(1 / rows.scale[j]);
             } else {
@@ -110,7 +112,8 @@ struct Standardization {
             }
         }
     }
-    Panels<float> mean, inverse;                  // of the layer
+    const bool folds;
+    Panels<float> mean, inverse;                 // of the layer
     Panels<float> source, rest, source_inverse;  // of the rows
 };
 
@@ -167,7 +170,21 @@ template <class F>
 inline auto with_source(Type type, F &&f) {
     switch (type) {
         case Type::uint8: return f.template operator()<uint8_t>();
+        case Type::float16: return f.template operator()<Half>();
         default: return f.template operator()<float>();
+    }
+}
+
+// Adds the mirrored right halves of a row of images to the left ones; a middle column stays as it is.
+template <class Source>
+void add_halves(const Rows &rows, const Source *from, float *to) {
+    const int64_t width = rows.width, half = width / 2;
+    for (const Source *end = from + rows.stored; from < end; from += width, to += width - half) {
+        int64_t x = 0;
+        for (; x + LANES <= half; x += LANES)
+            store(to + x, load(from + x) + reversed(load(from + width - LANES - x), Lanes()));
+        for (; x < half; ++x) to[x] = widened(from[x]) + widened(from[width - 1 - x]);
+        if (width % 2) to[half] = widened(from[half]);
     }
 }
 
@@ -178,14 +195,16 @@ struct Chunk {
     Chunk(const Rows &source, const Standardization &standardization, int64_t most, int64_t K)
         : source(source), standardization(standardization),
           item(with_source(source.type, []<class Source>() { return int64_t(sizeof(Source)); })),
-          panels(smaller(most, rows_for(source.d, K)), source.d), labels(panels.count), weights(panels.count),
-          line(source.d), here(panels.count), next(panels.count) {}
+          ahead(item * source.stored / source.d), panels(smaller(most, rows_for(source.d, K)), source.d),
+          labels(panels.count), weights(panels.count), line(source.stored), here(panels.count), next(panels.count) {}
     static int64_t rows_for(int64_t d, int64_t K) {
         const int64_t bytes = K > 2 * CLASSES ? WIDENED_CHUNK_BYTES : CHUNK_BYTES;
         const int64_t fit = bytes / (d * int64_t(sizeof(Held)) + 1) / 2 * 2;  // even, as rows are treated in pairs
         return fit < 16 ? 16 : smaller(fit, CHUNK_ROWS);
     }
-    const char *row(int64_t place) const { return static_cast<const char *>(source.data) + place * source.d * item; }
+    const char *row(int64_t place) const {
+        return static_cast<const char *>(source.data) + place * source.stored * item;
+    }
     // The rows at the first n of `left` places; the next n will be wanted soon.
     void take(const int64_t *places, int64_t n, int64_t left) {
         for (int64_t i = 0; i < n; ++i) {
@@ -211,7 +230,18 @@ struct Chunk {
                     for (int64_t x = 0; x < width; ++x) mirrored[start + x] = from[start + width - 1 - x];
                 from = mirrored;
             }
-            for (int64_t p = 0; p < panels.panels; ++p) set(panels.at(p, i), from + p * PANEL, p);
+            if constexpr (std::is_same_v<Held, float>) {
+                if (source.width) add_halves(source, from, line);
+            }
+            for (int64_t p = 0; p < panels.panels; ++p) {
+                if constexpr (std::is_same_v<Held, float>) {
+                    if (source.width) {
+                        set<float>(panels.at(p, i), line + p * PANEL, p);
+                        continue;
+                    }
+                }
+                set(panels.at(p, i), from + p * PANEL, p);
+            }
             here[i] = panels.at(0, i);
         }
     }
@@ -232,7 +262,8 @@ struct Chunk {
     void set(Held *to, const Source *from, int64_t p) const;
     const Rows &source;
     const Standardization &standardization;
-    int64_t item;  // bytes of a stored number
+    int64_t item;   // bytes of a stored number
+    int64_t ahead;  // bytes to prefetch for each number of the rows at hand
     Panels<Held> panels;
     Memory<int64_t> labels;
     Memory<double> weights;
@@ -250,7 +281,7 @@ void Chunk<Held>::set(Held *to, const Source *from, int64_t p) const {
     if constexpr (std::is_same_v<Held, uint8_t>) {
         memcpy(to, from, size_t(width));
     } else {
-        auto each = [&](auto put) {
+        auto each = [=](auto put) {  // copies, which no store can change
             int64_t j = 0;
             for (; j + LANES <= width; j += LANES) put(from + j, j);
             if (j < width) {
@@ -261,10 +292,10 @@ void Chunk<Held>::set(Held *to, const Source *from, int64_t p) const {
         };
         const Standardization &s = standardization;
         const float *mean = s.source.at(p, 0), *rest = s.rest.at(p, 0), *inverse = s.source_inverse.at(p, 0);
-        if (source.type == Type::uint8)
-            each([&](const Source *x, int64_t j) { store(to + j, load(x)); });
+        if (s.folds)
+            each([=](const Source *x, int64_t j) { store(to + j, load(x)); });
         else
-            each([&](const Source *x, int64_t j) {
+            each([=](const Source *x, int64_t j) {
                 store(to + j, ((load(x) - load(mean + j)) - load(rest + j)) * load(inverse + j));
             });
     }
@@ -273,7 +304,7 @@ void Chunk<Held>::set(Held *to, const Source *from, int64_t p) const {
 // Logits S (R, C) of R rows x against C templates, over the features of a panel, added to what is there. On the way the
 // rows `next` are prefetched, a little at a time, as memory answers no faster.
 template <int R, int C, bool PREFETCH, class Held>
-inline void tile_forward(const Held *const *x, const char *const *next, int64_t item, const float *V, int64_t V_stride,
+inline void tile_forward(const Held *const *x, const char *const *next, int64_t ahead, const float *V, int64_t V_stride,
                          int64_t width, float *S, int64_t S_stride) {
     Vector acc[R][C] = {};
     for (int64_t j = 0; j < width; j += LANES) {
@@ -281,7 +312,7 @@ inline void tile_forward(const Held *const *x, const char *const *next, int64_t 
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             row[r] = load(x[r] + j);
-            if (PREFETCH) __builtin_prefetch(next[r] + j * item, 0, 2);
+            if (PREFETCH) __builtin_prefetch(next[r] + j * ahead, 0, 2);
         }
 #pragma GCC unroll 16
         for (int c = 0; c < C; ++c) {
@@ -312,10 +343,10 @@ void forward(const Chunk<Held> &X, int64_t n, const Folded &layer, float *S, int
                 const char *next[rows];
                 for (int r = 0; r < rows; ++r) {
                     x[r] = X.here[i + r] + p * X.step;
-                    next[r] = X.next[i + r] + p * PANEL * X.item;
+                    next[r] = X.next[i + r] + p * PANEL * X.ahead;
                 }
                 float *to = S + i * S_stride + k;
-                tile_forward<rows, C, PREFETCH>(x, next, X.item, V, layer.V.stride, width, to, S_stride);
+                tile_forward<rows, C, PREFETCH>(x, next, X.ahead, V, layer.V.stride, width, to, S_stride);
             };
             int64_t i = 0;
             if (k == 0)
@@ -472,7 +503,7 @@ struct Sums {
 
 // Writes gradients (K, d) from their sums over rows; pixels were multiplied as they are. The residuals of class k add
 // up to of_residuals[k].
-void standardise(const Panels<double> &sums, const double *of_residuals, const Rows &rows, double *gradient) {
+void write_gradient(const Panels<double> &sums, const double *of_residuals, const Rows &rows, double *gradient) {
     for (int64_t k = 0; k < sums.count; ++k) {
         double *of_class = gradient + k * rows.d;
         sums.get(k, of_class);
@@ -590,7 +621,7 @@ bool objective(Objective &o) {
         backward(chunk.panels, Residuals{S, n, stride}, K, Sums{gradient});
         if (patience.ends(n * d * K)) return false;
     }
-    standardise(gradient, o.bias_gradient, o.rows, o.gradient);
+    write_gradient(gradient, o.bias_gradient, o.rows, o.gradient);
     return true;
 }
 
@@ -641,15 +672,130 @@ bool gradient(const Gradient &g) {
         backward(chunk.panels, Residuals{G, n, stride}, K, Sums{sums});
         if (patience.ends(n * d * K)) return false;
     }
-    standardise(sums, of_residuals, g.rows, g.gradient);
+    write_gradient(sums, of_residuals, g.rows, g.gradient);
+    return true;
+}
+
+bool standardise(const Standardised &s) {
+    const Standardization standardization(s.rows, false);
+    Chunk<float> chunk(s.rows, standardization, smaller(s.count, 2), 1);  // they stay in the L1 cache
+    Patience patience{s.interrupted};
+    for (int64_t start = 0; start < s.count; start += chunk.panels.count) {
+        const int64_t n = smaller(chunk.panels.count, s.count - start);
+        chunk.copy(s.places + start, n);
+        for (int64_t i = 0; i < n; ++i) chunk.panels.get(i, s.rows_out + (start + i) * s.rows.d);
+        if (patience.ends(n * s.rows.d)) return false;
+    }
+    return true;
+}
+
+// A sum of logarithms, each times a weight. As long as the weights are equal and a double has room, one logarithm is
+// taken of the product of many numbers from 1 to 2^900.
+struct Logarithms {
+    double total = 0, product = 1, weight = 0;
+    void add(double x, double times) {
+        if (times != weight || product > 0x1p100) total += weight * log(product), product = 1, weight = times;
+        product *= x;
+    }
+    double sum() const { return total + weight * log(product); }
+};
+
+// The columns of a (K, n) array that are looked at together, all classes of which stay in the L2 cache.
+struct Columns {
+    explicit Columns(int64_t K)
+        : K(K), most(smaller(CHUNK_ROWS, CHUNK_BYTES / 2 / (K * int64_t(sizeof(float))) / LANES * LANES)),
+          Z(K * width()), largest(width()), factors(width()), sums(width()), products(width()), weights(width()) {}
+    int64_t width() const { return most < LANES ? LANES : most; }
+    // Logits less the largest of a column become exponentials, and `sums` those of a column. Floats have digits for a few.
+    void exponentials(int64_t n) {
+        for (int64_t i = 0; i < n; ++i) sums[i] = 0;
+        for (int64_t first = 0; first < K; first += 16)
+            for (int64_t i = 0; i < n; i += LANES) {
+                Vector few = {};
+                for (int64_t k = first; k < smaller(first + 16, K); ++k) {
+                    const Vector e = exponential(load(Z + k * width() + i) - load(largest + i));
+                    store(Z + k * width() + i, e);
+                    few += e;
+                }
+                add(few, sums + i);
+            }
+    }
+    // Logits become the probabilities of sigmoids. The losses of the false answers of all classes are `sums`, those of
+    // positive logits, and logarithms, which are taken from time to time.
+    void sigmoids(int64_t n, Logarithms &logarithms) {
+        for (int64_t i = 0; i < n; ++i) sums[i] = 0, products[i] = 1;
+        for (int64_t k = 0; k < K; ++k) {
+            for (int64_t i = 0; i < n; i += LANES) {
+                const Vector x = load(Z + k * width() + i), e = exponential(x > 0 ? -x : x);
+                store(Z + k * width() + i, (x >= 0 ? splat(1) : e) / (1 + e));
+                add(larger(x, Vector{}), sums + i);
+                store(products + i, load(products + i) * (1 + in_double<0>(e)));
+                store(products + i + LANES / 2, load(products + i + LANES / 2) * (1 + in_double<1>(e)));
+            }
+            if (k % 512 == 511 || k == K - 1)
+                for (int64_t i = 0; i < n; ++i) logarithms.add(products[i], weights[i]), products[i] = 1;
+        }
+    }
+    int64_t K, most;
+    Memory<float> Z, largest, factors;  // Z (K, width)
+    Memory<double> sums, products, weights;
+};
+
+bool probabilities(Probabilities &q) {
+    const int64_t K = q.K;
+    Columns columns(K);
+    const int64_t width = columns.width();
+    Logarithms logarithms;
+    Patience patience{q.interrupted};
+    q.loss_sum = 0;
+    for (int64_t k = 0; k < K; ++k) q.means[k] = 0;
+    for (int64_t start = 0; start < q.n; start += width) {
+        const int64_t n = smaller(width, q.n - start);
+        const double *weights = q.weights + start;
+        for (int64_t i = 0; i < width; ++i) {
+            columns.weights[i] = i < n ? weights[i] : 0;
+            columns.largest[i] = -INFINITY;
+        }
+        for (int64_t k = 0; k < K; ++k)
+            for (int64_t i = 0; i < n; i += LANES) {
+                const Vector z = load_some(q.scores + k * q.scores_stride + start + i, n - i) + float(q.bias[k]);
+                store(columns.Z + k * width + i, z);
+                store(columns.largest + i, larger(z, load(columns.largest + i)));
+            }
+        for (int64_t i = 0; i < n; ++i) q.loss_sum -= weights[i] * double(columns.Z[q.labels[start + i] * width + i]);
+        if (q.loss == Loss::softmax) {
+            columns.exponentials(n);
+            for (int64_t i = 0; i < n; ++i) {
+                logarithms.add(columns.sums[i], weights[i]);
+                q.loss_sum += weights[i] * double(columns.largest[i]);
+                columns.factors[i] = float(1 / columns.sums[i]);
+            }
+        } else {
+            columns.sigmoids(n, logarithms);
+            for (int64_t i = 0; i < n; ++i) q.loss_sum += weights[i] * columns.sums[i], columns.factors[i] = 1;
+        }
+        for (int64_t k = 0; k < K; ++k) {
+            Doubles first = {}, second = {};  // of the lanes
+            for (int64_t i = 0; i < n; i += LANES) {
+                const Vector p = load(columns.Z + k * width + i) * load(columns.factors + i);
+                store_some(q.probabilities + k * q.probabilities_stride + start + i, p, n - i);
+                first += in_double<0>(p) * load(columns.weights + i);
+                second += in_double<1>(p) * load(columns.weights + i + LANES / 2);
+            }
+            for (int lane = 0; lane < LANES / 2; ++lane) q.means[k] += first[lane] + second[lane];
+        }
+        if (patience.ends(n * K * 16)) return false;
+    }
+    q.loss_sum += logarithms.sum();
     return true;
 }
 
 // Calls f<Held>() for the type in which a chunk holds the rows.
 template <class F>
 bool with_held(const Visit &visit, F &&f) {
-    if (visit.rows.type != Type::uint8 || visit.K > 2 * CLASSES) return f.template operator()<float>();
-    return f.template operator()<uint8_t>();
+    if (visit.rows.type == Type::uint8 && !visit.rows.width && visit.K <= 2 * CLASSES)
+        return f.template operator()<uint8_t>();
+    return f.template operator()<float>();
 }
 
 bool run_epoch(const Epoch &e) {
@@ -674,6 +820,7 @@ bool run_gradient(const Gradient &g) {
 
 }  // namespace
 
-extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective, run_scores, run_gradient};
+extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective,
+                              run_scores,  run_gradient, standardise,    probabilities};
 
 }  // namespace onelayer

@@ -7,16 +7,19 @@ namespace onelayer {
 
 enum class Loss : int { softmax, sigmoid };
 
-enum class Type : int { uint8, float32 };
+enum class Type : int { uint8, float16, float32 };
+struct Half { uint16_t bits; };  // float16
 
 // Rows as they are stored: pixels (uint8), whose standardisation is folded into the layer, or features, which are
 // standardised a few rows at a time.
 struct Rows {
-    const void *data;  // (n, d)
+    const void *data;  // (n, stored)
     Type type;
+    int64_t stored;
+    int64_t width;  // of images whose right halves are added, mirrored, to the left ones; 0: rows stay as they are
     const double *mean;     // (d,)
     const double *scale;    // (d,), infinite where a feature is constant: rows become 0 there, and gradients too
-    int64_t d;
+    int64_t d;              // numbers of a row without its right halves
     const int64_t *labels;  // (n,), or null where no loss is taken
     const double *weights;  // (n,), factors on the rows' losses, or null: 1
 };
@@ -68,6 +71,27 @@ struct Gradient : Visit {
     double *gradient;  // (K, d), result: residuals X
 };
 
+struct Standardised : Visit {
+    float *rows_out;  // (count, d), result
+};
+
+// Losses and probabilities of n rows from scores without the bias. A class of (K, n) arrays lies in one piece.
+struct Probabilities {
+    const float *scores;
+    int64_t scores_stride;
+    const double *bias;     // (K,)
+    const int64_t *labels;  // (n,)
+    const double *weights;  // (n,)
+    int64_t n, K;
+    Loss loss;
+    bool (*interrupted)();
+    // Results
+    float *probabilities;
+    int64_t probabilities_stride;
+    double *means;    // (K,), sums of the probabilities, each times the weight of its row
+    double loss_sum;  // of the losses, each times the weight of its row; of sigmoids, the sum over the classes
+};
+
 [[noreturn]] void out_of_memory();  // throws
 
 struct Kernel {
@@ -77,6 +101,8 @@ struct Kernel {
     bool (*objective)(Objective &);
     bool (*scores)(const Scores &);
     bool (*gradient)(const Gradient &);
+    bool (*standardise)(const Standardised &);
+    bool (*probabilities)(Probabilities &);
 };
 
 extern const Kernel baseline_kernel;

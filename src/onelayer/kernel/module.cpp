@@ -7,6 +7,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#ifdef ONELAYER_X86
+#include <cpuid.h>
+#endif
+
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -24,13 +28,22 @@ void out_of_memory() { throw std::bad_alloc(); }
 
 namespace {
 
+#ifdef ONELAYER_X86
+// Whether float16 can be converted; not all compilers know it by name.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & 1u << 29;
+}
+#endif
+
 bool runs_here(const Kernel &kernel) {
 #ifdef ONELAYER_X86
     if (&kernel == &avx512_kernel)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("fma");
-    if (&kernel == &avx2_kernel) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (&kernel == &avx2_kernel)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return &kernel == &baseline_kernel;
 }
@@ -129,11 +142,19 @@ void require_contiguous(const char *name, const A &array, size_t ndim, bool by_c
     }
 }
 
+template <class T>
+nb::dlpack::dtype dtype_of() {
+    if constexpr (std::is_same_v<T, Half>)
+        return {uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
+    else
+        return nb::dtype<T>();
+}
+
 // The data of an array that has this type and shape.
 template <class T, class A>
 auto data_of(const char *name, const char *type_name, const A &array, std::initializer_list<int64_t> shape,
              bool by_class = false) {
-    if (array.dtype() != nb::dtype<T>()) throw nb::type_error((std::string(name) + " is not " + type_name).c_str());
+    if (array.dtype() != dtype_of<T>()) throw nb::type_error((std::string(name) + " is not " + type_name).c_str());
     require_contiguous(name, array, shape.size(), by_class);
     size_t axis = 0;
     for (int64_t length : shape) {
@@ -171,21 +192,28 @@ Loss loss_named(nb::handle object) {
     refuse("loss", "is neither softmax nor sigmoid");
 }
 
-// The rows of a visit, whose K is set; returns their number. Python's arguments outlive the call, and so do the arrays'
-// data.
-int64_t prepare_rows(Visit &visit, nb::handle rows_, nb::handle mean_, nb::handle scale_, nb::handle places_) {
+// The rows of a visit; returns their number. `width` is that of images whose right halves are added to the left ones,
+// or 0. Python's arguments outlive the call, and so do the arrays' data.
+int64_t prepare_rows(Visit &visit, nb::handle rows_, nb::handle mean_, nb::handle scale_, nb::handle places_,
+                     int64_t width = 0) {
     const Array rows = readable("rows", rows_), mean = readable("mean", mean_), scale = readable("scale", scale_),
                 places = readable("places", places_);
     Rows &r = visit.rows;
     if (rows.dtype() == nb::dtype<uint8_t>()) {
         r.type = Type::uint8;
         r.data = data_of<uint8_t>("rows", "uint8", rows, {-1, -1});
+    } else if (rows.dtype() == dtype_of<Half>()) {
+        r.type = Type::float16;
+        r.data = data_of<Half>("rows", "float16", rows, {-1, -1});
     } else {
         r.type = Type::float32;
-        r.data = data_of<float>("rows", "uint8 or float32", rows, {-1, -1});
+        r.data = data_of<float>("rows", "uint8, float16 or float32", rows, {-1, -1});
     }
     const int64_t n = int64_t(rows.shape(0));
-    r.d = int64_t(rows.shape(1));
+    r.stored = r.d = int64_t(rows.shape(1));
+    if (width < 0 || (width > 0 && r.stored % width)) refuse("width", "does not divide the number of features");
+    r.width = width;
+    if (width > 0) r.d = r.stored / width * (width - width / 2);
     r.mean = data_of<double>("mean", "float64", mean, {r.d});
     r.scale = data_of<double>("scale", "float64", scale, {r.d});
     for (int64_t j = 0; j < r.d; ++j) {
@@ -199,6 +227,12 @@ int64_t prepare_rows(Visit &visit, nb::handle rows_, nb::handle mean_, nb::handl
     return n;
 }
 
+void require_weight(const double *weights, int64_t place) {
+    if (!(weights[place] >= 0 && std::isfinite(float(weights[place]))))  // the products take it as a float
+        refuse("row_weights", "has " + std::to_string(weights[place]) + " at " + std::to_string(place) +
+                                  "; expected a number of at least 0 that is finite in float32");
+}
+
 void prepare_labels(Visit &visit, nb::handle labels, nb::handle weights, int64_t n) {
     Rows &r = visit.rows;
     r.labels = data_of<int64_t>("labels", "int64", readable("labels", labels), {n});
@@ -209,10 +243,7 @@ void prepare_labels(Visit &visit, nb::handle labels, nb::handle weights, int64_t
         if (label < 0 || label >= visit.K)
             refuse("labels", "has " + std::to_string(label) + " at " + std::to_string(place) + "; expected 0 to " +
                                  std::to_string(visit.K - 1));
-        // The products take it as a float.
-        if (r.weights && !(r.weights[place] >= 0 && std::isfinite(float(r.weights[place]))))
-            refuse("row_weights", "has " + std::to_string(r.weights[place]) + " at " + std::to_string(place) +
-                                      "; expected a number of at least 0 that is finite in float32");
+        if (r.weights) require_weight(r.weights, place);
     }
 }
 
@@ -306,29 +337,61 @@ double objective(const Arguments &a, nb::handle gradient, nb::handle bias_gradie
     return o.loss_sum;
 }
 
-void scores(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle templates_,
-            nb::handle scores_, nb::handle cancelled) {
+void scores(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle width,
+            nb::handle templates_, nb::handle scores_, nb::handle cancelled) {
     Scores s{};
     const Array templates = readable("templates", templates_);
     s.templates = data_of<double>("templates", "float64", templates, {-1, -1});
     s.K = int64_t(templates.shape(0));
-    prepare_rows(s, rows, mean, scale, places);
+    prepare_rows(s, rows, mean, scale, places, number<int64_t>("width", width, "a whole number"));
     require_features(int64_t(templates.shape(1)), s.rows);
     s.scores = by_class<float>("scores", "float32", writable("scores", scores_), {s.K, s.count}, &s.stride);
     const Kernel &kernel = chosen();
     call(cancelled, [&] { return kernel.scores(s); });
 }
 
-void gradient(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle residuals_,
-              nb::handle gradient_, nb::handle cancelled) {
+void gradient(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle width,
+              nb::handle residuals_, nb::handle gradient_, nb::handle cancelled) {
     Gradient g{};
-    prepare_rows(g, rows, mean, scale, places);
+    prepare_rows(g, rows, mean, scale, places, number<int64_t>("width", width, "a whole number"));
     const Array residuals = readable("residuals", residuals_);
     g.residuals = by_class<float>("residuals", "float32", residuals, {-1, g.count}, &g.stride);
     g.K = int64_t(residuals.shape(0));
     g.gradient = data_of<double>("gradient", "float64", writable("gradient", gradient_), {g.K, g.rows.d});
     const Kernel &kernel = chosen();
     call(cancelled, [&] { return kernel.gradient(g); });
+}
+
+void standardise(nb::handle rows, nb::handle mean, nb::handle scale, nb::handle places, nb::handle width,
+                 nb::handle standardised, nb::handle cancelled) {
+    Standardised s{};
+    prepare_rows(s, rows, mean, scale, places, number<int64_t>("width", width, "a whole number"));
+    s.rows_out = data_of<float>("standardised", "float32", writable("standardised", standardised),
+                                {s.count, s.rows.d});
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.standardise(s); });
+}
+
+double probabilities(nb::handle scores_, nb::handle bias, nb::handle labels, nb::handle row_weights, nb::handle loss,
+                     nb::handle probabilities_, nb::handle means, nb::handle cancelled) {
+    Probabilities q{};
+    const Array scores = readable("scores", scores_);
+    q.scores = by_class<float>("scores", "float32", scores, {-1, -1}, &q.scores_stride);
+    q.K = int64_t(scores.shape(0));
+    q.n = int64_t(scores.shape(1));
+    q.bias = data_of<double>("bias", "float64", readable("bias", bias), {q.K});
+    q.labels = data_of<int64_t>("labels", "int64", readable("labels", labels), {q.n});
+    require_between("labels", q.labels, q.n, q.K);
+    q.weights = data_of<double>("row_weights", "float64", readable("row_weights", row_weights), {q.n});
+    for (int64_t i = 0; i < q.n; ++i) require_weight(q.weights, i);
+    q.loss = loss_named(loss);
+    q.probabilities = by_class<float>("probabilities", "float32", writable("probabilities", probabilities_),
+                                      {q.K, q.n}, &q.probabilities_stride);
+    q.means = data_of<double>("means", "float64", writable("means", means), {q.K});
+    q.interrupted = interrupted;
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.probabilities(q); });
+    return q.loss_sum;
 }
 
 // Makes a function of the module whose Python arguments are of any type.
@@ -357,7 +420,7 @@ void define_pass(nb::module_ &m, const char *name, Result (*f)(const Arguments &
 
 NB_MODULE(_kernel, m) {
     using namespace onelayer;
-    m.doc() = "Mini-batch gradient descent, evaluation, loss with gradient, and both products of a one-layer classifier.";
+    m.doc() = "Mini-batch gradient descent, evaluation, loss with gradient, and products of a one-layer classifier.";
     m.def("variants", &variants, "The instruction sets that this machine can run, the quickest first.");
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
@@ -369,7 +432,12 @@ NB_MODULE(_kernel, m) {
                 "Return the sum of the losses, and write the sums of its gradients into gradient and bias_gradient.",
                 "gradient", "bias_gradient", "cancelled");
     define(m, "scores", &scores, "Write the products of templates and standardised rows into scores.", "rows", "mean",
-           "scale", "places", "templates", "scores", "cancelled");
+           "scale", "places", "width", "templates", "scores", "cancelled");
     define(m, "gradient", &gradient, "Write the products of residuals and standardised rows into gradient.", "rows",
-           "mean", "scale", "places", "residuals", "gradient", "cancelled");
+           "mean", "scale", "places", "width", "residuals", "gradient", "cancelled");
+    define(m, "standardise", &standardise, "Write standardised rows as float32 into standardised.", "rows", "mean",
+           "scale", "places", "width", "standardised", "cancelled");
+    define(m, "probabilities", &probabilities,
+           "Return the sum of the losses, and write probabilities and their means, from scores without the bias.",
+           "scores", "bias", "labels", "row_weights", "loss", "probabilities", "means", "cancelled");
 }

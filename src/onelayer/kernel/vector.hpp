@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernel.hpp"
+
 #include <type_traits>  // types only
 #include <utility>
 
@@ -32,6 +34,7 @@ constexpr int STEP = 4 * LANES;  // rows are padded to this
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
+typedef double Doubles __attribute__((vector_size(LANES / 2 * sizeof(double))));  // as many bytes as in a Vector
 
 inline Vector load(const float *p) {
     Vector v;
@@ -57,6 +60,69 @@ inline Vector load(const uint8_t *p) {
 #endif
 }
 
+inline Vector load(const Half *p) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+#else
+    typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(Half))));
+    Halves halves;
+    memcpy(&halves, p, sizeof halves);
+    const Bits bits = __builtin_convertvector(halves, Bits), digits = (bits & 0x7fff) << 13;
+    const Bits usual = digits + (112u << 23), endless = digits + (224u << 23);  // another bias of the exponent
+    const Vector tiny = reinterpret_cast<Vector>(digits + (113u << 23)) - 0x1p-14f;  // without a leading one
+    const Bits exponent = bits & 0x7c00;
+    const Bits size = exponent == 0 ? reinterpret_cast<Bits>(tiny) : exponent == 0x7c00 ? endless : usual;
+    return reinterpret_cast<Vector>(size | (bits & 0x8000) << 16);
+#endif
+}
+
+inline float widened(uint8_t x) { return x; }
+inline float widened(float x) { return x; }
+inline float widened(Half x) {
+    const Half one[LANES] = {x};
+    return load(one)[0];
+}
+
+// A vector of the first n numbers, and zeros after them; n may be larger than it has room for.
+inline Vector load_some(const float *p, int64_t n) {
+    if (n >= LANES) return load(p);
+    Vector v = {};
+    memcpy(&v, p, size_t(n) * sizeof(float));
+    return v;
+}
+
+inline void store_some(float *p, Vector v, int64_t n) {
+    memcpy(p, &v, n >= LANES ? sizeof v : size_t(n) * sizeof(float));
+}
+
+inline Doubles load(const double *p) {
+    Doubles v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline void store(double *p, Doubles v) { memcpy(p, &v, sizeof v); }
+
+template <int HALF, int... I>
+inline Doubles in_double(Vector v, std::integer_sequence<int, I...>) {
+    return __builtin_convertvector(__builtin_shufflevector(v, v, (HALF * LANES / 2 + I)...), Doubles);
+}
+
+// The first (HALF = 0) or second half of a vector. GCC would take it apart to convert it.
+template <int HALF>
+inline Doubles in_double(Vector v) {
+#if defined(__AVX512F__)
+    const __m256 half = _mm512_extractf32x8_ps(reinterpret_cast<__m512>(v), HALF);
+    return reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, half));  // of the other one, GCC 12 warns
+#elif defined(__AVX2__)
+    return reinterpret_cast<Doubles>(_mm256_cvtps_pd(_mm256_extractf128_ps(reinterpret_cast<__m256>(v), HALF)));
+#else
+    return in_double<HALF>(v, std::make_integer_sequence<int, LANES / 2>());
+#endif
+}
+
 // A vector that is used more than once, loaded once: GCC would put the load into each multiplication, and two loads a
 // cycle are what the tiles have to be frugal with.
 inline Vector load_once(const float *p) {
@@ -70,6 +136,11 @@ inline Vector load_once(const float *p) {
 inline Vector splat(float x) { return x - Vector{}; }  // x - 0 is x, which compilers know; x + 0 is not
 
 using Lanes = std::make_integer_sequence<int, LANES>;
+
+template <int... I>
+inline Vector reversed(Vector v, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(v, v, (LANES - 1 - I)...);
+}
 
 template <int G, int... I>
 inline Vector swapped(Vector v, std::integer_sequence<int, I...>) {
@@ -123,11 +194,8 @@ inline void add_sums(const Vector *v, float *to) {
 
 // v, widened, added to the LANES numbers at `to`.
 inline void add(Vector v, double *to) {
-    typedef double Doubles __attribute__((vector_size(LANES * sizeof(double))));
-    Doubles sums;
-    memcpy(&sums, to, sizeof sums);
-    sums += __builtin_convertvector(v, Doubles);
-    memcpy(to, &sums, sizeof sums);
+    store(to, load(to) + in_double<0>(v));
+    store(to + LANES / 2, load(to + LANES / 2) + in_double<1>(v));
 }
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }

@@ -10,6 +10,7 @@ from typing import TypeVar
 PARTS = 8  # at most; each may have a sum of its own in memory
 LEAST_WORK, LEAST_ROWS = 2**26, 2048  # multiplications, a millisecond or two, and rows that are worth a part
 
+Stopped = Callable[[], bool] | None  # says whether to end early
 Result = TypeVar("Result")
 
 
@@ -26,9 +27,7 @@ def parts_of(n: int, work: int) -> list[slice]:
     return [slice(*ends) for ends in pairwise(edges)]
 
 
-def in_parts(
-    task: Callable[[slice, Callable[[], bool] | None], Result], n: int, work: int, threads: int
-) -> Iterator[Result]:
+def in_parts(task: Callable[[slice, Stopped], Result], n: int, work: int, threads: int) -> Iterator[Result]:
     """Yield what a task returns for each part of n rows, in order.
 
     Parameters

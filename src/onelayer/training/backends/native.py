@@ -43,7 +43,7 @@ class NativeBackend:
         if config.loss not in COMPILED_LOSSES:
             return f"has no loss {config.loss}: use {' or '.join(COMPILED_LOSSES)}"
         if not takes(dataset.rows):
-            return f"needs uint8 or float32 rows in C order: store those of {dataset.name} in this way"
+            return f"needs uint8, float16 or float32 rows in C order: store those of {dataset.name} in this way"
         check_variant()
         return None
 

@@ -23,13 +23,12 @@ from onelayer.data.scan import memory_map_of, read_forwards
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
-from onelayer.training.parts import in_parts
+from onelayer.training.parts import Stopped, in_parts
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
 BLOCK_NUMBERS = 2**18  # of a block of rows in float32: 1 MiB, which a core's own cache holds
 FEW_CLASSES = 24  # which the kernel multiplies quicker than BLAS, which takes more rows at a time for more classes
 
-Stopped = Callable[[], bool] | None  # says whether to end early
 Result = TypeVar("Result")
 
 
@@ -47,7 +46,7 @@ class Rows:
     dtype : numpy dtype, optional
         Floating-point type of the products. By default float64 where that takes no time, else float32.
     compiled : bool
-        Take products of float32 for few classes in the compiled kernel, if there is one and it takes these rows.
+        Let the compiled kernel standardise rows in float32, and take the products for few classes, where it can.
     threads : int
         The most that multiply at the same time; 0 is one for each core. They change no number.
 
@@ -80,13 +79,14 @@ class Rows:
         if self._mirror:
             self._mean, self._scale = self._mirror.of_features(self._mean, self._scale)
         self.varies = np.isfinite(self._scale)  # (d,)
-        self._folded = split.dataset.rows.dtype == np.uint8  # pixels are multiplied as they are
         self.n, self.d, self.K = len(split), len(self._mean), len(split.dataset.class_names)
         self.dtype = np.dtype(dtype or (np.float64 if self.n * self.d <= SMALL_NUMBERS else np.float32))
-        able = kernel is not None and self._mirror is None and takes(split.dataset.rows)
+        able = kernel is not None and takes(split.dataset.rows)
         self.compiled = compiled and able and self.dtype == np.float32
         if self.compiled:
             check_variant()
+        # NumPy converts pixels as quickly as the kernel, and they are multiplied as they are.
+        self._folded = split.dataset.rows.dtype == np.uint8 and not (self.compiled and self._mirror)
         self.threads = threads
         self.block_rows = max(1, min(self.n, max(64, BLOCK_NUMBERS // self.d)))
 
@@ -120,7 +120,7 @@ class Rows:
         R = np.empty((len(places), self.d), self.dtype)
         for start in range(0, len(places), self.block_rows):
             part = places[start : start + self.block_rows]
-            self._convert(self.split.rows(part), R[start : start + len(part)])
+            self._convert(self.split, part, R[start : start + len(part)])
         if self._folded:
             R -= self._mean.astype(self.dtype)
             R /= self._scale.astype(self.dtype)
@@ -152,16 +152,19 @@ class Rows:
         return total
 
     def _compiled_scores(self, T: np.ndarray, S: np.ndarray, part: Split, stopped: Stopped) -> None:
-        kernel.scores(*self._stored(part), T, S, stopped)
+        kernel.scores(*self._stored(part, slice(None)), T, S, stopped)
 
     def _compiled_gradient(self, G: np.ndarray, part: Split, stopped: Stopped) -> np.ndarray:
         total = np.empty((len(G), self.d))
-        kernel.gradient(*self._stored(part), np.asarray(G, np.float32), total, stopped)
+        kernel.gradient(*self._stored(part, slice(None)), np.asarray(G, np.float32), total, stopped)
         return total
 
-    def _stored(self, part: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows, mean, scale and places, as the kernel takes them."""
-        return part.dataset.rows, self._mean, self._scale, np.ascontiguousarray(part.indices, np.int64)
+    def _stored(
+        self, part: Split, places: slice | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+        """Return rows, mean, scale, places and the width of images with mirror images, as the kernel takes them."""
+        width = self._mirror.width if self._mirror else 0
+        return part.dataset.rows, self._mean, self._scale, np.ascontiguousarray(part.indices[places], np.int64), width
 
     def _in_parts(self, K: int, task: Callable[[Split, slice, Stopped], Result]) -> Iterator[Result]:
         """Yield what a task returns for the rows of each part, and their places, in order."""
@@ -177,14 +180,14 @@ class Rows:
                 done += len(piece)
 
     def _inputs(self, part: Split, K: int, stopped: Stopped) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield the places of a block of rows, and what is multiplied (k, d): pixels as they are, else standardised."""
+        """Yield the places of a block of rows, and what is multiplied (k, d): standardised unless pixels are folded."""
         step = min(len(part), self.block_rows if K <= FEW_CLASSES else 4 * self.block_rows)
         buffer = np.empty((step, self.d), self.dtype)
         for block in part.blocks(step):
             if stopped and stopped():
                 raise InterruptedError
             R = buffer[: block.stop - block.start]
-            self._convert(part.rows(block), R)
+            self._convert(part, block, R)
             yield block, R
 
     @property
@@ -192,7 +195,11 @@ class Rows:
         split = self.split
         return iter([split]) if memory_map_of(split.dataset.rows) is None else loaded(split, forward_windows(split))
 
-    def _convert(self, raw: np.ndarray, out: np.ndarray) -> None:
+    def _convert(self, part: Split, places: slice | np.ndarray, out: np.ndarray) -> None:
+        if self.compiled and not self._folded:
+            kernel.standardise(*self._stored(part, places), out, None)
+            return
+        raw = part.rows(places)
         if self._mirror:
             raw = self._mirror.fold_rows(raw)
         if self._folded:
@@ -225,8 +232,11 @@ class _Mirror:
     """Coordinates of half the width, for images (c, h, w)."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        self._shape, width = image_shape, image_shape[2]
-        self._left, self._half = -(-width // 2), width // 2  # columns of the new rows; those that have a mirror image
+        self._shape, self.width = image_shape, image_shape[2]
+        self._left, self._half = (
+            -(-self.width // 2),
+            self.width // 2,
+        )  # columns of the new rows; those that have a mirror image
         self._times = np.where(np.arange(self._left) < self._half, 2.0, 1.0)  # (left,)
 
     def of_features(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
