@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -366,6 +367,26 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, compiled, monkeypatch)
         rows = Rows(split, standardizer_of(split), compiled=compiled, threads=threads)
         found.add((rows.scores(T).tobytes(), rows.gradient(G).tobytes()))
     assert len(found) == 1 and len(used) > 1
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", [Softmax, partial(Sigmoids, terms=9)], ids=["softmax", "sigmoid"])
+def test_the_kernel_and_any_number_of_threads_give_the_same_probabilities(kind, monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 3)
+    monkeypatch.setattr(parts, "LEAST_WORK", 2**10)
+    monkeypatch.setattr(parts, "LEAST_ROWS", 100)
+    rng = np.random.default_rng(0)
+    S, b = rng.standard_normal((7, 3000), np.float32) * 3, rng.standard_normal(7)
+    y, w = rng.integers(0, 7, 3000), rng.uniform(0, 1, 3000)
+    found = {}
+    for compiled in (True, False):
+        for threads in (1, 2, 0):
+            loss, P, p = kind(y, w / w.sum(), 7, compiled, threads).probabilities(S, b)
+            found.setdefault(compiled, set()).add((loss, P.tobytes(), p.tobytes()))
+    ((ours,), (theirs,)) = found.values()
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    np.testing.assert_allclose(*(np.frombuffer(of[1], np.float32) for of in (ours, theirs)), rtol=1e-5)
+    np.testing.assert_allclose(*(np.frombuffer(of[2]) for of in (ours, theirs)), rtol=1e-6)
 
 
 def test_an_error_in_a_thread_ends_the_others(monkeypatch):

@@ -103,9 +103,11 @@ class Convergence:
         seen = (shares > 0) & (np.bincount(rows.labels, minlength=rows.K) < rows.n)
         self.classes = np.flatnonzero(seen)  # (K',), those that have templates; a class with all rows needs none
         labels = np.maximum(np.cumsum(seen) - 1, 0)[rows.labels]  # without such classes, nobody looks at them
-        K = len(self.classes)
+        K, how = len(self.classes), (rows.compiled, rows.threads)
         self._of_scores: ScoreLoss = (
-            Softmax(labels, rows.weights, K) if loss.exclusive else Sigmoids(labels, rows.weights, K, rows.K)
+            Softmax(labels, rows.weights, K, *how)
+            if loss.exclusive
+            else Sigmoids(labels, rows.weights, K, *how, terms=rows.K)
         )
         self._certain = shares > 0
 

@@ -7,9 +7,14 @@ divided by K. The bias that makes it zero is the best one for these scores.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from onelayer.kernel import kernel
+from onelayer.training.parts import Stopped, in_parts
+
+WORK = 16  # multiplications that take as long as the probability of a score
 BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds
 MOST_STEPS, LONGEST_STEP = 100, 2.0  # of the bias; longer Newton steps are not to be trusted
 SMALLEST_STEP = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-11}  # shorter steps of the bias follow rounding
@@ -43,10 +48,19 @@ class ScoreLoss(ABC):
     weights : ndarray (n,), float64
         They add up to 1.
     K : int
+    compiled : bool
+        Take the probabilities of float32 scores in the compiled kernel.
+    threads : int
+        As for `Rows`.
     """
 
-    def __init__(self, labels: np.ndarray, weights: np.ndarray, K: int) -> None:
+    _name: ClassVar[str]  # of the loss in the kernel
+
+    def __init__(
+        self, labels: np.ndarray, weights: np.ndarray, K: int, compiled: bool = False, threads: int = 0
+    ) -> None:
         self._labels, self._weights, self.K = labels, weights, K
+        self.compiled, self.threads = compiled, threads
         self.shares = np.bincount(labels, weights, K)  # pi
         self.hessian: np.ndarray | None = None  # of a bias that was looked for, and good enough for the next ones
 
@@ -84,15 +98,37 @@ class ScoreLoss(ABC):
         """Return the loss, the probabilities P (K, n), and their means p (K,)."""
         K, n = S.shape
         P, p, loss = np.empty_like(S), np.zeros(K), 0.0
-        b = b.astype(S.dtype)[:, None]
-        step = max(1, BLOCK_NUMBERS // K)
-        for start in range(0, n, step):
-            part = slice(start, start + step)
-            w = self._weights[part]
-            P[:, part], losses = self._block(S[:, part] + b, self._labels[part])
-            p += P[:, part] @ w
-            loss += float(losses @ w)
+        of_part = self._compiled_part if self.compiled and S.dtype == np.float32 else self._part
+
+        def work(part: slice, stopped: Stopped) -> tuple[float, np.ndarray]:
+            return of_part(S[:, part], b, self._labels[part], self._weights[part], P[:, part], stopped)
+
+        for losses, means in in_parts(work, n, n * K * WORK, self.threads):
+            loss += losses
+            p += means
         return loss, P, p
+
+    def _part(
+        self, S: np.ndarray, b: np.ndarray, y: np.ndarray, w: np.ndarray, P: np.ndarray, stopped: Stopped
+    ) -> tuple[float, np.ndarray]:
+        """Write the probabilities of some columns; return their share of the loss, and of the means."""
+        p, loss = np.zeros(len(S)), 0.0
+        b = b.astype(S.dtype)[:, None]
+        step = max(1, BLOCK_NUMBERS // len(S))
+        for start in range(0, len(y), step):
+            if stopped and stopped():
+                raise InterruptedError
+            block = slice(start, start + step)
+            P[:, block], losses = self._block(S[:, block] + b, y[block])
+            p += P[:, block] @ w[block]
+            loss += float(losses @ w[block])
+        return loss, p
+
+    def _compiled_part(
+        self, S: np.ndarray, b: np.ndarray, y: np.ndarray, w: np.ndarray, P: np.ndarray, stopped: Stopped
+    ) -> tuple[float, np.ndarray]:
+        p = np.empty(len(S))
+        return kernel.probabilities(S, b, y, w, self._name, P, p, stopped) / self._terms, p
 
     def fit(self, S: np.ndarray, b: np.ndarray) -> Fit:
         """Return the loss with the best bias, which is looked for from b on."""
@@ -153,7 +189,7 @@ class ScoreLoss(ABC):
 class Softmax(ScoreLoss):
     """Classes exclude each other: the loss is the logarithm of the sum of exp S, less the score of the label."""
 
-    _terms = 1
+    _name, _terms = "softmax", 1
 
     @property
     def start(self) -> np.ndarray:
@@ -199,8 +235,19 @@ class Softmax(ScoreLoss):
 class Sigmoids(ScoreLoss):
     """Every class is a question of its own, with a bias of its own; the loss is the mean over the classes."""
 
-    def __init__(self, labels: np.ndarray, weights: np.ndarray, K: int, terms: int) -> None:
-        super().__init__(labels, weights, K)
+    _name = "sigmoid"
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        K: int,
+        compiled: bool = False,
+        threads: int = 0,
+        *,
+        terms: int,
+    ) -> None:
+        super().__init__(labels, weights, K, compiled, threads)
         self._number = terms
 
     @property
