@@ -33,7 +33,7 @@ def never() -> bool:
 
 @needs_kernel
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_training_agrees_with_the_formulas(variant, dtype, loss, monkeypatch):
     monkeypatch.setenv("ONELAYER_KERNEL", variant)
