@@ -27,7 +27,10 @@ from onelayer.training.converging.rows import Rows
 PAIRS, PAIR_BYTES = 10, 2**29  # of L-BFGS: how many, and their memory
 RESCORED = 10  # iterations after which the scores are computed anew, as those that are added up gather rounding
 CARRIED = 0.8  # of the last step along a path, that is taken again before the next lambda
-TRIALS, FLATTENED = 12, 0.1  # of the length of a step; the slope at its end, as a share of that at its beginning
+TRIALS = 12  # of the length of a step
+FLATTENED = 0.2, 0.1  # the slope at its end, as a share of that at its beginning; with Newton's method
+BIAS = 1e-3, 1e-2  # what the bias may leave: of what a step lowers the cost by, and of the gap that was asked for
+SCALES = 0.2, 2.0  # of the preconditioner
 STALLED = 6  # iterations in which the cost fell by less than its rounding
 SEPARATED = 1e-4  # nats: without a penalty, the loss that separable classes come below
 OUT = 40.0  # what the logit of a class without rows lies below all others
@@ -59,6 +62,9 @@ class Iterate:
         Those of the preconditioner and of the bias.
     promise : float
         Half of the slope along the last step, times its length: about what the cost fell by.
+    scale : float
+        Of the inverse of the preconditioner: the product of the lengths of all steps. Where the steps turn out
+        shorter than the preconditioner says, those to come are.
     stalled : int
         The number of last iterations in which the cost fell by less than its rounding.
     ended : str
@@ -81,6 +87,7 @@ class Iterate:
     M: Array = None
     hessian: np.ndarray | None = None
     promise: float = np.inf
+    scale: float = 1.0
     stalled: int = 0
     ended: str = ""
     reached: bool = False
@@ -167,7 +174,7 @@ class Convergence:
         if not len(self.classes):
             yield replace(at, loss=0.0, cost=0.0, gap=0.0, gradient_norm=0.0, ended=SURE, reached=True)
             return
-        descent = _Descent(self.rows, self._of_scores, lambda: self._preconditioner, l2)
+        descent = _Descent(self.rows, self._of_scores, lambda: self._preconditioner, l2, tol)
         with one_blas_thread():
             at = descent.begin(at)
         if ended := _why_ended(at, l2, tol, max_passes):
@@ -196,8 +203,8 @@ class Convergence:
         `on_iterate` is called after each iteration.
         """
         before = last = None
-        for l2 in l2s:
-            start = self._carried(before, last, l2) if last else None
+        for was, l2 in zip((0.0, *l2s), l2s, strict=False):
+            start = self._carried(before, last, was, l2) if last else None
             for at in self.iterates(l2, start, tol=tol, max_passes=max_passes, cancelled=cancelled):
                 reached = at
                 if on_iterate:
@@ -205,16 +212,18 @@ class Convergence:
             before, last = last, reached
             yield last
 
-    def _carried(self, before: Iterate | None, last: Iterate, l2: float) -> Iterate:
-        """Return the state to start from: the last one, or further on where that is better."""
-        here = Iterate(last.T, last.b, last.S)
+    def _carried(self, before: Iterate | None, last: Iterate, was: float, l2: float) -> Iterate:
+        """Return the state to start from: the last one, of another lambda, or further on where that is better."""
+        here = Iterate(last.T, last.b, last.S, hessian=last.hessian, scale=last.scale)
+        if last.steps is not None and last.changes is not None:  # the gradient of the penalty is linear
+            here = replace(here, steps=last.steps, changes=last.changes + 2 * (l2 - was) * last.steps)
         if before is None or before.S is None or last.S is None or not len(self.classes):
             return here
         T, b = (a + CARRIED * (a - c) for a, c in ((last.T, before.T), (last.b, before.b)))
         S = last.S + last.S.dtype.type(CARRIED) * (last.S - before.S)
-        there = Iterate(T, b, S)
-        cost = [self._of_scores.fit(x.S, x.b).loss + l2 * _square(x.T) for x in (here, there)]
-        return there if cost[1] < cost[0] else here
+        fit = self._of_scores.fit(S, b)
+        better = fit.loss + l2 * _square(T) < last.loss + l2 * _square(last.T)
+        return replace(here, T=T, b=fit.b, S=S) if better else here
 
 
 REACHED = "the gap is as small as was asked for"
@@ -240,8 +249,10 @@ def _why_ended(at: Iterate, l2: float, tol: float, max_passes: float) -> str:
 class _Descent:
     """Takes the iterations for one lambda."""
 
-    def __init__(self, rows: Rows, loss: ScoreLoss, preconditioner: Callable[[], Preconditioner], l2: float) -> None:
-        self._rows, self._loss, self._preconditioner, self._l2 = rows, loss, preconditioner, l2
+    def __init__(
+        self, rows: Rows, loss: ScoreLoss, preconditioner: Callable[[], Preconditioner], l2: float, tol: float
+    ) -> None:
+        self._rows, self._loss, self._preconditioner, self._l2, self._tol = rows, loss, preconditioner, l2, tol
         self._small = is_small(rows, loss.K)
 
     def begin(self, at: Iterate) -> Iterate:
@@ -249,10 +260,13 @@ class _Descent:
         S = self._rows.scores(at.T) if at.S is None else at.S
         self._loss.hessian = at.hessian
         self._M = None if at.M is None else Eigen.of(at.M)
-        resumed = at.steps is not None
+        resumed = at.iteration > 0
         fit = self._loss.at(S, at.b) if resumed else self._loss.fit(S, at.b)
-        self._pairs = deque(zip(at.steps, at.changes, strict=True)) if resumed else deque()
+        self._pairs: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._most = max(2, min(PAIRS, PAIR_BYTES // (16 * max(at.T.size, 1))))
+        if at.steps is not None and at.changes is not None:
+            for pair in zip(at.steps, at.changes, strict=True):
+                self._remember(*pair)
         self._gradient = self._gradient_of(at.T, fit)
         if resumed:
             return replace(at, S=S)
@@ -266,15 +280,22 @@ class _Descent:
         D = self._direction(at)
         D[:, ~self._rows.varies] = 0  # rounding cannot give a constant feature a weight
         S_D = self._rows.scores(D)
-        alpha, S, fit = self._search(at, D, S_D)
+        slope = float(np.vdot(self._gradient, D))
+        alpha, S, fit = self._search(at, D, S_D, slope)
+        promise = -alpha * slope / 2
         T, passes = at.T + alpha * D, at.passes + 1
         if (at.iteration + 1) % RESCORED == 0:
             S, passes = self._rows.scores(T), passes + 0.5
-            fit = self._loss.fit(S, fit.b)
+            fit = self._loss.fit(S, fit.b, self._enough(at, promise))
         before, self._gradient = self._gradient, self._gradient_of(T, fit)
         self._remember(T - at.T, self._gradient - before)
-        promise = -alpha * float(np.vdot(before, D)) / 2
-        return self._state(replace(at, T=T, S=S, iteration=at.iteration + 1, passes=passes, promise=promise), fit)
+        scale = float(np.clip(at.scale * alpha, *SCALES))
+        at = replace(at, T=T, S=S, iteration=at.iteration + 1, passes=passes, promise=promise, scale=scale)
+        return self._state(at, fit)
+
+    def _enough(self, at: Iterate, promise: float) -> float:
+        """Return what the bias may leave of a step that promises this much; Newton's steps are too good for that."""
+        return 0.0 if self._small else min(BIAS[0] * promise, BIAS[1] * self._tol * at.cost)
 
     def _state(self, at: Iterate, fit: Fit) -> Iterate:
         cost = fit.loss + self._l2 * _square(at.T)
@@ -310,7 +331,7 @@ class _Descent:
             a = float(np.vdot(s, q) / np.vdot(s, y))
             q -= a * y
             coefficients.append(a)
-        q = self._preconditioner().solve(q, self._M or Eigen.of(at.M), self._l2)
+        q = at.scale * self._preconditioner().solve(q, self._M or Eigen.of(at.M), self._l2)
         for (s, y), a in zip(self._pairs, reversed(coefficients), strict=True):
             q += (a - float(np.vdot(y, q) / np.vdot(s, y))) * s
         return -q
@@ -325,17 +346,19 @@ class _Descent:
         if len(self._pairs) > self._most:
             self._pairs.popleft()
 
-    def _search(self, at: Iterate, D: np.ndarray, S_D: np.ndarray) -> tuple[float, np.ndarray, Fit]:
-        """Return a length of the step where the cost, which is convex, hardly changes any more; and what is there."""
-        first = float(np.vdot(self._gradient, D))
+    def _search(self, at: Iterate, D: np.ndarray, S_D: np.ndarray, first: float) -> tuple[float, np.ndarray, Fit]:
+        """Return a length of the step where the cost, which is convex, hardly changes any more; and what is there.
+
+        `first` is the slope at the beginning.
+        """
         linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
         low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
         alpha, b = 1.0, at.b
         for _ in range(TRIALS):
             S = at.S + S_D.dtype.type(alpha) * S_D
-            fit = self._loss.fit(S, b)
+            fit = self._loss.fit(S, b, self._enough(at, -alpha * first / 2))
             slope = float(np.vdot(fit.G, S_D)) + linear + alpha * square
-            if abs(slope) <= FLATTENED * abs(first):
+            if abs(slope) <= FLATTENED[self._small] * abs(first):
                 break
             b = fit.b
             if slope < 0:

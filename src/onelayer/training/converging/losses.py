@@ -130,8 +130,8 @@ class ScoreLoss(ABC):
         p = np.empty(len(S))
         return kernel.probabilities(S, b, y, w, self._name, P, p, stopped) / self._terms, p
 
-    def fit(self, S: np.ndarray, b: np.ndarray) -> Fit:
-        """Return the loss with the best bias, which is looked for from b on."""
+    def fit(self, S: np.ndarray, b: np.ndarray, enough: float = 0.0) -> Fit:
+        """Return the loss with the best bias, which is looked for from b on, until it is this close to the lowest."""
         loss, P, p = self.probabilities(S, b)
         fresh = False  # whether the Hessian is that of this bias
         for _ in range(MOST_STEPS):
@@ -141,9 +141,10 @@ class ScoreLoss(ABC):
             if self.hessian is None:
                 self.hessian, fresh = self._mean_hessian(P, p), True
             step = self._newton_step(self.hessian, residual)
-            if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
+            longest = np.abs(step).max()
+            if longest <= SMALLEST_STEP[S.dtype] or (longest <= LONGEST_STEP and abs(residual @ step) / 2 <= enough):
                 break
-            if np.abs(step).max() <= LONGEST_STEP:
+            if longest <= LONGEST_STEP:
                 then = self.probabilities(S, b + step)
                 rate = np.abs(self.shares - then[2]).max() / np.abs(residual).max()
                 if rate <= (0.9 if fresh else 0.25):

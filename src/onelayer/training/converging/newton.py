@@ -6,7 +6,7 @@ from onelayer.blas import one_blas_thread
 from onelayer.training.converging.losses import ScoreLoss
 from onelayer.training.converging.rows import Rows
 
-MOST_NUMBERS, MOST_WORK = 2000, 10**10  # of templates and bias; products for one Hessian
+MOST_NUMBERS, MOST_WORK = 700, 10**9  # of templates and bias; products for one Hessian: beyond, L-BFGS is faster
 FLOOR = 1e-10  # of the diagonal, as a share of its largest: without a penalty the Hessian can be singular
 
 

@@ -25,6 +25,7 @@ from onelayer.training.converging.rows import Rows
 
 EXACT_COLUMNS, SKETCH_ROWS, SKETCH_NUMBERS = 1000, 1000, 2**25
 MOST_COLUMNS, FACTOR_ROWS, SHRINKAGE = 6000, 1.3, 0.01  # a sample's least eigenvalues are too small: the diagonal grows
+RATIOS = 10  # between the ridges of Cholesky factors: a factor for all lambdas in between is near enough
 PANEL = 256  # columns of a Cholesky factor that are made together
 SKETCHED = 0.5  # 2 lambda K from which a sketch does
 FLOOR = 1e-7  # of the curvature, as a share of the largest: without a penalty B would be singular
@@ -104,7 +105,9 @@ class Spectrum:
 
 
 class Factor:
-    """C of some rows as it is, and M by its mean eigenvalue c alone: one Cholesky factor of c C + 2 lambda I.
+    """C of some rows as it is, and M by its mean eigenvalue c alone: one Cholesky factor of C + (2 lambda / c) I.
+
+    The ridge is rounded to a power of `RATIOS`, so that a path of lambdas takes few factors.
 
     Parameters
     ----------
@@ -113,7 +116,7 @@ class Factor:
 
     def __init__(self, C: np.ndarray) -> None:
         self._C = C
-        self._factor: tuple[float, float, _Cholesky] | None = None
+        self._factors: dict[float, _Cholesky] = {}
 
     @classmethod
     def of(cls, rows: Rows) -> "Factor":
@@ -125,13 +128,14 @@ class Factor:
         return cls(C)
 
     def solve(self, A: np.ndarray, M: Eigen, l2: float) -> np.ndarray:
-        c = float(M.mu.sum()) / max(1, int(np.count_nonzero(M.mu > 1e-9 * M.mu[-1])))
-        c = 1.25 ** round(np.log(max(c, 1e-30)) / np.log(1.25))  # so that a small change does not cost a new factor
-        if self._factor is None or self._factor[:2] != (c, l2):
-            B = self._C * self._C.dtype.type(c)
-            B[np.diag_indices(len(B))] += max(2 * l2, FLOOR * c * len(B), 1e-30)
-            self._factor = c, l2, _Cholesky(B)
-        return self._factor[2].solve(A.T.astype(self._C.dtype)).T.astype(np.float64)
+        c = max(float(M.mu.sum()) / max(1, int(np.count_nonzero(M.mu > 1e-9 * M.mu[-1]))), 1e-30)
+        ridge = RATIOS ** float(np.round(np.log(max(2 * l2 / c, FLOOR * len(self._C))) / np.log(RATIOS)))
+        if ridge not in self._factors:
+            self._factors = dict(list(self._factors.items())[-1:])  # two at most, as each is as large as C
+            B = self._C.copy()
+            B[np.diag_indices(len(B))] += ridge
+            self._factors[ridge] = _Cholesky(B)
+        return self._factors[ridge].solve(A.T.astype(self._C.dtype)).T.astype(np.float64) / c
 
 
 class _Cholesky:
