@@ -185,12 +185,12 @@ def test_settings_of_the_other_solver_are_refused(settings, words):
 
 
 def test_a_run_that_ended_too_early_goes_on(wide, tmp_path):
-    """With more passes, or a smaller gap, a complete run becomes the run that had them from the beginning."""
+    """With more passes a complete run becomes the run that had them from the beginning."""
     config = replace(CONVERGED, l2=1e-5, tol=1e-9)
     plan = Plan(config, SplitConfig(protocol="stratified"), "wide", wide.dataset.fingerprint)
     whole, short = Run.create(tmp_path / "whole"), Run.create(tmp_path / "short")
     start(whole, plan, Problem.of(wide, config))
-    early = replace(config, tol=1e-2, max_passes=STOPPED)
+    early = replace(config, max_passes=STOPPED)
     start(short, replace(plan, config=early), Problem.of(wide, early))
     assert short.summary["epochs"] < whole.summary["epochs"]
 
@@ -198,7 +198,7 @@ def test_a_run_that_ended_too_early_goes_on(wide, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        resume(short, wide, on_epoch=stop, tol=1e-9, max_passes=1000)
+        resume(short, wide, on_epoch=stop, max_passes=1000)
     with pytest.raises(RunError, match="is not complete"):  # its model is that of the settings before
         _ = short.model
     resume(short, wide)
@@ -206,6 +206,18 @@ def test_a_run_that_ended_too_early_goes_on(wide, tmp_path):
     assert short.model_path.read_bytes() == whole.model_path.read_bytes()
     with pytest.raises(ConfigError, match="max passes 0 is not"):
         resume(short, wide, max_passes=0)
+
+
+def test_a_complete_run_goes_on_to_a_smaller_gap(wide, tmp_path):
+    config = replace(CONVERGED, tol=1e-2)
+    plan = Plan(config, SplitConfig(protocol="stratified"), "wide", wide.dataset.fingerprint)
+    run = Run.create(tmp_path / "run")
+    start(run, plan, Problem.of(wide, config))
+    before = run.history
+    resume(run, wide, tol=1e-9)
+    assert run.config.tol == 1e-9
+    after = run.history
+    assert 0 <= after["gap"][-1] <= 1e-9 * after["train_cost"][-1] < before["gap"][-1]
 
 
 def test_settings_in_words():
@@ -233,7 +245,7 @@ def test_it_goes_on_from_a_layer(wide):
 
 
 def test_more_passes_go_on_with_the_same_bits(wide):
-    """A training that a limit or the caller ended goes on as if it had begun with the new settings."""
+    """A training that a limit or the caller ended goes on as if it had not been stopped."""
     config = replace(CONVERGED, l2=1e-5, tol=1e-9)
     whole = train(wide, config)
     assert whole.state.epoch > 2 * RESCORED
@@ -243,7 +255,6 @@ def test_more_passes_go_on_with_the_same_bits(wide):
 
     for first in (
         train(wide, replace(config, max_passes=STOPPED)),
-        train(wide, replace(config, tol=1e-3)),
         train(wide, config, on_epoch=stops),
     ):
         assert first.ended != whole.ended or first.state.epoch < whole.state.epoch
@@ -298,7 +309,7 @@ def test_commands(run_cli, tmp_path):
     runs = sorted((tmp_path / "sweep" / "runs").iterdir())
     assert [json.loads((run / "summary.json").read_text())["ended"] for run in runs] == [REACHED] * 2
     refused = run_cli("train", "--data", "digits", "--solver", "converged", "--epochs", 3)
-    assert_one_line(refused, "epochs 3 is a setting of the solver sgd")
+    assert_one_line(refused, "the solver converged goes on to its end; leave out --epochs")
 
 
 def test_resume_takes_more_passes(run_cli, tmp_path):
@@ -311,7 +322,7 @@ def test_resume_takes_more_passes(run_cli, tmp_path):
     assert "iterations done, going on" in said
     assert Run.open(run).summary["ended"] == REACHED
     refused = run_cli("resume", run, "--epochs", 3, quick)
-    assert_one_line(refused, "epochs 3 is a setting of the solver sgd")
+    assert_one_line(refused, "the solver converged goes on to its end; leave out --epochs")
 
 
 class TestEstimator:
@@ -329,9 +340,7 @@ class TestEstimator:
         with pytest.warns(ConvergenceWarning, match="3 passes"):
             SoftmaxClassifier(solver="converged", l2=1e-5, max_passes=3).fit(X, y)
 
-    @pytest.mark.parametrize(
-        "settings", [{"early_stopping": True}, {"n_iter_no_change": 6}, {"epochs": 5}, {"batch_size": 10}]
-    )
+    @pytest.mark.parametrize("settings", [{"early_stopping": True}, {"epochs": 5}, {"batch_size": 10}])
     def test_settings_of_steps_are_refused(self, wide, settings):
         X, y = wide.train.rows(slice(None)), wide.train.labels
         ((name, value),) = settings.items()

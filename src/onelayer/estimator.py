@@ -152,6 +152,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     n_iter_no_change : int, default=5
         Number of epochs after which a loss counts as no longer falling: the learning rate decays, or training ends.
+        The converged solver does not use it.
 
     verbose : int, default=0
         1 prints a line after each epoch.
@@ -568,10 +569,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         of_steps: dict[str, Any] = {"patience": self.n_iter_no_change, "keep": "best" if hold_out else "last"}
         if self.solver == "converged":
             of_steps = {}
-            for name, default in (("early_stopping", False), ("n_iter_no_change", TrainConfig.patience)):
-                if getattr(self, name) != default:
-                    what = f"{name} {getattr(self, name)} is a setting of the solver sgd, not of {self.solver}"
-                    raise ConfigError(f"{what}; leave it out, or take the other solver")
+            if self.early_stopping:
+                what = f"early_stopping True is a setting of the solver sgd, not of {self.solver}"
+                raise ConfigError(f"{what}; leave it out, or take the other solver")
         return TrainConfig(
             epochs=epochs,
             **of_steps,
