@@ -203,9 +203,9 @@ def agreement(data: str) -> None:
 
 
 def disk(gigabytes: float) -> None:
-    """Print the speed of passes over a file that is ten times as large as the memory, beside that of `cat`."""
+    """Print the speed of passes over a file that is five times as large as the memory, beside that of `cat`."""
     n = int(gigabytes * 1e9 / 3072)
-    limit = n * 3072 // 10
+    limit = n * 3072 // 5
     with tempfile.TemporaryDirectory(dir=".") as folder, limited(limit) as group:
         path = Path(folder).resolve() / "X.npy"
         make(path, n)

@@ -62,8 +62,9 @@ class Problem:
     flip: bool = False
 
     def load(self) -> tuple[Dataset, Split]:
-        dataset = synthetic(*map(int, self.data.split("x")), self.dtype) if "x" in self.data[1:] else None
-        dataset = dataset or onelayer.load(self.data)
+        sizes = self.data.split("x")
+        made = all(size.isdigit() for size in sizes)
+        dataset = synthetic(*map(int, sizes), self.dtype) if made else onelayer.load(self.data)
         train = dataset.only("train", [part for part in dataset.parts if "test" not in part])
         return dataset, Split("train", dataset, train.indices[: self.rows or None])
 
