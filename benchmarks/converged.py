@@ -54,8 +54,8 @@ SMALL = {
     "scikit-learn lbfgs float64": 80,
     "scikit-learn newton-cg float32": 7,
     "scikit-learn newton-cg float64": 7,
-    "scikit-learn-intelex lbfgs float32": 80,
-    "scikit-learn-intelex lbfgs float64": 80,
+    "scikit-learn-intelex lbfgs float32": 60,
+    "scikit-learn-intelex lbfgs float64": 60,
     "cyanure float32": 8,
     "PyTorch L-BFGS float32": 80,
 }
@@ -161,7 +161,7 @@ def versus(problem: Problem, starts: dict[str, float]) -> list[Contestant]:
 
 def of_cifar(data: str) -> dict[str, list[Contestant]]:
     """Return the contestants of each case that is a comparison."""
-    weak = {solver: start * (2 if "newton" in solver or "cyanure" in solver else 5) for solver, start in SMALL.items()}
+    weak = {solver: 2 * start if start < 10 else round(5.75 * start) for solver, start in SMALL.items()}
     classes, types = "20000x1024x1000", "50000x768x100"
     path = Problem(data, 49_000, PATH)
     return {
