@@ -399,6 +399,11 @@ class TestStrongestWeights:
         assert "feature 1" not in drawn(strongest_weights(W, scaled(scale), ("cat", "dog"), TITLE))
         drawn(strongest_weights(W[:1], scaled([0.5]), ("cat", "dog"), TITLE))
 
+    def test_the_unit_of_a_bar_is_that_of_the_rows(self):
+        for scale, unit in ((1, "unit of a feature, whatever its spread,"), (3, "standard deviation of a feature")):
+            figure = strongest_weights(weights(2), scaled(np.full(60, scale)), ("cat", "dog"), TITLE)
+            assert f"what one more {unit} adds to the class's logit; one scale for all" in drawn(figure)
+
     @pytest.mark.parametrize("size", [0, 1e-300, 1e-7, 1e30])
     def test_weights_of_any_size(self, size):
         drawn(strongest_weights(weights(3) * np.float64(size), scaled(np.full(60, 2.0)), names(3), TITLE))

@@ -315,6 +315,8 @@ def test_vectors_have_their_strongest_weights_instead_of_pictures(tmp_path):
         part = 50 * W[j, k] / np.abs(W).max()
         assert (float(left), float(width)) == pytest.approx((50 + min(part, 0), abs(part)), abs=0.051)
     assert 7 not in {j for j, _ in strongest}, "it is constant"
+    says = "A bar shows the number that one more standard deviation of a feature adds to the logit of the class."
+    assert any(e["text"].startswith(says) for e in page.all("p"))
     captions = [e["text"] for e in page.all("caption")]
     assert all(name in captions for name in names)
 

@@ -150,8 +150,9 @@ def strongest_weights(
 ) -> Figure:
     """Draw the features with the largest weights of each class as bars, on one scale for all classes.
 
-    A weight is the number that one more standard deviation of the feature adds to the class's logit. Features that
-    were constant in training are left out.
+    A weight is the number that one more standard deviation of the feature adds to the class's logit, or one more unit
+    where features keep their own scale, and the picture says which. Features that were constant in training are left
+    out.
 
     Parameters
     ----------
@@ -200,7 +201,7 @@ def strongest_weights(
         axes.vlines(zero, y, y + len(features) * step, color=QUIET, linewidth=0.6)
     for positive, patches in drawn.items():
         axes.add_collection(PatchCollection(patches, facecolor=SIGNED(0.9 if positive else 0.1), edgecolor="none"))
-    meaning = "what one standard deviation more of a feature adds to the class's logit; one scale for all"
+    meaning = f"what {one_more(standardizer)} adds to the class's logit; one scale for all"
     axes.text(MARGIN, height - 0.2, meaning, **style, color=QUIET)
     return figure
 
@@ -214,6 +215,12 @@ def strongest(weights: np.ndarray, standardizer: Standardizer) -> tuple[list[tup
         order = np.argsort(-np.abs(of_class), kind="stable")[:STRONGEST]
         classes.append((varying[order], of_class[order]))
     return classes, max((abs(float(values[0])) for _, values in classes if len(values)), default=0) or 1.0
+
+
+def one_more(standardizer: Standardizer) -> str:
+    """Return the amount of a feature that adds a weight to a logit, in words."""
+    own = bool((standardizer.scale == 1).all())  # or all standard deviations are 1, and both are true
+    return "one more unit of a feature, whatever its spread," if own else "one more standard deviation of a feature"
 
 
 def signed_number(value: float, limit: float) -> str:

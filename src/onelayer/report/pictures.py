@@ -16,7 +16,7 @@ from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
 from onelayer.pictures.curves import curve
 from onelayer.pictures.page import MOST_TEMPLATES
 from onelayer.pictures.path import chart_of_path
-from onelayer.pictures.templates import signed_number, signed_scale, strongest
+from onelayer.pictures.templates import one_more, signed_number, signed_scale, strongest
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg
 from onelayer.runs.directory import Run
 from onelayer.training.history import EpochRecord, History, columns_of, noun_of, table_of
@@ -125,7 +125,7 @@ def strongest_weights(model: Model) -> dict[str, Any]:
         ends = [(50 + 50 * min(value, 0) / limit, 50 * abs(value) / limit) for value in values.tolist()]
         numbers = [signed_number(value, limit) for value in values.tolist()]
         found.append({"name": name, "bars": list(zip(features.tolist(), ends, numbers, strict=True))})
-    return {"classes": found, "of": len(model.class_names)}
+    return {"classes": found, "of": len(model.class_names), "one_more": one_more(model.standardizer)}
 
 
 def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
