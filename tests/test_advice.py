@@ -18,6 +18,7 @@ from onelayer.training.state import Problem
 from onelayer.training.train import train
 
 SOFTMAX = LOSSES["softmax"]
+CONVERGED = {"solver": "converged", "l2": 0.1}
 UNSURE = "poor calibration: the mean confidence is 60 %, the accuracy 80.0 %; try"
 BALANCED = TrainConfig(class_weight="balanced")
 SWEEP = "onelayer sweep with the run's other options and --l2 0 0.001 0.01 0.1"
@@ -136,6 +137,14 @@ def test_a_model_is_judged_on_rows_that_were_held_out():
         assert (found and found.evaluation.name) == without_test
 
 
+def test_a_solver_that_did_not_converge_gets_no_advice_on_the_penalty():
+    splits = toy_splits()
+    for passes, words in ((1, ["not converged: the gap was not reached"]), (1000, ["underfitting: l2 10 adds "])):
+        config = TrainConfig(solver="converged", l2=10, tol=1e-6, max_passes=passes)
+        found = judge(train(splits, config), splits, config).advice
+        assert [sentence[: len(word)] for sentence, word in zip(found, words, strict=True)] == words
+
+
 def test_a_training_without_epochs_gets_no_advice():
     config = TrainConfig(epochs=0)
     assert advice_on_training((), 0, 2.3, SOFTMAX, 10, config) == []
@@ -197,6 +206,8 @@ def verdict(evaluation, better, config=None):
         (0.83, 0.8, {}, ""),
         (0.95, 0.8, {}, f"poor calibration: the mean confidence is 95 %, the accuracy 80.0 %; try {SWEEP}"),
         (0.6, 0.8, {}, f"{UNSURE} --epochs auto, or a smaller --l2"),
+        (0.95, 0.8, CONVERGED, "poor calibration: the mean confidence is 95 %, the accuracy 80.0 %; try onelayer path"),
+        (0.6, 0.8, CONVERGED, f"{UNSURE} a smaller --l2"),
         (0.6, 0.8, {"loss": "sigmoid"}, f"{UNSURE} --loss softmax, whose probabilities add up to 1"),
         (0.6, 0.8, {"class_weight": "balanced"}, f"{UNSURE} --class-weight none, if the rows to come"),
     ],

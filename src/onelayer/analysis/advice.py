@@ -34,6 +34,7 @@ NEARLY_ALL = 0.9  # accuracy, or balanced accuracy where that is compared
 UNBALANCED = 0.1  # accuracy above balanced accuracy
 
 SWEEP_L2 = "onelayer sweep with the run's other options and --l2 0 0.001 0.01 0.1"
+PATH_OF_L2 = "onelayer path with the run's other options, which lets the validation rows choose --l2"
 
 
 def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
@@ -96,7 +97,7 @@ def advice_on_training(
         losses = (
             f"the validation loss is {kept.validation_loss:.3g} nats, the training loss {kept.train_loss:.3g}{weighted}"
         )
-        return [f"overfitting: {losses}; try more training rows, or {SWEEP_L2}"]
+        return [f"overfitting: {losses}; try more training rows, or {SWEEP_L2 if in_steps else PATH_OF_L2}"]
     penalty = kept.train_cost - kept.train_loss
     if penalty > HELD_BACK * unit and not gap > ALIKE * unit:
         what = f"l2 {config.l2:g} adds {penalty:.2g} nats to the training loss of {kept.train_loss:.3g}{weighted}"
@@ -160,7 +161,10 @@ def advice_on_answers(
     error, confidence = evaluation.estimates["calibration_error"], evaluation.mean(evaluation.confidences)
     if error.low > MISCALIBRATED and error.value > CHANCE * _calibration_error_by_chance(evaluation):
         what = f"the mean confidence is {100 * confidence:.0f} %, the accuracy {accuracy.number()}"
-        remedy = SWEEP_L2 if confidence > accuracy.value else "--epochs auto, or a smaller --l2"
+        in_steps = config.solver == "sgd"
+        remedy = f"{'--epochs auto, or ' * in_steps}a smaller --l2"
+        if confidence > accuracy.value:
+            remedy = SWEEP_L2 if in_steps else PATH_OF_L2
         if not LOSSES[config.loss].exclusive:
             remedy = "--loss softmax, whose probabilities add up to 1"
         elif config.class_weight != "none":

@@ -9,7 +9,10 @@ from onelayer.analysis.references import Reference, Verdict, references_for, ver
 from onelayer.analysis.summary import summary_of
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
+from onelayer.training.converged import FLAT, REACHED, SEPARABLE, SURE
 from onelayer.training.state import Problem, TrainingResult
+
+OPTIMA = (REACHED, SURE, SEPARABLE, FLAT)  # ends of the solver converged with nothing left to do
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,10 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
     known = [one.estimates["loss"].value for one in references if "loss" in one.estimates]
     measured = (evaluation.loss, min(known)) if known and config.class_weight == "none" else None
-    advice = advice_on_training(
-        history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out, measured
-    )
+    advice = [f"not converged: {result.ended}"]
+    if config.solver == "sgd" or result.ended in OPTIMA:
+        advice = advice_on_training(
+            history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out, measured
+        )
     advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
     return Judgement(evaluation, references, verdict, advice)
