@@ -370,7 +370,8 @@ class Run(CurvePlots, ModelPlots):
         writer = csv.writer(text, lineterminator="\n")
         columns = columns_of(state.history)
         writer.writerow(columns)
-        writer.writerows([getattr(record, name) for name in columns] for record in state.history)
+        rows = ([getattr(record, name) for name in columns] for record in state.history)
+        writer.writerows([None if value != value else value for value in row] for row in rows)  # NaN is empty too
         write_file(self.history_path, text.getvalue().encode())
 
     def _is_run(self) -> bool:
