@@ -1,5 +1,6 @@
 """The certificate of a run, against the lowest cost that scipy finds: certify, train, resume, evaluate, report."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -145,7 +146,11 @@ def test_without_a_penalty_it_says_so(run_cli, train_run):
 
 def test_a_converged_run_is_told_in_iterations(train_run):
     out = train_run(*CONVERGED, "--class-weight", "balanced")
-    assert "iteration   1  cost at most " in out
+    assert "iteration   1  cost about " in out
+    assert "(160 training rows of images, weighted by class; in the tables, all rows count alike)" in out
+    rows = list(csv.DictReader(Path("run/history.csv").read_text().splitlines()))
+    assert rows[0]["learning_rate"] == rows[0]["test_accuracy"] == "" != rows[0]["gap"]
+    assert np.isnan(Run.open("run").history["learning_rate"]).all()
     assert "figures of the iterations: rows weighted by class" in out
     assert "epoch" not in out
     out = train_run("--solver", "converged")
@@ -216,13 +221,16 @@ def test_the_converged_solver_says_that_it_was_stopped(run_cli, train_run):
     assert "not converged" not in out
     assert " iterations (" in out
     out = train_run(*CONVERGED, "--tol", "1e-7", "--max-passes", "3")
-    (note,) = (line for line in out.splitlines() if line.startswith("note: not converged"))
+    _, said, note = (line for line in out.splitlines() if line.startswith("note: "))
+    assert said.startswith("note: not converged: the gap was not reached in 3 passes over the rows; ")
     gap = 100 * Run.open("run").summary["certificate"]["relative_gap"]
-    asked = "% of the bound, and tol asks for 1e-05 %; pass a larger --max-passes or --tol"
-    assert note == f"note: not converged: the gap is {gap:.2g} {asked}"
+    asked = "% of the bound, and tol asks for 0.00001 %; go on with: "
+    assert note == f"note: the gap is {gap:.2g} {asked}onelayer resume run --max-passes 6"
     out = run_cli("resume", "run", "--no-figures")[1]
     assert "2 iterations done, the gap was not reached" in out
     assert "pass --epochs" not in out
+    out = run_cli("resume", "run", "--no-figures", "--max-passes", "6")[1]
+    assert "not converged" not in out and "go on with" not in out, "six passes are enough"
     assert "epoch" not in out
     for epochs in ("9", "auto"):
         refused = run_cli("resume", "run", "--epochs", epochs)
@@ -231,6 +239,15 @@ def test_the_converged_solver_says_that_it_was_stopped(run_cli, train_run):
     out = run_cli("runs", "run")[1]
     assert "l2 0.05" in out
     assert "epochs" not in out
+
+
+def test_gaps_of_any_size_are_said_without_exponents(train_run):
+    out = train_run(*CONVERGED, "--tol", "1e-15")
+    assert "% of the bound, and tol asks for 0.0000000000001 %; rounding hides the rest, and --dtype float64" in out
+    out = train_run("--solver", "converged", "--l2", "1e-5", "--max-passes", "1")
+    assert "note: the gap is above 100 % of the bound, and tol asks for 0.01 %; go on with: " in out
+    assert "test accuracy after iteration 1: " in out
+    assert "epoch" not in out
 
 
 def test_old_runs_have_a_certificate(run_cli, tmp_path):
@@ -304,6 +321,15 @@ def test_a_bound_of_rows_on_disk_holds_too(run_cli, train_run, tmp_path, monkeyp
     monkeypatch.setattr(certification, "memory_map_of", lambda rows: rows)
     found, _ = certify_closely(run.model, plan.load_splits(), plan.config)
     assert own.bound < found.bound < near.bound <= by_hand.lowest
+
+
+def test_the_report_says_whose_weights_count(run_cli, train_run):
+    train_run(*CONVERGED, "--class-weight", "balanced")
+    assert run_cli("report", "run", "--out", "r.html")[0] == 0
+    assert (
+        "(160 training rows of images, weighted by class; in the tables, all rows count alike)."
+        in Path("r.html").read_text()
+    )
 
 
 def test_the_report_says_it(run_cli, train_run):

@@ -7,7 +7,7 @@ import pytest
 
 from onelayer.cli import screen
 from onelayer.cli.screen import Lines, Screen
-from onelayer.words import duration
+from onelayer.words import counted, duration, small_percent
 
 
 class Clock:
@@ -108,3 +108,10 @@ def test_the_screen_prints_names_as_they_are(capsys):
     screen.say("runs/:cat:/")
     screen.table("class", rows=[[":dog:"]])
     assert capsys.readouterr().out.split() == ["runs/:cat:/", "class", ":dog:"]
+
+
+def test_shares_and_counts_in_words():
+    shares = [small_percent(share) for share in (1e-7, 0.00013, 0.1, 1.0)]
+    assert shares == ["0.00001 %", "0.013 %", "10 %", "100 %"]
+    counts = [counted(count, noun) for noun in ("pass", "row") for count in (1, 2000)]
+    assert counts == ["1 pass", "2,000 passes", "1 row", "2,000 rows"]

@@ -145,7 +145,7 @@ class TrainConfig:
     def _optimum_in_words(self) -> list[str]:
         words = ["converged", f"l2 {self.l2:g}"]
         words += [f"tol {self.tol:g}"] * (self.tol != type(self).tol)
-        return words + [f"at most {self.max_passes:,} passes"] * (self.max_passes != type(self).max_passes)
+        return words + [f"at most {counted(self.max_passes, 'pass')}"] * (self.max_passes != type(self).max_passes)
 
     def _steps_in_words(self) -> list[str]:
         words = [f"learning rate {option_value(self.learning_rate)}"]

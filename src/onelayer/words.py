@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from decimal import Decimal
 from numbers import Integral
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things in words: 1 epoch, 2 epochs."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
+    """Return a number of things in words: 1 epoch, 2 epochs, 2 passes."""
+    return f"{count:,} {noun}" + ("es" if noun.endswith("s") else "s") * (count != 1)
 
 
 def row_count(rows: float) -> str:
@@ -25,6 +26,11 @@ def duration(seconds: float) -> str:
 def percent(fraction: float) -> str:
     """Return a fraction in percent: 39.13 %."""
     return f"{100 * fraction:.2f} %"
+
+
+def small_percent(fraction: float) -> str:
+    """Return a fraction in percent with two digits and without an exponent, however small: 0.00001 %, 20 %."""
+    return f"{Decimal(f'{100 * fraction:.2g}'):f} %"
 
 
 def spaced(name: str) -> str:

@@ -86,7 +86,7 @@ def evaluate(
     print_evaluation(screen, evaluation, references, verdict, advice)
     if certificate:
         screen.say("")
-        print_certificate(screen, certificate, run.path, plan.config)
+        print_certificate(screen, certificate, run, plan.config, state.history)
     if as_json:
         found = summary_of(evaluation, references, verdict)
         certified = {"certificate": certificate_summary(certificate)} if certificate else {}
@@ -111,8 +111,8 @@ def certify(
 ) -> None:
     """Print how far the cost of a model is above the lowest cost possible, with a proof; no accuracy follows from it.
 
-    The cost is that of the rows that the model was trained on, with the penalty. If the model is far from the optimum,
-    the converged solver looks for a better bound first.
+    The cost is what training lowers: the mean loss of the training rows, plus lambda (--l2) times the sum of the
+    squared weights. If the model is far from the lowest cost, the converged solver looks for a better bound first.
 
     Parameters
     ----------

@@ -4,7 +4,6 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +20,12 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.experiments.coursework.diagnosis import Diagnosis, is_accuracy
 from onelayer.experiments.sweep import Search, Select, SettingResult, notes_on_choice
+from onelayer.runs.directory import Run, resume_command
+from onelayer.runs.training import probe_of
 from onelayer.training.certificate import Certificate
-from onelayer.training.history import SCORE_COLUMNS, columns_of, noun_of, scores_in_words
+from onelayer.training.history import SCORE_COLUMNS, History, columns_of, noun_of, scores_in_words
 from onelayer.training.state import TrainingResult
-from onelayer.words import counted, mean_and_sd, option_value, percent, row_count, spaced
+from onelayer.words import counted, mean_and_sd, option_value, percent, row_count, small_percent, spaced
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -64,8 +65,9 @@ def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgeme
     scores = {splits.label(name): score for name, score in result.scores.items()}
     screen.table("", *SCORE_COLUMNS, rows=scores_in_words(scores))
     history = result.state.history
+    noun = noun_of(columns_of(history))
     if history and history[0].test_accuracy is not None:
-        screen.say(f"test accuracy after epoch 1: {percent(history[0].test_accuracy)}")
+        screen.say(f"test accuracy after {noun} 1: {percent(history[0].test_accuracy)}")
     if judgement:
         screen.say(f"\n{judgement.evaluation.rows_in_words()}")
         shown = ("accuracy", "balanced_accuracy", "loss")
@@ -74,22 +76,35 @@ def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgeme
             screen.say(f"note: {advice}")
         screen.say("")
     seconds = sum(record.seconds for record in history)
-    done = counted(len(history), noun_of(columns_of(history)))
+    done = counted(len(history), noun)
     screen.say(f"{seconds:.1f} s for {done} ({result.backend}): {result.ended}")
     if history and result.kept_epoch != len(history):
         screen.say(f"the model is that of epoch {result.kept_epoch}, the best on the validation rows")
 
 
-def print_certificate(screen: Screen, certificate: Certificate, run: Path, config: TrainConfig) -> None:
+def print_certificate(
+    screen: Screen, certificate: Certificate, run: Run, config: TrainConfig, history: History
+) -> None:
     """Print the certificate of a run by the bound of its own layer, and plainly if the solver converged to less."""
-    screen.say(f"{certificate.sentence()} ({certificate.rows})")
+    alike = "" if config.class_weight == "none" else "; in the tables, all rows count alike"
+    screen.say(f"{certificate.sentence()} ({certificate.rows}{alike})")
     if config.solver == "converged" and config.l2:
-        if certificate.relative_gap > (1 + ESTIMATED) * config.tol:
-            gaps = f"{100 * certificate.relative_gap:.2g} % of the bound, and tol asks for {100 * config.tol:g} %"
-            screen.say(f"note: not converged: the gap is {gaps}; pass a larger --max-passes or --tol")
+        gap = certificate.relative_gap
+        if gap > (1 + ESTIMATED) * config.tol:
+            shown = small_percent(gap) if gap <= 1 else "above 100 %"
+            asked = f"{shown} of the bound, and tol asks for {small_percent(config.tol)}"
+            screen.say(f"note: the gap is {asked}{_remedy(run, config, history)}")
     elif is_weak(certificate):
-        command = f"onelayer certify {shlex.quote(str(run))}"
+        command = f"onelayer certify {shlex.quote(str(run.path))}"
         screen.say(f"note: far from the optimum, the bound of a layer itself is weak; {command} looks for a better one")
+
+
+def _remedy(run: Run, config: TrainConfig, history: History) -> str:
+    """Return what to type where a gap was not reached, if there is anything."""
+    if history and (history[-1].passes or 0) + 1 > config.max_passes:
+        longer = f"{resume_command(run.path)} --max-passes {2 * config.max_passes}"
+        return "" if probe_of(run) else f"; go on with: {longer}"
+    return "; rounding hides the rest" + ", and --dtype float64 rounds less" * (config.dtype == "float32")
 
 
 def print_close_certificate(screen: Screen, certificate: Certificate, own: Certificate) -> None:
@@ -98,7 +113,7 @@ def print_close_certificate(screen: Screen, certificate: Certificate, own: Certi
     screen.say(f"the cost is that of {certificate.rows}")
     if certificate.bound > own.bound:
         alone = own.sentence().partition(", ")[2].partition(" above")[0]
-        screen.say(f"the bound is that of a layer near the optimum; the layer's own bound says {alone}")
+        screen.say(f"another layer, near the optimum, was looked for to prove it; the model alone proves less: {alone}")
 
 
 def print_gradients(screen: Screen, reports: list[GradientReport]) -> None:

@@ -197,5 +197,5 @@ def finish(
             draw_path(run, plan, splits)
     print_result(screen, splits, result, judgement)
     if certificate:
-        print_certificate(screen, certificate, run.path, plan.config)
+        print_certificate(screen, certificate, run, plan.config, result.state.history)
     screen.files(run.path)

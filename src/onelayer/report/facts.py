@@ -143,7 +143,9 @@ def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
         return None
     said = printable(str(recorded.get("sentence")), 200)
     seed = f", seed {setting.seeds[0]}" if len(setting.runs) > 1 else ""
-    return f"{said} ({printable(str(recorded.get('rows')), 200)}{seed}).", BOUNDED if recorded.get("l2") else UNBOUNDED
+    alike = "" if run.config.class_weight == "none" else "; in the tables, all rows count alike"
+    rows = f"{printable(str(recorded.get('rows')), 200)}{seed}{alike}"
+    return f"{said} ({rows}).", BOUNDED if recorded.get("l2") else UNBOUNDED
 
 
 def train_command(setting: SettingRuns) -> str:
