@@ -280,6 +280,17 @@ def test_two_runs_may_have_different_seeds(tmp_path):
     assert compare_runs([a], [b], "test", splits).pairs == 1
 
 
+def test_runs_of_two_solvers_differ_in_what_both_have(tmp_path):
+    splits = toy_splits()
+    steps = made_run(tmp_path / "steps", splits, replace(CONFIG, l2=0.1))
+    converged = made_run(tmp_path / "converged", splits, TrainConfig(solver="converged", tol=1e-3, seed=CONFIG.seed))
+    found = pair([steps], [converged])
+    assert found.settings == "solver sgd against converged, l2 0.1 against 0"
+    assert found.names == ("solver sgd, l2 0.1", "solver converged, l2 0")
+    again = made_run(tmp_path / "again", splits, TrainConfig(solver="converged", l2=0.1, seed=CONFIG.seed))
+    assert pair([converged], [again]).settings == "tol 0.001 against 0.0001, l2 0 against 0.1"
+
+
 def test_runs_that_cannot_be_compared(tmp_path):
     splits = toy_splits()
     one, two, three = (made_run(tmp_path / str(seed), splits, replace(CONFIG, seed=seed)) for seed in (1, 2, 3))
@@ -301,6 +312,12 @@ def test_runs_that_cannot_be_compared(tmp_path):
     elsewhere = made_run(tmp_path / "elsewhere", split(toy_dataset(seed=1), SplitConfig()))
     with pytest.raises(DataError, match=r"elsewhere was trained on other data: fingerprint"):
         compare_runs([one], [elsewhere], "test", splits)
+    parts = {"train": slice(0, 180), "validation": slice(180, 240), "test": slice(240, 300)}
+    divided = split(replace(toy_dataset(seed=2), parts=parts), SplitConfig())
+    given = made_run(tmp_path / "given", divided)
+    sized = made_run(tmp_path / "sized", splits, split_config=SplitConfig(validation_size=60))
+    with pytest.raises(DataError, match="sized was trained on other data: fingerprint"):
+        compare_runs([given], [sized], "test", divided)  # whose division does not apply to these data
 
     begun = Run.create(tmp_path / "begun")
     plan = Plan(replace(CONFIG, backend="numpy"), SplitConfig(), "toy", splits.dataset.fingerprint)

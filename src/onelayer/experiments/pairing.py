@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from onelayer.analysis.evaluation import evaluate
+from onelayer.config import TrainConfig, settings_of_others
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.protocols import split as divide
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, RunError
@@ -113,7 +114,7 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
         If the settings of one side differ in more than the seed, or no seed is common to both sides.
     """
     (plan_a, a), (plan_b, b) = _by_seed(runs_a), _by_seed(runs_b)
-    both = plan_a.config.settings, plan_b.config.settings
+    both = shared_settings(plan_a.config, plan_b.config)
     if (probe_a := probe_of(runs_a[0])) and (probe_b := probe_of(runs_b[0])):
         chosen = ["chosen"] * (None not in (probe_a.get("chosen"), probe_b.get("chosen")))
         shown = ["recipe", "normalize", *chosen]
@@ -129,6 +130,13 @@ def pair(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Pairing:
         raise ConfigError(f"no seed is common to both sides: {seeds}; train both with the same seeds")
     alone = {"A": tuple(sorted(a.keys() - b.keys())), "B": tuple(sorted(b.keys() - a.keys()))}
     return Pairing(tuple(a[seed] for seed in common), tuple(b[seed] for seed in common), settings, names, alone)
+
+
+def shared_settings(a: TrainConfig, b: TrainConfig) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the settings of A and of B by name, without those that only one of their solvers has."""
+    foreign = settings_of_others(a.solver) | settings_of_others(b.solver)
+    of_a, of_b = ({name: value for name, value in of.settings.items() if name not in foreign} for of in (a, b))
+    return of_a, of_b
 
 
 def names_by_difference(a: Mapping[str, object], b: Mapping[str, object]) -> tuple[str, str]:
@@ -154,7 +162,7 @@ def _by_seed(runs: Sequence[Run]) -> tuple[Plan, dict[int, Run]]:
     plans = [run.read_checkpoint()[0] for run in runs]
     by_seed: dict[int, Run] = {}
     for run, plan in zip(runs, plans, strict=True):
-        if other := differences_in_words(plan.config.settings, plans[0].config.settings):
+        if other := differences_in_words(*shared_settings(plan.config, plans[0].config)):
             raise ConfigError(f"{run.path} and {runs[0].path} differ in more than the seed: {other}; keep them apart")
         if plan.config.seed in by_seed:
             raise ConfigError(
@@ -168,13 +176,14 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
     """Refuse runs that do not train, validate and test on these rows."""
     dataset = splits.dataset
     plans = [run.read_checkpoint()[0] for run in runs]
-    divisions = {config: divide(dataset, config) for config in {plan.split_config for plan in plans}}
     for run, plan in zip(runs, plans, strict=True):
         if plan.fingerprint != dataset.fingerprint:
             raise DataError(
                 f"{run.path} was trained on other data: fingerprint {plan.fingerprint[:12]} against "
                 f"{dataset.fingerprint[:12]}; compare runs on the same data and protocol"
             )
+    divisions = {config: divide(dataset, config) for config in {plan.split_config for plan in plans}}
+    for run, plan in zip(runs, plans, strict=True):
         division = divisions[plan.split_config]
         same = all(np.array_equal(a.indices, b.indices) for a, b in zip(division, splits, strict=True))
         if not same or division.protocol != splits.protocol:

@@ -14,7 +14,7 @@ from onelayer.config import COURSEWORK, SplitConfig, TrainConfig, settings_of_ot
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
-from onelayer.experiments.pairing import names_by_difference, right_rows
+from onelayer.experiments.pairing import names_by_difference, right_rows, shared_settings
 from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
@@ -213,7 +213,7 @@ def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
             continue
         ours, theirs = (np.array([side[seed] for seed in seeds]) for side in (first, other))
         weights = rows.row_weights(slice(None))
-        names = names_by_difference(shown[0].plan.config.settings, setting.plan.config.settings)
+        names = names_by_difference(*shared_settings(shown[0].plan.config, setting.plan.config))
         verdicts.append(compare_answers(ours, theirs, weights, names=names).verdict())
     return split, verdicts + ["not compared"] * (len(group.settings) - len(shown))
 
