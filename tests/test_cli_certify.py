@@ -153,7 +153,9 @@ def test_a_converged_run_is_told_in_iterations(train_run):
     assert np.isnan(Run.open("run").history["learning_rate"]).all()
     assert "figures of the iterations: rows weighted by class" in out
     assert "epoch" not in out
+    assert "without a penalty" not in out
     out = train_run("--solver", "converged")
+    assert out.index("note: without a penalty (--l2 0), the optimum fits the training rows alone") < out.index("iter")
     assert "iteration   1  train " in out
     assert " inf " not in out
 
@@ -326,10 +328,9 @@ def test_a_bound_of_rows_on_disk_holds_too(run_cli, train_run, tmp_path, monkeyp
 def test_the_report_says_whose_weights_count(run_cli, train_run):
     train_run(*CONVERGED, "--class-weight", "balanced")
     assert run_cli("report", "run", "--out", "r.html")[0] == 0
-    assert (
-        "(160 training rows of images, weighted by class; in the tables, all rows count alike)."
-        in Path("r.html").read_text()
-    )
+    page = Path("r.html").read_text()
+    assert "(160 training rows of images, weighted by class; in the tables, all rows count alike)." in page
+    assert page.count("In this curve, rows are weighted by class.") == 3
 
 
 def test_the_report_says_it(run_cli, train_run):

@@ -236,6 +236,8 @@ def test_the_command_leaves_a_run(run_cli, tmp_path):
     assert min(table, key=lambda row: float(row["validation_loss"]))["l2"] == "0.001"
     assert "* chosen by validation loss: l2 0.001\n" in out
     assert "note: l2 0.001 is the smallest that was tried" in out
+    afresh = "the model is trained afresh for l2 0.001, as onelayer train --solver converged does"
+    assert f"\n{afresh}, so that its figures may differ a little from the table\n" in out
     of_path = run.summary["path"]
     assert (of_path["l2"], of_path["best"], of_path["chosen"]) == ([0.1, 0.01, 0.001], 0.001, 0.001)
     assert "test" in run.scores
@@ -249,8 +251,11 @@ def test_the_command_leaves_a_run(run_cli, tmp_path):
 
 
 def test_refit_and_the_picture(run_cli, tmp_path):
-    code, out, err = run_cli(*DIGITS, "--refit", "--one-standard-error", "--select", "accuracy", "--out", "r")
+    choice = ["--one-standard-error", "--select", "accuracy", "--class-weight", "balanced"]
+    code, out, err = run_cli(*DIGITS, "--refit", *choice, "--out", "r")
     assert code == 0, err
+    assert "converged does, on the training and validation rows together, so that its" in out
+    assert "figures of the iterations: rows weighted by class; in the tables, all rows count alike\n" in out
     run = Run.open(tmp_path / "r")
     assert run.summary["data"]["sizes"]["train"] == 1079 + 359
     assert run.summary["data"]["protocol"] == "stratified, refitted on train and validation"
@@ -259,6 +264,7 @@ def test_refit_and_the_picture(run_cli, tmp_path):
     assert "one standard error of" in out
     assert (run.path / "path.png").read_bytes().startswith(b"\x89PNG")
     alone = ["train", "--data", "digits", "--solver", "converged", "--l2", run.config.l2, "--refit", "--no-figures"]
+    alone += ["--class-weight", "balanced"]
     assert run_cli(*alone, "--out", "alone")[0] == 0
     assert Run.open(tmp_path / "alone").scores == run.scores
 

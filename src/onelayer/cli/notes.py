@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from onelayer.cli.app import FROM_PRESET
 from onelayer.cli.screen import Screen
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 
 Settings = TypeVar("Settings")
@@ -26,3 +27,10 @@ def note_on_batches(screen: Screen, splits: Splits, sizes: Iterable[int]) -> Non
     count = len(splits.train)
     if more := [f"{size:,}" for size in sorted(set(sizes)) if size > count]:
         screen.say(f"note: a batch of {' or '.join(more)} rows is all {count:,}, so an epoch is a single step")
+
+
+def note_on_penalty(screen: Screen, configs: Iterable[TrainConfig]) -> None:
+    """Say what the optimum without a penalty is, if the converged solver is to go there."""
+    if any(config.solver == "converged" and not config.l2 for config in configs):
+        what = "without a penalty (--l2 0), the optimum fits the training rows alone, or does not exist"
+        screen.say(f"note: {what}; onelayer path finds a lambda by the validation rows")

@@ -20,8 +20,13 @@ from onelayer.cli.options import (
     Source,
 )
 from onelayer.cli.stops import repeated_as_a_whole, resumable
-from onelayer.cli.training import finish
+from onelayer.cli.training import finish, say_if_weighted
 from onelayer.config import PATH_L2, SOLVER_SETTINGS, SourceConfig, SplitConfig, TrainConfig
+
+AFRESH = (
+    "the model is trained afresh for l2 {:g}, as onelayer train --solver converged does{}, so that its figures may "
+    "differ a little from the table"
+)
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
@@ -100,9 +105,12 @@ def path(
     with claimed(out, Path("runs") / dataset.name.lower()) as directory:
         run = Run.create(directory, overwrite=overwrite)
         screen.data(splits, classes=True)
+        say_if_weighted(screen, plan)
         with screen.working("solving") as progress, repeated_as_a_whole():
             found = paths.solve_path(splits, config, l2s, choice.select, choice.one_standard_error, progress=progress)
         print_path(screen, found)
+        together = ", on the training and validation rows together" * split_config.refit
+        screen.say(AFRESH.format(found.chosen.l2, together))
         with resumable(run):
             with screen.training(0, "auto", holds_out=not split_config.refit) as on_epoch:
                 plan, rows, result = paths.train_chosen(run, found, plan, splits, on_epoch)

@@ -99,7 +99,7 @@ def sweep(
     figures
         Draw pictures of every run.
     """
-    from onelayer.cli.notes import note_on_batches, without_preset
+    from onelayer.cli.notes import note_on_batches, note_on_penalty, without_preset
     from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
@@ -122,6 +122,7 @@ def sweep(
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         screen.data(splits)
         note_on_batches(screen, splits, (config.batch_size for config in configs))
+        note_on_penalty(screen, configs)
         with repeatable(path, given=out is not None, overwrite=overwrite):
             solvers = {config.solver for config in configs}
             noun = None if len(solvers) > 1 else "iteration" if "converged" in solvers else "epoch"

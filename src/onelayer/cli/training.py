@@ -56,7 +56,7 @@ def train(
     out
         Run directory to write; by default the next free one in runs/.
     """
-    from onelayer.cli.notes import note_on_batches, without_preset
+    from onelayer.cli.notes import note_on_batches, note_on_penalty, without_preset
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
@@ -81,7 +81,8 @@ def train(
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
         note_on_batches(screen, splits, [config.batch_size])
-        _say_if_weighted(screen, plan)
+        note_on_penalty(screen, [config])
+        say_if_weighted(screen, plan)
         with resumable(run):
             with screen.training(0, config.epochs, holds_out=splits.holds_out) as on_epoch:
                 result = start(run, plan, problem, on_epoch)
@@ -136,7 +137,7 @@ def resume(
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
-        _say_if_weighted(screen, plan)
+        say_if_weighted(screen, plan)
         with resumable(run):
             with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
                 result = runs.resume(run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes)
@@ -164,7 +165,8 @@ def figures(run_directory: RunArgument, /, *, data: MovedData = None) -> None:
     screen.files(run.path)
 
 
-def _say_if_weighted(screen: "Screen", plan: "Plan") -> None:
+def say_if_weighted(screen: "Screen", plan: "Plan") -> None:
+    """Say that the figures of the epochs to come are of weighted rows, if they are."""
     from onelayer.training.class_weights import BY_CLASS
 
     if plan.config.class_weight != "none":
