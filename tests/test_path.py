@@ -1,6 +1,9 @@
 """A path: the optimum for each lambda of a grid, the choice among them, and the run that it leaves."""
 
 import csv
+import html
+import re
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -369,6 +372,13 @@ def test_the_report_and_figures_show_the_path(run_cli, tmp_path):
         mark = " *" if point.l2 == run.config.l2 else ""
         assert f'<th scope="row" data-value="{point.l2:g}">{point.l2:g}{mark}</th>' in page
         assert f'<td data-label="validation (nats)">{point.loss.value:.4f}</td>' in page
+    assert "onelayer train --data" not in page
+    (command,) = re.findall(r"<code>onelayer (path [^<]+)</code>", page)
+    words = [*shlex.split(html.unescape(command).replace("\\\n", "")), "--out", "again", "--no-figures"]
+    assert run_cli(*words)[0] == 0
+    again = Run.open(tmp_path / "again")
+    assert again.summary["path"] == of_path
+    assert again.model_path.read_bytes() == run.model_path.read_bytes()
     assert run_cli("train", "--data", "digits", "--epochs", "1", "--out", "s", "--no-figures")[0] == 0
     assert run_cli("report", "s", "--out", "s.html")[0] == 0
     assert "by lambda" not in (tmp_path / "s.html").read_text()

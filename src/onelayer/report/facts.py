@@ -10,10 +10,11 @@ from onelayer.analysis.certification import certificate_summary, certify_if_usef
 from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
-from onelayer.config import COURSEWORK, SplitConfig, TrainConfig, settings_of_others
+from onelayer.config import COURSEWORK, PATH_L2, SplitConfig, TrainConfig, settings_of_others
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
+from onelayer.experiments.lambdas import LambdaPath, read_path
 from onelayer.experiments.pairing import names_by_difference, right_rows, shared_settings
 from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
@@ -149,13 +150,16 @@ def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
 
 
 def train_command(setting: SettingRuns) -> str:
-    """Return the command that trains the same again, once for each seed, or probes the same again."""
+    """Return the command that trains the same again, once for each seed, or goes along the path or probes again."""
     plan = setting.plan
     if probe := probe_of(setting.runs[0]):
         words = [f"onelayer probe {shlex.quote(plan.source)}", *_options_of_probe(probe, plan.split_config)]
         return _in_lines(words)
-    words = ["onelayer train", f"--data {shlex.quote(plan.source)}"]
+    words = [f"--data {shlex.quote(plan.source)}"]
     words += [*_options(plan.source_config, type(plan.source_config)()), *_options(plan.split_config, SplitConfig())]
+    if path := read_path(setting.runs[0]):
+        return _in_lines(["onelayer path", *words, *_options_of_path(path, plan.config)])
+    words = ["onelayer train", *words]
     config = replace(plan.config, seed=TrainConfig.seed)
     preset = ["--preset coursework", *_options(config, COURSEWORK)]
     plain = _options(config, TrainConfig())
@@ -170,6 +174,14 @@ def train_command(setting: SettingRuns) -> str:
 def _options_of_probe(probe: dict[str, Any], split_config: SplitConfig) -> list[str]:
     options = [_option(name, probe.get(name)) for name in ("recipe", "normalize")]
     return [*options, _option("split_seed", split_config.split_seed)]
+
+
+def _options_of_path(path: LambdaPath, config: TrainConfig) -> list[str]:
+    l2s = [point.l2 for point in path.points]
+    options = _options(replace(config, seed=TrainConfig.seed), TrainConfig(solver="converged", l2=config.l2))
+    options += [f"--l2 {' '.join(map(str, l2s))}"] * (l2s != [*PATH_L2])
+    options += [_option("select", path.select)] * (path.select != LambdaPath.select)
+    return options + ["--one-standard-error"] * path.one_standard_error
 
 
 def _in_lines(words: list[str]) -> str:
