@@ -473,6 +473,7 @@ def test_bad_input_is_one_line(run_cli):
         "--learning-rate 0.1 x": "--learning-rate takes a number or auto, not 'x'",
         "--epochs 1 1.5": "--epochs takes a whole number or auto, not '1.5'",
         "--seeds 0": "seeds 0 is not a whole number of at least 1",
+        "--seeds 2 --solver converged": "seeds 2: the solver converged has one answer, whatever the seed; leave",
         "--seed -1": "seed -1 is not a whole number of at least 0",
         "--workers -1": "workers -1 is not a whole number of at least 0",
         "--loss hinge": "hinge",
@@ -614,9 +615,14 @@ def test_drawn_settings_have_edges_too():
 @pytest.mark.parametrize(
     ("options", "count", "seeds", "texts"),
     [
-        ({"l2": [0.0, 0.1, 1.0]}, None, (1, 2), {"l2", "0", "0.1", "1", "Validation loss by l2"}),
+        ({"l2": [0.0, 0.1, 1.0]}, None, (1, 2), {"l2 (not to scale)", "0", "0.1", "1", "Validation loss by l2"}),
         ({"l2": [0.0, 0.1], "dtype": ["float32", "float64"]}, None, (1,), {"l2", "dtype", "float32", "float64"}),
-        ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01, 1e300]}, None, (1, 2), {"none", "learning rate", "l2"}),
+        (
+            {"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01, 1e300]},
+            None,
+            (1, 2),
+            {"none", "learning rate (not to scale)", "l2"},
+        ),
         ({"l2": [0.1, 1.0], "flip": [True, False], "batch_size": [10, 20, 30]}, None, (1,), {"batch size", "l2"}),
         ({"l2": [0.1, 1.0], "learning_rate": [0.1, 0.01]}, 5, (1,), {"l2", "learning rate"}),
     ],
@@ -640,6 +646,13 @@ def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
     if "flip" in plan.varied:
         assert any(f"here flip {'yes' if found.best.config.flip else 'no'}" in text for text in shown)
     assert grid_figure(replace(plan, configs=plan.configs[:1]), found.results[:1]) is None
+
+
+def test_the_picture_of_optima_promises_no_noise(tmp_path):
+    plan = plan_of(toy_splits(), grid({"solver": ["converged"], "l2": [0.1, 1.0]}), (1,))
+    figure = grid_figure(plan, search(tmp_path / "sweep", plan, toy_splits()).results)
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    assert {"l2", "one run of each setting: seeds change nothing"} <= shown, shown
 
 
 def test_words_among_numbers(run_cli, tmp_path):

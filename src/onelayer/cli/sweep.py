@@ -156,6 +156,9 @@ def _settings(options: Grid, search: Search) -> tuple[tuple[TrainConfig, ...], t
     configs = sweeps.grid(values) if search.random is None else sweeps.draws(values, search.random, search.random_seed)
     if search.seeds < 1:
         raise ConfigError(f"seeds {search.seeds} is not a whole number of at least 1")
+    if search.seeds > 1 and all(config.solver == "converged" for config in configs):
+        what = f"seeds {search.seeds}: the solver converged has one answer, whatever the seed"
+        raise ConfigError(f"{what}; leave out --seeds")
     replace(configs[0], seed=search.seed)  # refuses a bad one
     return configs, tuple(range(search.seed, search.seed + search.seeds))
 

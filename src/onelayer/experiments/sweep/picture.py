@@ -67,9 +67,11 @@ def _cells(plan: SweepPlan, results: Sequence[SettingResult], best: SettingResul
         scores = np.array([found.get((value,), NO_SCORE) for value in values[0]])
         last = sum(not is_number(value) for value in values[0])
         unit = f"validation {_what(plan)} ({_unit(plan)})"
-        return score_curve(labels[0], scores, spaced(shown[0]), unit, _title(plan, shown), note, place[0], words=last)
+        return score_curve(
+            labels[0], scores, _axis(plan, shown[0]), unit, _title(plan, shown), note, place[0], words=last
+        )
     scores = np.array([[found.get((first, second), NO_SCORE) for first in values[0]] for second in values[1]])
-    options, title = (spaced(shown[0]), spaced(shown[1])), _title(plan, shown, _unit(plan))
+    options, title = (_axis(plan, shown[0]), _axis(plan, shown[1])), _title(plan, shown, _unit(plan))
     chosen = place[1], place[0]
     note = f"{note}; the frame is round the chosen setting"
     return score_map(labels[0], labels[1], scores, options, title, note, chosen, lower_is_better=_is_loss(plan))
@@ -101,7 +103,15 @@ def _title(plan: SweepPlan, shown: Sequence[str], unit: str = "") -> str:
     return f"Validation {_what(plan)}{unit and f' ({unit})'} by {' and '.join(map(spaced, shown))}"
 
 
+def _axis(plan: SweepPlan, name: str) -> str:
+    """Return the name of an option for an axis on which its values stand side by side, whatever their distances."""
+    steps = np.diff([value for value in plan.values(name) if is_number(value)])
+    return spaced(name) + " (not to scale)" * (len(steps) > 1 and not np.allclose(steps, steps[0], atol=0))
+
+
 def _runs_in_words(plan: SweepPlan, *, intervals: bool = False) -> str:
+    if all(config.solver == "converged" for config in plan.configs):
+        return "one run of each setting: seeds change nothing"
     if len(plan.seeds) == 1:
         return "one seed: the noise is not known"
     return f"mean of {len(plan.seeds)} seeds" + ", and its 95 % interval over the seeds" * intervals
