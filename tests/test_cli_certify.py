@@ -129,7 +129,11 @@ def test_certify_finds_the_distance_to_the_optimum(run_cli, train_run, solver, o
     assert found["rows"] == f"160 training rows of images{both}"
     assert lines[1] == f"the cost is that of {found['rows']}"
     assert len(lines) == (3 if solver is SGD else 2)
+    assert "plus lambda (--l2) times the sum of the squared weights" in " ".join(
+        run_cli("certify", "--help")[1].split()
+    )
     if solver is SGD:
+        assert lines[2].startswith("another layer, near the optimum, was looked for to prove it; ")
         alone = float(lines[2].rpartition(" ")[2])
         assert 0 <= alone - (found["cost"] - found["own_bound"]) <= 1e-4
 
@@ -223,7 +227,7 @@ def test_the_converged_solver_says_that_it_was_stopped(run_cli, train_run):
     assert "not converged" not in out
     assert " iterations (" in out
     out = train_run(*CONVERGED, "--tol", "1e-7", "--max-passes", "3")
-    _, said, note = (line for line in out.splitlines() if line.startswith("note: "))
+    *_, said, note = (line for line in out.splitlines() if line.startswith("note: "))
     assert said.startswith("note: not converged: the gap was not reached in 3 passes over the rows; ")
     gap = 100 * Run.open("run").summary["certificate"]["relative_gap"]
     asked = "% of the bound, and tol asks for 0.00001 %; go on with: "

@@ -337,9 +337,11 @@ def test_the_picture_names_the_division_of_the_path(splits, path, tmp_path, monk
     assert drawn == [], "no path chose it"
     write_path(Run(tmp_path), path)
     draw_path(Run(tmp_path), plan, refitted)
-    ((name, figure),) = drawn
-    words = f"toy, protocol stratified; chosen: {plan.config.setting_in_words()}"
-    assert (name, [text.get_text() for text in figure.texts].count(words)) == ("path", 1)
+    weighted = replace(plan, config=replace(plan.config, class_weight="balanced"))
+    draw_path(Run(tmp_path), weighted, refitted)
+    for (name, figure), of, alike in zip(drawn, (plan, weighted), ("", "; all rows count alike"), strict=True):
+        words = f"toy, protocol stratified; chosen: {of.config.setting_in_words()}{alike}"
+        assert (name, [text.get_text() for text in figure.texts].count(words)) == ("path", 1)
 
 
 def test_a_path_that_is_stopped_leaves_nothing(run_cli, tmp_path, monkeypatch):
@@ -353,7 +355,7 @@ def test_a_path_that_is_stopped_leaves_nothing(run_cli, tmp_path, monkeypatch):
 
 
 def test_the_report_and_figures_show_the_path(run_cli, tmp_path):
-    options = ["--select", "accuracy", "--refit", "--one-standard-error", "--out", "r"]
+    options = ["--select", "accuracy", "--refit", "--one-standard-error", "--class-weight", "balanced", "--out", "r"]
     assert run_cli(*DIGITS, *options)[0] == 0
     run = Run.open(tmp_path / "r")
     picture, of_path = (run.path / "path.png").read_bytes(), run.summary["path"]
@@ -365,7 +367,7 @@ def test_the_report_and_figures_show_the_path(run_cli, tmp_path):
     assert run_cli("report", "r", "--out", "r.html")[0] == 0
     page = (tmp_path / "r.html").read_text()
     found = read_path(run)
-    assert f"{found.choice_in_words()}. Each point is the optimum for its lambda." in page
+    assert f"{found.choice_in_words()}. Each point is the optimum for its lambda. All rows count alike in" in page
     for what in ("Loss", "Accuracy"):
         assert f'aria-label="{what} by lambda: validation from ' in page
     for point in found.points:

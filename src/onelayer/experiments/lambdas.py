@@ -238,6 +238,7 @@ def draw_path(run: Run, plan: Plan, splits: Splits) -> None:
     if found := read_path(run):
         protocol = splits.protocol.partition(", refitted")[0]  # the points are not
         settings = f"{splits.dataset.name}, protocol {protocol}; chosen: {plan.config.setting_in_words()}"
+        settings += "; all rows count alike" * (plan.config.class_weight != "none")
         run.write_figure("path", path_figure(found, settings))
 
 
