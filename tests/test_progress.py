@@ -78,6 +78,12 @@ def test_a_sweep_counts_what_its_solver_does(solvers, noun, run_cli, monkeypatch
     assert told == [(noun,)]
 
 
+@pytest.mark.parametrize(("l2", "noted"), [(["0"], True), (["0", "0.1"], False)])
+def test_a_sweep_without_a_penalty_is_noted(l2, noted, run_cli):
+    out = run_cli("sweep", "--data", "digits", "--l2", *l2, "--solver", "converged", "--max-passes", "2")[1]
+    assert ("note: without a penalty (--l2 0), the optimum fits the training rows alone" in out) is noted
+
+
 def test_work_says_what_it_does_now(monkeypatch, capsys):
     for seconds, line in ((0.0, "solving: l2 1, 2 passes, 50 %, about 0 s left"), (99.0, "")):
         monkeypatch.setattr(screen, "FIRST_LINE", seconds)

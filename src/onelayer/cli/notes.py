@@ -30,7 +30,8 @@ def note_on_batches(screen: Screen, splits: Splits, sizes: Iterable[int]) -> Non
 
 
 def note_on_penalty(screen: Screen, configs: Iterable[TrainConfig]) -> None:
-    """Say what the optimum without a penalty is, if the converged solver is to go there."""
-    if any(config.solver == "converged" and not config.l2 for config in configs):
+    """Say what the optimum without a penalty is, if the converged solver is to go nowhere else."""
+    penalties = [config.l2 for config in configs if config.solver == "converged"]
+    if penalties and not any(penalties):
         what = "without a penalty (--l2 0), the optimum fits the training rows alone, or does not exist"
         screen.say(f"note: {what}; onelayer path finds a lambda by the validation rows")
