@@ -26,6 +26,7 @@ from onelayer.experiments.probe.logistic import DINO, TOLERANCE, l2_of
 from onelayer.experiments.probe.logistic import Path as PathOfOptima
 from onelayer.experiments.probe.neighbours import Neighbours
 from onelayer.runs.directory import Run
+from onelayer.words import number
 
 GOLDEN = Path(__file__).parent / "golden" / "probe.npz"
 
@@ -298,7 +299,6 @@ def test_the_screen_and_the_csv(run_cli, small):
     assert "recipe dino, normalize standardize: each feature less its mean" in out
     assert "runs/small-dino-1/: checkpoint" in out
     assert "small, test: 100 rows, read once" in out
-    assert len([line for line in out.splitlines() if line.strip().endswith(("1.5", "2.5", "0.5"))]) > 5
     with Path("found.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["recipe"], row["normalize"], row["setting"]) == ("dino", "standardize", "C")
@@ -377,12 +377,12 @@ def test_the_page(run_cli, pair):
     assert page.count("<svg") == 2
     words = html.unescape(" ".join(re.sub("<[^>]*>", " ", page).split()))
     for record, name in zip(found["probes"], pair, strict=True):
-        chosen, test = f"{record['chosen']:.4g}", record["test"]
+        chosen, test = number(record["chosen"]), record["test"]
         low, high = (100 * test[f"accuracy_{end}"] for end in ("low", "high"))
         assert re.search(rf"{re.escape(name)} {chosen} \d+\.?\d* % {low:.0f}[.\d]* to {high:.0f}[.\d]* ", words)
         assert f"run on {name} {Path(record['run']).resolve()}" in words
         for trial in record["trials"]:
-            assert f"{trial['value']:.4g}" in words
+            assert number(trial["value"]) in words
     assert "normalize unit: each row divided by its length" in words
     assert "validation rows 30 test rows 100 classes 3" in words
     assert found["comparisons"][0]["verdict"] in words
@@ -438,12 +438,73 @@ def test_shots_are_numbers_with_spaces(run_cli, small):
 def test_points_that_are_not_converged_are_named(small, monkeypatch):
     from onelayer.experiments.probe import logistic, probing
 
-    monkeypatch.setattr(logistic, "MOST_PASSES", 1)
+    monkeypatch.setattr(logistic, "MOST_PASSES", 2)
     splits, _ = load_features(small[0])
     found = probing.probe(splits)
     loose = [trial for trial in found.outcome.trials if not trial.converged]
-    assert loose
-    assert any(note.startswith("not converged") and f"{loose[-1].value:.3g}" in note for note in found.notes())
+    assert 0 < len(loose) < 45
+    (note,) = [note for note in found.notes() if note.startswith("not converged")]
+    assert f"{len(loose)} of 45 values of C, the smallest {number(loose[0].value)}; C " in note
+    assert f", which was chosen, is {'not ' * (not found.outcome.chosen.converged)}converged" in note
+    monkeypatch.setattr(logistic, "MOST_PASSES", 1)
+    notes = probing.probe(splits).notes()
+    assert any("it: 45 of 45 values of C; C " in note and note.endswith("chosen, is not converged") for note in notes)
+    (final,) = [note for note in notes if "the final fit" in note]
+    assert "larger gap" not in final
+    assert "fits mostly need fewer passes with --normalize standardize, and for a smaller C" in notes
+
+
+def test_the_screen_says_of_each_value_whether_it_converged(run_cli, small, monkeypatch):
+    from onelayer.experiments.probe import logistic
+
+    out = run_cli("probe", small[0])[1]
+    assert re.findall(r"^ *([\d,.e-]+) +\d+\.\d\d % +[\d.]+ +(yes|no)$", out, re.MULTILINE) == [
+        (number(C), "yes") for C in DINO
+    ]
+    assert "\n    1,000 " in out and "\n 3.162e-6 " in out and "\n    0.001 " in out
+    monkeypatch.setattr(logistic, "MOST_PASSES", 1)
+    assert len(re.findall(r"^ *[\d,.e-]+ +\d+\.\d\d % +[\d.]+ +no$", run_cli("probe", small[0])[1], re.MULTILINE)) > 5
+
+
+def test_validation_rows_that_cannot_choose(run_cli, tmp_path):
+    rng = np.random.default_rng(5)
+    y = np.arange(20)
+    np.savez("single.npz", X=rng.normal(size=(20, 6)).astype(np.float32), y=y)
+    out = run_cli("probe", "single.npz")[1]
+    words = "all 45 values of C are right on 0.00 % of 2 validation rows; C 1e-6 is the smallest, the strongest penalty"
+    assert f"note: the validation rows could not choose: {words}\n" in out
+    assert "a better one may lie beyond it" not in out
+    # Wilson's interval of a half of n rows is z / sqrt(n + z^2) wide.
+    width = 100 * 1.96 / np.sqrt(2 + 1.96**2)
+    assert (
+        f"2 validation rows alone chose: the 95 % interval of an accuracy on them is up to {width:.0f} points wide"
+        in out
+    )
+    assert "20 of 20 classes have at most one row to train and validate on (0, 1, 2, " in out
+    out = run_cli("probe", "single.npz", "--recipe", "ridge")[1]
+    assert "20 of 20 classes have at most one row" in out and "alone chose" not in out
+
+
+def test_of_equal_values_the_smallest_is_chosen(run_cli, tmp_path):
+    y = np.arange(700) % 2
+    X = (np.random.default_rng(6).normal(size=(700, 3)) + 20 * y[:, None]).astype(np.float32)
+    np.savez("easy.npz", X=X, y=y)
+    code, out, _ = run_cli("probe", "easy.npz", "--html", "page.html")
+    assert code == 0
+    equal = re.search(r"C (\S+), the smallest of (\d+) equal ones, which has the strongest penalty; fitted again", out)
+    assert 1 < int(equal[2]) <= len(re.findall(r" 100\.00 % .* (?:yes|no)\n", out)) <= 45
+    assert "alone chose" not in out and "at most one row" not in out
+    assert "the smallest of the best, which has the strongest penalty" in Path("page.html").read_text()
+
+
+def test_shots_that_a_class_does_not_have(run_cli, small, pair):
+    counts = np.bincount(load_features(small[0])[0].train.labels)
+    words = f"shots 1000: the class {counts.argmin()} has {counts.min()} training rows; pass at most {counts.min()}"
+    assert_one_line(run_cli("probe", small[0], "--shots", "1", "1000"), words)
+    out = run_cli("probe", small[0], "--recipe", "knn", "--shots", str(counts.min()), "--csv", "-")[1]
+    assert {row["train_rows"] for row in csv.DictReader(out.splitlines())} == {str(3 * counts.min())}
+    out = run_cli("probe", small[0], "--shots", "1", "--seeds", "2")[1]
+    assert "note: 30 validation rows alone chose: the 95 % interval" in out
 
 
 def test_the_rows_of_a_probe(tmp_path, small):

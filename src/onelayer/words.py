@@ -33,6 +33,12 @@ def small_percent(fraction: float) -> str:
     return f"{Decimal(f'{100 * fraction:.2g}'):f} %"
 
 
+def number(value: float) -> str:
+    """Return a number above 0 with four digits: 1,778, 0.001, and 5.623e-5 only below 0.0001."""
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:g}".replace("e-0", "e-")
+
+
 def spaced(name: str) -> str:
     """Return the name of an option as people read it: learning rate."""
     return name.replace("_", " ")

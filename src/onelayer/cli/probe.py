@@ -196,7 +196,7 @@ def _whole(
 
 def _print_few(screen: "Screen", found: "list[Probe]") -> None:
     """Print the means of the figures over the seeds, for each number of shots."""
-    from onelayer.experiments.probe import NORMALIZED
+    from onelayer.experiments.probe import NORMALIZED, notes_on_probes
     from onelayer.experiments.sweep import mean_sd
     from onelayer.words import mean_and_sd
 
@@ -212,28 +212,27 @@ def _print_few(screen: "Screen", found: "list[Probe]") -> None:
     screen.table("shots", *(f"{name} (%)" for name in first.figures), rows=rows, words=0)
     seeds = len({probe.seed for probe in found})
     screen.say(f"mean ± standard deviation over {counted(seeds, 'draw')} of the training rows; --csv has the intervals")
+    for note in notes_on_probes(found):
+        screen.say(f"note: {note}")
 
 
 def _print(screen: "Screen", found: "Probe") -> None:
     """Print the values that were tried, the chosen one, and the figures of the test rows."""
     from onelayer.experiments.probe import NORMALIZED
-    from onelayer.words import percent
+    from onelayer.words import number, percent
 
     screen.say(f"recipe {found.recipe}, normalize {found.normalize}: {NORMALIZED[found.normalize]}\n")
     if chosen := found.outcome.chosen:
         trials = found.outcome.trials
         iterated = chosen.passes is not None
         rows = [
-            [f"{trial.value:.3g}", percent(trial.accuracy)]
-            + ([f"{trial.passes:g}", "" if trial.converged else "no"] if iterated else [])
+            [number(trial.value), percent(trial.accuracy)]
+            + ([f"{trial.passes:g}", "yes" if trial.converged else "no"] if iterated else [])
             for trial in trials
         ]
         columns = [found.setting, "validation", *["passes", "converged"] * iterated]
         screen.table(*columns, rows=rows, words=0)
-        screen.say(
-            f"\nchosen by validation accuracy, {percent(chosen.accuracy)}: {found.setting} {chosen.value:.4g}; "
-            "fitted again with the validation rows"
-        )
+        screen.say(f"\n{found.choice()}; fitted again with the validation rows")
     screen.say(f"{found.evaluation.rows_in_words()}, read once")
     rows = [[name, figure.number(), figure.interval()] for name, figure in found.figures.items()]
     screen.table("", "probe", "95 % interval", rows=rows)

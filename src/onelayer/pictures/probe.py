@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from onelayer.pictures.colours import COLOURS
 from onelayer.pictures.page import INK, LABEL, MARGIN, QUIET, fitted, new_page, place_axes, plain_axes
+from onelayer.words import number
 
 LEFT, TALL, FOOT = 0.65, 2.3, 0.5  # inches: left of the axes, their height, and below them
 _STYLES = [(colour, marker) for marker in "osD^" for colour in (COLOURS["train"], COLOURS["validation"], INK)]
@@ -50,7 +51,7 @@ def curve_of_trials(
         axes.set_xticks(values)
     else:
         axes.xaxis.set_major_locator(LogLocator(100, numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     return figure
 
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from onelayer.analysis.estimates import Estimate, effective_rows, wilson
 from onelayer.experiments.comparison import Comparison
-from onelayer.experiments.probe import NORMALIZED, RECIPES, Probe
+from onelayer.experiments.probe import NORMALIZED, RECIPES, Probe, notes_on_probes
 from onelayer.experiments.sweep import mean_sd
 from onelayer.pictures.probe import curve_of_trials, curves_of_shots
 from onelayer.report.drawings import CHART_WIDTH, svg
 from onelayer.report.html import page_of
 from onelayer.runs.directory import now
-from onelayer.words import counted, mean_and_sd, percent
+from onelayer.words import counted, mean_and_sd, number, percent
 
 MOST_CLASSES = 1000  # with a row in the table of classes
 
@@ -54,7 +54,7 @@ def render_probes(
         "compared": [_compared(*comparison) for comparison in compared],
         "names": list(found),
         "classes": [] if shots else _classes(found),
-        "notes": [(name, note) for name, of_source in found.items() for note in _notes(of_source)],
+        "notes": [(name, note) for name, of_source in found.items() for note in notes_on_probes(of_source)],
         "files": files,
         "command": _command(found, first, shots, split_seed),
     }
@@ -116,7 +116,7 @@ def _rows(found: Mapping[str, Sequence[Probe]], shots: Sequence[int]) -> list[di
             else:
                 cells = [(f"{of.value:.6f}", of.number(), of.interval()) for of in probes[0].figures.values()]
             chosen = probes[0].outcome.chosen if not count else None
-            rows.append({"name": name, "shots": count, "cells": cells, "chosen": chosen and f"{chosen.value:.4g}"})
+            rows.append({"name": name, "shots": count, "cells": cells, "chosen": chosen and number(chosen.value)})
     return rows
 
 
@@ -150,17 +150,17 @@ def _choice(name: str, probe: Probe) -> dict[str, Any] | None:
     values = np.array([trial.value for trial in trials], float)
     figure = curve_of_trials(values, scores, converged, trials.index(best), probe.setting, CHART_WIDTH)
     alt = (
-        f"{name}: validation accuracy by {probe.setting}, from {percent(shares[0])} at {values[0]:.3g} to "
-        f"{percent(shares[-1])} at {values[-1]:.3g}, highest {percent(best.accuracy)} at {best.value:.4g}"
+        f"{name}: validation accuracy by {probe.setting}, from {percent(shares[0])} at {number(values[0])} to "
+        f"{percent(shares[-1])} at {number(values[-1])}, highest {percent(best.accuracy)} at {number(best.value)}"
     )
     rows = [
-        (f"{t.value:.4g}", t is best, Estimate(*of), t.passes, "yes" if t.converged else "no")
+        (t.value, number(t.value), t is best, Estimate(*of), t.passes, "yes" if t.converged else "no")
         for t, of in zip(trials, scores.tolist(), strict=True)
     ]
     return {
         "name": name,
         "chart": svg(figure, alt),
-        "value": f"{best.value:.4g}",
+        "value": number(best.value),
         "accuracy": Estimate(*scores[trials.index(best)].tolist()).in_words(),
         "loose": int((~converged).sum()),
         "iterates": best.passes is not None,
@@ -192,14 +192,6 @@ def _classes(found: Mapping[str, Sequence[Probe]]) -> list[dict[str, Any]]:
         }
         for k, name in enumerate(first.splits.dataset.class_names[:MOST_CLASSES])
     ]
-
-
-def _notes(probes: Sequence[Probe]) -> list[str]:
-    """Return the notes on probes; of few rows, where each probe has its own, how many did not converge."""
-    if probes[0].shots is None:
-        return probes[0].notes()
-    loose = sum(not probe.outcome.converged for probe in probes)
-    return [f"the final fit did not converge in {loose} of {counted(len(probes), 'probe')}"] if loose else []
 
 
 def _command(found: Mapping[str, Sequence[Probe]], first: Probe, shots: Sequence[int], split_seed: int) -> str:

@@ -11,6 +11,7 @@ from onelayer.experiments.probe.probing import Probe as Probe
 from onelayer.experiments.probe.probing import RecipeName as RecipeName
 from onelayer.experiments.probe.probing import compare_probes as compare_probes
 from onelayer.experiments.probe.probing import csv_of_probes as csv_of_probes
+from onelayer.experiments.probe.probing import notes_on_probes as notes_on_probes
 from onelayer.experiments.probe.probing import probe as probe
 from onelayer.experiments.probe.probing import probe_few as probe_few
 from onelayer.experiments.probe.probing import require_same_rows as require_same_rows

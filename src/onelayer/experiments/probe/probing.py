@@ -13,9 +13,11 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError
 from onelayer.experiments.probe.closed import nearest_mean, ridge
 from onelayer.experiments.probe.encoded import Encoded, Normalize
-from onelayer.experiments.probe.logistic import MOST_PASSES, clip, dino
+from onelayer.experiments.probe.logistic import clip, dino
 from onelayer.experiments.probe.neighbours import knn
+from onelayer.experiments.probe.notes import notes_on, notes_on_few
 from onelayer.experiments.probe.trials import Outcome, Progress
+from onelayer.words import counted, number, percent
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -92,27 +94,21 @@ class Probe:
         found = self.evaluation.estimates
         return {NAMES[name]: found[name] for name in FIGURES if name in found}
 
+    def choice(self) -> str:
+        """Return the chosen value, its accuracy, and the rule that chose among equals, in words."""
+        chosen = self.outcome.chosen
+        if chosen is None:
+            return "nothing is chosen"
+        best = sum(trial.accuracy == chosen.accuracy for trial in self.outcome.trials)
+        strongest = ", which has the strongest penalty" if self.setting == "C" else ""
+        equal = f", the smallest of {best} equal ones{strongest}" if best > 1 else ""
+        value = f"{self.setting} {number(chosen.value)}"
+        return f"chosen by validation accuracy, {percent(chosen.accuracy)}: {value}{equal}"
+
     def notes(self) -> list[str]:
         """Return sentences on what a reader of the figures must know."""
-        notes, chosen = [], self.outcome.chosen
-        values = [trial.value for trial in self.outcome.trials]
-        if chosen and len(values) > 1 and chosen.value in (values[0], values[-1]):
-            edge = "smallest" if chosen.value == values[0] else "largest"
-            notes.append(
-                f"{self.setting} {chosen.value:g} is the {edge} that was tried; a better one may lie beyond it"
-            )
-        if loose := [f"{trial.value:.3g}" for trial in self.outcome.trials if not trial.converged]:
-            notes.append(
-                f"not converged in {MOST_PASSES} passes, or as far as rounding lets it: {len(loose)} of {len(values)} "
-                f"values of {self.setting}, {', '.join(loose)}"
-            )
-        if not self.outcome.converged:
-            notes.append(f"the final fit did not converge: {self.outcome.ended}")
-        if self.outcome.model is None:
-            notes.append(f"{self.recipe} is not a layer, so it has no run")
-        elif not self.setting:
-            notes.append(f"the probabilities of {self.recipe} are not fitted; only its classes count")
-        return notes
+        few = self.shots is not None
+        return notes_on(self.outcome, self.splits, self.recipe, self.setting, self.normalize, few)
 
     def record(self) -> dict[str, Any]:
         """Return the settings, the trials and all figures, as JSON can hold them."""
@@ -218,6 +214,7 @@ def probe_few(
             raise ConfigError(
                 f"{name} {given}: not different whole numbers of at least {least}; pass some, such as 1 2 4"
             )
+    _require_rows(splits, max(shots))
     encoded, found = Encoded.of(splits, normalize), []
     for count in shots:
         for seed in seeds:
@@ -228,10 +225,27 @@ def probe_few(
     return found
 
 
+def _require_rows(splits: Splits, shots: int) -> None:
+    """Raise a ConfigError if a class has fewer training rows than are to be drawn from each."""
+    labels, counts = np.unique(splits.train.labels, return_counts=True)
+    fewest = int(counts.argmin())
+    if counts[fewest] < shots:
+        name, rows = splits.dataset.class_names[labels[fewest]], counted(int(counts[fewest]), "training row")
+        raise ConfigError(f"shots {shots}: the class {name} has {rows}; pass at most {counts[fewest]}")
+
+
 def _fit(recipe: RecipeName, encoded: Encoded, splits: Splits, progress: Progress | None = None) -> Probe:
     setting, fit = RECIPES[recipe][:2]
     outcome = fit(encoded if setting else encoded.refitted(), progress)
     return Probe(recipe, encoded.normalize, splits, setting, outcome, outcome.evaluate(splits.test))
+
+
+def notes_on_probes(probes: Sequence[Probe]) -> list[str]:
+    """Return the notes on probes of one encoder: on one, or on those of few rows together."""
+    first = probes[0]
+    if first.shots is None:
+        return first.notes()
+    return notes_on_few([probe.outcome for probe in probes], first.splits, first.setting)
 
 
 def compare_probes(a: Sequence[Probe], b: Sequence[Probe], names: tuple[str, str]) -> "Comparison":
