@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pickle
 import struct
 import tracemalloc
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from onelayer.data.formats.cifar import MissingPartError, find_cifar, read_cifar, require_cifar
+from onelayer.data.formats.cifar import MissingPartError, find_cifar, find_cifar_below, read_cifar, require_cifar
 from onelayer.data.formats.cifar_sets import CIFAR10, CIFAR100
 from onelayer.data.untrusted.matlab import read_matlab
 from onelayer.errors import ConfigError, DataError
@@ -553,3 +554,18 @@ def test_no_flip_of_a_matlab_file_escapes_as_another_error(tmp_path, compressed)
                     read_matlab(damage, ("label_names", "data"), "x")
                 except DataError as error:
                     assert str(error).startswith("x: ")
+
+
+def test_a_folder_of_images_is_looked_through_once(tmp_path, monkeypatch):
+    """Looking for each file that a set may have took most of the time of reading few images."""
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    asked, listed = [], []
+    stat, listdir = os.stat, os.listdir
+    monkeypatch.setattr(os, "stat", lambda path, **options: asked.append(path) or stat(path, **options))
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    assert find_cifar(tmp_path) is None
+    assert find_cifar_below(tmp_path) is None
+    assert listed == [tmp_path, *(tmp_path / name for name in "abcde")]
+    assert len(asked) < 30

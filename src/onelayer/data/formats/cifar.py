@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import islice
@@ -45,16 +45,22 @@ def find_cifar(path: Path, sets: Sequence[Cifar] = SETS) -> Path | None:
     Path or None
         The folder of batches, or the archive, whose content is not checked.
     """
+    return _find_at(path, _names(path), sets)
+
+
+def _find_at(path: Path, names: Collection[str], sets: Sequence[Cifar]) -> Path | None:
+    """Find a set at a path; if it is a folder, its entries have these names."""
     archive = file_at(path)
     if archive.name.endswith(_ARCHIVE_SUFFIXES) and not archive.is_dir():
         return archive
     for cifar in sets:
-        for folder in (path, *(path / name for name in cifar.folders)):
-            if _form(folder, cifar) is not None:
+        if _form(path, names, cifar) is not None:
+            return path
+        for folder in (path / name for name in cifar.folders if name in names):
+            if _form(folder, _names(folder), cifar) is not None:
                 return folder
-        for name in cifar.archives:
-            if (archive := file_at(path / name)).is_file():
-                return archive
+        if found := next(_files_in(path, names, cifar.archives), None):
+            return found
     return None
 
 
@@ -88,10 +94,15 @@ def _folders(path: Path) -> list[Path]:
 
 def _find_telling(folder: Path, sets: Sequence[Cifar]) -> Path | None:
     """Find a set like `find_cifar`, but take files train and test only in a folder with a published name."""
+    try:
+        names = _names(folder)
+    except OSError:  # reading the folder raises it, if it is to be read
+        return None
     for cifar in sets:
         telling = folder.name in cifar.folders or all("batch" in part for part in cifar.parts)
-        places = (folder / name for name in cifar.archives)
-        if found := find_cifar(folder, (cifar,)) if telling else next(filter(Path.is_file, map(file_at, places)), None):
+        if found := (
+            _find_at(folder, names, (cifar,)) if telling else next(_files_in(folder, names, cifar.archives), None)
+        ):
             return found
     return None
 
@@ -172,15 +183,28 @@ def read_cifar(
 def _versions(path: Path, sets: Sequence[Cifar]) -> list[tuple[Cifar, str]]:
     """Return the set and the version in a folder, or all that an archive may hold."""
     if path.is_dir():
-        return [(cifar, form) for cifar in sets if (form := _form(path, cifar)) is not None][:1]
+        names = _names(path)
+        return [(cifar, form) for cifar in sets if (form := _form(path, names, cifar)) is not None][:1]
     return [(cifar, form) for cifar in sets for form in _FORMS]
 
 
-def _form(folder: Path, cifar: Cifar) -> str | None:
-    """Return the version that a folder holds; None if it has no part of the set."""
+def _form(folder: Path, names: Collection[str], cifar: Cifar) -> str | None:
+    """Return the version that a folder with entries of these names holds; None if it has no part of the set."""
     return next(
-        (form for form in _FORMS if any(file_at(folder / f"{part}{form}").is_file() for part in cifar.parts)), None
+        (form for form in _FORMS if any(_files_in(folder, names, [f"{part}{form}" for part in cifar.parts]))), None
     )
+
+
+def _files_in(folder: Path, names: Collection[str], wanted: Iterable[str]) -> Iterator[Path]:
+    """Yield the wanted files in a folder with entries of these names."""
+    return filter(Path.is_file, (file_at(folder / name) for name in wanted if name in names))
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """Return the names in a folder, which is listed once, as looking for each file takes longer; none if it is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return frozenset(os.listdir(folder))  # noqa: PTH208  # as fast as possible
+    return frozenset()
 
 
 def _files(cifar: Cifar, form: str, parts: Collection[str] | None, coarse: bool) -> dict[str, CifarFile]:
