@@ -23,6 +23,9 @@ from onelayer.words import is_name, printable
 
 _COLUMNS = ("path", "label", "split")
 _NEEDED = "a list of images has the columns path and label, and split if its rows have parts"
+_VECTORS = (
+    "rows of numbers are not read from CSV; save them as X, and labels as y, with numpy.savez, or lists as parquet"
+)
 _DELIMITERS = ",;\t"  # the spreadsheets of some countries write semicolons
 _HEADER_CHARACTERS = 2**16
 _PARTS = ("train", "validation", "test")
@@ -191,5 +194,6 @@ def _places(path: Path, header: list[str]) -> list[int | None]:
     for name in _COLUMNS:
         if names.count(name) != 1 and (name != "split" or name in names):
             held = printable(", ".join(header), 100)
-            raise DataError(f"{path}, line 1: has {names.count(name)} columns {name} (found {held}); {_NEEDED}")
+            advice = f"{_NEEDED}; {_VECTORS}" if name not in names else _NEEDED
+            raise DataError(f"{path}, line 1: has {names.count(name)} columns {name} (found {held}); {advice}")
     return [names.index(name) if name in names else None for name in _COLUMNS]
