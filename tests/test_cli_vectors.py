@@ -92,6 +92,6 @@ def test_rows_that_cannot_be_classified_are_one_line(run_cli, vectors, tmp_path)
         ("one.npy", r"one.npy: is float32 of the shape \(13,\); rows are features \(n, d\)"),
         ("objects.npy", "objects.npy: holds Python objects, which are not loaded"),
         ("missing.npy", "missing.npy: no such file"),
-        ("x.png", "was not trained on images; pass a .npy file of rows"),
+        ("x.png", "was not trained on images; pass a .npy, .npz, .safetensors, .pt or .parquet file of rows"),
     ):
         assert_one_line(run_cli("predict", run, name), words)

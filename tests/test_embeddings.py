@@ -3,9 +3,11 @@
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import assert_one_line
 from safetensors.numpy import save_file
 
 from onelayer.data.dataset import require_finite
@@ -48,7 +50,15 @@ def holed(rows):
         (lambda f: (f / "img_emb_3.npy").unlink(), "img_emb: lacks the shard img_emb_3; fetch it"),
         (lambda f: np.save(f / "img_emb_3.npy", X[:3, :2]), r"img_emb_3.npy is float16 of the shape \(3, 2\), but"),
         (lambda f: (f / "img_emb_3.npy").write_bytes(b"something"), "img_emb_3.npy: is damaged or not a .npy file"),
-        (lambda f: (f / "labels.npy").unlink(), "img_emb is there without labels"),
+        (
+            lambda f: (f / "labels.npy").unlink(),
+            r"img_emb is there without labels \(found img_emb\); rows and labels in \.npy files lie in one folder: "
+            r"X\.npy and y\.npy, or img_emb_0\.npy, img_emb_1\.npy, \.\.\. and labels\.npy or labels_0\.npy, label",
+        ),
+        (
+            lambda f: (f / "labels.npy").rename(f / "classes.npy"),
+            r"img_emb is there without labels \(found img_emb, classes\); rows and labels in \.npy files lie in one",
+        ),
         (lambda f: np.save(f / "labels.npy", Y[:-1]), "img_emb in 11 shards has 30 rows, but .* 29 labels"),
         (
             lambda f: np.save(f / "img_emb_03.npy", X[:3]),
@@ -69,6 +79,99 @@ def test_a_wrong_file_among_shards(shards, spoil, error):
     spoil(shards)
     with pytest.raises(DataError, match=error):
         load(shards)
+
+
+@pytest.fixture
+def labelled_shards(shards):
+    """The same shards, each with a file of its labels."""
+    (shards / "labels.npy").unlink()
+    for number, labels in enumerate(np.array_split(np.array(["cat", "dog", "eel"])[Y], 11)):
+        np.save(shards / f"labels_{number}.npy", labels)
+    return shards
+
+
+def test_labels_in_shards(labelled_shards):
+    found = load(labelled_shards)
+    np.testing.assert_array_equal(found.rows, X)
+    np.testing.assert_array_equal(found.labels, Y)
+    assert found.class_names == ("cat", "dog", "eel")
+
+
+def test_wrong_labels_in_shards(labelled_shards):
+    """A shard with a label too few is found even if the next has one too many."""
+    np.save(labelled_shards / "labels_3.npy", np.array(["cat"] * 2))
+    np.save(labelled_shards / "labels_4.npy", np.array(["cat"] * 4))
+    with pytest.raises(
+        DataError, match=r"img_emb_3\.npy has 3 rows, but .*labels_3\.npy 2 labels; save a label for each"
+    ):
+        load(labelled_shards)
+    np.save(labelled_shards / "labels_4.npy", np.array(["cat"] * 3))
+    np.save(labelled_shards / "labels_3.npy", np.arange(3))
+    with pytest.raises(DataError, match=r"labels_3\.npy is int64, .*labels_0\.npy is <U3; save all with one type"):
+        load(labelled_shards)
+    (labelled_shards / "labels_10.npy").unlink()
+    with pytest.raises(DataError, match="img_emb: holds 10 shards of labels for 11 files of rows; save the labels of"):
+        load(labelled_shards)
+    with pytest.raises(DataError, match=f"is one of several shards; pass their folder, {labelled_shards}$"):
+        load(labelled_shards / "img_emb_3.npy")
+
+
+def test_labels_in_another_folder_than_the_shards(shards):
+    (shards / "labels.npy").rename(shards.parent / "labels.npy")
+    with pytest.raises(
+        DataError, match=r"no images \(.*; rows and labels in \.npy files lie in one folder: X\.npy and"
+    ):
+        load(shards.parent)
+
+
+@pytest.fixture
+def run_of_shards(run_cli, shards):
+    code, _, err = run_cli("probe", str(shards), "--recipe", "nearest-mean", "--out", "run")
+    assert code == 0, err
+    return "run"
+
+
+def answers_on(run_cli, run, *paths):
+    """Return path, row and probabilities of each answer."""
+    code, out, err = run_cli("predict", run, *map(str, paths), "--json")
+    assert code == 0, err
+    return [(of["image"], of["row"], of["probabilities"]) for of in json.loads(out)]
+
+
+def test_predict_takes_what_probe_takes(run_cli, run_of_shards, shards, tmp_path):
+    np.save("X.npy", X)
+    expected = [(row, of) for _, row, of in answers_on(run_cli, run_of_shards, "X.npy")]
+    assert len(expected) == 30 and len({tuple(of.values()) for _, of in expected}) > 20
+    np.savez("a.npz", X=X, y=Y)
+    np.savez("one.npz", whatever=X)
+    save_file({"features": X, "targets": Y}, "a.safetensors")
+    for path in ("a.npz", "one.npz", "a.safetensors", shards):
+        assert answers_on(run_cli, run_of_shards, path) == [(str(path), *of) for of in expected]
+    np.savez("parts.npz", X_train=X[:20], y_train=Y[:20], X_test=X[20:], y_test=Y[20:])
+    assert answers_on(run_cli, run_of_shards, "parts.npz") == [
+        *(("parts.npz: X_train", *of) for of in expected[:20]),
+        *(("parts.npz: X_test", row - 20, of) for row, of in expected[20:]),
+    ]
+    assert run_cli("predict", run_of_shards, str(shards), "--csv", "out.csv")[0] == 0
+    assert Path("out.csv").read_text().startswith("path,row,label,")
+    np.savez("none.npz", a=X, b=Y)
+    np.savez("wide.npz", X=np.ones((2, 9), np.float32), y=Y[:2])
+    assert_one_line(
+        run_cli("predict", run_of_shards, "none.npz"), r"holds no rows with a known name \(found a, b\); call the"
+    )
+    assert_one_line(
+        run_cli("predict", run_of_shards, "wide.npz"), "wide.npz: has rows of 9 numbers; the model is for 4"
+    )
+    Path("broken.npz").write_bytes(b"PK")
+    assert_one_line(run_cli("predict", run_of_shards, "broken.npz"), "broken.npz: is damaged or not a .npz file")
+
+
+def test_predict_takes_files_of_pytorch(run_cli, run_of_shards):
+    torch = pytest.importorskip("torch", minversion="2.6")
+    torch.save(torch.tensor(X), "rows.pt")
+    np.save("X.npy", X)
+    rows, same = (answers_on(run_cli, run_of_shards, path) for path in ("rows.pt", "X.npy"))
+    assert [of[1:] for of in rows] == [of[1:] for of in same]
 
 
 def test_shards_that_are_numbered_from_1(shards):

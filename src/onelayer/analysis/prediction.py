@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count, groupby, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from onelayer.data.formats.arrays import read_rows
+from onelayer.data.formats.arrays import find_arrays, read_rows
 from onelayer.data.formats.folder_walk import Walk
 from onelayer.data.formats.listing import listed_files
 from onelayer.data.formats.parquet_images import open_images
@@ -21,7 +21,7 @@ from onelayer.features.units import LOOKED_AT
 from onelayer.layer import likeliest, ranked
 from onelayer.model import Model
 
-ARRAYS, TABLES = (".npy",), (".parquet",)  # files with many rows
+ARRAYS, TABLES = (".npy", ".npz", ".safetensors", ".pt"), (".parquet",)  # files with many rows
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 2**26  # classified at a time
 _THREAD_ROWS, _THREAD_BYTES = 16, 2**22  # decoded at a time by a thread
 
@@ -57,9 +57,13 @@ class Answer(NamedTuple):
         return [] if self.logits is None else ranked(self.logits)[:top].tolist()
 
 
-def is_table(path: Path) -> bool:
-    """Return whether a file of this name holds many rows."""
-    return path.suffix.lower() in (*ARRAYS, *TABLES)
+def holds_rows(model: Model, path: Path) -> bool:
+    """Return whether there are many rows at a path, by its name; for a model of features, a folder may hold arrays."""
+    if not _is_folder(path):
+        return path.suffix.lower() in (*ARRAYS, *TABLES)
+    with suppress(OSError):  # reading the folder raises it
+        return model.image_shape is None and find_arrays(path) is not None
+    return False
 
 
 def predict_files(model: Model, paths: Sequence[Path], progress: Progress = silent) -> Iterator[Answer]:
@@ -72,13 +76,13 @@ def predict_files(model: Model, paths: Sequence[Path], progress: Progress = sile
     model : Model
     paths : sequence of Path
         Image files, which are resized to the model's shape; folders, whose images at any depth are taken in the order
-        of their names; .npy files of rows; .parquet files with a column of images, of their paths, or with columns of
-        numbers for a model of features.
+        of their names; arrays of rows in .npy, .npz, .safetensors and .pt files, and for a model of features in
+        folders; .parquet files with a column of images, of their paths, or with numbers for a model of features.
     progress : callable
         Called with the images or rows done and their total, for each file of rows and for images that follow each
         other from the start again.
     """
-    for many, some in groupby(paths, lambda path: is_table(path) and not _is_folder(path)):
+    for many, some in groupby(paths, lambda path: holds_rows(model, path)):
         if many:
             for path in some:
                 yield from _or_error(path, _of_rows(model, path, progress))
@@ -129,28 +133,34 @@ def _openable(file: _File) -> Path:
 
 def _of_rows(model: Model, path: Path, progress: Progress) -> Iterator[Answer]:
     """Yield the answers on a file of rows."""
-    if path.suffix.lower() in ARRAYS:
-        stored = read_rows(path, model.features.d_in, model.image_shape)
-        size, total = _rows_at_once(model), len(stored)
-        blocks: Iterable[np.ndarray] = (stored[start : start + size] for start in range(0, total, size))
+    if path.suffix.lower() not in TABLES:
+        size = _rows_at_once(model)
+        for name, stored in read_rows(path, model.features.d_in, model.image_shape):
+            some = (stored[start : start + size] for start in range(0, len(stored), size))
+            yield from _of_blocks(model, name, some, len(stored), progress)
     elif model.image_shape is not None and lists_images(path):
         files: list[_File] = [(file, None) for file in listed_files(path)]
         yield from _of_images(model, files, _openable, ((str(file), None) for file, _ in files), progress)
-        return
     elif images := open_images(path):
         yield from _of_images(model, images, lambda image: image, zip(repeat(str(path)), count()), progress)
-        return
     else:
         blocks, total = number_blocks(path, model.features.d_in)
         if not total:
             raise DataError(f"{path}: holds no rows")
+        yield from _of_blocks(model, str(path), blocks, total, progress)
+
+
+def _of_blocks(
+    model: Model, name: str, blocks: Iterable[np.ndarray], total: int, progress: Progress
+) -> Iterator[Answer]:
+    """Yield the answers on an array of rows, block by block."""
     done, note = 0, ""
     for rows in blocks:
         if not done and (doubt := model.doubt(rows)):
             if isinstance(doubt, UnitWarning):
-                raise DataError(f"{path}: {doubt}")
-            note = f"{path}: {doubt}"
-        yield from _classified(model, rows, ((str(path), done + row) for row in count()), repeat(note))
+                raise DataError(f"{name}: {doubt}")
+            note = f"{name}: {doubt}"
+        yield from _classified(model, rows, ((name, done + row) for row in count()), repeat(note))
         done += len(rows)
         progress(done, total)
 
@@ -161,7 +171,7 @@ def _of_images(
     """Yield the answers on images; `source` returns the file, or the content of the file, of one."""
     shape = model.image_shape
     if shape is None:
-        reason = "the model was not trained on images; pass a .npy file of rows"
+        reason = f"the model was not trained on images; pass a {', '.join(ARRAYS)} or {TABLES[0]} file of rows"
         yield from (
             Answer(path, row, error=f"{path}: {reason}") for (path, row), _ in zip(places, images, strict=False)
         )

@@ -37,7 +37,7 @@ def predict(
     Parameters
     ----------
     paths
-        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM files, folders of them, or .npy or .parquet files of rows.
+        PNG, JPEG, GIF, WebP, BMP, TIFF or PPM files, folders of them, or arrays and parquet files of rows.
     csv
         CSV file to write, with the label, the probability of each class and the errors; an earlier one is replaced.
     as_json
@@ -47,7 +47,7 @@ def predict(
     top
         Number of classes to show for each image or row, the likeliest first; a CSV file has all classes.
     """
-    from onelayer.analysis.prediction import is_table, predict_files
+    from onelayer.analysis.prediction import holds_rows, predict_files
     from onelayer.cli.answers import entries, print_json, print_tables, write_csv
     from onelayer.cli.screen import Screen
 
@@ -66,7 +66,7 @@ def predict(
     with screen.working("classifying", shown=shown) as progress:
         answers = _noting(predict_files(model, paths, progress), errors)
         if csv:
-            said = write_csv(csv, answers, model, threshold, numbered=any(map(is_table, paths)))
+            said = write_csv(csv, answers, model, threshold, numbered=any(holds_rows(model, path) for path in paths))
         elif as_json:
             print_json(entries(answers, model, threshold, top))
         else:

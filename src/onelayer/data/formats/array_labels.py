@@ -1,7 +1,7 @@
 """The labels in arrays that NumPy saved, numbers or strings, as classes from 0."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,14 +38,19 @@ def _is_one_hot(labels: StoredArray) -> bool:
     return all(bool(((block == 0) | (block == 1)).all() and (block.sum(axis=1) == 1).all()) for block in blocks)
 
 
-def read_labels(stored: Mapping[str, StoredArray], names: StoredArray | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the labels 0..K-1 of all parts (n,), one part after the other, and the names of the K classes."""
-    first = next(iter(stored.values()))
+def read_labels(
+    stored: Mapping[str, Sequence[StoredArray]], names: StoredArray | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the labels 0..K-1 of all parts (n,), one part after the other, and the names of the K classes.
+
+    The labels of a part may be in several arrays.
+    """
+    first = next(iter(stored.values()))[0]
     numbers = first.dtype.kind in "iu"
-    for array in stored.values():
+    for array in (array for arrays in stored.values() for array in arrays):
         if (array.dtype.kind in "iu") != numbers:
             raise DataError(f"{array.name} is {array.dtype}, {first.name} is {first.dtype}; save all with one type")
-    of_part = {part: _values(array) for part, array in stored.items()}
+    of_part = {part: np.concatenate([_values(array) for array in arrays]) for part, arrays in stored.items()}
     found, labels = np.unique(np.concatenate(list(of_part.values())), return_inverse=True)
     if len(found) > MOST_CLASSES:
         raise DataError(f"{first.name}: has {len(found):,} different labels; at most {MOST_CLASSES:,} can be classes")
@@ -54,7 +59,7 @@ def read_labels(stored: Mapping[str, StoredArray], names: StoredArray | None) ->
     if names is None:
         if not known.all():
             word = _word(found[~known][0], first)
-            where = next(a for part, a in stored.items() if found[~known][0] in of_part[part])
+            where = next(arrays[0] for part, arrays in stored.items() if found[~known][0] in of_part[part])
             raise DataError(f"{where.name}: no row trains the label {word}, which does not occur in {first.name}")
         class_names = tuple(_word(value, first) for value in found)
         places = np.arange(len(found))

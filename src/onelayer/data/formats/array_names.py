@@ -18,11 +18,16 @@ _PART = "|".join(PARTS)
 _NAMES = {
     role: re.compile(rf"(?:({_PART})[_-]?)?(?:{'|'.join(names)})(?:[_-]?({_PART}))?") for role, names in _ROLES.items()
 }
-_SHARD = re.compile(r"(img_emb)_(\d{1,9})")  # a piece of the embeddings of images, as programs for many images write
+# A piece of the embeddings of images, as programs for many images write, or of their labels.
+_SHARD = re.compile(r"(img_emb|labels)_(\d{1,9})")
 _ONE = (".npy", ".pt")  # suffixes of files of one array
 _UNDERSTOOD = (
     f"rows are called {', '.join(_ROLES['rows'])}, labels {', '.join(_ROLES['labels'])}, "
     "both alone or with _train, _val and _test"
+)
+BESIDE = (
+    "rows and labels in .npy files lie in one folder: X.npy and y.npy, or img_emb_0.npy, img_emb_1.npy, ... and "
+    "labels.npy or labels_0.npy, labels_1.npy, ..."
 )
 
 Places = dict[tuple[str, str], str]  # the names of arrays by their role and part
@@ -98,8 +103,9 @@ def places_of(source: Path, names: list[str]) -> tuple[Places, list[str]]:
     for part in parts:
         for role, other in (("rows", "labels"), ("labels", "rows")):
             if (role, part) not in found:
-                held, lone = ", ".join(found.values()), found[other, part]
-                raise DataError(f"{source}: {lone} is there without {role} (found {held}); {_UNDERSTOOD}")
+                held, lone = printable(", ".join([*found.values(), *others])), found[other, part]
+                advice = BESIDE if source.is_dir() and lone == "img_emb" else _UNDERSTOOD
+                raise DataError(f"{source}: {lone} is there without {role} (found {held}); {advice}")
     ordered = [(role, part) for part in parts for role in ("rows", "labels")]
     return {place: found[place] for place in [*ordered, ("class names", "")] if place in found}, others
 
@@ -109,6 +115,8 @@ def places_beside(path: Path, names: list[str]) -> Places:
     role, part = role_of(path.stem)
     if role != "rows":
         what = f"is a file of {role}; pass the file of rows" if role else "has a name that is not known"
+        if stem_of(path.name) != path.stem:
+            raise DataError(f"{path}: is one of several shards; pass their folder, {path.parent}")
         raise DataError(f"{path}: {what}; {_UNDERSTOOD}")
     beside = [name for name in names if role_of(name) in (("labels", part), ("class names", ""))]
     found, _ = places_of(path, [path.stem, *beside])

@@ -22,7 +22,7 @@ from onelayer.data.untrusted.npy import Npz, StoredArray, open_npy
 from onelayer.data.untrusted.reading import file_at, reading
 from onelayer.data.untrusted.tensors import Safetensors, TorchFile
 from onelayer.errors import DataError
-from onelayer.words import printable
+from onelayer.words import counted, printable
 
 # The suffixes of files of several arrays.
 _SEVERAL: dict[str, Callable[[Path], Npz | Safetensors | TorchFile]] = {
@@ -95,8 +95,8 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
             opened = {place: [_open(file) for file in files[name]] for place, name in places.items()}
             name = folder.resolve().name
     rows = {part: arrays for (role, part), arrays in opened.items() if role == "rows"}
-    labels = {part: arrays[0] for (role, part), arrays in opened.items() if role == "labels"}
-    sizes = [count_rows(_joined(rows[part]), labels[part]) for part in rows]
+    labels = {part: arrays for (role, part), arrays in opened.items() if role == "labels"}
+    sizes = [_count(rows[part], labels[part]) for part in rows]
     ends = np.cumsum(sizes).tolist()
     parts = {part: slice(end - size, end) for part, size, end in zip(rows, sizes, ends, strict=True) if part}
     values, class_names = read_labels(labels, opened.get(("class names", ""), [None])[0])
@@ -106,13 +106,13 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     return Dataset(array, values, class_names, image_shape, printable(name), parts, notes=tuple(notes))
 
 
-def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
-    """Read rows without labels, to classify them.
+def read_rows(path: Path, d: int, image_shape: Shape | None) -> list[tuple[str, np.ndarray]]:
+    """Read rows, to classify them; labels are left out.
 
     Parameters
     ----------
     path : Path
-        A .npy file.
+        As for `find_arrays`. A file of one array, by whatever name, has rows.
     d : int
         Numbers in a row of the model's data.
     image_shape : (c, h, w) or None
@@ -120,22 +120,46 @@ def read_rows(path: Path, d: int, image_shape: Shape | None) -> np.ndarray:
 
     Returns
     -------
-    rows : ndarray (n, d), uint8, float16, float32 or float64
+    list of (str, ndarray (n, d))
+        Arrays of uint8, float16, float32 or float64 with their names: the path, and that of the array if there are
+        several.
 
     Raises
     ------
     DataError
-        If the file is missing or damaged, or its rows do not fit the model.
+        If the file is missing or damaged, holds no rows, or its rows do not fit the model.
     """
-    rows, found, _ = rows_of([open_npy(path)], None)
-    if rows.shape[1] != d:
-        raise DataError(f"{path}: has rows of {rows.shape[1]:,} numbers; the model is for {d:,}")
-    if found and image_shape and found != image_shape:
-        sizes = (" x ".join(map(str, shape)) for shape in (found, image_shape))
-        raise DataError(f"{path}: has images of {' where the model is for '.join(sizes)}, channels first")
-    if place := first_not_finite(rows):
-        refuse_number(rows, place, str(path))
-    return rows
+    with reading(path):
+        stored = _stored_rows(file_at(path))
+        found = []
+        for name, arrays in stored.items():
+            shown = str(path) if len(stored) == 1 else name
+            rows, shape, _ = rows_of(arrays, None)
+            if rows.shape[1] != d:
+                raise DataError(f"{shown}: has rows of {rows.shape[1]:,} numbers; the model is for {d:,}")
+            if shape and image_shape and shape != image_shape:
+                sizes = (" x ".join(map(str, of)) for of in (shape, image_shape))
+                raise DataError(f"{shown}: has images of {' where the model is for '.join(sizes)}, channels first")
+            if place := first_not_finite(rows):
+                refuse_number(rows, place, shown)
+            found.append((shown, rows))
+    return found
+
+
+def _stored_rows(path: Path) -> dict[str, list[StoredArray]]:
+    """Return the arrays of rows at a path, by their names in messages."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        files = {name: of for name, of in files_of(path).items() if role_of(name)[0] == "rows"}
+        return {f"{path}: {name}": [_open(file) for file in of] for name, of in files.items()}
+    if suffix not in _SEVERAL:
+        return {str(path): [open_npy(path)]}
+    archive = _SEVERAL[suffix](path)
+    names = archive.names if len(archive.names) == 1 else [n for n in archive.names if role_of(n)[0] == "rows"]
+    if not names:
+        held = printable(", ".join(archive.names)) or "nothing"
+        raise DataError(f"{path}: holds no rows with a known name (found {held}); call them X")
+    return {f"{path}: {printable(name)}": [archive.open(name)] for name in names}
 
 
 def _open(file: Path) -> StoredArray:
@@ -146,6 +170,16 @@ def _open(file: Path) -> StoredArray:
     if archive.names != [file.stem]:
         raise DataError(f"{file}: holds several tensors; pass this file itself, or save one tensor in each file")
     return archive.open(file.stem)
+
+
+def _count(rows: list[StoredArray], labels: list[StoredArray]) -> int:
+    """Return the number of rows of a part, after a check that it, or each of its shards, has as many labels."""
+    if len(labels) == 1:
+        return count_rows(_joined(rows), labels[0])
+    if len(rows) != len(labels):
+        counts = f"{counted(len(labels), 'shard')} of labels for {counted(len(rows), 'file')} of rows"
+        raise DataError(f"{labels[0].path.parent}: holds {counts}; save the labels of each shard, or all in labels.npy")
+    return sum(map(count_rows, rows, labels))
 
 
 def _joined(arrays: list[StoredArray]) -> StoredArray:

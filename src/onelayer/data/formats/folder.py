@@ -9,6 +9,7 @@ import numpy as np
 
 from onelayer.config import SourceConfig
 from onelayer.data.dataset import PARTS, Dataset
+from onelayer.data.formats.array_names import BESIDE
 from onelayer.data.formats.folder_walk import Walk, is_hidden, is_image
 from onelayer.data.formats.image_rows import image_rows
 from onelayer.data.progress import Progress, silent
@@ -111,7 +112,7 @@ def _groups(walk: Walk) -> list[_Group]:
     for group in groups:
         group.files = walk.images(group.folder)
     _require_classes(walk, [group for group in groups if group.trains])
-    advice = f"; {HEIF_ADVICE}" if walk.unread_heif else ""
+    advice = f"; {HEIF_ADVICE}" if walk.unread_heif else f"; {BESIDE}" if walk.other[".npy"] else ""
     what = f"no images ({', '.join(sorted(walk.suffixes))}{advice})"
     _require_images(walk, groups, [len(group.files) for group in groups], what)
     return groups
