@@ -1,5 +1,6 @@
 """The defaults: the start, the step, the decays, the end, the epoch that is kept, and the weights of classes."""
 
+import re
 from dataclasses import replace
 from math import inf, nan
 
@@ -79,6 +80,7 @@ def test_validation_rows_that_are_trained_on_are_no_held_out_rows(run_cli, tmp_p
     run = Run.open("run")
     assert run.summary["ended"] == run.read_checkpoint()[1].ended == TRAINED_ON
     assert TRAINED_ON in out
+    assert re.match(r"digits, .* train, \d+ validation \(trained on\), \d+ test rows of 64 numbers\n", out)
     lines = [line for line in out.splitlines() if "validation" in line]
     assert len([line for line in lines if line.startswith("validation, trained on ")]) == 1
     assert not [line for line in lines if line.startswith("epoch")]

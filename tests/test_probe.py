@@ -251,15 +251,24 @@ def test_the_run_of_a_logistic_regression_says_what_fitted_it(run_cli, small, no
     code, out, _ = run_cli("certify", "run", "--json")
     found = json.loads(out)
     assert code == 0
+    assert (
+        f"\nlambda {config.l2:.15g} stands for C {number(chosen)}, which the probe chose\n"
+        in run_cli("certify", "run")[1]
+    )
     assert found["cost"] == pytest.approx(run.scores["train"].cost, rel=1e-9)
     assert 0 <= found["relative_gap"] < 2 * TOLERANCE
     code, out, _ = run_cli("evaluate", "run", "--split", "train")
     assert code == 0
     assert "above the best possible" in out and "not converged" not in out
+    assert f"stands for C {number(chosen)}, which the probe chose" in out
     assert run_cli("report", "run", "--out", "report.html")[0] == 0
     page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
     assert f"small.npz --recipe dino --normalize {normalize} --split-seed 0" in page
     assert "onelayer train" not in page
+    assert f"stands for C {number(chosen)}, which the probe chose (" in page
+    assert re.search(r"<dt>validation rows</dt>\s*<dd>30, trained on</dd>", page)
+    assert re.search(r"<dt>train rows</dt>\s*<dd>300</dd>", page)
+    assert "<dt>iterations</dt>" in page
     assert re.search(rf"<dt>C, chosen</dt>\s*<dd>{re.escape(f'{chosen:g}')}</dd>", page)
 
 
@@ -277,6 +286,8 @@ def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run
     page = re.sub(r" \\\n +", " ", Path("report.html").read_text())  # a long command is in lines
     assert "small.npz --recipe ridge" in page
     assert "learning rate" not in page
+    assert not re.search(r"<dt>(epochs|model|time|iterations)</dt>", page)
+    assert re.search(r"<dt>end</dt>\s*<dd>the fit is in closed form</dd>", page)
     assert "chosen</dt>" not in page
 
 
@@ -298,6 +309,9 @@ def test_the_screen_and_the_csv(run_cli, small):
     assert code == 0
     assert "recipe dino, normalize standardize: each feature less its mean" in out
     assert "runs/small-dino-1/: checkpoint" in out
+    words = "pictures: onelayer figures runs/small-dino-1; a page: onelayer report runs/small-dino-1\n"
+    assert words in out
+    assert run_cli("figures", "runs/small-dino-1")[0] == 0
     assert "small, test: 100 rows, read once" in out
     with Path("found.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -337,6 +351,8 @@ def test_several_features_are_compared_on_the_same_rows(run_cli, pair, tmp_path,
     assert (comparison["only_a"], comparison["only_b"]) == (expected.only_a, expected.only_b)
     assert_one_line(run_cli("probe", pair[0], small[0]), "are not features of the same rows in the same order")
     assert_one_line(run_cli("probe", *pair, "--out", "run"), "--out takes the run of one probe")
+    result = run_cli("compare", "runs/good-ridge-1", "runs/bad-ridge-1")
+    assert_one_line(result, f"for features of the same rows, type onelayer probe {pair[0]} {pair[1]}$")
 
 
 def test_few_shots_are_the_same_rows_for_all_features(pair):

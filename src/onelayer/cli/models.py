@@ -58,6 +58,7 @@ def evaluate(
     from onelayer.cli.screen import Screen, json_text
     from onelayer.files import write_over
     from onelayer.runs.directory import Run
+    from onelayer.runs.training import strength_in_words
 
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
@@ -87,6 +88,8 @@ def evaluate(
     if certificate:
         screen.say("")
         print_certificate(screen, certificate, run, plan.config, state.history)
+        if chosen := strength_in_words(run):
+            screen.say(chosen)
     if as_json:
         found = summary_of(evaluation, references, verdict)
         certified = {"certificate": certificate_summary(certificate)} if certificate else {}
@@ -123,7 +126,7 @@ def certify(
     from onelayer.cli.results import print_close_certificate
     from onelayer.cli.screen import Screen, json_text
     from onelayer.runs.directory import Run
-    from onelayer.runs.training import probe_of
+    from onelayer.runs.training import probe_of, strength_in_words
 
     screen = Screen(quiet=as_json)
     run = Run.open(run_directory)
@@ -136,6 +139,8 @@ def certify(
     with screen.working("certifying") as progress:
         certificate, own = certify_closely(model, splits, plan.config, progress)
     print_close_certificate(screen, certificate, own)
+    if chosen := strength_in_words(run):
+        screen.say(chosen)
     if as_json:
         print(json_text({"run": str(run.path), **certificate_summary(certificate), "own_bound": own.bound}))
 

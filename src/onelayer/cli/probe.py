@@ -1,5 +1,6 @@
 """The command that probes features."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -190,6 +191,8 @@ def _whole(
         probes.save(found, run, split_config)
         _print(screen, found)
         screen.files(path)
+        run_words = shlex.quote(str(path))
+        screen.say(f"pictures: onelayer figures {run_words}; a page: onelayer report {run_words}")
     runs[splits.dataset.source] = str(path)
     return found
 

@@ -70,7 +70,8 @@ class Screen:
     def data(self, splits: Splits, classes: bool = False) -> None:
         """Print the sizes of the splits, their notes and duplicates, and on request the classes."""
         dataset = splits.dataset
-        sizes = ", ".join(f"{len(split):,} {split.name}" for split in splits)
+        marks = {split.name: " (trained on)" * (splits.label(split.name) != split.name) for split in splits}
+        sizes = ", ".join(f"{len(split):,} {split.name}{marks[split.name]}" for split in splits)
         self.say(f"{dataset.name}, protocol {splits.protocol}: {sizes} rows of {dataset.rows.shape[1]:,} numbers")
         if classes:
             self.say(f"{len(dataset.class_names):,} classes: {listed(dataset.class_names)}")

@@ -2,6 +2,7 @@
 
 import glob
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from onelayer.experiments.comparison import Comparison, compare_answers, compare
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import probe_of
-from onelayer.words import option_value, spaced
+from onelayer.words import option_value, printable, spaced
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,13 @@ def _require_same_rows(runs: Sequence[Run], splits: Splits) -> None:
     plans = [run.read_checkpoint()[0] for run in runs]
     for run, plan in zip(runs, plans, strict=True):
         if plan.fingerprint != dataset.fingerprint:
+            advice = "compare runs on the same data and protocol"
+            if probe_of(run) and probe_of(runs[0]):
+                words = shlex.join(["onelayer", "probe", plans[0].source, plan.source])
+                advice = f"for features of the same rows, type {printable(words, 300)}"
             raise DataError(
                 f"{run.path} was trained on other data: fingerprint {plan.fingerprint[:12]} against "
-                f"{dataset.fingerprint[:12]}; compare runs on the same data and protocol"
+                f"{dataset.fingerprint[:12]}; {advice}"
             )
     divisions = {config: divide(dataset, config) for config in {plan.split_config for plan in plans}}
     for run, plan in zip(runs, plans, strict=True):

@@ -20,7 +20,7 @@ from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
-from onelayer.runs.training import probe_of
+from onelayer.runs.training import probe_of, strength_in_words
 from onelayer.training.history import columns_of, noun_of
 from onelayer.words import mean_and_sd, option_value, printable, spaced
 
@@ -54,7 +54,10 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
         ("files", official[dataset.official]),
         ("rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers, {len(dataset.class_names)} classes"),
         ("protocol", splits.protocol),
-        *((f"{part.name} rows", f"{len(part):,}") for part in splits),
+        *(
+            (f"{part.name} rows", f"{len(part):,}" + ", trained on" * (splits.label(part.name) != part.name))
+            for part in splits
+        ),
         ("duplicates", ", ".join(duplicates) or "no row of a split is in an earlier one"),
     ]
     versions = summary.get("versions")
@@ -80,7 +83,7 @@ def _settings(run: Run, config: TrainConfig) -> list[tuple[str, str]]:
 
 
 def training(run: Run) -> list[tuple[str, str]]:
-    """Return what is known of a training's course: its dates, its epochs and why it ended."""
+    """Return what is known of a training's course: its dates, its epochs and why it ended; a probe may have none."""
     summary, history = run.summary, run.read_checkpoint()[1].history
     dates = summary.get("dates")
     found = (
@@ -88,6 +91,8 @@ def training(run: Run) -> list[tuple[str, str]]:
         if isinstance(dates, dict)
         else []
     )
+    if probe_of(run) and not history:
+        return [*found, ("end", str(summary.get("ended")))]
     noun = noun_of(columns_of(history))
     found += [(f"{noun}s", f"{len(history):,}"), ("model", f"of {noun} {run.kept_epoch:,}")]
     found += [("end", str(summary["ended"]))] if summary.get("ended") else []
@@ -143,6 +148,7 @@ def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
     if not recorded:
         return None
     said = printable(str(recorded.get("sentence")), 200)
+    said += f"; {chosen}" if (chosen := strength_in_words(run)) else ""
     seed = f", seed {setting.seeds[0]}" if len(setting.runs) > 1 else ""
     alike = "" if run.config.class_weight == "none" else "; in the tables, all rows count alike"
     rows = f"{printable(str(recorded.get('rows')), 200)}{seed}{alike}"

@@ -16,6 +16,7 @@ from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
 from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import solve
+from onelayer.words import number
 
 # Seconds between checkpoints, which a killed run loses at most, beside the epoch it was in. For a large model there are
 # more seconds between them, so that writing takes a tenth of the time.
@@ -27,6 +28,15 @@ def probe_of(run: Run) -> dict[str, Any] | None:
     """Return what a probe recorded in the run that it wrote; None for a run of training."""
     found = run.summary.get(PROBE) if run.summary_path.exists() else None
     return found if isinstance(found, dict) else None
+
+
+def strength_in_words(run: Run) -> str:
+    """Return the C that lambda stands for in a probe; empty if the run has none."""
+    probe = probe_of(run) or {}
+    C, l2 = probe.get("chosen"), probe.get("l2")
+    if probe.get("setting") != "C" or not isinstance(C, float) or not isinstance(l2, float) or not C > 0:
+        return ""
+    return f"lambda {l2:.15g} stands for C {number(C)}, which the probe chose"
 
 
 def require_resumable(run: Run) -> None:
