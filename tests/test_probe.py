@@ -444,6 +444,24 @@ def test_any_name_is_in_the_legend_of_few_rows():
     assert not any(text.get_parse_math() for text in texts)
 
 
+def test_the_docs_name_every_column_and_key(run_cli, pair):
+    text = (Path(__file__).parents[1] / "docs" / "probe.md").read_text()
+    columns, keys = (text.partition(f"### {name}\n")[2].partition("\n### ")[0] for name in ("The CSV file", "JSON"))
+    out = run_cli("probe", *pair, "--csv", "found.csv", "--json")[1]
+    found = json.loads(out)
+    with Path("found.csv").open() as file:
+        (row, _) = csv.DictReader(file)
+    names = {re.sub("_(low|high)$", "", name) for name in row}
+    assert names == set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", columns, re.MULTILINE))))
+    keys = keys.partition("From Python")[0]
+    probes, comparisons = (
+        set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE))))
+        for part in keys.split("| key of a comparison |")
+    )
+    assert (probes, comparisons) == (set(found["probes"][0]), set(found["comparisons"][0]))
+    assert all(f"`{key}`" in keys for key in found["probes"][0]["trials"][0])
+
+
 def test_shots_are_numbers_with_spaces(run_cli, small):
     assert_one_line(run_cli("probe", small[0], "--shots", "1,2"), "separate numbers by spaces: --shots 1 2")
     assert_one_line(
