@@ -349,6 +349,28 @@ def test_preconditioners_divide_by_what_they_say(kind, monkeypatch):
     np.testing.assert_allclose(ours, np.linalg.solve(B, A.ravel()).reshape(K, d), rtol=1e-6, atol=1e-8)
 
 
+def test_a_preconditioner_has_digits_where_the_penalty_is_small():
+    rng = np.random.default_rng(0)
+    c = np.geomspace(1e-6, 1e3, 40)
+    V = np.linalg.qr(rng.standard_normal((40, 40)))[0].astype(np.float32)
+    spectrum, M, l2 = Spectrum(V, c, 0.0), np.diag([0.2, 0.3]), 1e-6
+    for k in (0, 1):
+        A = np.zeros((2, 40))
+        A[k] = V[-1]  # the strongest direction
+        slope = np.vdot(A, spectrum.solve(A.copy(), Eigen.of(M), l2))
+        assert slope == pytest.approx(1 / (M[k, k] * c[-1] + 2 * l2), rel=1e-3)
+
+
+def test_a_factor_takes_a_larger_ridge_where_rounding_needs_it():
+    C = np.ones((260, 260), np.float32) - 0.002 * np.eye(260, dtype=np.float32)  # of equal columns, badly rounded
+    factor, A, M = Factor(C), np.ones((3, 260)), Eigen.of(0.2 * np.eye(3))
+    ours = [factor.solve(A.copy(), M, 1e-9) for _ in range(2)]
+    np.testing.assert_allclose(ours[0], 1 / (0.2 * 260), rtol=1e-3)
+    assert ours[0].tobytes() == ours[1].tobytes()
+    with pytest.raises(np.linalg.LinAlgError):
+        Factor(np.full((3, 3), np.nan, np.float32)).solve(A[:, :3].copy(), M, 1e-9)
+
+
 def test_rows_multiply_as_standardised_rows_do():
     split = split_of(150, 9, 3, dtype="uint8")
     split = replace(split, indices=np.random.default_rng(0).permutation(150)[:77])

@@ -98,7 +98,8 @@ class Spectrum:
         ridge = max(2 * l2, FLOOR * M.mu[-1] * max(top, self.tail), 1e-30)
         mu = M.mu[:, None]  # (K, 1)
         A = M.U.T @ A
-        rest = 1 / (mu * self.tail + ridge)
+        # Where there are no other directions, rounding would leave some of A in them, and a small ridge enlarge it.
+        rest = 1 / (mu * self.tail + ridge) if len(self.V) < self.V.shape[1] else np.zeros_like(mu)
         inside = (A.astype(self.V.dtype) @ self.V.T) * (1 / (mu * self.c + ridge) - rest)  # (K, r)
         result: np.ndarray = M.U @ (rest * A + inside.astype(self.V.dtype) @ self.V)
         return result
@@ -117,6 +118,7 @@ class Factor:
     def __init__(self, C: np.ndarray) -> None:
         self._C = C
         self._factors: dict[float, _Cholesky] = {}
+        self._least = 0.0  # ridge that has a factor
 
     @classmethod
     def of(cls, rows: Rows) -> "Factor":
@@ -130,11 +132,17 @@ class Factor:
     def solve(self, A: np.ndarray, M: Eigen, l2: float) -> np.ndarray:
         c = max(float(M.mu.sum()) / max(1, int(np.count_nonzero(M.mu > 1e-9 * M.mu[-1]))), 1e-30)
         ridge = RATIOS ** float(np.round(np.log(max(2 * l2 / c, FLOOR * len(self._C))) / np.log(RATIOS)))
-        if ridge not in self._factors:
+        ridge = max(ridge, self._least)
+        while ridge not in self._factors:
             self._factors = dict(list(self._factors.items())[-1:])  # two at most, as each is as large as C
             B = self._C.copy()
             B[np.diag_indices(len(B))] += ridge
-            self._factors[ridge] = _Cholesky(B)
+            try:
+                self._factors[ridge] = _Cholesky(B)
+            except np.linalg.LinAlgError:  # the rounding of C is larger than the ridge
+                if not ridge < self._C.trace():
+                    raise
+                ridge = self._least = RATIOS * ridge
         return self._factors[ridge].solve(A.T.astype(self._C.dtype)).T.astype(np.float64) / c
 
 
