@@ -20,7 +20,7 @@ compile() { # name, options
     g++ $flags "$@" -DKERNEL="${name}_kernel" -DKERNEL_NAME="\"$name\"" -c "$source/kernel.cpp" -o "$work/$name.o"
 }
 compile baseline
-compile avx2 -mavx2 -mfma
+compile avx2 -mavx2 -mfma -mf16c
 compile avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
 nanobind=$("$python" -c 'import nanobind; print(nanobind.include_dir() + "/..")')
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
@@ -49,5 +49,6 @@ from onelayer.kernel import kernel
 assert kernel is not None and kernel.__file__.startswith(work), kernel
 import pytest
 sys.exit(pytest.main(arguments))
-' "$work" -p no:cacheprovider -q "$root/tests/test_kernel.py" "$root/tests/test_native.py" "$root/tests/test_backends.py" \
+' "$work" -p no:cacheprovider -q "$root/tests/test_kernel.py" "$root/tests/test_native.py" "$root/tests/test_native_products.py" \
+    "$root/tests/test_backends.py" \
     -k "not ctrl_c and not 40_epochs"
