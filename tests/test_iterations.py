@@ -309,7 +309,7 @@ def test_commands(run_cli, tmp_path):
     runs = sorted((tmp_path / "sweep" / "runs").iterdir())
     assert [json.loads((run / "summary.json").read_text())["ended"] for run in runs] == [REACHED] * 2
     refused = run_cli("train", "--data", "digits", "--solver", "converged", "--epochs", 3)
-    assert_one_line(refused, "the solver converged goes on to its end; leave out --epochs")
+    assert_one_line(refused, "epochs 3 is a setting of the solver sgd")
 
 
 def test_resume_takes_more_passes(run_cli, tmp_path):

@@ -190,7 +190,8 @@ class ScoreLoss(ABC):
 class Softmax(ScoreLoss):
     """Classes exclude each other: the loss is the logarithm of the sum of exp S, less the score of the label."""
 
-    _name, _terms = "softmax", 1
+    _name = "softmax"
+    _terms = 1
 
     @property
     def start(self) -> np.ndarray:
