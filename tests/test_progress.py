@@ -81,6 +81,7 @@ def test_a_sweep_counts_what_its_solver_does(solvers, noun, run_cli, monkeypatch
 @pytest.mark.parametrize(("l2", "noted"), [(["0"], True), (["0", "0.1"], False)])
 def test_a_sweep_without_a_penalty_is_noted(l2, noted, run_cli):
     out = run_cli("sweep", "--data", "digits", "--l2", *l2, "--solver", "converged", "--max-passes", "2")[1]
+    assert "chosen by validation loss: " in out
     assert ("note: without a penalty (--l2 0), the optimum fits the training rows alone" in out) is noted
 
 

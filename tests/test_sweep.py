@@ -648,6 +648,18 @@ def test_the_picture_of_a_grid(tmp_path, options, count, seeds, texts):
     assert grid_figure(replace(plan, configs=plan.configs[:1]), found.results[:1]) is None
 
 
+def test_the_settings_of_each_solver_are_swept_with_it(run_cli):
+    optima = {"solver": ["converged"], "l2": [0.1], "tol": [1e-3, 1e-4], "max_passes": [7]}
+    expected = [TrainConfig(solver="converged", l2=0.1, tol=tol, max_passes=7) for tol in (1e-3, 1e-4)]
+    assert [*grid(optima)] == expected
+    assert set(draws(optima, 9)) == set(expected)
+    words = ["sweep", "--data", "digits", "--solver", "converged"]
+    assert_one_line(run_cli(*words, "--tol", "2"), "tol 2 is not a number between 0 and 1")
+    assert_one_line(
+        run_cli(*words, "--lr", "0.1"), "learning rate 0.1 is a setting of the solver sgd, not of converged"
+    )
+
+
 def test_the_picture_of_optima_promises_no_noise(tmp_path):
     plan = plan_of(toy_splits(), grid({"solver": ["converged"], "l2": [0.1, 1.0]}), (1,))
     figure = grid_figure(plan, search(tmp_path / "sweep", plan, toy_splits()).results)

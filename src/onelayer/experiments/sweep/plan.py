@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
+from onelayer.config import SETTINGS, SOLVER_SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.runs.plan import Plan
 from onelayer.words import option_value, spaced
@@ -67,8 +67,9 @@ def _checked(options: Options, name: str) -> Sequence[Any]:
     """Return the values of an option; refuse none, and a bad one."""
     if not options[name]:
         raise ConfigError(f"{spaced(name)} has no values, which leaves nothing to train")
+    owner: Any = next((solver for solver, names in SOLVER_SETTINGS.items() if name in names), TrainConfig.solver)
     for value in options[name]:
-        TrainConfig(**{name: value})  # names the bad one
+        TrainConfig(**{"solver": owner, name: value})  # names the bad one
     return options[name]
 
 
