@@ -40,9 +40,9 @@ def rows_of(stored: list[StoredArray], progress: Progress | None) -> tuple[np.nd
 
 def notes_on(dtype: np.dtype) -> list[str]:
     """Return notes on the type of features, of which there are none if the kernel takes it."""
-    if dtype not in (np.float16, np.float64):
+    if dtype != np.float64:
         return []
-    what = "so NumPy does the arithmetic; the compiled kernel, which is faster, needs float32"
+    what = "so NumPy does the arithmetic; the compiled kernel, which is faster, needs float32 or float16"
     return [f"the rows are {dtype}, {what}"]
 
 
