@@ -167,7 +167,7 @@ def of_cifar(data: str) -> dict[str, list[Contestant]]:
     return {
         "small": versus(Problem(data, 10_000, (0.1,)), SMALL),
         "weak": versus(Problem(data, 10_000, (0.001,)), weak),
-        "large": versus(Problem(data, 49_000, (0.032,)), {solver: 1.5 * SMALL[solver] for solver in QUICK}),
+        "large": versus(Problem(data, 49_000, (0.032,)), {solver: round(1.25 * SMALL[solver]) for solver in QUICK}),
         "path": [Contestant(path), *versus(Problem(data, 49_000, PATH[:2]), dict.fromkeys(QUICKEST, 1e3))],
         "classes": versus(Problem(classes, 0, (1e-4,)), dict.fromkeys(QUICKEST, 100)),
         "types": [

@@ -75,7 +75,7 @@ def synthetic(n: int, d: int, K: int, dtype: str) -> Dataset:
     y = rng.integers(K, size=n + 5000)
     scale = np.exp(-3 * np.arange(d) / d).astype(np.float32)
     X = rng.standard_normal((len(y), d), np.float32) * scale
-    X += (0.15 * rng.standard_normal((K, d), np.float32) * np.sqrt(scale))[y]
+    X += (0.05 * rng.standard_normal((K, d), np.float32) * np.sqrt(scale))[y]
     X = X @ np.linalg.qr(rng.standard_normal((d, d)))[0].astype(np.float32)
     parts = {"train": slice(0, n), "test": slice(n, len(y))}
     return Dataset(X.astype(dtype), y, tuple(map(str, range(K))), None, "synthetic", parts)
