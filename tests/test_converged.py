@@ -255,6 +255,29 @@ def test_residuals_of_rows_that_are_nearly_certain_have_digits(of_scores):
     assert np.abs(theirs.G[y, np.arange(50)]).max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", [Softmax, partial(Sigmoids, terms=3)], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_kernel)])
+def test_losses_of_rows_that_are_nearly_certain_have_digits(kind, compiled):
+    rng = np.random.default_rng(0)
+    y, w = rng.integers(3, size=50), np.full(50, 1 / 50)
+    S = rng.uniform(-12, -11, (3, 50)).astype(np.float32)
+    S[y, np.arange(50)] *= -1  # losses of about 1e-10 for softmax, and 1e-5 for sigmoids
+    S[:2, 0] = 12, 12  # a tie
+    y[0] = 1
+    ours = kind(y, w, 3, compiled).at(S, np.zeros(3)).loss
+    Z = S.astype(np.longdouble)
+    own = Z[y, np.arange(50)]
+    Z[y, np.arange(50)] = -np.inf
+    theirs = np.log1p(np.exp(Z - own).sum(axis=0)) if kind is Softmax else 0
+    if kind is not Softmax:
+        theirs = (np.log1p(np.exp(-own)) + np.log1p(np.exp(Z)).sum(axis=0)) / 3
+    assert ours == pytest.approx(float(theirs.mean()), rel=1e-6)
+    uncertain = slice(1, None)
+    ours = kind(y[uncertain], np.full(49, 1 / 49), 3, compiled).at(S[:, uncertain].copy(), np.zeros(3)).loss
+    assert ours == pytest.approx(float(theirs[uncertain].mean()), rel=1e-4)
+    assert 0 < ours < 1e-4
+
+
 def test_passes_are_limited(monkeypatch):
     monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
     split = split_of()

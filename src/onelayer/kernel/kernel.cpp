@@ -706,18 +706,22 @@ struct Columns {
         : K(K), most(smaller(CHUNK_ROWS, CHUNK_BYTES / 2 / (K * int64_t(sizeof(float))) / LANES * LANES)),
           Z(K * width()), largest(width()), factors(width()), sums(width()), products(width()), weights(width()) {}
     int64_t width() const { return most < LANES ? LANES : most; }
-    // Logits less the largest of a column become exponentials, and `sums` those of a column. Floats have digits for a few.
+    // Logits less the largest of a column become exponentials, and `sums` those of a column. Floats have digits for a
+    // few, but not for small ones beside a 1: ones are counted.
     void exponentials(int64_t n) {
         for (int64_t i = 0; i < n; ++i) sums[i] = 0;
         for (int64_t first = 0; first < K; first += 16)
             for (int64_t i = 0; i < n; i += LANES) {
-                Vector few = {};
+                Vector few = {}, ones = {};
                 for (int64_t k = first; k < smaller(first + 16, K); ++k) {
                     const Vector e = exponential(load(Z + k * width() + i) - load(largest + i));
+                    const Vector one = e >= 1 ? splat(1) : Vector{};
                     store(Z + k * width() + i, e);
-                    few += e;
+                    few += e - one;
+                    ones += one;
                 }
                 add(few, sums + i);
+                add(ones, sums + i);
             }
     }
     // Logits become the probabilities of sigmoids. The losses of the false answers of all classes are `sums`, those of

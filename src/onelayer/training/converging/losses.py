@@ -200,11 +200,15 @@ class Softmax(ScoreLoss):
 
     def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Z -= Z.max(axis=0)
-        right = Z[y, np.arange(len(y))].astype(np.float64)
+        places = y, np.arange(len(y))
+        right = Z[places].astype(np.float64)
         np.exp(Z, out=Z)
-        total = Z.sum(axis=0)
-        Z /= total
-        return Z, np.log(total, dtype=np.float64) - right
+        own = Z[places]
+        Z[places] = 0
+        others = Z.sum(axis=0)  # by themselves: beside the 1 of a label that is likely, small ones would have no digits
+        Z[places] = own
+        Z /= others + own
+        return Z, np.log1p(others + (own - 1), dtype=np.float64) - right
 
     def _doubt(self, others: np.ndarray, logits: np.ndarray) -> np.ndarray:
         doubt: np.ndarray = others.sum(axis=0)
@@ -263,8 +267,8 @@ class Sigmoids(ScoreLoss):
     def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = np.arange(len(y))
         E = np.exp(-np.abs(Z))
-        losses = (np.maximum(Z, 0) + np.log1p(E)).sum(axis=0, dtype=np.float64)
-        losses -= Z[y, places]
+        losses = np.maximum(Z, 0).sum(axis=0, dtype=np.float64) - Z[y, places]
+        losses += np.log1p(E).sum(axis=0, dtype=np.float64)  # by themselves: large logits would take their digits
         return np.where(Z >= 0, 1, E) / (1 + E), losses / self._number
 
     def _doubt(self, others: np.ndarray, logits: np.ndarray) -> np.ndarray:
