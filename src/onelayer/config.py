@@ -61,7 +61,7 @@ class TrainConfig:
     backend
         Code that does the arithmetic: native is compiled and needs float32; auto takes native if it can, else numpy.
     threads
-        Threads: 1 trains and evaluates in turn, 2 do both at the same time, more are not used; 0 is one for each core.
+        Threads: sgd uses 2, to evaluate while it trains, or 1; converged as many as it may; 0 is one for each core.
     """
 
     solver: Literal["sgd", "converged"] = "sgd"
