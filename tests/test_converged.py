@@ -278,6 +278,17 @@ def test_losses_of_rows_that_are_nearly_certain_have_digits(kind, compiled):
     assert 0 < ours < 1e-4
 
 
+def test_a_step_that_stays_uneven_keeps_templates_and_scores_together(monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    monkeypatch.setattr(converged, "TRIALS", 2)
+    monkeypatch.setattr(converged, "FLATTENED", (0.0, 0.0))
+    split = split_of()
+    rows = Rows(split, standardizer_of(split))
+    for at in Convergence(rows, LOSSES["softmax"], 1e-3).iterates(1e-3, max_passes=6):
+        np.testing.assert_allclose(at.S, rows.scores(at.T), atol=1e-9)
+    assert at.iteration == 5
+
+
 def test_passes_are_limited(monkeypatch):
     monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
     split = split_of()

@@ -133,7 +133,7 @@ class Convergence:
         T = np.zeros((self.rows.K, self.rows.d))
         T[self.classes] = at.T
         b = np.where(self._certain, OUT, -OUT)
-        if len(self.classes) and self._loss.exclusive:
+        if 0 < len(self.classes) < self.rows.K and self._loss.exclusive:
             S = self.rows.scores(at.T) if at.S is None else at.S
             b[:] = float((S + at.b[:, None].astype(S.dtype)).max(axis=0).min()) - OUT
         b[self.classes] = at.b
@@ -220,7 +220,9 @@ class Convergence:
         if before is None or before.S is None or last.S is None or not len(self.classes):
             return here
         T, b = (a + CARRIED * (a - c) for a, c in ((last.T, before.T), (last.b, before.b)))
-        S = last.S + last.S.dtype.type(CARRIED) * (last.S - before.S)
+        S = last.S - before.S
+        S *= S.dtype.type(CARRIED)
+        S += last.S
         fit = self._of_scores.fit(S, b)
         better = fit.loss + l2 * _square(T) < last.loss + l2 * _square(last.T)
         return replace(here, T=T, b=fit.b, S=S) if better else here
@@ -353,12 +355,13 @@ class _Descent:
         """
         linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
         low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
-        alpha, b = 1.0, at.b
-        for _ in range(TRIALS):
-            S = at.S + S_D.dtype.type(alpha) * S_D
+        alpha, b, S = 1.0, at.b, np.empty_like(S_D)
+        for trial in range(1, TRIALS + 1):
+            S = np.multiply(S_D, S_D.dtype.type(alpha), out=S)
+            S += at.S
             fit = self._loss.fit(S, b, self._enough(at, -alpha * first / 2))
             slope = float(np.vdot(fit.G, S_D)) + linear + alpha * square
-            if abs(slope) <= FLATTENED[self._small] * abs(first):
+            if abs(slope) <= FLATTENED[self._small] * abs(first) or trial == TRIALS:
                 break
             b = fit.b
             if slope < 0:
