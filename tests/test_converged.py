@@ -229,6 +229,31 @@ def test_no_penalty_and_separable_classes(small):
     assert at.ended == converged.SEPARABLE and not at.reached and at.loss < 1e-3
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_small_loss_does_not_separate_classes(loss, small):
+    n = 20_000
+    R = np.where(np.arange(n) % 2, 3.0, -3.0)[:, None]
+    R[:2] = 0.1  # two equal rows of different classes
+    dataset = Dataset(R, np.arange(n) % 2, ("left", "right"), None, "drawn")
+    at, layer, X = solve(Split("train", dataset, np.arange(n)), 0.0, loss, tol=1e-7)
+    assert at.loss < converged.SEPARATED and at.ended == converged.FLAT
+    assert cost_of(layer, X, Split("train", dataset, np.arange(n)), 0.0) == pytest.approx(
+        optimum(X, dataset.labels, 2, 0.0, loss), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", [Softmax, partial(Sigmoids, terms=3)], ids=["softmax", "sigmoid"])
+def test_classes_are_separated_where_every_answer_is_right(kind):
+    y, b = np.array([0, 1, 2, 0]), np.array([1.0, 0.0, 0.0])
+    loss, right = kind(y, np.full(4, 0.25), 3), np.array([[1, -3, -3, 1], [-2, 2, -2, -2], [-2, -2, 2, -2.0]])
+    assert loss.separates(right, b)
+    for row, wrong in enumerate([-1 - 2e-9, 0.0, 0.0, -1.0]):  # logits of about 0: a sigmoid does not know
+        S = right.copy()
+        S[:, row] = -b if kind is Softmax else S[:, row]
+        S[y[row], row] = wrong
+        assert not loss.separates(S, b)
+
+
 def test_no_penalty_and_an_optimum(small):
     split = split_of(400, 3, 3)
     at, layer, X = solve(split, 0.0, tol=1e-9)
@@ -289,13 +314,22 @@ def test_a_step_that_stays_uneven_keeps_templates_and_scores_together(monkeypatc
     assert at.iteration == 5
 
 
+@pytest.mark.parametrize("most", [20, 21, 22])
+def test_no_more_passes_than_allowed(most, monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    split = split_of()
+    convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES["softmax"], 1e-6)
+    last = list(convergence.iterates(1e-6, tol=1e-14, max_passes=most))[-1]
+    assert most - 1.5 < last.passes <= most and last.ended == converged.PASSED.format(f"{most} passes")
+
+
 def test_passes_are_limited(monkeypatch):
     monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
     split = split_of()
     convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES["softmax"], 1e-5)
     last = list(convergence.iterates(1e-5, tol=1e-12, max_passes=4))[-1]
     assert last.passes <= 4 and not last.reached
-    assert last.ended == converged.PASSED.format(4)
+    assert last.ended == converged.PASSED.format("4 passes")
     assert list(convergence.iterates(1e-5, last)) == []
 
 

@@ -7,8 +7,9 @@ from numbers import Integral
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things in words: 1 epoch, 2 epochs, 2 passes."""
-    return f"{count:,} {noun}" + ("es" if noun.endswith("s") else "s") * (count != 1)
+    """Return a number of things in words: 1 epoch, 2 epochs, 3 passes."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}" + plural * (count != 1)
 
 
 def row_count(rows: float) -> str:

@@ -23,6 +23,7 @@ from onelayer.training.converging.losses import Fit, ScoreLoss, Sigmoids, Softma
 from onelayer.training.converging.newton import is_small, newton_direction
 from onelayer.training.converging.preconditioner import Eigen, Preconditioner, choose_preconditioner
 from onelayer.training.converging.rows import Rows
+from onelayer.words import counted
 
 PAIRS, PAIR_BYTES = 10, 2**29  # of L-BFGS: how many, and their memory
 RESCORED = 10  # iterations after which the scores are computed anew, as those that are added up gather rounding
@@ -32,7 +33,7 @@ FLATTENED = 0.2, 0.1  # the slope at its end, as a share of that at its beginnin
 BIAS = 1e-3, 1e-2  # what the bias may leave: of what a step lowers the cost by, and of the gap that was asked for
 SCALES = 0.2, 2.0  # of the preconditioner
 STALLED = 6  # iterations in which the cost fell by less than its rounding
-SEPARATED = 1e-4  # nats: without a penalty, the loss that separable classes come below
+SEPARATED = 1e-4  # nats: without a penalty, the loss below which a layer that is right on every row ends the search
 OUT = 40.0  # what the logit of a class without rows lies below all others
 
 
@@ -177,17 +178,29 @@ class Convergence:
         descent = _Descent(self.rows, self._of_scores, lambda: self._preconditioner, l2, tol)
         with one_blas_thread():
             at = descent.begin(at)
-        if ended := _why_ended(at, l2, tol, max_passes):
-            yield replace(at, ended=ended, reached=ended in (REACHED,))
+        if ended := self._why_ended(at, l2, tol, max_passes):
+            yield replace(at, ended=ended, reached=ended == REACHED)
             return
         while not at.ended:
             if cancelled():
                 raise InterruptedError
             with one_blas_thread():
                 at = descent.step(at)
-            ended = _why_ended(at, l2, tol, max_passes)
+            ended = self._why_ended(at, l2, tol, max_passes)
             at = replace(at, ended=ended, reached=ended == REACHED)
             yield at
+
+    def _why_ended(self, at: Iterate, l2: float, tol: float, max_passes: float) -> str:
+        if l2 > 0 and at.gap <= tol * (at.cost - at.gap):
+            return REACHED
+        if l2 == 0 and at.iteration and at.promise <= tol * at.cost:
+            return FLAT
+        if l2 == 0 and at.loss <= SEPARATED and self._of_scores.separates(at.S, at.b):
+            return SEPARABLE
+        if at.stalled >= STALLED:
+            return ROUNDING
+        step = 1.5 if (at.iteration + 1) % RESCORED == 0 else 1.0
+        return PASSED.format(counted(int(max_passes), "pass")) if at.passes + step > max_passes else ""
 
     def path(
         self,
@@ -230,22 +243,10 @@ class Convergence:
 
 REACHED = "the gap is as small as was asked for"
 SURE = "one class has all rows, so there is nothing to learn"
-PASSED = "the gap was not reached in {} passes over the rows; allow more passes or a larger gap"
+PASSED = "the gap was not reached in {} over the rows; allow more passes or a larger gap"
 ROUNDING = "the gap was not reached, as rounding hides smaller ones; allow a larger gap"
 SEPARABLE = "the classes are separable: there is no optimum without a penalty"
 FLAT = "the next step would change the cost by less than was asked for; without a penalty there is no bound"
-
-
-def _why_ended(at: Iterate, l2: float, tol: float, max_passes: float) -> str:
-    if l2 > 0 and at.gap <= tol * (at.cost - at.gap):
-        return REACHED
-    if l2 == 0 and at.iteration and at.promise <= tol * at.cost:
-        return FLAT
-    if l2 == 0 and at.loss <= SEPARATED:
-        return SEPARABLE
-    if at.stalled >= STALLED:
-        return ROUNDING
-    return PASSED.format(f"{max_passes:g}") if at.passes + 1 > max_passes else ""
 
 
 class _Descent:

@@ -78,6 +78,10 @@ class ScoreLoss(ABC):
         """Return (a, c), (K, n) each: the Hessian of row i, times its weight, is diag(a_i) - c_i c_i^T."""
 
     @abstractmethod
+    def _margins(self, Z: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Return by how much logits (n,) of the labels, and Z (K, n) of the others, -inf for the labels, are right."""
+
+    @abstractmethod
     def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turn logits Z (K, k) into probabilities, in place or not; return them and the losses (k,) of the rows."""
 
@@ -158,6 +162,13 @@ class ScoreLoss(ABC):
                     break
         return self._fit(S, b, loss, P)
 
+    def separates(self, S: np.ndarray, b: np.ndarray) -> bool:
+        """Return whether all answers are right, each by more than the rounding of the scores."""
+        Z, places = S + b.astype(S.dtype)[:, None], (self._labels, np.arange(len(self._labels)))
+        own = Z[places]
+        Z[places] = -np.inf
+        return bool(self._margins(Z, own).min() > np.finfo(S.dtype).eps ** 0.5 * np.abs(S).max())
+
     def at(self, S: np.ndarray, b: np.ndarray) -> Fit:
         """Return the loss with this bias."""
         loss, P, _ = self.probabilities(S, b)
@@ -197,6 +208,10 @@ class Softmax(ScoreLoss):
     def start(self) -> np.ndarray:
         b: np.ndarray = np.log(self.shares)
         return b - b.mean()
+
+    def _margins(self, Z: np.ndarray, own: np.ndarray) -> np.ndarray:
+        margins: np.ndarray = own - Z.max(axis=0)
+        return margins
 
     def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Z -= Z.max(axis=0)
@@ -263,6 +278,9 @@ class Sigmoids(ScoreLoss):
     @property
     def start(self) -> np.ndarray:
         return np.log(self.shares) - np.log1p(-self.shares)
+
+    def _margins(self, Z: np.ndarray, own: np.ndarray) -> np.ndarray:
+        return np.minimum(own, -Z.max(axis=0))
 
     def _block(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = np.arange(len(y))
