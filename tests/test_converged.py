@@ -314,6 +314,31 @@ def test_a_step_that_stays_uneven_keeps_templates_and_scores_together(monkeypatc
     assert at.iteration == 5
 
 
+def test_passes_are_the_products_that_were_taken(monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    monkeypatch.setattr(converged, "RESCORED", 4)
+    split, l2s = split_of(400, 20, 4), np.geomspace(0.1, 1e-3, 10)
+    rows, count = Rows(split, standardizer_of(split)), {"scores": 0, "gradient": 0}
+
+    def counted(name, product, A):
+        count[name] += 1
+        return product(A)
+
+    for name in count:
+        monkeypatch.setattr(rows, name, partial(counted, name, getattr(rows, name)))
+    convergence = Convergence(rows, LOSSES["softmax"], l2s[-1])
+    path = list(convergence.path(l2s))
+    iterations = sum(at.iteration for at in path)
+    assert sum(at.passes for at in path) == sum(count.values()) / 2
+    assert count["gradient"] == iterations + len(l2s)
+    assert max(at.iteration for at in path) < 4, "no lambda by itself computes the scores anew"
+    assert count["scores"] >= iterations + iterations // 4 - 2
+    count.update(scores=0, gradient=0)
+    start = Iterate(path[0].T, path[0].b)  # as of another layer
+    (*_, at) = convergence.iterates(1e-3, start)
+    assert at.passes == sum(count.values()) / 2 == at.iteration + 1 + at.iteration // 4 / 2
+
+
 @pytest.mark.parametrize("most", [20, 21, 22])
 def test_no_more_passes_than_allowed(most, monkeypatch):
     monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
@@ -366,7 +391,19 @@ def test_path_is_each_lambda_by_itself(loss, monkeypatch):
         assert ours.cost == pytest.approx(theirs.cost, rel=1e-9)
         np.testing.assert_allclose(ours.T, theirs.T, atol=1e-3 * np.abs(theirs.T).max())
     assert len({id(at.S) for at in warm}) == len(l2s)
-    assert sum(at.passes for at in warm) < sum(at.passes for at in cold) * 0.7
+    assert sum(at.passes for at in warm) < sum(at.passes for at in cold) * 0.8
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_path_knows_the_curvature_from_before(loss, monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    split, l2s = split_of(400, 20, 4), [1e-4 * (1 - 1e-9) ** k for k in range(5)]
+    convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES[loss], 1e-4)
+    pieces = list(convergence.path(l2s, tol=1e-12, max_passes=4))
+    assert [at.iteration for at in pieces] == [3] * 5
+    whole = list(convergence.iterates(1e-4, tol=1e-12))[14]
+    assert whole.iteration == 15
+    assert pieces[-1].gap < 5 * whole.gap  # without the pairs of earlier lambdas, a hundred times as large
 
 
 def test_an_iteration_takes_few_softmaxes(monkeypatch):

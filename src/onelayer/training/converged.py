@@ -216,13 +216,17 @@ class Convergence:
         `on_iterate` is called after each iteration.
         """
         before = last = None
+        since = 0  # iterations that added to the scores
         for was, l2 in zip((0.0, *l2s), l2s, strict=False):
             start = self._carried(before, last, was, l2) if last else None
+            if start and since >= RESCORED:
+                start, since = replace(start, S=None), 0
             for at in self.iterates(l2, start, tol=tol, max_passes=max_passes, cancelled=cancelled):
                 reached = at
                 if on_iterate:
                     on_iterate(at)
             before, last = last, reached
+            since = last.iteration % RESCORED + (since if last.iteration < RESCORED else 0)
             yield last
 
     def _carried(self, before: Iterate | None, last: Iterate, was: float, l2: float) -> Iterate:
@@ -273,7 +277,7 @@ class _Descent:
         self._gradient = self._gradient_of(at.T, fit)
         if resumed:
             return replace(at, S=S)
-        return self._state(replace(at, S=S, passes=at.passes + 0.5), fit)
+        return self._state(replace(at, S=S, passes=at.passes + (0.5 if at.S is not None else 1.0)), fit)
 
     def step(self, at: Iterate) -> Iterate:
         """Return the state after the next iteration."""
