@@ -252,6 +252,8 @@ def test_classes_are_separated_where_every_answer_is_right(kind):
         S[:, row] = -b if kind is Softmax else S[:, row]
         S[y[row], row] = wrong
         assert not loss.separates(S, b)
+    right[2, 0] = 1.9  # below the label's 2, and no answer of its own
+    assert loss.separates(right, b) == (kind is Softmax)
 
 
 def test_no_penalty_and_an_optimum(small):
