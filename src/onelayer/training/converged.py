@@ -277,7 +277,8 @@ class _Descent:
         self._gradient = self._gradient_of(at.T, fit)
         if resumed:
             return replace(at, S=S)
-        return self._state(replace(at, S=S, passes=at.passes + (0.5 if at.S is not None else 1.0)), fit)
+        product = 0.5 if at.S is None and at.T.any() else 0.0  # the scores of zeros need none
+        return self._state(replace(at, S=S, passes=at.passes + product + 0.5), fit)
 
     def step(self, at: Iterate) -> Iterate:
         """Return the state after the next iteration."""
