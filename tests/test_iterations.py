@@ -278,7 +278,7 @@ def test_fewer_passes_than_are_done_add_no_iteration(wide):
     found = train(wide, replace(config, max_passes=1), start=whole.state)
     held = whole.state.solver.numbers["iteration"]
     assert held >= RESCORED
-    assert "1 passes" in found.ended
+    assert "1 pass over" in found.ended
     np.testing.assert_array_equal(found.history["gap"], whole.history["gap"][:held])
 
 
