@@ -31,6 +31,7 @@ CARRIED = 0.8  # of the last step along a path, that is taken again before the n
 TRIALS = 12  # of the length of a step
 FLATTENED = 0.2, 0.1  # the slope at its end, as a share of that at its beginning; with Newton's method
 BIAS = 1e-3, 1e-2  # what the bias may leave: of what a step lowers the cost by, and of the gap that was asked for
+LAST = 3.0  # times the gap that was asked for: a step that lowers the cost by less is perhaps the last one
 SCALES = 0.2, 2.0  # of the preconditioner
 STALLED = 6  # iterations in which the cost fell by less than its rounding
 SEPARATED = 1e-4  # nats: without a penalty, the loss below which a layer that is right on every row ends the search
@@ -253,6 +254,10 @@ SEPARABLE = "the classes are separable: there is no optimum without a penalty"
 FLAT = "the next step would change the cost by less than was asked for; without a penalty there is no bound"
 
 
+def _reached(at: Iterate, l2: float, tol: float) -> bool:
+    return l2 > 0 and at.gap <= tol * (at.cost - at.gap)
+
+
 class _Descent:
     """Takes the iterations for one lambda."""
 
@@ -295,15 +300,27 @@ class _Descent:
         if (at.iteration + 1) % RESCORED == 0:
             S, passes = self._rows.scores(T), passes + 0.5
             fit = self._loss.fit(S, fit.b, self._enough(at, promise))
+        if settled := promise <= LAST * self._tol * at.cost:
+            fit = self._settled(S, fit.b, at.cost)
         before, self._gradient = self._gradient, self._gradient_of(T, fit)
         self._remember(T - at.T, self._gradient - before)
         scale = float(np.clip(at.scale * alpha, *SCALES))
         at = replace(at, T=T, S=S, iteration=at.iteration + 1, passes=passes, promise=promise, scale=scale)
-        return self._state(at, fit)
+        at = self._state(at, fit)
+        if settled or self._small or not _reached(at, self._l2, self._tol):
+            return at
+        fit = self._settled(S, at.b, at.cost)
+        self._gradient = self._gradient_of(T, fit)
+        return replace(self._state(replace(at, passes=passes + 0.5), fit), stalled=at.stalled)
 
     def _enough(self, at: Iterate, promise: float) -> float:
         """Return what the bias may leave of a step that promises this much; Newton's steps are too good for that."""
         return 0.0 if self._small else min(BIAS[0] * promise, BIAS[1] * self._tol * at.cost)
+
+    def _settled(self, S: np.ndarray, b: np.ndarray, cost: float) -> Fit:
+        """Return a fit that is good enough for a bound: the error of the bias costs it the root of what it costs J."""
+        share = BIAS[1] * self._tol * cost  # that may be missing in the mean probability of a class
+        return self._loss.fit(S, b, 0.0 if self._small else share**2 * self._loss.shares.min() / 2)
 
     def _state(self, at: Iterate, fit: Fit) -> Iterate:
         cost = fit.loss + self._l2 * _square(at.T)
