@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -430,6 +430,18 @@ def test_an_iteration_takes_few_softmaxes(softmaxes):
     last = list(convergence.iterates(1e-4, tol=1e-6))[-1]
     assert last.reached and last.iteration >= 8
     assert len(softmaxes) < 7 * last.iteration
+
+
+def test_the_first_steps_for_many_classes_take_few_softmaxes(softmaxes):
+    """Newton's first step is right for a curvature of 1/K, and would make every row certain."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(150, size=900)
+    X = rng.normal(size=(900, 40)) + rng.normal(size=(150, 40))[y]
+    split = Split("train", Dataset(X, y, tuple(map(str, range(150))), None, "many"), np.arange(900))
+    convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES["softmax"], 1e-4)
+    *_, third = islice(convergence.iterates(1e-4), 3)
+    assert len(softmaxes) < 60
+    assert third.cost < 1
 
 
 @pytest.mark.parametrize("l2", [0.1, 1e-3])

@@ -29,6 +29,7 @@ PAIRS, PAIR_BYTES = 10, 2**29  # of L-BFGS: how many, and their memory
 RESCORED = 10  # iterations after which the scores are computed anew, as those that are added up gather rounding
 CARRIED = 0.8  # of the last step along a path, that is taken again before the next lambda
 TRIALS = 12  # of the length of a step
+FURTHEST = 20.0  # by which a step changes a score at first: with many classes, Newton's first one would saturate all
 FLATTENED = 0.2, 0.1  # the slope at its end, as a share of that at its beginning; with Newton's method
 BIAS = 1e-3, 1e-2  # what the bias may leave: of what a step lowers the cost by, and of the gap that was asked for
 LAST = 3.0  # times the gap that was asked for: a step that lowers the cost by less is perhaps the last one
@@ -378,7 +379,8 @@ class _Descent:
         """
         linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
         low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
-        alpha, b, S = 1.0, at.b, np.empty_like(S_D)
+        furthest = max(float(S_D.max()), -float(S_D.min()))
+        alpha, b, S = min(1.0, FURTHEST / furthest) if furthest else 1.0, at.b, np.empty_like(S_D)
         for trial in range(1, TRIALS + 1):
             S = np.multiply(S_D, S_D.dtype.type(alpha), out=S)
             S += at.S
