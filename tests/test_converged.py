@@ -12,6 +12,7 @@ from helpers import toy_splits
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from onelayer import parts
 from onelayer.config import TrainConfig
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Split
@@ -20,7 +21,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
-from onelayer.training import converged, parts
+from onelayer.training import converged
 from onelayer.training.certificate import certify
 from onelayer.training.converged import Convergence, Iterate
 from onelayer.training.converging import newton, preconditioner

@@ -10,9 +10,9 @@ from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
+from onelayer.parts import count_cores
 from onelayer.training.backends import Backend
 from onelayer.training.history import Score
-from onelayer.training.parts import count_cores
 from onelayer.training.state import Problem
 
 

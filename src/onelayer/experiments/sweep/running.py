@@ -13,9 +13,9 @@ from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
 from onelayer.experiments.sweep.results import SweepRun
 from onelayer.files import write_file, write_json
+from onelayer.parts import count_cores
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
-from onelayer.training.parts import count_cores
 from onelayer.training.state import Problem, TrainingState
 
 Told = Callable[[int, int | None, tuple[int, int]], None]

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from onelayer.kernel import kernel
-from onelayer.training.parts import Stopped, in_parts
+from onelayer.parts import Stopped, in_parts
 
 WORK = 16  # multiplications that take as long as the probability of a score
 BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds

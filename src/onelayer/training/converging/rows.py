@@ -23,7 +23,7 @@ from onelayer.data.scan import memory_map_of, read_forwards
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
-from onelayer.training.parts import Stopped, in_parts
+from onelayer.parts import Stopped, in_parts
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
 BLOCK_NUMBERS = 2**18  # of a block of rows in float32: 1 MiB, which a core's own cache holds
