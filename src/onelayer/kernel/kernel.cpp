@@ -15,10 +15,10 @@
 // the rows beside it.
 
 #include "kernel.hpp"
+#include "memory.hpp"
 #include "vector.hpp"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <type_traits>  // types only, for the same reason as in vector.hpp
@@ -28,26 +28,6 @@ namespace {
 
 // Sizes of a chunk of rows: half of an L2 cache, or more if many classes use a panel of it again and again.
 constexpr int64_t CHUNK_ROWS = 256, CHUNK_BYTES = 512 << 10, WIDENED_CHUNK_BYTES = 16 << 20;
-
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Zeroed memory, aligned to a cache line.
-template <class T>
-struct Memory {
-    explicit Memory(int64_t n) : p(nullptr) {
-        int64_t bytes;
-        if (!__builtin_mul_overflow(n, int64_t(sizeof(T)), &bytes) && bytes < INT64_MAX - 64)
-            p = static_cast<T *>(aligned_alloc(64, size_t(round_up(bytes + 1, 64))));
-        if (!p) out_of_memory();
-        memset(p, 0, size_t(bytes));
-    }
-    ~Memory() { free(p); }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    operator T *() const { return p; }
-    T *p;
-};
 
 // Calls f<C>() for the C that equals c.
 template <int C = CLASSES, class F>
@@ -512,18 +492,6 @@ void write_gradient(const Panels<double> &sums, const double *of_residuals, cons
                 of_class[j] = (of_class[j] - rows.mean[j] * of_residuals[k]) / rows.scale[j];
     }
 }
-
-// Asks the caller whether to end, after about a millisecond's work: asking costs more than a small batch.
-struct Patience {
-    bool (*interrupted)();
-    int64_t work = 0;
-    bool ends(int64_t operations) {
-        work += operations;
-        if (work < 1 << 24) return false;
-        work = 0;
-        return interrupted();
-    }
-};
 
 template <class Held>
 bool epoch(const Epoch &e) {
