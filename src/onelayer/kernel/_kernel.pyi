@@ -1,4 +1,4 @@
-"""The compiled kernel of a one-layer classifier: mini-batch gradient descent, evaluation, loss with gradient, products.
+"""The compiled kernel of a one-layer classifier: gradient descent, evaluation, loss with gradient, products, patches.
 
 Arrays are checked and never copied: they must be in C order and aligned. The arguments that calls share:
 
@@ -136,4 +136,31 @@ def probabilities(
 
     `labels` and `row_weights` (count,) are those of the columns. `probabilities` and `means` (K,) receive the
     probabilities, and their sums over the columns, each times the weight of its row; `probabilities` may be `scores`.
+    """
+
+def patches(
+    images: NDArray[np.uint8],
+    filters: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    mirrored: bool,
+    epsilon: float,
+    threshold: float,
+    scale: float,
+    down: NDArray[np.int64],
+    across: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    """Write codes of `images` (n, c, h, w) by `filters` (F, c, k, k) into `codes` (n, views, d).
+
+    The response of a filter at each of (h - k + 1) x (w - k + 1) positions is its product with the patch x, divided by
+    sqrt(variance of x + `epsilon`), plus its `bias`. Activations are max(z - `threshold`, 0) and
+    max(-z - `threshold`, 0). A code is `scale` times the square root of their average over a window, rounded, at most
+    255.
+
+    `down` and `across` (ranges, 2) hold the first position of ranges and the one after their last. A row of `windows`
+    (windows, 4) holds the number of a range down and of one across, the number of the range across for twins, and the
+    place in the codes of an image: those of the positive activations follow, filter by filter, then the negative ones.
+    Where filters are `mirrored`, the second half are the twins of the first half, and a code is of the average of both.
     """

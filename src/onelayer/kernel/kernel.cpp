@@ -792,7 +792,7 @@ bool run_gradient(const Gradient &g) {
 
 }  // namespace
 
-extern const Kernel KERNEL = {KERNEL_NAME, run_epoch, run_evaluation, run_objective,
-                              run_scores,  run_gradient, standardise,    probabilities};
+extern const Kernel KERNEL = {KERNEL_NAME,  run_epoch,   run_evaluation, run_objective, run_scores,
+                              run_gradient, standardise, probabilities,  PATCHES};
 
 }  // namespace onelayer

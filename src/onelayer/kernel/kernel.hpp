@@ -1,4 +1,4 @@
-// The calls of the kernel. kernel.cpp is compiled once for each set of instructions.
+// The calls of the kernel. kernel.cpp and patches.cpp are compiled once for each set of instructions.
 #pragma once
 
 #include <cstdint>
@@ -92,6 +92,28 @@ struct Probabilities {
     double loss_sum;  // of the losses, each times the weight of its row; of sigmoids, the sum over the classes
 };
 
+// Codes of n images (c, h, w) by filters (c, k, k). Where they are mirrored, the second half of the filters are the twins
+// of the first half: their responses count in the window `across_of_twins`, and a code is of the average of both.
+struct Window {
+    int64_t down, across, across_of_twins;  // numbers of ranges
+    int64_t place;  // of its bytes in the codes of an image: of the filters' positive responses, then the negative ones
+};
+
+struct Patches {
+    const uint8_t *images;
+    int64_t n, c, h, w, k, filters;
+    const float *weights, *bias;  // (filters, c, k, k), (filters,)
+    bool mirrored;
+    double epsilon;           // added to the variance of a patch
+    float threshold, scale;   // of responses; grey levels for a square root of 1
+    const int64_t *down, *across;  // (downs, 2), (acrosses, 2): the first row or column of a range, and the one after it
+    int64_t downs, acrosses, windows;
+    const Window *window;     // (windows,)
+    int64_t stride;           // bytes from an image's codes to the next
+    bool (*interrupted)();
+    uint8_t *codes;           // result
+};
+
 [[noreturn]] void out_of_memory();  // throws
 
 struct Kernel {
@@ -103,11 +125,14 @@ struct Kernel {
     bool (*gradient)(const Gradient &);
     bool (*standardise)(const Standardised &);
     bool (*probabilities)(Probabilities &);
+    bool (*patches)(const Patches &);
 };
 
 extern const Kernel baseline_kernel;
+bool baseline_patches(const Patches &);
 #ifdef ONELAYER_X86
 extern const Kernel avx2_kernel, avx512_kernel;
+bool avx2_patches(const Patches &), avx512_patches(const Patches &);
 #endif
 
 }  // namespace onelayer

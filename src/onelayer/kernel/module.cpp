@@ -394,6 +394,74 @@ double probabilities(nb::handle scores_, nb::handle bias, nb::handle labels, nb:
     return q.loss_sum;
 }
 
+// The ranges along an axis of a response of some length.
+const int64_t *ranges(const char *name, nb::handle object, int64_t length, int64_t *count) {
+    const Array array = readable(name, object);
+    const int64_t *data = data_of<int64_t>(name, "int64", array, {-1, 2});
+    *count = int64_t(array.shape(0));
+    for (int64_t i = 0; i < *count; ++i)
+        if (data[2 * i] < 0 || data[2 * i] >= data[2 * i + 1] || data[2 * i + 1] > length)
+            refuse(name, "has an empty range, or one outside the response, at " + std::to_string(i));
+    return data;
+}
+
+const Window *windows_of(nb::handle object, const Patches &p, int64_t bytes) {
+    static_assert(sizeof(Window) == 4 * sizeof(int64_t));
+    const Array array = readable("windows", object);
+    const auto *data =
+        reinterpret_cast<const Window *>(data_of<int64_t>("windows", "int64", array, {p.windows, 4}));
+    for (int64_t i = 0; i < p.windows; ++i) {
+        const Window &q = data[i];
+        if (q.down < 0 || q.down >= p.downs || q.across < 0 || q.across >= p.acrosses || q.across_of_twins < 0 ||
+            q.across_of_twins >= p.acrosses || q.place < 0 || q.place > p.stride - bytes)
+            refuse("windows", "has a range or a place that does not exist at " + std::to_string(i));
+    }
+    return data;
+}
+
+double positive(const char *name, nb::handle object) {
+    const auto value = number<double>(name, object, "a number");
+    if (!(value > 0 && std::isfinite(float(value)))) refuse(name, "is not a positive number that is finite in float32");
+    return value;
+}
+
+void require_finite(const char *name, const float *values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        if (!std::isfinite(values[i])) refuse(name, "is not finite");
+}
+
+void patches(nb::handle images_, nb::handle filters_, nb::handle bias, nb::handle mirrored, nb::handle epsilon,
+             nb::handle threshold, nb::handle scale, nb::handle down, nb::handle across, nb::handle windows,
+             nb::handle codes_, nb::handle cancelled) {
+    Patches p{};
+    const Array images = readable("images", images_), filters = readable("filters", filters_);
+    p.images = data_of<uint8_t>("images", "uint8", images, {-1, -1, -1, -1});
+    p.n = int64_t(images.shape(0)), p.c = int64_t(images.shape(1));
+    p.h = int64_t(images.shape(2)), p.w = int64_t(images.shape(3));
+    p.weights = data_of<float>("filters", "float32", filters, {-1, p.c, -1, -1});
+    p.filters = int64_t(filters.shape(0)), p.k = int64_t(filters.shape(2));
+    if (int64_t(filters.shape(3)) != p.k || p.k > p.h || p.k > p.w) refuse("filters", "are not squares inside images");
+    require_finite("filters", p.weights, p.filters * p.c * p.k * p.k);
+    p.bias = data_of<float>("bias", "float32", readable("bias", bias), {p.filters});
+    require_finite("bias", p.bias, p.filters);
+    p.mirrored = number<bool>("mirrored", mirrored, "a bool");
+    if (p.mirrored && p.filters % 2) refuse("filters", "have no twins: their number is odd");
+    p.epsilon = positive("epsilon", epsilon);
+    p.threshold = float(positive("threshold", threshold));
+    p.scale = float(positive("scale", scale));
+    p.down = ranges("down", down, p.h - p.k + 1, &p.downs);
+    p.across = ranges("across", across, p.w - p.k + 1, &p.acrosses);
+    const WritableArray codes = writable("codes", codes_);
+    p.codes = data_of<uint8_t>("codes", "uint8", codes, {p.n, -1, -1});
+    p.stride = int64_t(codes.shape(1) * codes.shape(2));
+    const Array table = readable("windows", windows);
+    p.windows = table.ndim() ? int64_t(table.shape(0)) : 0;
+    p.window = windows_of(windows, p, 2 * p.filters / (p.mirrored ? 2 : 1));
+    p.interrupted = interrupted;
+    const Kernel &kernel = chosen();
+    call(cancelled, [&] { return kernel.patches(p); });
+}
+
 // Makes a function of the module whose Python arguments are of any type.
 template <class Result, class... Handles, class... Names>
 void define(nb::module_ &m, const char *name, Result (*f)(Handles...), const char *doc, Names... names) {
@@ -440,4 +508,6 @@ NB_MODULE(_kernel, m) {
     define(m, "probabilities", &probabilities,
            "Return the sum of the losses, and write probabilities and their means, from scores without the bias.",
            "scores", "bias", "labels", "row_weights", "loss", "probabilities", "means", "cancelled");
+    define(m, "patches", &patches, "Write the codes of images by filters into codes.", "images", "filters", "bias",
+           "mirrored", "epsilon", "threshold", "scale", "down", "across", "windows", "codes", "cancelled");
 }

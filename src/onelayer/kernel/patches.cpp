@@ -1,0 +1,255 @@
+// Codes of images by filters: convolution, contrast, both activations, averages over windows, square roots and bytes,
+// fused. The response of an image, (filters, rows, columns), is never stored.
+//
+// The filters of a panel lie along the lanes. A tile is a few positions side by side of a row of the response: its
+// products are kept in registers, and the pixels of a position are read where they lie in the image. The edges of all
+// windows cut the response into cells. An activation is added to the sum of its cell, once, however many windows it is
+// in; windows are sums of cells, first across and then down.
+//
+// An image's codes are computed in the same order whatever the images beside it, and so do not depend on threads.
+
+#include "kernel.hpp"
+#include "memory.hpp"
+#include "vector.hpp"
+
+#include <math.h>
+
+namespace onelayer {
+namespace {
+
+// A tile has WIDE * POSITIONS accumulators: of 32 registers 24, of 16 registers 12.
+constexpr int WIDE = 2, POSITIONS = CLASSES > 5 ? 12 : 6;
+constexpr int64_t FILTERS = WIDE * LANES;  // of a panel
+constexpr int64_t SIDES = 2 * FILTERS;     // sums of a cell: of positive responses, then of negative ones
+
+// The pieces into which the edges of ranges cut an axis of the response.
+struct Cells {
+    Cells(const int64_t *ranges, int64_t count, int64_t length)
+        : ranges(ranges), count(count), length(length), of(length), first(count), end(count) {
+        Memory<bool> edge(length + 1);
+        for (int64_t i = 0; i < 2 * count; ++i) edge[ranges[i]] = true;
+        for (int64_t x = 1; x < length; ++x) of[x] = of[x - 1] + edge[x];
+        total = of[length - 1] + 1;
+        for (int64_t i = 0; i < count; ++i) {
+            first[i] = of[ranges[2 * i]];
+            end[i] = of[ranges[2 * i + 1] - 1] + 1;
+        }
+    }
+    int64_t span(int64_t range) const { return ranges[2 * range + 1] - ranges[2 * range]; }
+    const int64_t *ranges;
+    int64_t count, length, total;
+    Memory<int64_t> of, first, end;  // the cell of a position; the first cell of a range, and the one after its last
+};
+
+// The filters in panels [panel][pixel of the patch][filter], padded with filters of zeros. Twins have panels of their
+// own, so that a filter and its twin are in the same lane.
+struct Filters {
+    explicit Filters(const Patches &p)
+        : dim(p.c * p.k * p.k), groups(p.mirrored ? 2 : 1), of_group(p.filters / groups),
+          padded(round_up(of_group, FILTERS)), panels(groups * padded / FILTERS), weights(groups * padded * dim),
+          bias(groups * padded) {
+        for (int64_t i = 0; i < p.filters; ++i) {
+            const int64_t at = i / of_group * padded + i % of_group;
+            bias[at] = p.bias[i];
+            float *to = panel(at / FILTERS) + at % FILTERS;
+            for (int64_t j = 0; j < dim; ++j) to[j * FILTERS] = p.weights[i * dim + j];
+        }
+    }
+    float *panel(int64_t i) const { return weights + i * dim * FILTERS; }
+    int64_t dim, groups, of_group, padded, panels;
+    Memory<float> weights, bias;
+};
+
+// An image in floats, and the factor on the response at each position, 1 / sqrt(variance of the patch + epsilon). Sums
+// of pixels and of their squares are whole numbers and exact.
+struct Image {
+    explicit Image(const Patches &p)
+        : p(p), down(p.h - p.k + 1), across(p.w - p.k + 1), pixels(p.c * p.h * p.w), contrast(down * across),
+          sums(p.w), squares(p.w) {}
+    void read(const uint8_t *from) {
+        for (int64_t j = 0; j < p.c * p.h * p.w; ++j) pixels[j] = from[j];
+        const int64_t dim = p.c * p.k * p.k;
+        for (int64_t x = 0; x < p.w; ++x) sums[x] = squares[x] = 0;
+        for (int64_t y = 0; y < p.k - 1; ++y) add_line(from, y, 1);
+        for (int64_t y = 0; y < down; ++y) {
+            add_line(from, y + p.k - 1, 1);
+            for (int64_t x = 0; x < across; ++x) {
+                int64_t sum = 0, square = 0;
+                for (int64_t j = x; j < x + p.k; ++j) sum += sums[j], square += squares[j];
+                const double variance = double(dim * square - sum * sum) / double(dim * dim);
+                contrast[y * across + x] = float(1 / sqrt(variance + p.epsilon));
+            }
+            add_line(from, y, -1);
+        }
+    }
+    // Adds a line of the image to the sums of columns, or takes it away.
+    void add_line(const uint8_t *from, int64_t y, int64_t sign) {
+        for (int64_t ch = 0; ch < p.c; ++ch) {
+            const uint8_t *line = from + (ch * p.h + y) * p.w;
+            for (int64_t x = 0; x < p.w; ++x) {
+                const int64_t v = line[x];
+                sums[x] += sign * v;
+                squares[x] += sign * v * v;
+            }
+        }
+    }
+    const Patches &p;
+    int64_t down, across;
+    Memory<float> pixels, contrast;
+    Memory<int64_t> sums, squares;
+};
+
+// The products of a panel with the patches at P positions, from `top` on. A function of its own, because around it the
+// compiler would keep other things in registers, and accumulators in memory.
+template <int P>
+__attribute__((noinline)) void multiply(const Patches &p, const float *top, const float *panel, Vector (*products)[WIDE]) {
+    Vector acc[P][WIDE] = {};
+    const int64_t k = p.k;
+    for (int64_t ch = 0; ch < p.c; ++ch)
+        for (int64_t a = 0; a < k; ++a) {
+            const float *line = top + (ch * p.h + a) * p.w;
+            for (int64_t j = 0; j < k; ++j, ++line, panel += FILTERS) {
+                Vector f[WIDE];
+#pragma GCC unroll 2
+                for (int v = 0; v < WIDE; ++v) f[v] = load_once(panel + v * LANES);
+#pragma GCC unroll 16
+                for (int i = 0; i < P; ++i)
+#pragma GCC unroll 2
+                    for (int v = 0; v < WIDE; ++v) acc[i][v] += line[i] * f[v];
+            }
+        }
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < WIDE; ++v) products[i][v] = acc[i][v];
+}
+
+// Adds the activations at P positions, from x on, to the sums of their cells. The sums are of max(z, t) and of
+// max(-z, t): the activations of n positions are these less n t.
+template <int P>
+inline void tile(const Patches &p, const float *top, const float *panel, const float *contrast, const Vector *bias,
+                 const int64_t *cell, float *sums, int64_t x) {
+    Vector products[P][WIDE];
+    multiply<P>(p, top + x, panel, products);
+    const Vector t = splat(p.threshold);
+    Vector sum[2 * WIDE] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+        const Vector factor = splat(contrast[x + i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < WIDE; ++v) {
+            const Vector z = products[i][v] * factor + bias[v];
+            sum[v] += larger(z, t);
+            sum[WIDE + v] += larger(-z, t);
+        }
+        if (i + 1 < P && cell[x + i + 1] == cell[x + i]) continue;
+        float *to = sums + cell[x + i] * SIDES;
+#pragma GCC unroll 4
+        for (int v = 0; v < 2 * WIDE; ++v) {
+            store(to + v * LANES, load(to + v * LANES) + sum[v]);
+            sum[v] = Vector{};
+        }
+    }
+}
+
+// Calls f<P>(x) for tiles of at most P positions that cover `length`, as equal as can be.
+template <int P = POSITIONS, class F>
+inline void with_position_count(int64_t n, F &&f) {
+    if constexpr (P > 0) {
+        if (n == P)
+            f.template operator()<P>();
+        else
+            with_position_count<P - 1>(n, f);
+    }
+}
+
+template <class F>
+inline void for_tiles(int64_t length, F &&f) {
+    const int64_t tiles = (length + POSITIONS - 1) / POSITIONS;
+    for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t x = length * t / tiles;
+        with_position_count(length * (t + 1) / tiles - x, [&]<int P>() { f.template operator()<P>(x); });
+    }
+}
+
+// The sums of activations over the windows, of one image at a time.
+struct Pool {
+    Pool(const Patches &p, const Filters &filters)
+        : p(p), filters(filters), down(p.down, p.downs, p.h - p.k + 1), across(p.across, p.acrosses, p.w - p.k + 1),
+          cells(down.total * across.total * SIDES), strips(across.count * down.total * SIDES),
+          pooled(p.windows * 2 * filters.padded) {}
+    void add(const Image &image, int64_t panel) {
+        fill_cells(image, panel);
+        for (int64_t r = 0; r < across.count; ++r)  // over the cells of a row, for each range across
+            for (int64_t y = 0; y < down.total; ++y)
+                for (int64_t s = 0; s < SIDES; s += LANES) {
+                    Vector sum = {};
+                    for (int64_t x = across.first[r]; x < across.end[r]; ++x)
+                        sum += load(cells + (y * across.total + x) * SIDES + s);
+                    store(strips + (r * down.total + y) * SIDES + s, sum);
+                }
+        const int64_t first = panel * FILTERS % filters.padded, twins = panel * FILTERS >= filters.padded;
+        for (int64_t q = 0; q < p.windows; ++q) {
+            const Window &window = p.window[q];
+            const int64_t r = twins ? window.across_of_twins : window.across;
+            const float rest = p.threshold * float(down.span(window.down) * across.span(r));
+            for (int64_t s = 0; s < SIDES; s += LANES) {
+                Vector sum = {};
+                for (int64_t y = down.first[window.down]; y < down.end[window.down]; ++y)
+                    sum += load(strips + (r * down.total + y) * SIDES + s);
+                float *to = pooled + (q * 2 + s / FILTERS) * filters.padded + first + s % FILTERS;
+                store(to, sum - rest + (twins ? load(to) : Vector{}));
+            }
+        }
+    }
+    void fill_cells(const Image &image, int64_t panel) {
+        memset(cells.p, 0, size_t(down.total * across.total * SIDES) * sizeof(float));
+        Vector bias[WIDE];
+        for (int v = 0; v < WIDE; ++v) bias[v] = load(filters.bias + panel * FILTERS + v * LANES);
+        for (int64_t y = 0; y < image.down; ++y)
+            for_tiles(image.across, [&]<int P>(int64_t x) {
+                tile<P>(p, image.pixels + y * p.w, filters.panel(panel), image.contrast + y * image.across, bias,
+                        across.of, cells + down.of[y] * across.total * SIDES, x);
+            });
+    }
+    // Codes: square roots of the averages, in bytes.
+    void write(uint8_t *codes) const {
+        for (int64_t q = 0; q < p.windows; ++q) {
+            const Window &window = p.window[q];
+            const float inverse =
+                1 / float(down.span(window.down) * across.span(window.across) * filters.groups);
+            for (int64_t side = 0; side < 2; ++side) {
+                const float *from = pooled + (q * 2 + side) * filters.padded;
+                uint8_t *to = codes + window.place + side * filters.of_group;
+                for (int64_t i = 0; i < filters.of_group; ++i) {
+                    const float mean = from[i] * inverse, level = sqrtf(mean > 0 ? mean : 0) * p.scale;
+                    to[i] = uint8_t(int32_t((level < 255 ? level : 255) + 0.5f));
+                }
+            }
+        }
+    }
+    const Patches &p;
+    const Filters &filters;
+    Cells down, across;
+    Memory<float> cells, strips, pooled;  // (down, across, SIDES), (ranges across, down, SIDES), (windows, 2, padded)
+};
+
+}  // namespace
+
+bool PATCHES(const Patches &p) {
+    const Filters filters(p);
+    Image image(p);
+    Pool pool(p, filters);
+    Patience patience{p.interrupted};
+    for (int64_t i = 0; i < p.n; ++i) {
+        image.read(p.images + i * p.c * p.h * p.w);
+        for (int64_t panel = 0; panel < filters.panels; ++panel) {
+            pool.add(image, panel);
+            if (patience.ends(image.down * image.across * filters.dim * FILTERS)) return false;
+        }
+        pool.write(p.codes + i * p.stride);
+    }
+    return true;
+}
+
+}  // namespace onelayer
