@@ -20,14 +20,16 @@ def count_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def parts_of(n: int, work: int) -> list[slice]:
+def parts_of(n: int, work: int, least_rows: int | None = None) -> list[slice]:
     """Return slices of about the same length that cover n rows, which need `work` multiplications."""
-    count = max(1, min(PARTS, work // LEAST_WORK, n // LEAST_ROWS))
+    count = max(1, min(PARTS, work // LEAST_WORK, n // (least_rows or LEAST_ROWS)))
     edges = [n * i // count for i in range(count + 1)]
     return [slice(*ends) for ends in pairwise(edges)]
 
 
-def in_parts(task: Callable[[slice, Stopped], Result], n: int, work: int, threads: int) -> Iterator[Result]:
+def in_parts(
+    task: Callable[[slice, Stopped], Result], n: int, work: int, threads: int, least_rows: int | None = None
+) -> Iterator[Result]:
     """Yield what a task returns for each part of n rows, in order.
 
     Parameters
@@ -40,8 +42,10 @@ def in_parts(task: Callable[[slice, Stopped], Result], n: int, work: int, thread
         Multiplications for all rows.
     threads : int
         The most that work at the same time; 0 is one for each core.
+    least_rows : int, optional
+        The fewest rows that are worth a part; by default, `LEAST_ROWS`.
     """
-    parts = parts_of(n, work)
+    parts = parts_of(n, work, least_rows)
     workers = min(threads or count_cores(), count_cores(), len(parts))
     if workers == 1:
         yield from (task(part, None) for part in parts)
