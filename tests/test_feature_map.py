@@ -17,7 +17,8 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, ModelFileError, UnitWarning
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
-from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity
+from onelayer.features.map import FeatureMap, Identity
+from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.units import FAR_OFF
 from onelayer.model import MODEL_ARRAYS
 from onelayer.pictures.finished import figures_of_run

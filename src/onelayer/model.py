@@ -15,7 +15,8 @@ from onelayer.config import Fit
 from onelayer.container import is_packed, pack, require_numbers, unpack
 from onelayer.drawing import ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
-from onelayer.features.map import FEATURE_MAPS, FeatureMap, Identity, misfit
+from onelayer.features.map import FeatureMap, Identity, misfit
+from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
 from onelayer.files import write_over

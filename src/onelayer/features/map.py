@@ -6,11 +6,10 @@ A map F is fixed before training. The features of the training rows are standard
 
 A map whose parameters are fitted or drawn (patches, a projection, an encoder) is made by a function of its own, from
 training rows or from a file: `onelayer.train` is given the finished map. Nothing else in the package knows which map it
-is. To add one, subclass `FeatureMap` and name its reader in `FEATURE_MAPS`.
+is. To add one, subclass `FeatureMap` and name its reader in `FEATURE_MAPS` of `registry.py`.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,10 +172,3 @@ def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:
     if features.d_in != d:
         return f"the features {features.name} are for rows of {features.d_in} numbers, not for {d} numbers"
     return ""
-
-
-# Names of maps, and for each the function that makes it from the `tensors` and `facts` of a model file; a file without
-# a map has the identity. A reader may raise KeyError, TypeError or ValueError for what does not fit.
-FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {
-    UnitLength.name: lambda tensors, facts: UnitLength(int(facts["numbers"])),
-}
