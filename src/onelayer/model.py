@@ -131,8 +131,8 @@ class Model(ModelPlots):
     def logits(self, rows: ArrayLike) -> np.ndarray:
         """Return logits S (n, K), float64, of raw rows (n, d), an array or nested lists.
 
-        The rows are standardised a few at a time. Rows that look as if they were in another unit than the training rows
-        give an `OnelayerWarning`.
+        Where a row has several views, its logits are averages over them. The rows are standardised a few at a time.
+        Rows that look as if they were in another unit than the training rows give an `OnelayerWarning`.
 
         Raises
         ------
@@ -173,7 +173,8 @@ class Model(ModelPlots):
         with one_blas_thread():
             for start in range(0, len(R), BLOCK_ROWS):
                 block = slice(start, start + BLOCK_ROWS)
-                S[block] = folded.logits(exact.standardizer.inputs(self.features.transform(R[block])))
+                of_views = folded.logits(exact.standardizer.inputs(self.features.transform(R[block])))
+                S[block] = of_views.reshape(-1, self.features.views, K).mean(axis=1)
         return S
 
     def probabilities(self, rows: ArrayLike) -> np.ndarray:

@@ -37,6 +37,10 @@ class FeatureMap(Protocol):
     d_in, d_out : int
         Numbers of a raw row, and features of a row.
     linear : bool
+    views : int
+        Rows of features for each raw row, whose logits are averaged. They are all trained.
+    dtype : type
+        In which rows of features are stored: float32, or uint8.
     """
 
     name: str
@@ -44,12 +48,15 @@ class FeatureMap(Protocol):
     d_in: int
     d_out: int
     linear: bool
+    views: int = 1
+    dtype: type[np.generic] = np.float32
 
     @abstractmethod
     def transform(self, R: np.ndarray) -> np.ndarray:
-        """Return the features (n, d_out) of raw rows R (n, d_in), of any numeric type, a block of one to a few hundred.
+        """Return the features of raw rows R (n, d_in), of any numeric type, a block of one to a few hundred.
 
-        float32 or float64, whatever the rows are; the more exact of them where that costs little.
+        They are (n * views, d_out): the views of a row follow each other. uint8, or float32 or float64, whatever the
+        rows are; the more exact of them where that costs little.
         """
         ...
 
