@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from onelayer import Model, Standardizer
 from onelayer.blas import one_blas_thread
 from onelayer.container import pack, unpack
 from onelayer.errors import ConfigError, DataError, ModelFileError
+from onelayer.export import to_onnx, write
 from onelayer.features.filters import draw_filters, sizes_of
 from onelayer.features.patches import Patches
 from onelayer.features.pooling import Bank, Pool, respond
@@ -512,3 +514,29 @@ class TestKernel:
         with pytest.raises(InterruptedError):
             kernel.patches(**asked | {"cancelled": lambda: True})
         assert not asked["codes"][-1].any()
+
+
+class TestExports:
+    """Of uint8 images: codes that fall to another side of a half differ by a grey level, and are few."""
+
+    def test_onnx_gives_the_same_logits(self, patches):
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+        model, some = model_of(patches), images(patches.image_shape, 20, seed=9)
+        session = onnxruntime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"images": some})
+        compare_logits(model, some, logits)
+
+    def test_the_script_gives_the_same_logits(self, patches, tmp_path):
+        model, some = model_of(patches), images(patches.image_shape, 10, seed=9)
+        write(model, tmp_path / "model.py")
+        script = runpy.run_path(str(tmp_path / "model.py"))
+        compare_logits(model, some, script["logits"](some))
+
+
+def compare_logits(model, some, logits):
+    expected = model.logits(some.reshape(len(some), -1))
+    assert expected.std() > 0.5
+    apart = abs(logits - expected).max(axis=1)
+    assert np.count_nonzero(apart > 1e-4) <= len(some) / 4  # a code differs
+    assert apart.max() < 0.02

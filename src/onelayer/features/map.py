@@ -84,14 +84,14 @@ class FeatureMap(Protocol):
         """Return ONNX nodes, and their constants by name, for the features as a tensor.
 
         The nodes make the tensor `features` (batch, d_out) from the tensor `rows` (batch, d_in), both float32, by the
-        operators of opset 13. All other names that they use begin with ``features.``.
+        operators of opset 13. Views are averaged. All other names that they use begin with ``features.``.
         """
         raise DataError(f"the features {self.name} cannot be exported for ONNX")
 
     def numpy_source(self) -> str:
         """Return the source of a function ``features(R, tensors)``, `transform` by NumPy (``np``) alone.
 
-        `tensors` are those of the method `tensors`.
+        Views are averaged. `tensors` are those of the method `tensors`.
         """
         raise DataError(f"the features {self.name} cannot be exported for NumPy")
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from onelayer.blas import one_blas_thread
 from onelayer.errors import ConfigError, DataError
+from onelayer.features import exported
 from onelayer.features.filters import EPSILON, SIZES, draw_filters, images_of, sizes_of
 from onelayer.features.map import FeatureMap, Shape
 from onelayer.features.pooling import GRID, MOVES, THRESHOLD, Bank, Pool, shift_of
@@ -213,6 +214,12 @@ class Patches(FeatureMap):
             k = bank.filters.shape[2]
             arrays |= {f"filters.{k}": bank.filters, f"bias.{k}": bank.bias}
         return arrays
+
+    def onnx_nodes(self, rows: str, features: str) -> tuple[list[Any], dict[str, np.ndarray]]:
+        return exported.onnx_nodes(self._pools, rows, features)
+
+    def numpy_source(self) -> str:
+        return exported.numpy_source(self._pools)
 
     def facts(self) -> dict[str, Any]:
         facts = {"version": VERSION, "shape": list(self.image_shape), "mirrored": self.mirrored, "views": self.views}
