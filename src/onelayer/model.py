@@ -170,9 +170,10 @@ class Model(ModelPlots):
         exact = self.in_float64()
         folded = exact.standardizer.input_layer(exact.layer, self.features.transform(R[:1]))
         S = np.empty((len(R), K))
+        step = -(-BLOCK_ROWS // self.features.views)
         with one_blas_thread():
-            for start in range(0, len(R), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
+            for start in range(0, len(R), step):
+                block = slice(start, start + step)
                 of_views = folded.logits(exact.standardizer.inputs(self.features.transform(R[block])))
                 S[block] = of_views.reshape(-1, self.features.views, K).mean(axis=1)
         return S
