@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -106,6 +107,15 @@ class TestCodes:
             z = np.array([correlate(image, A.astype(float), "valid")[0] for A in bank.filters])
             z = z / np.sqrt(square - mean**2 + 10) + bank.bias[:, None, None]
             np.testing.assert_allclose(respond(bank, image.astype(np.uint8)), z.transpose(1, 2, 0), atol=2e-5)
+
+    def test_they_end_at_255(self, backend):
+        patches = drawn((3, 9, 17))
+        loud = replace(patches, banks=tuple(replace(bank, largest=bank.largest / 3) for bank in patches.banks))
+        rows = images((3, 9, 17)).reshape(6, -1)
+        usual, codes = patches.transform(rows), loud.transform(rows)
+        assert (codes[usual > 86] == 255).all()
+        assert (codes[usual < 84] < 255).all()
+        assert min((usual > 86).mean(), (usual < 84).mean()) > 0.1
 
     def test_kernel_and_numpy_differ_by_one_grey_level_in_few_codes(self, patches, monkeypatch):
         if kernel is None:
