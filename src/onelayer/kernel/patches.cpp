@@ -47,7 +47,11 @@ struct Filters {
     explicit Filters(const Patches &p)
         : dim(p.c * p.k * p.k), groups(p.mirrored ? 2 : 1), of_group(p.filters / groups),
           padded(round_up(of_group, FILTERS)), panels(groups * padded / FILTERS), weights(groups * padded * dim),
-          bias(groups * padded) {
+          bias(groups * padded), offset(dim) {
+        for (int64_t j = 0; j < dim; ++j) {
+            const int64_t ch = j / (p.k * p.k), row = j / p.k % p.k;
+            offset[j] = (ch * p.h + row) * p.w + j % p.k;
+        }
         for (int64_t i = 0; i < p.filters; ++i) {
             const int64_t at = i / of_group * padded + i % of_group;
             bias[at] = p.bias[i];
@@ -58,6 +62,7 @@ struct Filters {
     float *panel(int64_t i) const { return weights + i * dim * FILTERS; }
     int64_t dim, groups, of_group, padded, panels;
     Memory<float> weights, bias;
+    Memory<int64_t> offset;  // of the pixels of a patch, from its first
 };
 
 // An image in floats, and the factor on the response at each position, 1 / sqrt(variance of the patch + epsilon). Sums
@@ -102,22 +107,20 @@ struct Image {
 // The products of a panel with the patches at P positions, from `top` on. A function of its own, because around it the
 // compiler would keep other things in registers, and accumulators in memory.
 template <int P>
-__attribute__((noinline)) void multiply(const Patches &p, const float *top, const float *panel, Vector (*products)[WIDE]) {
+__attribute__((noinline)) void multiply(const Filters &filters, const float *top, const float *panel,
+                                        Vector (*products)[WIDE]) {
     Vector acc[P][WIDE] = {};
-    const int64_t k = p.k;
-    for (int64_t ch = 0; ch < p.c; ++ch)
-        for (int64_t a = 0; a < k; ++a) {
-            const float *line = top + (ch * p.h + a) * p.w;
-            for (int64_t j = 0; j < k; ++j, ++line, panel += FILTERS) {
-                Vector f[WIDE];
+    const int64_t *offset = filters.offset;
+    for (int64_t j = 0, dim = filters.dim; j < dim; ++j, panel += FILTERS) {
+        const float *x = top + offset[j];
+        Vector f[WIDE];
 #pragma GCC unroll 2
-                for (int v = 0; v < WIDE; ++v) f[v] = load_once(panel + v * LANES);
+        for (int v = 0; v < WIDE; ++v) f[v] = load_once(panel + v * LANES);
 #pragma GCC unroll 16
-                for (int i = 0; i < P; ++i)
+        for (int i = 0; i < P; ++i)
 #pragma GCC unroll 2
-                    for (int v = 0; v < WIDE; ++v) acc[i][v] += line[i] * f[v];
-            }
-        }
+            for (int v = 0; v < WIDE; ++v) acc[i][v] += x[i] * f[v];
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i)
 #pragma GCC unroll 2
@@ -127,11 +130,11 @@ __attribute__((noinline)) void multiply(const Patches &p, const float *top, cons
 // Adds the activations at P positions, from x on, to the sums of their cells. The sums are of max(z, t) and of
 // max(-z, t): the activations of n positions are these less n t.
 template <int P>
-inline void tile(const Patches &p, const float *top, const float *panel, const float *contrast, const Vector *bias,
-                 const int64_t *cell, float *sums, int64_t x) {
+inline void tile(const Filters &filters, float threshold, const float *top, const float *panel,
+                 const float *contrast, const Vector *bias, const int64_t *cell, float *sums, int64_t x) {
     Vector products[P][WIDE];
-    multiply<P>(p, top + x, panel, products);
-    const Vector t = splat(p.threshold);
+    multiply<P>(filters, top + x, panel, products);
+    const Vector t = splat(threshold);
     Vector sum[2 * WIDE] = {};
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
@@ -152,7 +155,7 @@ inline void tile(const Patches &p, const float *top, const float *panel, const f
     }
 }
 
-// Calls f<P>(x) for tiles of at most P positions that cover `length`, as equal as can be.
+// Calls f<P>() for the P that equals n.
 template <int P = POSITIONS, class F>
 inline void with_position_count(int64_t n, F &&f) {
     if constexpr (P > 0) {
@@ -163,6 +166,7 @@ inline void with_position_count(int64_t n, F &&f) {
     }
 }
 
+// Calls f<P>(x) for tiles of P positions from x on, as equal as can be: 13 are 4, 4 and 5, not 6, 6 and 1.
 template <class F>
 inline void for_tiles(int64_t length, F &&f) {
     const int64_t tiles = (length + POSITIONS - 1) / POSITIONS;
@@ -208,8 +212,9 @@ struct Pool {
         for (int v = 0; v < WIDE; ++v) bias[v] = load(filters.bias + panel * FILTERS + v * LANES);
         for (int64_t y = 0; y < image.down; ++y)
             for_tiles(image.across, [&]<int P>(int64_t x) {
-                tile<P>(p, image.pixels + y * p.w, filters.panel(panel), image.contrast + y * image.across, bias,
-                        across.of, cells + down.of[y] * across.total * SIDES, x);
+                tile<P>(filters, p.threshold, image.pixels + y * p.w, filters.panel(panel),
+                        image.contrast + y * image.across, bias, across.of,
+                        cells + down.of[y] * across.total * SIDES, x);
             });
     }
     // Codes: square roots of the averages, in bytes.
