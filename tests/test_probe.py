@@ -12,6 +12,7 @@ import json
 import os
 import re
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from helpers import assert_one_line
 
 from onelayer.analysis.evaluation import logits_of
 from onelayer.data.dataset import Split
+from onelayer.experiments.comparison import Comparison, in_points
 from onelayer.experiments.probe import load_features, probe
 from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.logistic import DINO, TOLERANCE, l2_of
@@ -413,8 +415,14 @@ def test_the_page_of_few_rows(run_cli, pair):
     options = ["--recipe", "knn", "--shots", "1", "8", "--seeds", "2", "--split-seed", "3"]
     code, out, _ = run_cli("probe", *pair, *options, "--html", "probe.html", "--json")
     assert code == 0
-    words = " ".join(re.sub("<[^>]*>", " ", Path("probe.html").read_text()).split())
-    figures = [r["test"]["accuracy"] for r in json.loads(out)["probes"] if r["shots"] == 8 and r["data"] == "good"]
+    page, found = Path("probe.html").read_text(), json.loads(out)
+    words = " ".join(re.sub("<[^>]*>", " ", page).split())
+    for compared in found["comparisons"]:  # the table has the digits of the verdict, and the p values of both sources
+        kept = Comparison(**{field.name: compared[field.name] for field in fields(Comparison)})
+        assert in_points(kept.difference, kept.interval, sign="+") in words
+        shown = ["-" if p is None else f"{p:.2g}" for p in (compared["row_p_value"], compared["seed_p_value"])]
+        assert f'data-label="p, rows">{shown[0]}</td><td data-label="p, draws">{shown[1]}</td>' in page
+    figures = [r["test"]["accuracy"] for r in found["probes"] if r["shots"] == 8 and r["data"] == "good"]
     mean, sd = 100 * np.mean(figures), 100 * np.std(figures, ddof=1)
     assert f"{pair[0]} 8 {mean:.2f} ± {sd:.2f} %" in words
     assert "--shots 1 8 --seeds 2 --split-seed 3" in words

@@ -1,5 +1,6 @@
 """One HTML file on probes, in the style of a report: what was asked, the figures, and how the settings were chosen."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onelayer.analysis.estimates import Estimate, effective_rows, wilson
-from onelayer.experiments.comparison import Comparison
+from onelayer.experiments.comparison import Comparison, in_points
 from onelayer.experiments.probe import NORMALIZED, RECIPES, Probe, notes_on_probes
 from onelayer.experiments.sweep import mean_sd
 from onelayer.pictures.probe import curve_of_trials, curves_of_shots
@@ -62,7 +63,7 @@ def render_probes(
 
 
 def _result(found: Mapping[str, Sequence[Probe]], shots: Sequence[int]) -> str:
-    """Return the test accuracy of the encoder that is best on the validation rows; of few rows, of the most shots."""
+    """Return the test accuracy of each encoder; of few rows, that with the most shots."""
     if shots:
         means = {name: _mean(of_source, shots[-1], "top-1") for name, of_source in found.items()}
         said = "; ".join(f"{name}: {mean_and_sd(*mean)} %" for name, mean in means.items())
@@ -169,13 +170,15 @@ def _choice(name: str, probe: Probe) -> dict[str, Any] | None:
 
 
 def _compared(a: str, b: str, count: int | None, comparison: Comparison) -> dict[str, Any]:
+    p_values = comparison.row_p_value, comparison.seed_p_value  # NaN where all draws differ by the same
     return {
         "a": a,
         "b": b,
         "shots": count,
-        "difference": Estimate(comparison.difference, *comparison.interval[:2], "points"),
+        "value": comparison.difference,
+        "difference": in_points(comparison.difference, comparison.interval, sign="+"),
         "only": (f"{comparison.only_a:,}", f"{comparison.only_b:,}"),
-        "p_value": f"{comparison.row_p_value:.2g}",
+        "p_values": ["-" if math.isnan(p) else f"{p:.2g}" for p in p_values if p is not None],
         "verdict": comparison.verdict(),
     }
 
