@@ -148,11 +148,12 @@ def certificate(setting: SettingRuns, splits: Splits) -> tuple[str, str] | None:
     if not recorded:
         return None
     said = printable(str(recorded.get("sentence")), 200)
-    said += f"; {chosen}" if (chosen := strength_in_words(run)) else ""
     seed = f", seed {setting.seeds[0]}" if len(setting.runs) > 1 else ""
     alike = "" if run.config.class_weight == "none" else "; in the tables, all rows count alike"
     rows = f"{printable(str(recorded.get('rows')), 200)}{seed}{alike}"
-    return f"{said} ({rows}).", BOUNDED if recorded.get("l2") else UNBOUNDED
+    meaning = BOUNDED if recorded.get("l2") else UNBOUNDED
+    chosen = strength_in_words(run)
+    return f"{said} ({rows}).", f"{meaning} {chosen[0].upper()}{chosen[1:]}." if chosen else meaning
 
 
 def train_command(setting: SettingRuns) -> str:

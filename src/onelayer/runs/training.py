@@ -36,7 +36,7 @@ def strength_in_words(run: Run) -> str:
     C, l2 = probe.get("chosen"), probe.get("l2")
     if probe.get("setting") != "C" or not isinstance(C, float) or not isinstance(l2, float) or not C > 0:
         return ""
-    return f"lambda {l2:.15g} stands for C {number(C)}, which the probe chose"
+    return f"lambda {l2:.5g} stands for C {number(C)}, which the probe chose"
 
 
 def require_resumable(run: Run) -> None:
