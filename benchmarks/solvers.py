@@ -83,7 +83,7 @@ def synthetic(n: int, d: int, K: int, dtype: str) -> Dataset:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a solver was told, and what came of it.
+    """The task of a solver, and its result.
 
     Parameters
     ----------

@@ -447,7 +447,7 @@ def test_the_first_steps_for_many_classes_take_few_softmaxes(softmaxes):
 
 @pytest.mark.parametrize("l2", [0.1, 1e-3])
 def test_the_gap_that_was_reached_is_proven(l2):
-    """What the bias lacks costs the bound more than the cost."""
+    """A bias that is nearly right lowers the bound by more than it raises the cost."""
     split = split_of(3000, 60, 10, dtype="uint8")
     standardizer = standardizer_of(split)
     convergence = Convergence(Rows(split, standardizer, dtype=np.dtype(np.float32)), LOSSES["softmax"], l2)

@@ -244,7 +244,7 @@ def test_a_set_is_downloaded_once(tiny_mnist, monkeypatch, tmp_path):
         f"{name}.gz" for name in files
     )
     assert len(asked) == 4
-    assert load("mnist").fingerprint == dataset.fingerprint  # the server is no longer there
+    assert load("mnist").fingerprint == dataset.fingerprint  # from the cache: the server has stopped
 
 
 @linux_only
