@@ -16,8 +16,11 @@ flags="$flags -ffp-contract=fast -fno-math-errno -fvisibility=hidden -Wno-psabi 
 source=$root/src/onelayer/kernel
 compile() { # name, options
     name=$1; shift
-    # shellcheck disable=SC2086
-    g++ $flags "$@" -DKERNEL="${name}_kernel" -DKERNEL_NAME="\"$name\"" -c "$source/kernel.cpp" -o "$work/$name.o"
+    for part in kernel probabilities patches; do
+        # shellcheck disable=SC2086
+        g++ $flags "$@" -DKERNEL="${name}_kernel" -DKERNEL_NAME="\"$name\"" -DPROBABILITIES="${name}_probabilities" \
+            -DPATCHES="${name}_patches" -c "$source/$part.cpp" -o "$work/$name-$part.o"
+    done
 }
 compile baseline
 compile avx2 -mavx2 -mfma -mf16c
@@ -50,5 +53,5 @@ assert kernel is not None and kernel.__file__.startswith(work), kernel
 import pytest
 sys.exit(pytest.main(arguments))
 ' "$work" -p no:cacheprovider -q "$root/tests/test_kernel.py" "$root/tests/test_native.py" "$root/tests/test_native_products.py" \
-    "$root/tests/test_backends.py" \
+    "$root/tests/test_backends.py" "$root/tests/test_patches.py" \
     -k "not ctrl_c and not 40_epochs"

@@ -1,4 +1,4 @@
-// The calls of the kernel. kernel.cpp and patches.cpp are compiled once for each set of instructions.
+// The calls of the kernel. Every source except module.cpp is compiled once for each set of instructions.
 #pragma once
 
 #include <cstdint>
@@ -130,9 +130,11 @@ struct Kernel {
 
 extern const Kernel baseline_kernel;
 bool baseline_patches(const Patches &);
+bool baseline_probabilities(Probabilities &);
 #ifdef ONELAYER_X86
 extern const Kernel avx2_kernel, avx512_kernel;
 bool avx2_patches(const Patches &), avx512_patches(const Patches &);
+bool avx2_probabilities(Probabilities &), avx512_probabilities(Probabilities &);
 #endif
 
 }  // namespace onelayer
