@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onelayer.errors import ConfigError, DataError
+from onelayer.features.registry import PREFIX
 from onelayer.features.units import FAR_OFF, SCALED_DOWN, far_off, scaled_down
 from onelayer.files import require_own, write_file, write_over
-from onelayer.model import FEATURE_PREFIX, Model
+from onelayer.model import Model
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -87,8 +88,8 @@ if __name__ == "__main__":
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 '''
 TENSORS = f"""\
-    names = [name for name in model.files if name.startswith("{FEATURE_PREFIX}")]
-    tensors = {{name[{len(FEATURE_PREFIX)}:]: model[name] for name in names}}  # of the feature map
+    names = [name for name in model.files if name.startswith("{PREFIX}")]
+    tensors = {{name[{len(PREFIX)}:]: model[name] for name in names}}  # of the feature map
 """
 SEAL = "# onelayer export "  # begins the last line of a script, which ends in the SHA-256 of those above it
 MARK = b"onelayer export"  # the comment of the .npz archive
@@ -213,7 +214,7 @@ def to_numpy(model: Model) -> tuple[str, bytes]:
     folded = exact.standardizer.fold(exact.layer)
     arrays = {"weights": folded.weights, "bias": folded.bias, "class_names": np.array(model.class_names)}
     arrays |= {"mean": exact.of_rows.mean, "scale": exact.of_rows.scale}
-    arrays |= {FEATURE_PREFIX + name: tensor for name, tensor in exact.features.tensors().items()}
+    arrays |= {PREFIX + name: tensor for name, tensor in exact.features.tensors().items()}
     content = io.BytesIO()
     np.savez(content, **arrays)
     with zipfile.ZipFile(content, "a") as archive:

@@ -3,9 +3,10 @@
 import json
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,15 +17,16 @@ from onelayer.container import is_packed, pack, require_numbers, unpack
 from onelayer.drawing import ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
 from onelayer.features.map import FeatureMap, Identity, misfit
-from onelayer.features.registry import FEATURE_MAPS
+from onelayer.features.registry import pack_map, unpack_map
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
 from onelayer.files import write_over
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
+from onelayer.words import listed
 
 MODEL_ARRAYS = ("weights", "bias", "mean", "scale")
-ROW_ARRAYS, FEATURE_PREFIX = ("rows.mean", "rows.scale"), "features."  # in files of models with a feature map
+ROW_ARRAYS = ("rows.mean", "rows.scale")  # in files of models with a feature map
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ class Model(ModelPlots):
 
     def unchecked_logits(self, rows: ArrayLike) -> np.ndarray:
         """Return `logits` without a look at the unit of the rows."""
-        d, K = self.features.d_in, self.layer.weights.shape[1]
+        d = self.features.d_in
         try:
             R = np.asarray(rows)
         except ValueError:
@@ -165,18 +167,19 @@ class Model(ModelPlots):
             raise DataError(f"rows are {R.dtype}; this model needs numbers")
         if R.ndim != 2 or R.shape[1] != d:
             raise DataError(f"rows have the shape {R.shape}; this model needs (n, {d})")
-        if not len(R):
-            return np.empty((0, K))
-        exact = self.in_float64()
-        folded = exact.standardizer.input_layer(exact.layer, self.features.transform(R[:1]))
-        S = np.empty((len(R), K))
         step = -(-BLOCK_ROWS // self.features.views)
+        blocks = (self.features.transform(R[start : start + step]) for start in range(0, len(R), step))
+        return self.logits_of_features(blocks)
+
+    def logits_of_features(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """Return logits S (n, K), float64, of the features of raw rows, blocks (k * views, d) of one type."""
+        exact, found, views, K = self.in_float64(), [], self.features.views, self.layer.weights.shape[1]
+        folded = None
         with one_blas_thread():
-            for start in range(0, len(R), step):
-                block = slice(start, start + step)
-                of_views = folded.logits(exact.standardizer.inputs(self.features.transform(R[block])))
-                S[block] = of_views.reshape(-1, self.features.views, K).mean(axis=1)
-        return S
+            for F in blocks:
+                folded = folded or exact.standardizer.input_layer(exact.layer, F[:1])
+                found.append(folded.logits(exact.standardizer.inputs(F)).reshape(-1, views, K).mean(axis=1))
+        return np.concatenate(found) if found else np.empty((0, K))
 
     def probabilities(self, rows: ArrayLike) -> np.ndarray:
         """Return probabilities P (n, K) of raw rows (n, d). Those of a sigmoid loss need not add up to 1."""
@@ -204,7 +207,10 @@ class Model(ModelPlots):
             "scale": self.standardizer.scale,
         }
         where = "this model cannot be saved"
-        facts = self._add_features(where, tensors)
+        of_map: dict[str, str] = {}
+        if not isinstance(self.features, Identity):
+            arrays, of_map = pack_map(self.features, where)
+            tensors |= dict(zip(ROW_ARRAYS, (self.of_rows.mean, self.of_rows.scale), strict=True)) | arrays
         require_numbers(where, tensors)
         self._require_whole(where)
         metadata = {
@@ -213,9 +219,8 @@ class Model(ModelPlots):
             "image_shape": json.dumps(self.image_shape),
             "pixels": json.dumps(self.pixels),
             "fit": self.fit,
+            **of_map,
         }
-        if facts is not None:
-            metadata["features"] = json.dumps(facts)
         if self.standardizer.constant is not None:  # in older files, these features may have random weights
             metadata["constant_weights"] = "0"
         return pack(tensors, metadata, kind="model")
@@ -233,17 +238,6 @@ class Model(ModelPlots):
             If a file of another kind is there, or the file cannot be written.
         """
         write_over(Path(path), self.to_bytes(), lambda content: is_packed(content, "model"))
-
-    def _add_features(self, where: str, tensors: dict[str, np.ndarray]) -> dict[str, Any] | None:
-        """Add the arrays of a map to those of a file, and return the facts of the map; nothing for the identity."""
-        features = self.features
-        if isinstance(features, Identity):
-            return None
-        if features.name not in FEATURE_MAPS:
-            raise ModelFileError(f"{where}: its features {features.name} are not in FEATURE_MAPS; add their reader")
-        tensors |= dict(zip(ROW_ARRAYS, (self.of_rows.mean, self.of_rows.scale), strict=True))
-        tensors |= {FEATURE_PREFIX + name: tensor for name, tensor in features.tensors().items()}
-        return {**features.facts(), "name": features.name}
 
     @classmethod
     def load(cls, path: str | Path) -> "Model":
@@ -309,20 +303,13 @@ def _read_features(
     path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> tuple[FeatureMap, Standardizer | None]:
     """Return the map of a model file, and mean and scale of the raw rows where the map is not the identity."""
-    others = {name: tensor for name, tensor in tensors.items() if name not in MODEL_ARRAYS}
-    try:
-        if "features" not in metadata and not others:
-            return Identity(len(tensors["weights"])), None
-        facts = json.loads(metadata["features"])
-        name = facts["name"]
-        if name not in FEATURE_MAPS:
-            known = ", ".join(FEATURE_MAPS) or "no map"
-            raise ModelFileError(f"{path}: needs the features {name!r:.40}; this onelayer has {known}; upgrade it")
-        mean, scale = (others.pop(array) for array in ROW_ARRAYS)
-        of_map = {array.removeprefix(FEATURE_PREFIX): tensor for array, tensor in others.items()}
-        return FEATURE_MAPS[name](of_map, facts), Standardizer(mean, scale)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: the features are damaged ({error!r:.80}); train the model again") from None
+    features = unpack_map(path, tensors, metadata)
+    if features is None and not set(tensors) - set(MODEL_ARRAYS):
+        return Identity(len(tensors["weights"])), None
+    if features is None or not set(ROW_ARRAYS) <= set(tensors):
+        lacking = "features" if features is None else listed([name for name in ROW_ARRAYS if name not in tensors])
+        raise ModelFileError(f"{path}: the features are damaged (no {lacking}); train the model again")
+    return features, Standardizer(*(tensors[name] for name in ROW_ARRAYS))
 
 
 def _constant_features(path: str | Path, model: Model, *, known: bool) -> np.ndarray | None:
