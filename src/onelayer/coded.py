@@ -1,57 +1,169 @@
-"""Coded rows: the features of a data set, where a feature map meets data. Training takes them like any other rows."""
+"""Coded rows: the features of a data set, where a feature map meets data. Training takes them like any other rows.
 
+The features of rows from a source are kept in the cache, under a key of the rows and of all that the map computes with,
+so that the next training, a sweep and an evaluation find them there. Those of rows in memory are not kept.
+"""
+
+import hashlib
+import json
 import secrets
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onelayer.data.cache import cached_rows, forget_rows
-from onelayer.data.dataset import Splits
+from onelayer.config import TrainConfig
+from onelayer.data.cache import cached_rows, find_rows, forget_rows
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.map import FeatureMap, Identity, misfit
+from onelayer.features.patches import Patches
+from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS
+from onelayer.kernel import kernel
+
+_drawn: WeakKeyDictionary[Split, dict[tuple[str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
 
-def coded(splits: Splits, features: FeatureMap) -> Splits:
-    """Return the same division of the rows' features, float32; with the identity, the splits themselves.
+def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
+    """Return the map that the settings ask for; filters are drawn from the training rows, the same for the same rows.
 
-    The features are computed a block at a time into a memory map in the cache's folder, which takes its space on disk
-    for as long as the result is in use. They are vectors, so the result has no image shape.
+    Raises
+    ------
+    DataError
+        If the rows are not images, or they are too small, too few or too plain for the filters.
+    """
+    dataset, train = splits.dataset, splits.train
+    if not config.filters:
+        return Identity(dataset.rows.shape[1])
+    with _lock:
+        of_rows = _drawn.setdefault(train, {})
+        key = config.features, config.features_seed
+        if key not in of_rows:
+            try:
+                of_rows[key] = Patches.drawn(
+                    *(dataset.rows, train.indices, dataset.image_shape),
+                    filters=config.filters,
+                    seed=config.features_seed,
+                )
+            except DataError as error:
+                raise DataError(f"{dataset.name}: {error}") from None
+        return of_rows[key]
+
+
+def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None) -> Splits:
+    """Return the same division of the rows' features; with the identity, the splits themselves.
+
+    The features are computed a block at a time into a memory map in the cache's folder. They are vectors, so the result
+    has no image shape. Where a row has several views, they follow each other, and each has the row's label and weight.
 
     Raises
     ------
     ConfigError
         If the map does not take these rows.
     DataError
-        If a feature is not finite in float32, or the map does not fit into the cache's folder.
+        If a feature is not finite, or the features do not fit into the cache's folder.
     """
-    dataset = splits.dataset
+    dataset, views = splits.dataset, features.views
     if problem := misfit(features, dataset.rows.shape[1], dataset.image_shape):
         raise ConfigError(f"{dataset.name}: {problem}; choose a map for these rows")
     if isinstance(features, Identity):
         return splits
-    name = f"{dataset.name} as {features.name}"
+    weights = dataset.row_weights
+    of_features = replace(
+        dataset,
+        rows=_rows_of(dataset, features, progress),
+        labels=np.repeat(dataset.labels, views),
+        row_weights=None if weights is None else np.repeat(weights, views),
+        image_shape=None,
+        name=f"{dataset.name} as {features.name}",
+        parts={},
+        views=views,
+    )
+    train, validation, test = (
+        replace(part, dataset=of_features, indices=(part.indices[:, None] * views + np.arange(views)).ravel())
+        for part in splits
+    )
+    return Splits(train, validation, test, splits.protocol)
+
+
+def prepare(splits: Splits, configs: Iterable[TrainConfig], progress: Progress | None = None) -> None:
+    """Compute the features of these settings, so that trainings of rows from a source find them in the cache."""
+    if splits.dataset.source:
+        for config in {(config.features, config.features_seed): config for config in configs}.values():
+            coded(splits, features_of(splits, config), progress)
+
+
+def found_codes(dataset: Dataset, features: FeatureMap) -> np.ndarray | None:
+    """Return the features (n * views, d_out) of a data set if the cache holds them and they are known to be its own."""
+    key = _key_of(dataset, features) if "_scan" in dataset.__dict__ else ""  # a look at all rows takes time
+    found = find_rows(key, features.dtype) if key else None
+    right = found is not None and found[0].shape == (len(dataset.rows) * features.views, features.d_out)
+    return found[0] if found is not None and right else None
+
+
+def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) -> np.ndarray:
+    """Return the features (n * views, d_out) of a data set from the cache, after computing them if they are not there.
+
+    Those that no key can name, or that nobody may look for again, leave the cache once they are not used.
+    """
+    known = _key_of(dataset, features)
+    key = known or secrets.token_hex(32)
+    shape = len(dataset.rows) * features.views, features.d_out
+    with _lock:
+        rows, _ = cached_rows(key, shape, _filler(dataset, features, progress), features.dtype)
+        if rows.shape != shape:
+            raise DataError(f"the cache holds other features under {key}; delete the file of this name and try again")
+        if not known:
+            forget_rows(key)
+    return rows
+
+
+def _key_of(dataset: Dataset, features: FeatureMap) -> str:
+    """Return a digest of the rows, the map and the code that computes it; empty where there is none.
+
+    The bytes of features can depend on the instruction set.
+    """
+    if not dataset.source or features.name not in FEATURE_MAPS:
+        return ""
+    places = [(part.start, part.stop, part.step) for part in dataset.parts.values()]
+    code = "numpy" if kernel is None else kernel.variant()
+    said = [dataset.fingerprint, places, features.name, features.facts(), code, np.dtype(features.dtype).str]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, tensor in sorted(features.tensors().items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def _filler(
+    dataset: Dataset, features: FeatureMap, progress: Progress | None
+) -> Callable[[np.ndarray], tuple[int, dict[str, object]]]:
+    """Return the function that computes the features of a data set, as `cached_rows` takes it."""
+    name, views = f"{dataset.name} as {features.name}", features.views
 
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            found = features.transform(dataset.rows[block])
+        for start in range(0, len(dataset.rows), BLOCK_ROWS):
+            raw = dataset.rows[start : start + BLOCK_ROWS]
+            block = slice(start * views, (start + len(raw)) * views)
+            found = features.transform(raw)
             if np.shape(found) != rows[block].shape:
-                shape = f"{np.shape(found)} for {len(rows[block])} rows"
+                shape = f"{np.shape(found)} for {len(raw)} rows"
                 raise ConfigError(
                     f"{name}: the map returned the shape {shape}; its d_out is {features.d_out}; correct it"
                 )
             with np.errstate(over="ignore"):  # what is not finite is an error of its own
                 rows[block] = found
-            finite = np.isfinite(rows[block]).all(axis=1)
+            finite = np.isfinite(rows[block]).all(axis=1) if rows.dtype.kind == "f" else np.ones(1, bool)
             if not finite.all():
-                raise DataError(f"{name}: row {start + finite.argmin()} has a feature that is not finite in float32")
+                row = start + finite.argmin() // views
+                raise DataError(f"{name}: row {row} has a feature that is not finite in {rows.dtype}")
+            if progress:
+                progress(start + len(raw), len(dataset.rows))
         return len(rows), {}
 
-    # Under a key of its own, and not one that the next training finds: a map's name does not say what it computes.
-    key = secrets.token_hex(32)
-    rows, _ = cached_rows(key, (len(dataset.rows), features.d_out), fill, np.float32)
-    forget_rows(key)
-    of_features = replace(dataset, rows=rows, image_shape=None, name=name)
-    train, validation, test = (replace(part, dataset=of_features) for part in splits)
-    return Splits(train, validation, test, splits.protocol)
+    return fill

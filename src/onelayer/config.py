@@ -13,6 +13,9 @@ from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
 from onelayer.words import counted, option_value
 
+FILTERS = 128  # for each size of patches, if their number is not given
+FEATURES = "none, patches, or patches:K with 1 to 99999 filters for each size of patches"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -58,6 +61,10 @@ class TrainConfig:
         Floating-point type of the arithmetic.
     seed
         Seed for the initial weights, the row order and the flips.
+    features
+        Features of images in place of their pixels: none; patches, or patches:K for K filters of each size (128).
+    features_seed
+        Seed for what the features draw; independent of --seed, so that runs with different seeds share them.
     backend
         Code that does the arithmetic: native is compiled and needs float32; auto takes native if it can, else numpy.
     threads
@@ -83,6 +90,8 @@ class TrainConfig:
     class_weight: str = "none"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 42
+    features: str = "none"
+    features_seed: int = 0
     backend: Literal["auto", "native", "numpy"] = "auto"
     threads: int = 0
 
@@ -115,6 +124,8 @@ class TrainConfig:
         _require(self, "class_weight", good, "none, balanced, or NAME=W,... with weights from 0 to 1e30")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
+        _require(self, "features", self.features == "none" or self.filters > 0, FEATURES)
+        _require(self, "features_seed", _count(self.features_seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
         self._refuse_settings_of_other_solvers()
@@ -125,6 +136,14 @@ class TrainConfig:
                 if solver != self.solver and getattr(self, name) != getattr(type(self), name):
                     what = f"{name.replace('_', ' ')} {getattr(self, name)} is a setting of the solver {solver}"
                     raise ConfigError(f"{what}, not of {self.solver}; leave it out, or take the other solver")
+
+    @property
+    def filters(self) -> int:
+        """The number of filters for each size of patches; 0 if the features are not patches."""
+        name, _, count = self.features.partition(":") if isinstance(self.features, str) else ("", "", "")
+        if name != "patches" or not re.fullmatch("([1-9][0-9]{0,4})?", count) or self.features.endswith(":"):
+            return 0
+        return int(count or FILTERS)
 
     @property
     def needs_best(self) -> bool:
@@ -139,6 +158,8 @@ class TrainConfig:
         """Return the setting in a line; blocks, flips, decay and type only where they are not the defaults."""
         words = [self.loss, *(self._optimum_in_words() if self.solver == "converged" else self._steps_in_words())]
         words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
+        words += [self.features] * (self.features != "none")
+        words += [f"features seed {self.features_seed}"] * (self.features_seed != 0)
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join(words)
 

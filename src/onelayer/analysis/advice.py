@@ -12,6 +12,7 @@ from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.references import Verdict
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
+from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES, Loss
 from onelayer.model import Model
@@ -40,7 +41,8 @@ PATH_OF_L2 = "onelayer path with the run's other options, which lets the validat
 def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
     """Return the mean training loss of the initial layer of a model, in nats, on evenly spaced rows."""
     places = np.unique(np.linspace(0, len(train) - 1, min(START_ROWS, len(train))).astype(np.int64))
-    S = replace(model, layer=initial).unchecked_logits(train.rows(places))
+    of_features = replace(model, layer=initial, features=Identity(len(initial.weights)))
+    S = of_features.unchecked_logits(train.rows(places))
     losses = np.asarray(initial.loss.of_rows(S, train.labels[places]))
     return float(np.average(losses, weights=train.row_weights(places)))
 

@@ -45,7 +45,6 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     Parameters
     ----------
     result : TrainingResult
-        Of training on the rows as they are, without a feature map.
     splits : Splits
     config : TrainConfig
     """
@@ -58,7 +57,7 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
     verdict = verdict_of(evaluation, references, config)
     if not history:  # the initial weights show nothing
         return Judgement(evaluation, references, verdict, [])
-    problem = Problem.of(splits, config, model.standardizer)  # computing it again would take a pass over all rows
+    problem = Problem.of(splits, config, model.standardizer, model.features)  # both as they are, not computed again
     K = len(model.class_names)
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, problem.splits.train)
     known = [one.estimates["loss"].value for one in references if "loss" in one.estimates]

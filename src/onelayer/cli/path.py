@@ -100,7 +100,8 @@ def path(
     dataset = splits.dataset
     source_config = replace(source_config, fit=dataset.fit or "auto")
     plan = Plan(config, split_config, dataset.source, dataset.fingerprint, source_config)
-    paths.problem_of(splits, config)  # refuses unfit rows before a directory is made
+    with screen.working("computing features") as progress:
+        paths.problem_of(splits, config, progress)  # refuses unfit rows before a directory is made
     warn_of_units(splits)
     with claimed(out, Path("runs") / dataset.name.lower()) as directory:
         run = Run.create(directory, overwrite=overwrite)

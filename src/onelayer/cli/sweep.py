@@ -102,6 +102,7 @@ def sweep(
     from onelayer.cli.notes import note_on_batches, note_on_penalty, without_preset
     from onelayer.cli.results import print_sweep
     from onelayer.cli.screen import Screen
+    from onelayer.coded import prepare
     from onelayer.data import load_splits
     from onelayer.experiments import sweep as sweeps
     from onelayer.runs.claim import claimed
@@ -114,6 +115,8 @@ def sweep(
     configs, seeds = _settings(without_preset(screen, options, preset, data, splits), search)
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
+    with screen.working("computing features") as progress:
+        prepare(splits, configs, progress)
     source_config = replace(source_config, fit=dataset.fit or "auto")
     rows = apart, dataset.source, dataset.fingerprint, source_config
     with claimed(out, Path("sweeps") / dataset.name.lower()) as path:

@@ -67,13 +67,16 @@ def train(
     from onelayer.training.state import Problem, warn_of_units
 
     screen = Screen(quiet)
+    if out:
+        Run(out).require_room(overwrite)
     with screen.working("reading") as progress:
         splits = load_splits(data, split_config, source_config=source_config, progress=progress)
     config = without_preset(screen, config, preset, data, splits)
     dataset = splits.dataset
     source_config = replace(source_config, fit=dataset.fit or "auto")
     plan = Plan(config, split_config, dataset.source, dataset.fingerprint, source_config)
-    problem = Problem.of(splits, config)  # refuses an unfit backend before a directory is made
+    with screen.working("computing features") as progress:
+        problem = Problem.of(splits, config, progress=progress)  # refuses bad settings before a directory is made
     warn_of_units(splits)
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
@@ -139,8 +142,11 @@ def resume(
             screen.say(f"{run.path}: {done} done, {what}")
         say_if_weighted(screen, plan)
         with resumable(run):
-            with screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch:
-                result = runs.resume(run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes)
+            with (
+                screen.working("computing features") as progress,
+                screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch,
+            ):
+                result = runs.resume(run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes, progress=progress)
             plan, _ = run.read_checkpoint()
             finish(screen, run, plan, splits, result, no_figures)
 

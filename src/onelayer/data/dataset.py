@@ -48,6 +48,9 @@ class Dataset:
     fit : {"squeeze", "crop", "pad"} or None
         The way in which images of other proportions were, or are to be, brought to `image_shape`. None where all images
         had it and nobody chose a way.
+    views : int
+        Rows that are views of the same image, one after the other, with the same label and weight. Their logits are
+        averaged for a score.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Dataset:
     source: str = ""
     row_weights: np.ndarray | None = None
     fit: Fit | None = None
+    views: int = 1
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:

@@ -68,6 +68,7 @@ def forward_windows(split: Split) -> list[np.ndarray]:
     """Return the places of a split in their order, a few megabytes of rows at a time."""
     rows = split.dataset.rows
     step = max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
+    step -= step % split.dataset.views
     return [np.arange(block.start, block.stop) for block in split.blocks(step)]
 
 

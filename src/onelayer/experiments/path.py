@@ -15,7 +15,7 @@ from onelayer.analysis.estimates import Estimate, Z, effective_rows, fraction, m
 from onelayer.analysis.evaluation import logits_of
 from onelayer.config import PATH_L2, TrainConfig
 from onelayer.data.dataset import Split, Splits
-from onelayer.data.progress import Told, silent
+from onelayer.data.progress import Progress, Told, silent
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
 from onelayer.experiments.lambdas import LambdaPath, Point, Select, write_path
@@ -95,13 +95,13 @@ def solve_path(
     return LambdaPath(tuple(points), select, one_standard_error)
 
 
-def problem_of(splits: Splits, config: TrainConfig) -> Problem:
+def problem_of(splits: Splits, config: TrainConfig, progress: Progress | None = None) -> Problem:
     """Return the problem of a path, after refusing settings and rows that have none; see `solve_path`."""
     if config.solver != "converged":
         raise ConfigError(f"a path needs the solver converged, not {config.solver}")
     if not splits.holds_out:
         raise ConfigError(f"{splits.dataset.name} has no validation rows to choose l2 by; divide it in another way")
-    return Problem.of(splits, config)
+    return Problem.of(splits, config, progress=progress)
 
 
 def points_of(
@@ -111,7 +111,7 @@ def points_of(
     on_iterate: Callable[[Iterate], None] | None = None,
 ) -> Iterator[Point]:
     """Yield the optimum of a problem for each of these lambdas, which are in descending order."""
-    config, (train, validation, _) = problem.config, problem.unweighted
+    config, train, validation = problem.config, problem.unweighted.train, problem.raw.validation
     convergence, backend = convergence_of(problem, l2s[-1]), None
     limits = {"tol": config.tol, "max_passes": config.max_passes}
     optima = convergence.path(l2s, **limits, cancelled=cancelled, on_iterate=on_iterate)

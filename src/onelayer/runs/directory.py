@@ -33,6 +33,7 @@ from onelayer.container import pack, unpack
 from onelayer.data.dataset import Splits
 from onelayer.drawing import CurvePlots, ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, ModelFileError, OnelayerError, RunError
+from onelayer.features.registry import pack_map, unpack_map
 from onelayer.files import HALF_WRITTEN, read_json, write_figure, write_file, write_json
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -95,21 +96,34 @@ class Run(CurvePlots, ModelPlots):
             run._prepare(overwrite)
         return run
 
-    def _prepare(self, overwrite: bool) -> None:
-        """Remove the run that is to be replaced; refuse a directory that holds anything else."""
+    def require_room(self, overwrite: bool) -> None:
+        """Raise the RunError of `create` if the directory holds something; one that does not exist has room."""
         path = self.path
         try:
             present = [file for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
-            if present and not self._is_run():
-                raise RunError(f"{path} holds {present[0].name!r} and is not a run of onelayer; choose another --out")
-            if present and not overwrite:
-                raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unusable(error) from None
+        if present and not self._is_run():
+            raise RunError(f"{path} holds {present[0].name!r} and is not a run of onelayer; choose another --out")
+        if present and not overwrite:
+            raise RunError(f"{path} holds a run already; choose another --out, resume it, or pass --overwrite")
+
+    def _prepare(self, overwrite: bool) -> None:
+        """Remove the run that is to be replaced; refuse a directory that holds anything else."""
+        path = self.path
+        self.require_room(overwrite)
+        try:
             self.remove_temporary()
             # The checkpoint marks a run. It is removed last, so that an interrupted removal can be repeated.
             for name in (*(name for name in FILES if name != self.checkpoint_path.name), self.checkpoint_path.name):
                 (path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise RunError(f"cannot make the run directory {path}: {error.strerror}; choose another --out") from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> RunError:
+        return RunError(f"cannot make the run directory {self.path}: {error.strerror}; choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -184,6 +198,9 @@ class Run(CurvePlots, ModelPlots):
             "best": json.dumps(best and {"epoch": best.epoch, "left": best.left}),
             "constant_weights": "0",  # as in a model file
         }
+        if state.features:
+            arrays, of_map = pack_map(state.features, str(self.checkpoint_path))
+            tensors, metadata = tensors | arrays, metadata | of_map
         if state.solver:
             tensors |= {f"{SOLVER}{name}": array for name, array in state.solver.arrays.items()}
             metadata |= {"solver": json.dumps(state.solver.numbers)}
@@ -230,9 +247,9 @@ class Run(CurvePlots, ModelPlots):
             solver = _solver_state(tensors, metadata)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ModelFileError(f"{path}: the state is damaged ({error!r:.80}); train the run again") from None
-        state = TrainingState(
-            *(layer, rng_state, history), best=kept, first_rate=numbers[0], left=numbers[1], solver=solver
-        )
+        first_rate, left = numbers
+        of_map = unpack_map(path, tensors, metadata)
+        state = TrainingState(layer, rng_state, history, {}, kept, first_rate, left, "", solver, of_map)
         if config.solver == "converged":
             return plan, replace(state, ended=metadata.get("ended", ""))
         return plan, replace(state, ended=decide(config, history, not split_config.refit).ended)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from onelayer.data.dataset import Splits
+from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError, OnelayerError, RunError
-from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import require_names
 from onelayer.runs.claim import claimed
@@ -67,13 +67,9 @@ def start(
 
     Raises
     ------
-    ConfigError
-        If the problem has a feature map, which a checkpoint cannot hold.
     RunError
         If the directory already holds a run, or another process works there.
     """
-    if not isinstance(problem.features, Identity):  # a checkpoint does not hold it, and resuming would go on without it
-        raise ConfigError(f"a run cannot be resumed with the features {problem.features.name}; use onelayer.train")
     problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
     plan = replace(plan, config=problem.config, started=now())
     dataset = problem.splits.dataset
@@ -96,6 +92,7 @@ def resume(
     *,
     tol: float | None = None,
     max_passes: int | None = None,
+    progress: Progress | None = None,
 ) -> TrainingResult:
     """Go on with an interrupted run, or with a complete one for more epochs, more passes or a smaller gap.
 
@@ -110,6 +107,8 @@ def resume(
         As for `train`.
     tol, max_passes : float, int, optional
         Of the solver converged, in place of those of the run.
+    progress : callable, optional
+        Called with the rows whose features are computed, and their total.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def resume(
         if config != plan.config:
             plan = replace(plan, config=config)
             run.write_checkpoint(plan, state)
-        problem = Problem.of(splits, plan.config)
+        problem = Problem.of(splits, plan.config, features=state.features, progress=progress)
         return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
 
 

@@ -40,7 +40,7 @@ def train(
     preset: str | None = None,
     progress: bool | None = None,
     start: TrainingState | None = None,
-    features: FeatureMap | None = None,
+    features: FeatureMap | str | None = None,
     standardizer: Standardizer | None = None,
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
@@ -63,8 +63,9 @@ def train(
         Show how far it is; by default, in notebooks only.
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
-    features : FeatureMap, optional
-        The features that the layer sees instead of the raw rows; by default, the rows themselves.
+    features : FeatureMap or str, optional
+        The features that the layer sees instead of the raw rows: a map, or the setting of `TrainConfig`, such as
+        "patches"; by default those of the settings, the rows themselves.
     standardizer : Standardizer, optional
         By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
         features are 0 throughout; where it does not know them, they are those of the training rows.
@@ -99,6 +100,8 @@ def train(
     True
     """
     _require_types(data, config, preset, features)
+    if isinstance(features, str):
+        settings, features = {**settings, "features": features}, None
     given = _by_our_names(settings)
     with watching(progress) as show:
         splits = _divided(data, given, lambda done, total: show("reading", done, total))
@@ -122,6 +125,7 @@ def train(
             on_epoch=watched,
             report_test=report_test,
             cancelled=cancelled,
+            progress=lambda done, total: show("computing features", done, total),
         )
         if result.state.history:
             show(f"{result.state.history[-1].in_words(config.epochs, splits.holds_out)}; {result.ended}", 0, None)
@@ -141,8 +145,14 @@ def _require_types(data: object, config: object, preset: object, features: objec
         raise ConfigError(f"preset {preset!r} is not known; pass {' or '.join(PRESETS)}")
     if preset is not None and config is not None:
         raise ConfigError("config and preset both give all settings; pass one of them")
-    if not (features is None or all(hasattr(features, name) for name in ("d_in", "d_out", "transform"))):
-        raise wrong_type("features", features, "an object of a subclass of onelayer.features.map.FeatureMap")
+    if not (
+        isinstance(features, str | None) or all(hasattr(features, name) for name in ("d_in", "d_out", "transform"))
+    ):
+        raise wrong_type(
+            "features",
+            features,
+            "a word such as patches, or an object of a subclass of onelayer.features.map.FeatureMap",
+        )
 
 
 def _by_our_names(settings: dict[str, Any]) -> dict[str, Any]:

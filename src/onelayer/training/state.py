@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.coded import coded
+from onelayer.coded import coded, features_of
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.data.progress import Progress
 from onelayer.drawing import CurvePlots, ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.map import FeatureMap, Identity
@@ -80,6 +81,8 @@ class TrainingState:
         The reason why training ended after this epoch; empty if it did not.
     solver : SolverState or None
         More that the solver needs; SGD needs nothing.
+    features : FeatureMap or None
+        The map whose features the layer is for; None is not known, or the identity.
     """
 
     layer: SoftmaxLayer
@@ -91,6 +94,7 @@ class TrainingState:
     left: float | None = 1.0
     ended: str = ""
     solver: SolverState | None = None
+    features: FeatureMap | None = None
 
     def __repr__(self) -> str:
         return f"<TrainingState after {counted(self.epoch, noun_of(columns_of(self.history)))}>"
@@ -177,10 +181,11 @@ class Problem:
         config: TrainConfig,
         standardizer: Standardizer | None = None,
         features: FeatureMap | None = None,
+        progress: Progress | None = None,
     ) -> "Problem":
         """Compute the features, choose a backend, and take the standardizer of the training rows where none is given.
 
-        By default, the features are the rows themselves.
+        By default, the features are those of the settings.
 
         Raises
         ------
@@ -192,8 +197,8 @@ class Problem:
         """
         if splits.train.weight == 0:
             raise DataError(f"{splits.dataset.name} has no rows of a weight above 0 to train on; pass at least one")
-        features = features or Identity(splits.dataset.rows.shape[1])
-        raw, unweighted = splits, coded(splits, features)
+        features = features or features_of(splits, config)
+        raw, unweighted = splits, coded(splits, features, progress)
         splits = weighted_by_class(unweighted, config.class_weight)
         dataset = splits.dataset
         backend = choose_backend(dataset, config)
@@ -203,6 +208,10 @@ class Problem:
                 of_rows = with_flips(of_rows, dataset.image_shape, config)
             standardizer = replace(standardizer, constant=of_rows.constant) if standardizer else of_rows
         return cls(splits, config, standardizer, backend, raw, unweighted, features)
+
+    @property
+    def _is_plain(self) -> bool:
+        return isinstance(self.features, Identity)
 
     def begin(self, start: TrainingState | None = None) -> TrainingState:
         """Return the state to start from, which is `start` or has initial weights; constant features weigh 0.
@@ -226,7 +235,8 @@ class Problem:
         if config.solver == "sgd":
             ended = decide(config, state.history, self.splits.holds_out).ended  # more epochs may be asked for now
             state = replace(state, first_rate=self.first_rate(state), ended=ended)
-        return replace(state, scores={})  # they may be of other rows
+        features = None if self._is_plain else self.features
+        return replace(state, scores={}, features=features)  # the scores may be of other rows
 
     def initial(self, d: int, K: int) -> TrainingState:
         """Return the state before the first epoch: the initial weights drawn, the bias by the shares of the classes."""
@@ -270,7 +280,7 @@ class Problem:
         """Return the model that this layer makes."""
         dataset = self.raw.dataset
         known = dataset.class_names, dataset.image_shape, are_pixels(_some_rows(self.raw.train))
-        of_rows = None if isinstance(self.features, Identity) else self.raw.standardizer
+        of_rows = None if self._is_plain else self.raw.standardizer
         return Model(layer, self.standardizer, *known, self.features, of_rows, dataset.fit or "squeeze")
 
 

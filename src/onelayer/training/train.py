@@ -7,6 +7,7 @@ from typing import Protocol
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
+from onelayer.data.progress import Progress
 from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.iterations import iterations
@@ -37,6 +38,7 @@ def train(
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
     cancelled: Callable[[], bool] = bool,
+    progress: Progress | None = None,
 ) -> TrainingResult:
     """Train a layer by the solver of the settings.
 
@@ -46,6 +48,8 @@ def train(
     config : TrainConfig
     start, features, standardizer, on_epoch, report_test, cancelled
         As for `onelayer.train`.
+    progress : callable, optional
+        Called with the rows whose features are computed, and their total.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def train(
     InterruptedError
         If it was cancelled.
     """
-    problem = Problem.of(splits, config, standardizer, features)
+    problem = Problem.of(splits, config, standardizer, features or (start.features if start else None), progress)
     return solve(problem, start, on_epoch=on_epoch, report_test=report_test, cancelled=cancelled)
 
 

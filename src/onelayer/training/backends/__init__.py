@@ -10,6 +10,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
+from onelayer.losses import Array
 
 Name = Literal["native", "numpy"]  # a backend, as the setting `backend` calls it
 
@@ -83,6 +84,7 @@ class Backend(Protocol):
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         """Return the loss and the right answers of any layer over a split.
 
+        Where rows are views, each counts with the loss and the answer of their average logits; no view is missing.
         It may run while an epoch does, in another thread.
         """
 
@@ -101,6 +103,11 @@ class Backend(Protocol):
         db : ndarray (K,), float64
             Derivative of the cost with respect to the bias.
         """
+
+
+def of_views(S: Array, views: int) -> Array:
+    """Return the average logits (n / views, K) of rows that are views of each other, from S (n, K)."""
+    return S if views == 1 else sum(S[view::views] for view in range(views)) / views
 
 
 def penalised_mean(

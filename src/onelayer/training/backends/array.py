@@ -12,7 +12,7 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
-from onelayer.training.backends import Name, Totals, penalised_mean
+from onelayer.training.backends import Name, Totals, of_views, penalised_mean
 
 
 class ArrayBackend:
@@ -82,12 +82,13 @@ class ArrayBackend:
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         loss, right = 0.0, 0.0
-        folded = self._folded(layer, split)
+        folded, views = self._folded(layer, split), split.dataset.views
         for block in _blocks(split, cancelled):
             S, y, w = self._logits(folded, split, block)[1:]  # the next inputs take the memory of these
+            S, y, w = of_views(S, views), y[::views], None if w is None else w[::views]
             loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
             right += self._weighted_sum(likeliest(S) == y, w)
-        return Totals(loss, right)
+        return Totals(loss * views, right * views)
 
     def objective(
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
@@ -156,7 +157,8 @@ class ArrayBackend:
 
 def _blocks(split: Split, cancelled: Callable[[], bool]) -> Iterator[slice]:
     """Yield the blocks of a split; raise InterruptedError once `cancelled()` is true."""
-    for block in split.blocks(BLOCK_ROWS):
+    views = split.dataset.views
+    for block in split.blocks(BLOCK_ROWS // views * views):
         if cancelled():
             raise InterruptedError
         yield block

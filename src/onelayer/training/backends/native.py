@@ -1,6 +1,7 @@
 """The fast path on a CPU: the compiled kernel, behind the backend seam."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -9,9 +10,10 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
-from onelayer.layer import SoftmaxLayer
-from onelayer.training.backends import Name, Totals, penalised_mean
+from onelayer.layer import SoftmaxLayer, likeliest
+from onelayer.training.backends import Name, Totals, of_views, penalised_mean
 
+EVALUATED = 2**14  # rows whose logits are in memory together, where rows are views
 COMPILED_LOSSES = ("softmax", "sigmoid")  # whose formulas the kernel has
 
 
@@ -69,7 +71,19 @@ class NativeBackend:
         )
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
-        return Totals(*kernel.evaluate(*self._rows(split), *_arrays(layer), layer.loss.name, cancelled))
+        if split.dataset.views == 1:
+            return Totals(*kernel.evaluate(*self._rows(split), *_arrays(layer), layer.loss.name, cancelled))
+        loss, right, views = 0.0, 0.0, split.dataset.views
+        templates = layer.weights.T.astype(np.float64, order="C")
+        for block in split.blocks(EVALUATED // views * views):
+            rows, y, w, mean, scale, places = self._rows(replace(split, indices=split.indices[block]))
+            S = np.empty((len(templates), len(places)), np.float32)
+            kernel.scores(rows, mean, scale, places, 0, templates, S, cancelled)
+            S, first = of_views(S.T, views) + layer.bias, places[::views]
+            y, weights = y[first], 1.0 if w is None else w[first]
+            loss += float((layer.loss.of_rows(S, y) * weights).sum(dtype=np.float64))
+            right += float(((likeliest(S) == y) * weights).sum(dtype=np.float64))
+        return Totals(loss * views, right * views)
 
     def objective(
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]

@@ -1,0 +1,292 @@
+"""Training on patch features: views as rows, scores of averages over views, codes in the cache, runs that go on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import coursework, plain_training, toy_dataset, toy_splits
+from scipy.special import log_softmax
+
+from onelayer import Model, train
+from onelayer.analysis.evaluation import evaluate
+from onelayer.coded import coded, features_of
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
+from onelayer.errors import ConfigError, DataError
+from onelayer.experiments.path import solve_path
+from onelayer.features.patches import Patches
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+from onelayer.runs.training import resume, start
+from onelayer.training.state import Problem
+
+CONFIG = coursework(features="patches:6", epochs=4, learning_rate=0.02, l2=0.01, init_std=0.0)
+
+
+def pictures(n=150, shape=(3, 16, 16), seed=0, **facts):
+    """Images of stripes, whose direction is the class, under noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    waves = np.stack([np.sin(x), np.sin(y), np.sin(x + y)])
+    images = 128 + 40 * waves[labels][:, None] + rng.normal(0, 40, (n, *shape))
+    rows = np.clip(np.rint(images), 0, 255).astype(np.uint8).reshape(n, -1)
+    return Dataset(rows, labels.astype(np.int64), ("across", "down", "slanted"), shape, "stripes", **facts)
+
+
+def divided(**facts):
+    return split(pictures(**facts), SplitConfig(validation_size=30, test_size=20))
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "rows"
+
+
+def spoiled(*arguments, **options):
+    raise AssertionError("features are computed again")
+
+
+def spelled_out(splits, features):
+    """Codes of all views as a data set of vectors, and its splits."""
+    dataset, v = splits.dataset, features.views
+    rows = features.transform(dataset.rows)
+    weights = None if dataset.row_weights is None else np.array([w for w in dataset.row_weights for _ in range(v)])
+    labels = np.array([label for label in dataset.labels for _ in range(v)])
+    vectors = Dataset(rows, labels, dataset.class_names, None, "codes", row_weights=weights)
+    places = {part.name: np.array([i * v + view for i in part.indices for view in range(v)]) for part in splits}
+    return replace(splits, **{part.name: replace(part, dataset=vectors, indices=places[part.name]) for part in splits})
+
+
+class TestTraining:
+    def test_every_view_is_a_training_row_of_its_image(self):
+        splits, config = divided(), replace(CONFIG, dtype="float64", backend="numpy")
+        features = features_of(splits, config)
+        assert features.views == 5
+        result = train(splits, config)
+        W, b = plain_training(spelled_out(splits, features), config)
+        assert abs(W).max() > 0.01
+        assert result.model.layer.weights == pytest.approx(W, abs=1e-10)
+        assert result.model.layer.bias == pytest.approx(b, abs=1e-10)
+        mean = features.transform(splits.dataset.rows[splits.train.indices]).mean(axis=0)
+        assert result.model.standardizer.mean == pytest.approx(mean, rel=1e-12)
+
+    @pytest.mark.parametrize("backend", ["auto", "numpy"])
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+    def test_scores_are_of_logits_averaged_over_views(self, backend, weighted, loss):
+        weights = np.random.default_rng(1).uniform(0.2, 2, 150) if weighted else None
+        splits = divided(row_weights=weights)
+        result = train(splits, CONFIG, backend=backend, loss=loss)
+        for part in splits:
+            found, score = evaluate(result.model, part), result.scores[part.name]
+            assert score.loss == pytest.approx(found.loss, rel=1e-5)
+            assert score.accuracy == pytest.approx(found.accuracy, abs=1e-9)
+        if loss == "softmax":
+            of_views = spelled_out(splits, result.model.features).test
+            X = (of_views.rows(slice(None)) - result.model.standardizer.mean) / result.model.standardizer.scale
+            S = (X @ result.model.layer.weights + result.model.layer.bias).reshape(20, 5, 3).mean(axis=1)
+            losses = -log_softmax(S, axis=1)[np.arange(20), splits.test.labels]
+            w = splits.test.row_weights(slice(None))
+            assert result.scores["test"].loss == pytest.approx(np.average(losses, weights=w), rel=1e-5)
+
+    def test_the_scores_of_windows_are_the_same(self, cache, monkeypatch):
+        splits, one = divided(source="stripes"), replace(CONFIG, epochs=1)
+        whole = train(splits, one)
+        monkeypatch.setattr("onelayer.data.windows.LEAST_ROWS", 24)
+        monkeypatch.setattr("onelayer.data.windows.PART_BYTES", 1)
+        in_windows = train(splits, replace(one, shuffle_blocks=64, epochs=0), start=None)
+        layer = train(splits, replace(one, epochs=0)).scores
+        assert in_windows.scores["train"].loss == pytest.approx(layer["train"].loss, rel=1e-6)
+        assert whole.scores["train"].loss < layer["train"].loss
+        found = train(splits, replace(one, shuffle_blocks=64))
+        assert found.scores["test"].loss == pytest.approx(evaluate(found.model, splits.test).loss, rel=1e-5)
+
+    def test_the_converged_solver_minimises_the_cost_of_all_views(self):
+        splits = divided()
+        config = TrainConfig(features="patches:6", solver="converged", l2=0.05, tol=1e-8, dtype="float64")
+        result = train(splits, config)
+        of_views = spelled_out(splits, result.model.features).train
+        X = (of_views.rows(slice(None)) - result.model.standardizer.mean) / result.model.standardizer.scale
+        W, b = result.model.layer.weights, result.model.layer.bias
+        P = np.exp(log_softmax(X @ W + b, axis=1))
+        P[np.arange(len(P)), of_views.labels] -= 1
+        gradient = X.T @ P / len(P) + 2 * 0.05 * W
+        assert abs(gradient).max() < 1e-5
+        assert abs(P.mean(axis=0)).max() < 1e-5
+        assert abs(W).max() > 0.01
+
+    def test_a_path_is_chosen_by_averages_over_views(self):
+        splits = divided()
+        config = TrainConfig(features="patches:6", solver="converged")
+        path = solve_path(splits, config, [1.0, 0.1])
+        model = train(splits, replace(config, l2=0.1)).model
+        found = evaluate(model, splits.validation)
+        assert path.points[1].loss.value == pytest.approx(found.loss, rel=1e-3)
+        assert path.points[1].train.loss == pytest.approx(evaluate(model, splits.train).loss, rel=1e-3)
+
+    def test_the_map_is_drawn_from_the_training_rows_by_its_own_seed(self):
+        splits = divided()
+        a, b = (train(splits, replace(CONFIG, epochs=0, seed=seed)).model for seed in (1, 2))
+        c = train(splits, CONFIG, epochs=0, features_seed=1).model
+        drawn = Patches.drawn(splits.dataset.rows, splits.train.indices, (3, 16, 16), filters=6, seed=0)
+        for name, array in drawn.tensors().items():
+            np.testing.assert_array_equal(a.features.tensors()[name], array)
+            np.testing.assert_array_equal(b.features.tensors()[name], array)
+        assert not np.array_equal(c.features.tensors()["bias.4"], drawn.tensors()["bias.4"])
+        named = train(splits, replace(CONFIG, epochs=1))
+        by_map = train(splits, replace(CONFIG, epochs=1, features="none"), features=drawn)
+        by_word = train(splits, replace(CONFIG, epochs=1, features="none"), features="patches:6")
+        assert named.model.to_bytes() == by_map.model.to_bytes() == by_word.model.to_bytes()
+
+    @pytest.mark.parametrize("word", ["patch", "patches:", "patches:0", "patches:x", "patches:-1", "patches:4:4", 3])
+    def test_another_word_is_refused(self, word):
+        with pytest.raises(ConfigError, match=r"features .* is not none, patches, or patches:K") as error:
+            TrainConfig(features=word)
+        assert "\n" not in str(error.value)
+
+    def test_rows_that_do_not_fit_are_refused_by_name(self):
+        with pytest.raises(DataError, match=r"^toy: the features patches are for images, and the rows have no"):
+            train(toy_splits(image_shape=None), CONFIG)
+        with pytest.raises(ConfigError, match=r"^flip needs images, but the rows of stripes as patches are not images"):
+            train(divided(), replace(CONFIG, flip=True))
+        model = train(divided(), replace(CONFIG, epochs=0)).model
+        with pytest.raises(DataError, match="rows of 60 numbers; the model is for 768 numbers"):
+            evaluate(model, toy_splits().test)
+
+
+class TestCache:
+    def test_codes_of_a_source_are_computed_once(self, cache, monkeypatch):
+        splits = divided(source="stripes")
+        first = train(splits, CONFIG)
+        assert [path.suffix for path in sorted(cache.iterdir())] == [".json", ".rows"]
+        monkeypatch.setattr(Patches, "transform", spoiled)
+        again = train(divided(source="stripes"), CONFIG, seed=3, start=None, features=first.model.features)
+        assert again.scores.keys() == first.scores.keys()
+        assert evaluate(first.model, splits.test).loss == pytest.approx(first.scores["test"].loss, rel=1e-5)
+
+    def test_evaluation_by_the_cache_gives_the_same_bits(self, cache):
+        model = train(divided(), CONFIG).model
+        splits = divided(source="stripes")
+        without = evaluate(model, splits.test)
+        coded(splits, model.features)
+        assert any(cache.iterdir())
+        np.testing.assert_array_equal(evaluate(model, splits.test).probabilities, without.probabilities)
+
+    def test_other_rows_another_map_or_other_code_have_codes_of_their_own(self, cache, monkeypatch):
+        splits = divided(source="stripes")
+        features = features_of(splits, CONFIG)
+        other = Patches.drawn(splits.dataset.rows, splits.train.indices, (3, 16, 16), filters=6, seed=9)
+        coded(splits, features)
+        coded(splits, other)
+        coded(divided(source="stripes", seed=4), features)
+        coded(divided(source="stripes", parts={"a": slice(75, 150), "b": slice(75)}), features)
+        assert len(list(cache.glob("*.rows"))) == 4
+        monkeypatch.setattr("onelayer.coded.kernel", None)
+        coded(splits, features)
+        assert len(list(cache.glob("*.rows"))) == 5
+
+    def test_codes_of_rows_in_memory_are_not_kept(self, cache):
+        rows = coded(divided(), features_of(divided(), CONFIG)).dataset.rows
+        assert isinstance(rows, np.memmap)
+        assert not list(cache.iterdir())
+
+    def test_an_interruption_leaves_nothing(self, cache, monkeypatch):
+        def interrupted(*arguments, **options):
+            raise KeyboardInterrupt
+
+        splits = divided(source="stripes")
+        features = features_of(splits, CONFIG)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Patches, "transform", interrupted)
+            coded(splits, features)
+        assert not list(cache.iterdir())
+
+    def test_a_damaged_entry_is_made_again(self, cache):
+        splits = divided(source="stripes")
+        features = features_of(splits, CONFIG)
+        expected = np.array(coded(splits, features).dataset.rows)
+        rows = next(cache.glob("*.rows"))
+        rows.write_bytes(rows.read_bytes()[:-1])
+        np.testing.assert_array_equal(coded(splits, features).dataset.rows, expected)
+
+    def test_no_room_is_said_in_a_line(self, cache, monkeypatch):
+        def full(file, size):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("onelayer.data.cache._allocate", full)
+        monkeypatch.setattr("onelayer.data.cache.MEMORY_BYTES", 1000)
+        with pytest.raises(DataError, match="No space left on device; free some space") as error:
+            train(divided(source="stripes"), CONFIG)
+        assert "\n" not in str(error.value)
+
+
+class TestRuns:
+    @pytest.mark.parametrize("solver", ["sgd", "converged"])
+    def test_a_run_goes_on_to_the_same_bits(self, tmp_path, solver):
+        splits, config = divided(), CONFIG
+        if solver == "converged":
+            config = TrainConfig(features="patches:6", solver="converged", l2=0.01, backend="numpy")
+        plan = Plan(config, SplitConfig(validation_size=30, test_size=20), "stripes", splits.dataset.fingerprint)
+        whole = start(Run.create(tmp_path / "whole"), plan, Problem.of(splits, config))
+        stopped, seen = Run.create(tmp_path / "stopped"), []
+
+        def stop(state):
+            seen.append(state)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            start(stopped, plan, Problem.of(splits, config), stop)
+        _, state = stopped.read_checkpoint()
+        assert state.features.facts() == whole.model.features.facts()
+        on = resume(stopped, divided())
+        assert on.model.to_bytes() == whole.model.to_bytes()
+        assert stopped.model.features.views == 5
+        assert Model.load(stopped.model_path).to_bytes() == whole.model.to_bytes()
+
+    def test_commands_take_a_run_with_features(self, run_cli, tiny_cifar, tmp_path):
+        tiny = ["--data", tiny_cifar, "--features", "patches:5", "--epochs", "2", "--learning-rate", "0.02"]
+        code, out, err = run_cli("train", *tiny, "--l2", "0.1", "--out", "run", "--no-figures")
+        assert (code, err) == (0, "")
+        assert "at most" in out
+        assert "best possible for lambda 0.1" in out
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert summary["config"]["features"] == "patches:5"
+        assert summary["data"]["sizes"] == {"train": 60, "validation": 60, "test": 60}
+        of_run = summary["results"]["test"]["accuracy"]
+        code, out, _ = run_cli("evaluate", "run", "--json")
+        assert code == 0
+        assert json.loads(out)["accuracy"] == pytest.approx(of_run)
+        assert run_cli("certify", "run")[0] == 0
+        assert run_cli("resume", "run", "--epochs", "3", "--no-figures")[0] == 0
+        code, out, _ = run_cli("train", *tiny, "--out", "other", "--no-figures", "--seed", "7")
+        assert code == 0
+        assert run_cli("compare", "run", "other")[0] == 0
+        code, _, err = run_cli("train", *tiny, "--out", "run")
+        assert (code, "holds a run already" in err) == (2, True)
+        code, _, err = run_cli("train", "--data", tiny_cifar, "--features", "patch")
+        assert (code, "features 'patch' is not none, patches" in err) == (2, True)
+
+    def test_a_sweep_computes_codes_once(self, run_cli, tiny_cifar, tmp_path, monkeypatch):
+        counted, transform = [], Patches.transform
+
+        def count(self, R, threads=0):
+            counted.append(len(R))
+            return transform(self, R, threads)
+
+        monkeypatch.setattr(Patches, "transform", count)
+        options = ["--features", "patches:5", "--epochs", "1", "--l2", "0", "0.1", "--seeds", "2"]
+        code, _, err = run_cli("sweep", "--data", tiny_cifar, *options, "--out", "sweep")
+        assert (code, err) == (0, "")
+        assert sum(counted) <= 180 + 60 * 2  # all rows once, and the sample that sets the levels of the codes
+
+
+def test_features_by_name_from_the_package():
+    result = train(pictures(), features="patches:6", epochs=2, validation_size=30, test_size=20)
+    assert result.model.features.name == "patches"
+    assert result.scores["test"].accuracy > 0.5
+    assert toy_dataset().views == 1
