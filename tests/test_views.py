@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 
 from onelayer import Model, train
 from onelayer.analysis.evaluation import evaluate
+from onelayer.analysis.references import nearest_class_mean
 from onelayer.coded import coded, features_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset
@@ -156,6 +157,19 @@ class TestTraining:
         model = train(divided(), replace(CONFIG, epochs=0)).model
         with pytest.raises(DataError, match="rows of 60 numbers; the model is for 768 numbers"):
             evaluate(model, toy_splits().test)
+
+    @pytest.mark.parametrize("source", ["", "stripes"])
+    def test_the_nearest_class_mean_is_of_average_codes(self, cache, source):
+        splits = divided(source=source)
+        model = train(splits, CONFIG).model
+        codes = model.features.transform(splits.dataset.rows).reshape(150, 5, -1).mean(axis=1)
+        X = (codes - model.standardizer.mean) / model.standardizer.scale
+        train_rows, labels = X[splits.train.indices], splits.train.labels
+        means = np.array([train_rows[labels == k].mean(axis=0) for k in range(3)])
+        expected = ((X[splits.test.indices, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+        found = nearest_class_mean(model, splits.train, splits.test, evaluate(model, splits.test))
+        np.testing.assert_array_equal(found.predictions, expected)
+        assert (found.predictions == splits.test.labels).mean() > 0.8
 
 
 class TestCache:

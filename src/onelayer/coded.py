@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -98,7 +98,21 @@ def prepare(splits: Splits, configs: Iterable[TrainConfig], progress: Progress |
             coded(splits, features_of(splits, config), progress)
 
 
-def found_codes(dataset: Dataset, features: FeatureMap) -> np.ndarray | None:
+def feature_blocks(split: Split, features: FeatureMap) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield places within a split and the features (k * views, d_out) of the rows there, until all have been seen.
+
+    Features that the cache holds are not computed again.
+    """
+    codes, views = _found(split.dataset, features), features.views
+    of_rows = None if codes is None else codes.reshape(-1, views, features.d_out)
+    for block in split.blocks(-(-BLOCK_ROWS // views)):
+        if of_rows is None:
+            yield block, features.transform(split.rows(block))
+        else:
+            yield block, of_rows[split.indices[block]].reshape(-1, features.d_out)
+
+
+def _found(dataset: Dataset, features: FeatureMap) -> np.ndarray | None:
     """Return the features (n * views, d_out) of a data set if the cache holds them and they are known to be its own."""
     key = _key_of(dataset, features) if "_scan" in dataset.__dict__ else ""  # a look at all rows takes time
     found = find_rows(key, features.dtype) if key else None

@@ -10,11 +10,10 @@ import numpy as np
 
 from onelayer.analysis.answers import Answers
 from onelayer.analysis.estimates import Estimate, mean, named
-from onelayer.coded import found_codes
+from onelayer.coded import feature_blocks
 from onelayer.data.dataset import Split
 from onelayer.drawing import draw, html_table
 from onelayer.errors import DataError, OnelayerWarning, wrong_type
-from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.features.units import places_to_look_at
 from onelayer.layer import likeliest
 from onelayer.model import Model
@@ -255,17 +254,8 @@ def evaluate(model: Model, split: Split) -> Evaluation:
 
 
 def logits_of(model: Model, split: Split) -> np.ndarray:
-    """Return the logits (n, K), float64, of the rows of a split, a block of them at a time.
-
-    Features that the cache holds are not computed again.
-    """
-    exact, views = model.in_float64(), model.features.views  # once, and not in every block
-    if (codes := found_codes(split.dataset, model.features)) is not None:
-        of_rows, step = codes.reshape(-1, views, codes.shape[1]), -(-BLOCK_ROWS // views)
-        return exact.logits_of_features(
-            of_rows[split.indices[at]].reshape(-1, codes.shape[1]) for at in split.blocks(step)
-        )
-    return np.concatenate([exact.unchecked_logits(rows) for rows in split.row_blocks(BLOCK_ROWS)])
+    """Return the logits (n, K), float64, of the rows of a split, a block of them at a time."""
+    return model.logits_of_features(F for _, F in feature_blocks(split, model.features))
 
 
 def bins_of(confidences: np.ndarray, bins: int) -> np.ndarray:

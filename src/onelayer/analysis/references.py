@@ -11,10 +11,10 @@ import numpy as np
 from onelayer.analysis.answers import Answers
 from onelayer.analysis.estimates import Estimate, balanced_difference, difference, mean, named
 from onelayer.analysis.evaluation import Evaluation, logits_of, matched_labels
+from onelayer.coded import feature_blocks
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.data.scan import read_forwards
-from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.model import Model
 from onelayer.words import printable
@@ -156,12 +156,16 @@ def verdict_of(
 
 
 def _class_means(model: Model, train: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means (K, d) of the standardised features of each class in one pass, and which classes have rows."""
+    """Return the means (K, d) of the standardised features of each class in one pass, and which classes have rows.
+
+    The features of a row are averages over its views.
+    """
     K, d = len(model.class_names), model.features.d_out
     labels, sums, weight = matched_labels(model, train), np.zeros((K, d)), np.zeros(K)
     with read_forwards(train.dataset.rows):
-        for block in train.blocks(BLOCK_ROWS):
-            F, w = model.features.transform(train.rows(block)), train.row_weights(block)
+        for block, of_views in feature_blocks(train, model.features):
+            w, views = train.row_weights(block), model.features.views
+            F = of_views if views == 1 else of_views.reshape(-1, views, d).mean(axis=1)
             # One row after the other is faster than np.add.at, and needs no time for classes that are not there.
             for place, label in enumerate(labels[block].tolist()):
                 sums[label] += F[place] if w is None else F[place] * w[place]
