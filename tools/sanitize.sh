@@ -1,8 +1,11 @@
 #!/bin/sh
 # Runs the kernel's tests under AddressSanitizer and UndefinedBehaviorSanitizer. It needs GCC, and a virtual environment
-# with the development packages:
+# with the packages of onelayer, the group dev of pyproject.toml and nanobind. After `make test`:
 #
+#     .venv/bin/pip install nanobind
 #     tools/sanitize.sh .venv/bin/python
+#
+# ONELAYER_SHAPES=200 tries a tenth of the shapes, in some minutes.
 #
 # The library that is built in a temporary folder takes the place of the installed one for this run only.
 set -eu
