@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,9 @@ def test_safetensors(tmp_path):
         ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 16]}, "X: is damaged: its shape"),
         ({"dtype": "F32", "shape": [0, 2], "data_offsets": [0, 0]}, "X: is empty"),
         ({"dtype": "F32"}, "X: is damaged: its header makes no sense"),
+        ({"dtype": "F32", "shape": [np.inf], "data_offsets": [0, 32]}, "X: is damaged: its header makes no sense"),
+        ({"dtype": "F32", "shape": [4.5, 2], "data_offsets": [0, 32]}, "X: is damaged: its header makes no sense"),
+        ({"dtype": "F32", "shape": [4, 2], "data_offsets": [0, np.inf]}, "X: is damaged: its header makes no sense"),
     ],
 )
 def test_damaged_safetensors(tmp_path, header, error):
@@ -217,6 +221,10 @@ def test_damaged_safetensors(tmp_path, header, error):
         load(tmp_path / "toy.safetensors")
     (tmp_path / "toy.safetensors").write_bytes(struct.pack("<Q", 2**60) + head)
     with pytest.raises(DataError, match="its header has no proper length"):
+        load(tmp_path / "toy.safetensors")
+    head = json.dumps([[1, header], ["y", y]]).encode()
+    (tmp_path / "toy.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + bytes(32))
+    with pytest.raises(DataError, match="its header is not a JSON object"):
         load(tmp_path / "toy.safetensors")
 
 
@@ -307,6 +315,24 @@ def test_a_file_of_pytorch_runs_no_program(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(DataError, match=r"PyTorch 2\.5\.1\+cpu can run a program in a \.pt file; install 2\.6"):
         load(tmp_path / "new.pt")
+
+
+def test_tensors_that_unfold_into_far_more_are_refused(tmp_path):
+    """A tensor that repeats one number, and one that is compressed."""
+    torch = pytest.importorskip("torch", minversion="2.6")
+    labels = torch.tensor([0, 1])
+    torch.save({"X": torch.zeros(1, 1).expand(2, 5_000_000), "y": labels}, tmp_path / "wide.pt")
+    with pytest.raises(DataError, match=r"wide\.pt: X claims 40,000,000 bytes in [\d,]{5}; refused as a bomb; if you"):
+        load(tmp_path / "wide.pt")
+    torch.save({"X": torch.zeros(2, 5_000_000), "y": labels}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(DataError, match=r"packed\.pt: the archive claims 40,000,[\d,]+ bytes in [\d,]{6}; refused"):
+        load(tmp_path / "packed.pt")
+    assert load(tmp_path / "plain.pt").rows.shape == (2, 5_000_000)
+    torch.save({"X": torch.tensor(X), "y": labels[:1].expand(30)}, tmp_path / "few.pt")
+    assert load(tmp_path / "few.pt").labels.tolist() == [0] * 30
 
 
 LISTS = {
@@ -412,3 +438,13 @@ def test_lists_that_unfold_into_far_more_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match=r"claims 40,960,000 bytes in [\d,]+; refused as a bomb; if you made it, write"):
         load(path)
+
+
+def test_one_long_list_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    ends = pa.array(np.array([0, 4, 8, 10_000_000]))
+    lists = pa.LargeListArray.from_arrays(ends, pa.array(np.zeros(10_000_000, np.float32)))
+    pa.parquet.write_table(pa.table({"embedding": lists, "label": [0, 1, 0]}), tmp_path / "toy.parquet")
+    monkeypatch.setattr("onelayer.data.formats.parquet_lists.batch_rows", None)
+    with pytest.raises(DataError, match=r"claims 40,000,000 bytes in [\d,]{3,5}; refused as a bomb"):
+        load(tmp_path / "toy.parquet")

@@ -1,6 +1,7 @@
 """Rows of numbers in a column of lists, in parquet files: embeddings, read by pyarrow a batch at a time."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from onelayer.words import counted, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def has_lists(path: Path) -> bool:
@@ -47,12 +49,7 @@ def list_rows(
     """
     first, n, dtype = next(iter(counts)), sum(counts.values()), np.dtype(columns.numbers)
     d = _first_length(first, columns.rows)
-    stored = sum(path.stat().st_size for path in counts)
-    if (size := n * d * dtype.itemsize) > FREE_BYTES + MAX_RATIO * stored:
-        raise DataError(
-            f"{first}: claims {size:,} bytes in {stored:,}; refused as a bomb; if you made it, write it without "
-            "compression and dictionaries"
-        )
+    _refuse_bomb(first, n * d * dtype.itemsize, sum(path.stat().st_size for path in counts))
 
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
         start = 0
@@ -79,7 +76,7 @@ def list_blocks(path: Path, column: str, d: int, needed: str) -> Iterator[np.nda
     import pyarrow.compute as pc
 
     start = 0
-    with opened(path) as file:
+    with _opened(path, column) as file:
         for batch in file.iter_batches(batch_rows(d), columns=[column]):
             lists = batch.column(0)
             where = f"the list in {printable(column)}"
@@ -110,7 +107,29 @@ def _first_length(path: Path, column: str) -> int:
     """Return the length of the first list; 1 if it is missing or empty, which reading then finds."""
     import pyarrow.compute as pc
 
-    with opened(path) as file:
+    with _opened(path, column) as file:
         for batch in file.iter_batches(1, columns=[column]):
             return int(pc.list_value_length(batch.column(0))[0].as_py() or 1)
     return 1
+
+
+@contextmanager
+def _opened(path: Path, column: str) -> Iterator["pq.ParquetFile"]:
+    """Open a file whose lists, as it says, do not take much more memory than the file: one alone could fill it."""
+    with opened(path) as file:
+        metadata, numbers = file.metadata, 0
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            chunks = map(group.column, range(group.num_columns))
+            numbers += sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{column}."))
+        itemsize = np.dtype(file.schema_arrow.field(column).type.value_type.to_pandas_dtype()).itemsize
+        _refuse_bomb(path, numbers * itemsize, path.stat().st_size)
+        yield file
+
+
+def _refuse_bomb(path: Path, size: int, stored: int) -> None:
+    """Raise a DataError if numbers of this size in bytes are far more than the bytes stored."""
+    if size > FREE_BYTES + MAX_RATIO * stored:
+        raise DataError(
+            f"{path}: claims {size:,} bytes in {stored:,}; refused as a bomb; if you made it, write it without "
+            "compression and dictionaries"
+        )

@@ -3,15 +3,17 @@
 import json
 import math
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onelayer.data.untrusted.npy import StoredArray
-from onelayer.data.untrusted.reading import reading, require_file
+from onelayer.data.untrusted.reading import FREE_BYTES, MAX_RATIO, reading, require_file
 from onelayer.errors import DataError
 from onelayer.words import printable
 
@@ -51,9 +53,9 @@ class Safetensors:
                 head = file.read(length)
         self._start, self._bytes = 8 + length, size - 8 - length
         try:
-            self._arrays: dict[str, Any] = dict(json.loads(head))
+            self._arrays: dict[str, Any] = {**json.loads(head)}
         except (ValueError, TypeError, RecursionError):
-            raise DataError(f"{path}: is damaged or not a safetensors file: its header is not JSON") from None
+            raise DataError(f"{path}: is damaged or not a safetensors file: its header is not a JSON object") from None
         self._arrays.pop("__metadata__", None)
 
     @property
@@ -72,8 +74,8 @@ class Safetensors:
         shown = f"{self._path}: {printable(name)}"
         try:
             entry = self._arrays[name]
-            kind, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-            begin, end = (int(offset) for offset in entry["data_offsets"])
+            kind, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
+            begin, end = map(index, entry["data_offsets"])
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{shown}: is damaged: its header makes no sense") from None
         if kind not in _TYPES:
@@ -159,7 +161,10 @@ class TorchFile:
                 f"{path}: PyTorch {torch.__version__} can run a program in a .pt file; install 2.6 or newer"
             )
         try:
+            self._refuse_bomb("the archive", _unpacked(path))
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except DataError:
+            raise
         except Exception as error:  # a damaged file can make it raise any error
             reason = printable(str(error).strip().partition("\n")[0], 200)
             raise DataError(
@@ -170,10 +175,21 @@ class TorchFile:
         if not isinstance(named, dict) or not named:
             raise DataError(f"{path}: holds a {type(content).__name__}; save a tensor, or a dict of names and tensors")
         self._arrays: dict[str, StoredArray] = {}
+        size = 0
         for name, tensor in named.items():
             if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
                 raise DataError(f"{path}: {printable(str(name))} is not a tensor; save tensors only")
+            size += tensor.numel() * tensor.element_size()  # those that repeat a number have few bytes in the file
+            self._refuse_bomb(name, size)
             self._arrays[name] = _of_tensor(path, name, tensor)
+
+    def _refuse_bomb(self, name: str, size: int) -> None:
+        stored = self._path.stat().st_size
+        if size > FREE_BYTES + MAX_RATIO * stored:
+            raise DataError(
+                f"{self._path}: {printable(name)} claims {size:,} bytes in {stored:,}; refused as a bomb; if you made "
+                "it, save tensor.contiguous() with torch.save"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -186,6 +202,14 @@ class TorchFile:
         if not array.nbytes:
             raise DataError(f"{array.name}: is empty: its shape is {array.shape}")
         return array
+
+
+def _unpacked(path: Path) -> int:
+    """Return the bytes of all members of a zip archive; 0 if a file is not one."""
+    if not zipfile.is_zipfile(path):
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def _of_tensor(path: Path, name: str, tensor: "torch.Tensor") -> StoredArray:
