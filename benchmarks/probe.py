@@ -26,7 +26,7 @@ from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
 from onelayer.experiments.probe.encoded import VALIDATION, Encoded
-from onelayer.experiments.probe.logistic import DINO, Path
+from onelayer.experiments.probe.logistic import DINO, Optima
 from onelayer.experiments.probe.trials import Trial, best
 
 
@@ -65,9 +65,9 @@ def synthetic(n: int, d: int, K: int, spread: float) -> Splits:
 
 def ours(splits: Splits) -> list[Trial]:
     began, used = time.perf_counter(), time.process_time()
-    path = Path(Encoded.of(splits, "none"))
+    optima = Optima(Encoded.of(splits, "none"))
     trials = []
-    for trial in path.trials(DINO):
+    for trial in optima.trials(DINO):
         trials.append(trial)
         gap = f"{trial.gap / trial.cost:.0e}" if trial.gap is not None and trial.cost else "-"
         print(f"C {trial.value:8.3g}  {100 * trial.accuracy:6.2f} %  {trial.passes:5g} passes  gap {gap}", flush=True)
@@ -75,7 +75,7 @@ def ours(splits: Splits) -> list[Trial]:
     seconds = f"{time.perf_counter() - began:.1f} s, {time.process_time() - used:.1f} CPU s"
     loose = sum(not trial.converged for trial in trials)
     print(f"onelayer: 45 values in {seconds}; C {chosen:.4g}; {loose} not converged", flush=True)
-    outcome = path.refit(chosen)
+    outcome = optima.refit(chosen)
     seconds = f"{time.perf_counter() - began:.1f} s, {time.process_time() - used:.1f} CPU s"
     print(f"onelayer: with the last fit in {seconds}; {outcome.ended}", flush=True)
     return trials

@@ -24,8 +24,7 @@ from onelayer.data.dataset import Split
 from onelayer.experiments.comparison import Comparison, in_points
 from onelayer.experiments.probe import load_features, probe
 from onelayer.experiments.probe.encoded import Encoded
-from onelayer.experiments.probe.logistic import DINO, TOLERANCE, l2_of
-from onelayer.experiments.probe.logistic import Path as PathOfOptima
+from onelayer.experiments.probe.logistic import DINO, TOLERANCE, Optima, l2_of
 from onelayer.experiments.probe.neighbours import Neighbours
 from onelayer.runs.directory import Run
 from onelayer.words import number
@@ -109,9 +108,9 @@ def test_an_optimum_is_that_of_scikit_learn(tmp_path, K, normalize):
     X = (rng.normal(size=(K, 5))[y] + 2 * rng.normal(size=(300, 5)) + 1).astype(np.float32)
     splits, _ = load_features(save(tmp_path / "toy.npz", X, y, 250))
     encoded = Encoded.of(splits, normalize)
-    path = PathOfOptima(encoded)
-    (trial,) = path.trials([0.1])
-    outcome = path.refit(0.1)
+    optima = Optima(encoded)
+    (trial,) = optima.trials([0.1])
+    outcome = optima.refit(0.1)
     R = splits.dataset.rows[encoded.refitted().raw.train.indices].astype(float)
     mean, scale = np.zeros(5), np.ones(5)
     if normalize == "unit":

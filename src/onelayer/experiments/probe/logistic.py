@@ -43,7 +43,7 @@ def l2_of(C: float, split: Split) -> float:
     return (1 if K == 2 else 0.5) / (C * split.weight)
 
 
-class Path:
+class Optima:
     """Optima for values of C on the training rows, and their accuracies on the validation rows.
 
     Parameters
@@ -109,9 +109,9 @@ class Path:
 
 def dino(encoded: Encoded, progress: Progress | None = None) -> Outcome:
     """Choose C among 45 values on the validation rows, and fit again with them."""
-    path = Path(encoded)
-    trials = tuple(path.trials(DINO, progress))
-    return replace(path.refit(best(trials).value), trials=trials)
+    optima = Optima(encoded)
+    trials = tuple(optima.trials(DINO, progress))
+    return replace(optima.refit(best(trials).value), trials=trials)
 
 
 def clip(encoded: Encoded, progress: Progress | None = None) -> Outcome:
@@ -119,14 +119,14 @@ def clip(encoded: Encoded, progress: Progress | None = None) -> Outcome:
 
     Seven values are tried first. Then the interval around the best is halved until its values are neighbours.
     """
-    path = Path(encoded)
-    powers = {float(power): trial for power, trial in zip(CLIP, path.trials([10.0**p for p in CLIP]), strict=True)}
+    optima = Optima(encoded)
+    powers = {float(power): trial for power, trial in zip(CLIP, optima.trials([10.0**p for p in CLIP]), strict=True)}
     for number, step in enumerate(CLIP_STEPS):
         peak = max(sorted(powers), key=lambda power: powers[power].accuracy)
         for power in (peak - step, peak + step):
             if CLIP[0] <= power <= CLIP[-1]:
-                powers[power] = path.try_near_the_best(10.0**power)
+                powers[power] = optima.try_near_the_best(10.0**power)
         if progress:
             progress(number + 1, len(CLIP_STEPS) + 1)
     trials = tuple(powers[power] for power in sorted(powers))
-    return replace(path.refit(best(trials).value), trials=trials)
+    return replace(optima.refit(best(trials).value), trials=trials)

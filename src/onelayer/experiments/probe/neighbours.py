@@ -12,10 +12,8 @@ from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy
 from onelayer.features.map import LEAST_LENGTH
 
 COUNTS, TEMPERATURE = (10, 20, 100, 200), 0.07
-QUERIES, BLOCK_NUMBERS = (
-    512,
-    2**22,
-)  # rows that look for neighbours at the same time; numbers of a block of training rows
+QUERIES = 512  # rows that look for neighbours at the same time
+BLOCK_NUMBERS = 2**22  # of a block of training rows
 
 
 class Neighbours:
