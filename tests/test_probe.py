@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ import pytest
 from helpers import assert_one_line
 
 from onelayer.analysis.evaluation import logits_of
-from onelayer.data.dataset import Split
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.errors import ConfigError
 from onelayer.experiments.comparison import Comparison, in_points
 from onelayer.experiments.probe import load_features, probe
+from onelayer.experiments.probe.closed import nearest_mean, ridge
 from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.logistic import DINO, TOLERANCE, Optima, l2_of
 from onelayer.experiments.probe.neighbours import Neighbours
@@ -166,6 +168,26 @@ def test_ridge_with_fewer_rows_than_features(tmp_path):
     W = np.linalg.solve(Z.T @ Z + 1024 * np.eye(301), Z.T @ (2.0 * np.eye(2)[y[rows]] - 1))
     np.testing.assert_allclose(found.layer.weights, W[:-1], atol=1e-9)
     assert not found.layer.weights[7].any()
+
+
+def weighted_and_repeated(n, d):
+    """Return the same rows twice as splits that train on all: with weights of 1 to 3, and repeated as often."""
+    rng = np.random.default_rng(8)
+    y, times = rng.integers(3, size=n), rng.integers(1, 4, size=n)
+    X = rng.normal(size=(3, d))[y] + rng.normal(size=(n, d))
+    for rows, weights in ((np.arange(n), times.astype(float)), (np.repeat(np.arange(n), times), None)):
+        dataset = Dataset(X[rows], y[rows], ("a", "b", "c"), None, "toy", row_weights=weights)
+        yield Splits(*(replace(dataset.everything, name=name) for name in ("train", "validation", "test")), "full")
+
+
+@pytest.mark.parametrize("d", [5, 90])
+def test_a_row_of_weight_2_counts_as_two_rows(d):
+    for fit in (ridge, nearest_mean):
+        one, two = (fit(Encoded.of(splits, "none")).model.layer for splits in weighted_and_repeated(60, d))
+        np.testing.assert_allclose(one.weights, two.weights, atol=1e-9)
+        np.testing.assert_allclose(one.bias, two.bias, atol=1e-9)
+    with pytest.raises(ConfigError, match="knn counts rows, so row weights do not apply; remove them, or choose"):
+        probe(next(weighted_and_repeated(60, d)), "knn")
 
 
 def test_neighbours_vote_as_in_a_direct_loop(splits):

@@ -26,8 +26,8 @@ ABSENT = -1e12  # the bias of a class without rows, which no row is then taken f
 def ridge(encoded: Encoded, progress: Progress | None = None) -> Outcome:
     """Fit the weights W that minimise ||X W - Y||^2 + 1024 ||W||^2, with Y of 1 for the class and -1 for others.
 
-    X holds the standardised rows and a feature of 100 for the bias. Where there are fewer rows than features, the
-    system of the rows is solved, and no (d, d) matrix is made.
+    X holds the standardised rows and a feature of 100 for the bias; a row of weight 2 counts as two rows. Where there
+    are fewer rows than features, the system of the rows is solved, and no (d, d) matrix is made.
     """
     of_training, train = encoded.of_training, encoded.train
     constant = np.asarray(of_training.constant, bool)
@@ -35,30 +35,28 @@ def ridge(encoded: Encoded, progress: Progress | None = None) -> Outcome:
     standardizer = Standardizer(of_training.mean, scale, constant)
     (n, d), K = (len(train), len(scale)), len(encoded.splits.dataset.class_names)
 
-    def blocks() -> list[slice]:
-        return list(train.blocks(BLOCK_ROWS))
-
-    def inputs(block: slice) -> np.ndarray:
+    def system(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows of X and Y, each times the root of the row's weight."""
         X = np.full((block.stop - block.start, d + 1), RIDGE_BIAS)
         X[:, :d] = (train.rows(block) - standardizer.mean) / standardizer.scale
-        return X
-
-    def targets(block: slice) -> np.ndarray:
-        Y = np.full((block.stop - block.start, K), -1.0)
+        Y = np.full((len(X), K), -1.0)
         Y[np.arange(len(Y)), train.labels[block]] = 1
-        return Y
+        if (weights := train.row_weights(block)) is not None:
+            X *= np.sqrt(weights)[:, None]
+            Y *= np.sqrt(weights)[:, None]
+        return X, Y
 
     with one_blas_thread():
         if n > d:
             A, B = np.eye(d + 1) * RIDGE_L2, np.zeros((d + 1, K))
-            for block in blocks():
-                X = inputs(block)
+            for block in train.blocks(BLOCK_ROWS):
+                X, Y = system(block)
                 A += X.T @ X
-                B += X.T @ targets(block)
+                B += X.T @ Y
             W = np.linalg.solve(A, B)
         else:
-            X = inputs(slice(0, n))  # fewer numbers than a (d, d) matrix
-            W = X.T @ np.linalg.solve(X @ X.T + RIDGE_L2 * np.eye(n), targets(slice(0, n)))
+            X, Y = system(slice(0, n))  # fewer numbers than a (d, d) matrix
+            W = X.T @ np.linalg.solve(X @ X.T + RIDGE_L2 * np.eye(n), Y)
     W[:d][constant] = 0
     return _linear(encoded, W[:d], RIDGE_BIAS * W[d], standardizer)
 

@@ -7,6 +7,7 @@ import numpy as np
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
+from onelayer.errors import ConfigError
 from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy, best
 from onelayer.features.map import LEAST_LENGTH
@@ -68,7 +69,15 @@ class Neighbours:
 
 
 def knn(encoded: Encoded, progress: Progress | None = None) -> Outcome:
-    """Choose k on the validation rows, which then are neighbours too."""
+    """Choose k on the validation rows, which then are neighbours too.
+
+    Raises
+    ------
+    ConfigError
+        If rows have weights: k neighbours are k rows.
+    """
+    if encoded.train.dataset.row_weights is not None:
+        raise ConfigError("knn counts rows, so row weights do not apply; remove them, or choose another recipe")
     trials = tuple(_trials(encoded))
     k = int(best(trials).value)
     refitted = encoded.refitted()
