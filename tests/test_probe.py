@@ -494,6 +494,21 @@ def test_shots_are_numbers_with_spaces(run_cli, small):
     assert_one_line(
         run_cli("probe", small[0], "--shots", "0"), "shots 0: not different whole numbers of at least 1; pass some"
     )
+    assert_one_line(run_cli("probe", small[0], "--shots"), "shots without a number: not different whole numbers of")
+    assert_one_line(run_cli("probe", small[0], "--seeds", "3"), "--seeds draws the rows of --shots; add --shots, or")
+    assert_one_line(run_cli("probe", small[0], "--shots", "1", "--seeds", "0"), "--seeds 0 draws no rows; pass a numbe")
+    assert not Path("runs").exists()
+
+
+def test_features_that_are_given_twice(run_cli, small):
+    assert_one_line(run_cli("probe", small[0], small[0]), f"{small[0]} is given twice; leave one out")
+
+
+def test_ridge_says_that_it_standardizes(run_cli, small):
+    note = "note: ridge standardizes the features in any case, as its original does\n"
+    assert note in run_cli("probe", small[0], "--recipe", "ridge")[1]
+    assert note not in run_cli("probe", small[0], "--recipe", "ridge", "--normalize", "standardize")[1]
+    assert note not in run_cli("probe", small[0], "--recipe", "nearest-mean")[1]
 
 
 def test_points_that_are_not_converged_are_named(small, monkeypatch):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # imported in the command, so that --help stays fast
     from onelayer.experiments.comparison import Comparison
     from onelayer.experiments.probe import Normalize, Probe, RecipeName
 
+SEEDS = 5  # by default
+
 
 @app.command(usage="Usage: onelayer probe [OPTIONS] FEATURES...")
 def probe(
@@ -29,7 +31,7 @@ def probe(
     recipe: Annotated[Literal["dino", "clip", "ridge", "knn", "nearest-mean"], Parameter(group=TRAINING)] = "dino",
     normalize: Annotated[Literal["none", "unit", "standardize"], Parameter(group=TRAINING)] = "none",
     shots: Annotated[list[int] | None, Parameter(group=TRAINING, consume_multiple=True)] = None,
-    seeds: Annotated[int, Parameter(group=TRAINING)] = 5,
+    seeds: Annotated[int | None, Parameter(group=TRAINING)] = None,
     split_seed: Annotated[int, Parameter(group=DATA)] = 0,
     out: OutDirectory = None,
     overwrite: Overwrite = False,
@@ -53,7 +55,7 @@ def probe(
     shots
         Training rows of each class, one number or several, such as 1 2 4 8 16; by default all, and a run is written.
     seeds
-        Number of draws of the rows of --shots; all FEATURES have the same ones.
+        Number of draws of the rows of --shots, by default 5; all FEATURES have the same ones.
     split_seed
         Seed for the validation rows, a tenth of the training rows, and the test rows if the source has none.
     out
@@ -72,8 +74,14 @@ def probe(
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
-    if out and (shots or len(features) > 1):
+    if out and (shots is not None or len(features) > 1):
         raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
+    if twice := [name for name in dict.fromkeys(features) if features.count(name) > 1]:
+        raise ConfigError(f"{twice[0]} is given twice; leave one out")
+    if seeds is not None and shots is None:
+        raise ConfigError("--seeds draws the rows of --shots; add --shots, or remove --seeds")
+    if seeds is not None and seeds < 1:
+        raise ConfigError(f"--seeds {seeds} draws no rows; pass a number of at least 1")
     _require_own(None if csv_printed else csv, html)  # before the work
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
@@ -84,9 +92,9 @@ def probe(
     runs: dict[str, str] = {}
     for source, (splits, split_config) in zip(features, loaded, strict=True):
         screen.data(splits)
-        if shots:
+        if shots is not None:
             with screen.working("probing") as progress:
-                found[source] = probes.probe_few(splits, shots, range(seeds), recipe, normalize, progress)
+                found[source] = probes.probe_few(splits, shots, range(seeds or SEEDS), recipe, normalize, progress)
             _print_few(screen, found[source])
         else:
             found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]

@@ -19,6 +19,8 @@ def notes_on(outcome: Outcome, splits: Splits, recipe: str, setting: str, normal
     notes += _on_convergence(outcome, setting, normalize)
     if not few:
         notes += _on_classes(splits)
+    if recipe == "ridge" and normalize != "standardize":
+        notes.append("ridge standardizes the features in any case, as its original does")
     if outcome.model is None:
         notes.append(f"{recipe} is not a layer, so it has no run")
     elif not setting:
