@@ -1,6 +1,7 @@
 """Protocols: the division of a data set into training, validation and test rows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,10 +66,15 @@ def split(dataset: Dataset, config: SplitConfig, progress: Progress | None = Non
             places["validation"] = _places(dataset, ["validation"])
         places["train"] = rest
     require_finite(dataset, progress)
-    if config.refit:
-        places["train"] = np.concatenate([places["train"], places["validation"]])
-        protocol += ", refitted on train and validation"
-    return Splits(**{name: Split(name, dataset, indices) for name, indices in places.items()}, protocol=protocol)
+    splits = Splits(**{name: Split(name, dataset, indices) for name, indices in places.items()}, protocol=protocol)
+    return refitted(splits) if config.refit else splits
+
+
+def refitted(splits: Splits) -> Splits:
+    """Return the same splits, with the validation rows among the training rows, after them."""
+    both = np.concatenate([splits.train.indices, splits.validation.indices])
+    protocol = f"{splits.protocol}, refitted on train and validation"
+    return replace(splits, train=replace(splits.train, indices=both), protocol=protocol)
 
 
 def default_protocol(parts: Mapping[str, slice] | tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from onelayer.coded import coded
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
-from onelayer.data.protocols import default_protocol
+from onelayer.data.protocols import default_protocol, refitted
 from onelayer.data.protocols import split as divide
 from onelayer.data.sources import load
 from onelayer.errors import DataError
@@ -96,7 +96,7 @@ class Encoded:
         """Return the same rows, where the validation rows are trained on too, if they are to be."""
         if not self.refits:
             return self
-        return replace(self, raw=_refitted(self.raw), splits=_refitted(self.splits))
+        return replace(self, raw=refitted(self.raw), splits=refitted(self.splits))
 
     def few(self, shots: int, seed: int) -> "Encoded":
         """Return the same rows with a few training rows of each class; the last fit is on these alone.
@@ -148,10 +148,3 @@ class Encoded:
 def _features(raw: Splits, normalize: Normalize) -> FeatureMap:
     d = raw.dataset.rows.shape[1]
     return UnitLength(d) if normalize == "unit" else Identity(d)
-
-
-def _refitted(splits: Splits) -> Splits:
-    """Return the splits that `SplitConfig.refit` makes of the same rows."""
-    both = np.concatenate([splits.train.indices, splits.validation.indices])
-    protocol = f"{splits.protocol}, refitted on train and validation"
-    return replace(splits, train=replace(splits.train, indices=both), protocol=protocol)

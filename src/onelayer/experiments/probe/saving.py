@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.protocols import split as divide
+from onelayer.data.protocols import refitted
 from onelayer.errors import ConfigError
 from onelayer.experiments.probe.probing import Probe
 from onelayer.runs.directory import Run, now
@@ -34,7 +34,7 @@ def save(probe: Probe, run: Run, split_config: SplitConfig) -> None:
     """
     dataset = probe.splits.dataset
     split_config = SplitConfig(**{**vars(split_config), "refit": True})
-    splits = divide(dataset, split_config)
+    splits = refitted(probe.splits)
     outcome = probe.outcome
     if outcome.model is None:
         raise ConfigError(f"the recipe {probe.recipe} makes no layer, so there is no run to write")
