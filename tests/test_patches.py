@@ -4,14 +4,14 @@ import json
 import re
 import runpy
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
+from patched import drawn, images, model_of
 from scipy.signal import correlate
 
 import onelayer.features.patches
-from onelayer import Model, Standardizer
+from onelayer import Model
 from onelayer.blas import one_blas_thread
 from onelayer.container import pack, unpack
 from onelayer.errors import ConfigError, DataError, ModelFileError
@@ -20,26 +20,9 @@ from onelayer.features.filters import draw_filters, sizes_of
 from onelayer.features.patches import Patches
 from onelayer.features.pooling import Bank, Pool, respond
 from onelayer.kernel import kernel
-from onelayer.layer import SoftmaxLayer
-from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS
 
 SHAPES = [(3, 32, 32), (1, 24, 24), (3, 48, 64), (1, 8, 8), (3, 9, 17), (2, 3, 12), (1, 40, 11)]
-
-
-def images(shape, n=6, seed=0):
-    """Smooth noise with edges, so that neighbouring pixels are alike, as in photos."""
-    rng = np.random.default_rng(seed)
-    c, h, w = shape
-    coarse = rng.integers(0, 256, (n, c, -(-h // 3), -(-w // 3)))
-    pictures = coarse.repeat(3, axis=2).repeat(3, axis=3)[:, :, :h, :w] + rng.normal(0, 20, (n, *shape))
-    return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
-
-
-@cache
-def drawn(shape, filters=10, seed=3, n=6, **options):
-    rows = images(shape, n).reshape(n, -1)
-    return Patches.drawn(rows, np.arange(n), shape, filters=filters, seed=seed, **options)
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -357,16 +340,6 @@ class TestDraw:
         for options in ({"filters": 0}, {"views": 2}):
             with pytest.raises(ConfigError, match="ask for at least 1 filter, and for 1 or 5 views"):
                 Patches.drawn(rows, np.arange(6), (1, 12, 12), **options)
-
-
-def model_of(patches, seed=0):
-    """A model of random weights."""
-    rng = np.random.default_rng(seed)
-    d, d_in = patches.d_out, patches.d_in
-    layer = SoftmaxLayer(np.asfortranarray(rng.normal(0, 0.05, (d, 4))), rng.normal(0, 1, 4), LOSSES["softmax"])
-    standardizer = Standardizer(rng.uniform(20, 90, d), rng.uniform(20, 40, d))
-    of_rows = Standardizer(np.full(d_in, 120.0), np.full(d_in, 70.0))
-    return Model(layer, standardizer, ("a", "b", "c", "d"), patches.image_shape, True, patches, of_rows)
 
 
 class TestModel:

@@ -1,0 +1,35 @@
+"""Helpers for tests of patch features: images, a map that is drawn from them, and a model."""
+
+from functools import cache
+
+import numpy as np
+
+from onelayer import Model, Standardizer
+from onelayer.features.patches import Patches
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import LOSSES
+
+
+def images(shape, n=6, seed=0):
+    """Smooth noise with edges, so that neighbouring pixels are alike, as in photos."""
+    rng = np.random.default_rng(seed)
+    c, h, w = shape
+    coarse = rng.integers(0, 256, (n, c, -(-h // 3), -(-w // 3)))
+    pictures = coarse.repeat(3, axis=2).repeat(3, axis=3)[:, :, :h, :w] + rng.normal(0, 20, (n, *shape))
+    return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
+
+
+@cache
+def drawn(shape, filters=10, seed=3, n=6, **options):
+    rows = images(shape, n).reshape(n, -1)
+    return Patches.drawn(rows, np.arange(n), shape, filters=filters, seed=seed, **options)
+
+
+def model_of(patches, seed=0):
+    """A model of random weights."""
+    rng = np.random.default_rng(seed)
+    d, d_in = patches.d_out, patches.d_in
+    layer = SoftmaxLayer(np.asfortranarray(rng.normal(0, 0.05, (d, 4))), rng.normal(0, 1, 4), LOSSES["softmax"])
+    standardizer = Standardizer(rng.uniform(20, 90, d), rng.uniform(20, 40, d))
+    of_rows = Standardizer(np.full(d_in, 120.0), np.full(d_in, 70.0))
+    return Model(layer, standardizer, ("a", "b", "c", "d"), patches.image_shape, True, patches, of_rows)
