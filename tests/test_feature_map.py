@@ -17,7 +17,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, ModelFileError, UnitWarning
 from onelayer.export import to_logistic_regression, to_numpy, to_onnx, write
-from onelayer.features.map import FeatureMap, Identity
+from onelayer.features.map import Attribution, FeatureMap, Identity
 from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.units import FAR_OFF
 from onelayer.model import MODEL_ARRAYS
@@ -109,8 +109,9 @@ class Steps(FeatureMap):
     def read(cls, tensors, facts):
         return cls()
 
-    def attribute(self, contributions, row):
-        return contributions @ (A != 0).T / 2  # (t, d_in): each of the two pixels gets half
+    def attribute(self, V, mean, row):
+        added = (self.transform(row[np.newaxis]) - mean) * V.T
+        return Attribution(added @ (A != 0).T / 2)  # (t, d_in): each of the two pixels gets half
 
     def onnx_nodes(self, rows, features):
         from onnx import helper

@@ -1,7 +1,7 @@
 """The reasons for an answer: the amount that each pixel adds to the logits. For one layer this is exact.
 
-A linear feature map is multiplied into the layer first. Any other map divides the contribution of each
-feature among the numbers of the row (`FeatureMap.attribute`), or refuses.
+A linear feature map is multiplied into the layer first. Any other map divides the contributions of its features among
+the numbers of the row (`FeatureMap.attribute`), or refuses.
 """
 
 import math
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from onelayer.features.map import Attribution
 from onelayer.layer import ranked
 from onelayer.model import Model
 from onelayer.words import percent
+
+CAVEAT = "this shows how the score came about, not what would change it"  # where a map is not linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,9 @@ class Explanation:
     logits : ndarray (t,), float64
         The exact sums of contributions and bias, rounded once (`math.fsum`). `Model.logits` differs only by the
         rounding of its sums.
+    windows : ndarray (t, down, across), float64, or None
+        With patch features, the amount that each window of the image adds to each logit: the contributions, divided
+        otherwise. A window with the average activations of the training images adds nothing.
     """
 
     classes: np.ndarray
@@ -39,6 +45,7 @@ class Explanation:
     contributions: np.ndarray
     bias: np.ndarray
     logits: np.ndarray
+    windows: np.ndarray | None = None
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{k} with {percent(p)}" for k, p in zip(self.classes, self.probabilities, strict=True))
@@ -59,9 +66,10 @@ def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:
     probabilities = np.asarray(model.layer.loss.probabilities(S))[0]  # (K,)
     classes = ranked(S[0])[:top]
     exact = model.without_linear_map.in_float64()
-    x = exact.standardizer.transform(exact.features.transform(R))[0]  # (d_out,)
-    contributions = exact.layer.weights[:, classes].T * x  # (t, d_out)
-    contributions = exact.features.attribute(contributions, R[0])  # (t, d)
-    bias = exact.layer.bias[classes]
-    logits = np.array([math.fsum([*terms, b]) for terms, b in zip(contributions, bias, strict=True)])
-    return Explanation(classes, probabilities[classes], contributions, bias, logits)
+    W, bias = exact.layer.weights[:, classes], exact.layer.bias[classes]
+    if exact.features.linear:
+        found = Attribution(W.T * exact.standardizer.transform(R)[0])
+    else:
+        found = exact.features.attribute((W.T / exact.standardizer.scale).T, exact.standardizer.mean, R[0])
+    logits = np.array([math.fsum([*terms, b]) for terms, b in zip(found.numbers, bias, strict=True)])
+    return Explanation(classes, probabilities[classes], found.numbers, bias, logits, found.windows)

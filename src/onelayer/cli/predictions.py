@@ -91,6 +91,8 @@ def explain(
 ) -> None:
     """Draw what each pixel of an image adds to the logits of the likeliest classes.
 
+    Of a model on patches, print and draw what each window of the image adds, too.
+
     Parameters
     ----------
     images
@@ -153,7 +155,8 @@ def _explain(
     row, note = read_image(image, model.image_shape, model.fit)
     explained = explain(model, row, top)
     names = [model.class_names[k] for k in explained.classes]
-    title = f"What each pixel adds to the logits: {image} by the model of {run_directory}"
+    part = "pixel" if explained.windows is None else "window and pixel"
+    title = f"What each {part} adds to the logits: {image} by the model of {run_directory}"
     figure = explanation(row.reshape(model.image_shape), explained, names, printable(title, 300))
     write_over(out, png(figure, EXPLAINED), is_explanation)
     if named:

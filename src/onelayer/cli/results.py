@@ -11,7 +11,7 @@ import numpy as np
 from onelayer.analysis.certification import is_weak
 from onelayer.analysis.estimates import Estimate, named
 from onelayer.analysis.evaluation import CLASS_COLUMNS, Evaluation
-from onelayer.analysis.explanation import Explanation
+from onelayer.analysis.explanation import CAVEAT, Explanation
 from onelayer.analysis.gradcheck import GradientReport
 from onelayer.analysis.judgement import Judgement
 from onelayer.analysis.references import Reference, Verdict
@@ -166,13 +166,29 @@ def print_diagnoses(screen: Screen, diagnoses: list[Diagnosis]) -> None:
 
 
 def print_explanation(screen: Screen, explained: Explanation, class_names: list[str]) -> None:
-    """Print the logits of the likeliest classes as sums of the bias and the part of the pixels."""
+    """Print the logits of the likeliest classes as sums of the bias and the part of the pixels, or of windows."""
     numbers = (explained.probabilities, explained.logits, explained.bias, explained.logits - explained.bias)
     rows = [
         [name, percent(p), *(f"{number:+z.4f}" for number in parts)]
         for name, p, *parts in zip(class_names, *numbers, strict=True)
     ]
-    screen.table("class", "probability", "logit", "= bias", "+ pixels", rows=rows)
+    of_image = "+ pixels" if explained.windows is None else "+ image"
+    screen.table("class", "probability", "logit", "= bias", of_image, rows=rows)
+    if explained.windows is not None:
+        rows = [
+            [name, *(f"{amount:+z.4f}" for amount in explained.windows[:, y, x])]
+            for (y, x), name in np.ndenumerate(_window_names(*explained.windows.shape[1:]))
+        ]
+        screen.say("\nadded by each window; average activations of the training images add 0")
+        screen.table("window", *class_names, rows=rows)
+        screen.say(f"note: {CAVEAT}")
+
+
+def _window_names(down: int, across: int) -> np.ndarray:
+    """Return the names (down, across) of at most 3 x 3 windows."""
+    rows, columns = ("top", "middle", "bottom"), ("left", "centre", "right")
+    few = {1: slice(1, 2), 2: slice(0, None, 2), 3: slice(0, None)}
+    return np.array([[f"{row} {column}" for column in columns[few[across]]] for row in rows[few[down]]])
 
 
 def print_evaluation(

@@ -11,7 +11,7 @@ is. To add one, subclass `FeatureMap` and name its reader in `FEATURE_MAPS` of `
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,21 @@ from onelayer.errors import DataError
 
 Shape = tuple[int, int, int]  # of an image: channels, height, width
 LEAST_LENGTH = 1e-10  # of a row that is divided by its length; shorter ones, such as zeros, are divided by this
+
+
+class Attribution(NamedTuple):
+    """The amounts that parts of a row add to t logits, in float64.
+
+    Parameters
+    ----------
+    numbers : ndarray (t, d_in)
+        Of each number of the row.
+    windows : ndarray (t, down, across) or None
+        Of each window of the image, for features that are averages over windows. The sum over a logit is the same.
+    """
+
+    numbers: np.ndarray
+    windows: np.ndarray | None = None
 
 
 class FeatureMap(Protocol):
@@ -73,10 +88,19 @@ class FeatureMap(Protocol):
         problem = "do not define pull_back" if self.linear else "are not linear in the rows"
         raise DataError(f"the features {self.name} {problem}, so they have no weights on the rows")
 
-    def attribute(self, contributions: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return how much each number of a raw row (d_in,) adds to t logits, (t, d_in).
+    def attribute(self, V: np.ndarray, mean: np.ndarray, row: np.ndarray) -> Attribution:
+        """Return how much each number of a raw row (d_in,) adds to t logits.
 
-        `contributions` (t, d_out) is how much each feature adds; the sum over a logit stays the same.
+        The features F (views, d_out) of the row add the mean over the views of (F - mean) V, and so must the sum of
+        the amounts.
+
+        Parameters
+        ----------
+        V : ndarray (d_out, t), float64
+            The amount that one more unit of a feature adds.
+        mean : ndarray (d_out,), float64
+            The features that add nothing.
+        row : ndarray (d_in,)
         """
         raise DataError(f"the features {self.name} cannot be traced back to the numbers of a row")
 
@@ -120,9 +144,6 @@ class Identity(FeatureMap):
 
     def pull_back(self, V: np.ndarray) -> np.ndarray:
         return V
-
-    def attribute(self, contributions: np.ndarray, row: np.ndarray) -> np.ndarray:
-        return contributions
 
 
 @dataclass(frozen=True)

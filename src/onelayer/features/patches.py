@@ -27,8 +27,9 @@ import numpy as np
 from onelayer.blas import one_blas_thread
 from onelayer.errors import ConfigError, DataError
 from onelayer.features import exported
+from onelayer.features.attribution import by_position, over_pixels
 from onelayer.features.filters import EPSILON, SIZES, draw_filters, images_of, sizes_of
-from onelayer.features.map import FeatureMap, Shape
+from onelayer.features.map import Attribution, FeatureMap, Shape
 from onelayer.features.pooling import GRID, MOVES, THRESHOLD, Bank, Pool, shift_of
 from onelayer.kernel import kernel
 from onelayer.parts import Stopped, in_parts
@@ -122,10 +123,9 @@ class Patches(FeatureMap):
         Codes round the roots, so that the levels do not depend on the order of sums, except rarely.
         """
         levels = np.full(len(self.banks), FIRST_LEVEL)
-        ends = np.cumsum([pool.features for pool in self._pools])[:-1]
         for _ in range(MOST_TRIES):
             codes = self._with_levels(levels).transform(rows)
-            largest = np.array([part.max() for part in np.split(codes, ends, axis=1)], np.float64)
+            largest = np.array([part.max() for part in self._split(codes.T)], np.float64)
             good = (largest >= LEAST_CODE) & (largest < 255)
             if good.all():
                 break
@@ -181,6 +181,10 @@ class Patches(FeatureMap):
     def _pools(self) -> tuple[Pool, ...]:
         return tuple(Pool(bank, self.image_shape, self.mirrored, self.views) for bank in self.banks)
 
+    def _split(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """Return the numbers (d_out, ...) of the features of each size of patches."""
+        return np.split(numbers, np.cumsum([pool.features for pool in self._pools])[:-1])
+
     def _code(self, images: np.ndarray, codes: np.ndarray, stopped: Stopped) -> None:
         """Write codes (n, views, d_out) by the kernel."""
         first = 0
@@ -207,6 +211,23 @@ class Patches(FeatureMap):
         with one_blas_thread():
             for image, of_image in zip(images, codes, strict=True):
                 of_image[:] = np.concatenate([pool.codes(image) for pool in self._pools], axis=1)
+
+    def attribute(self, V: np.ndarray, mean: np.ndarray, row: np.ndarray) -> Attribution:
+        """Divide the contribution of each feature among the positions of its windows, and on among pixels.
+
+        A feature adds its code times V: this is divided in proportion to the activations u at the positions, of which
+        the code is the root of the average; evenly where there is none. It also takes away its mean times V, evenly
+        from all positions. The amount of a position is divided evenly among the pixels of the patch.
+        """
+        image = _as_pixels(row).reshape(self.image_shape)
+        codes = self.transform(image.reshape(1, -1)).astype(np.float64)
+        numbers, windows = np.zeros((V.shape[1], self.d_in)), np.zeros(())
+        with one_blas_thread():
+            for pool, *parts in zip(self._pools, *map(self._split, (codes.T, V, mean)), strict=True):
+                of_positions, of_windows = by_position(pool, image, *parts)
+                numbers += over_pixels(of_positions, self.image_shape, pool.bank.filters.shape[2])
+                windows = windows + of_windows.transpose(2, 0, 1)  # as many for each size of patches
+        return Attribution(numbers, windows)
 
     def tensors(self) -> dict[str, np.ndarray]:
         arrays = {"largest": np.array([bank.largest for bank in self.banks])}
