@@ -137,6 +137,7 @@ def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
         (["study", "grid", "--seeds", "3,4"], "--seeds 3,4: it takes one number, with a decimal point$"),
         (["resume", "run", "--lambda", "1"], "unknown option --lambda; see onelayer resume --help$"),
         (["resume", "run", "--early-stopping"], "unknown option --early-stopping; see onelayer resume --help$"),
+        (["check", "--features", "20"], r"unknown option --features; did you mean --n-features\?$"),
         (["resume", "run", "--force"], "unknown option --force; see onelayer resume --help$"),
     ],
 )

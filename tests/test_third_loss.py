@@ -162,7 +162,7 @@ def test_an_explanation_shows_its_probabilities(hinge, run_cli, tiny_cifar, tiny
 
 
 def test_its_gradients_are_checked(third, run_cli):
-    code, out, err = run_cli("check", "--data", "digits", "--classes", "3", "--features", "5")
+    code, out, err = run_cli("check", "--data", "digits", "--classes", "3", "--n-features", "5")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines() if line.startswith(third.name)]
     has_torch = importlib.util.find_spec("torch") is not None

@@ -30,7 +30,7 @@ def data(
 
 @app.command
 def check(
-    *, data: Data = "auto", samples: int = 3, features: int = 10, classes: int | None = None, seed: int = 42
+    *, data: Data = "auto", samples: int = 3, n_features: int = 10, classes: int | None = None, seed: int = 42
 ) -> None:
     """Compare the hand-written gradients with PyTorch, complex steps and central differences; exit 1 if they differ.
 
@@ -38,7 +38,7 @@ def check(
     ----------
     samples
         Number of rows (n).
-    features
+    n_features
         Number of features of each row (d), evenly spaced over the pixels.
     classes
         Number of classes (K); by default 10, or all if the data have fewer.
@@ -56,8 +56,8 @@ def check(
         dataset = load_preferred(data, ("data_batch_1",), progress=progress)
     screen.notes(dataset)
     classes = min(10, len(dataset.class_names)) if classes is None else classes
-    X, y = sample_rows(dataset, samples, features, classes)
-    screen.say(f"{dataset.name}: n = {samples} rows, d = {features} features, K = {classes} classes, float64")
+    X, y = sample_rows(dataset, samples, n_features, classes)
+    screen.say(f"{dataset.name}: n = {samples} rows, d = {n_features} features, K = {classes} classes, float64")
     reports = []
     for loss in LOSSES:
         with screen.working(f"checking {loss}") as progress:
