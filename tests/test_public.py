@@ -28,6 +28,7 @@ from onelayer.training.state import Problem
 NAMES = {
     *("SourceConfig", "SplitConfig", "TrainConfig", "Dataset", "Split", "Splits", "Standardizer", "SoftmaxLayer"),
     *("LOSSES", "Model", "TrainingState", "TrainingResult", "Run", "Evaluation", "Explanation", "SoftmaxClassifier"),
+    "PatchFeatures",
     *("load", "load_splits", "load_run", "train", "evaluate", "explain", "compare", "check_gradients"),
     *("OnelayerError", "OnelayerWarning"),
 }

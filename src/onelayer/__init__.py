@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onelayer.training.public import train as train
     from onelayer.training.state import TrainingResult as TrainingResult
     from onelayer.training.state import TrainingState as TrainingState
+    from onelayer.transformer import PatchFeatures as PatchFeatures
 else:
     _LINES = map(str.split, __spec__.loader.get_data(__spec__.origin).decode().splitlines())
     _MODULES = {words[3]: words[1] for words in _LINES if words[:1] == ["from"] and words[1].startswith("onelayer.")}

@@ -23,6 +23,7 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.drawing import CurvePlots, ModelPlots, pictures
 from onelayer.errors import ConfigError
+from onelayer.features.map import Shape
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
@@ -478,7 +479,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     ) -> Self:
         if len(classes) < 2:
             raise ValueError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs two")
-        config = self._config(X, epochs, self._seed if goes_on else _seed_of(self.random_state), hold_out)
+        config = self._config(X, epochs, self._seed if goes_on else seed_of(self.random_state), hold_out)
         if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
             config = replace(config, decay_every=0)
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
@@ -556,11 +557,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     def _config(self, X: np.ndarray, epochs: int | Literal["auto"], seed: int, hold_out: bool) -> TrainConfig:
         """Return the settings, checked."""
-        shape, d = self.image_shape, X.shape[1]
-        sizes = shape if isinstance(shape, tuple | list) and all(isinstance(size, Integral) for size in shape) else ()
-        if shape is not None and not (len(sizes) == 3 and min(sizes) > 0 and math.prod(sizes) == d):
-            raise ConfigError(f"image_shape {shape!r} is not channels, height and width of images of {d} numbers")
-        if self.flip and shape is None:
+        if self.flip and image_shape_of(self.image_shape, X.shape[1]) is None:
             raise ConfigError("flip needs image_shape: channels, height and width of the images")
         check_scalar(
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
@@ -601,10 +598,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         alike = bool((weights[places] == 1).all())
         row_weights = None if alike else weights / weights[train_places].mean()
         names = tuple(map(str, classes))
-        shape = None
-        if self.image_shape is not None:
-            channels, height, width = map(int, self.image_shape)
-            shape = channels, height, width
+        shape = image_shape_of(self.image_shape, X.shape[1])
         dataset = Dataset(X, labels, names, shape, "X", row_weights=row_weights)
         parts = {"train": train_places, "validation": places[held_out], "test": places[:0]}
         splits = Splits(**{name: Split(name, dataset, at) for name, at in parts.items()}, protocol="given to fit")
@@ -615,12 +609,30 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         return splits, seen.merge(moments) if seen else moments
 
 
+def image_shape_of(image_shape: Any, d: int) -> Shape | None:
+    """Return the parameter `image_shape` as ints, for rows of d numbers.
+
+    Raises
+    ------
+    ConfigError
+        If these are not the sizes of such images.
+    """
+    if image_shape is None:
+        return None
+    sizes = image_shape if isinstance(image_shape, tuple | list) else ()
+    whole = [int(size) for size in sizes if isinstance(size, Integral)]
+    if not (len(whole) == len(sizes) == 3 and min(whole) > 0 and math.prod(whole) == d):
+        raise ConfigError(f"image_shape {image_shape!r} is not channels, height and width of images of {d} numbers")
+    channels, height, width = whole
+    return channels, height, width
+
+
 def _kept_or_float64(X: np.ndarray) -> np.ndarray:
     # check_array would take every polars frame for one of another type.
     return X if X.dtype in KEPT_TYPES else X.astype(np.float64)
 
 
-def _seed_of(random_state: int | np.random.RandomState | None) -> int:
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
     """Return a seed: an int as it is, as on the command line, or a number drawn from a generator."""
     if isinstance(random_state, Integral):
         return int(random_state)
