@@ -2,17 +2,23 @@
 
 import doctest
 import pickle
+import runpy
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from onelayer import OnelayerError, PatchFeatures, SoftmaxClassifier, transformer
+from onelayer import Model, OnelayerError, OnelayerWarning, PatchFeatures, SoftmaxClassifier, transformer
+from onelayer.errors import ConfigError, DataError
+from onelayer.export import write
 from onelayer.features.patches import Patches
+from onelayer.transformer import model_of
 
 SHAPE = 3, 10, 9
 NOT_AN_IMAGE = "one number is not an image, and the error says so in other words"
@@ -128,6 +134,72 @@ def test_in_a_pipeline_and_a_search():
     assert cross_val_score(best, X, y, cv=2).mean() == search.best_score_ > 0.85
     again = pickle.loads(pickle.dumps(best))
     np.testing.assert_array_equal(again.predict_proba(X), best.predict_proba(X))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Images, and a pipeline that was trained on them, with labels that are words, and five views."""
+    X = images(60, (1, 10, 9))
+    X[::2, :, :5] //= 3
+    X[::3, :, :, :4] //= 4
+    y = np.array(["even", "odd", "other"])[np.arange(60) % 2 + (np.arange(60) % 3 == 0)]
+    return X, make_pipeline(PatchFeatures(6), SoftmaxClassifier(epochs=20, random_state=0)).fit(X, y)
+
+
+def test_a_pipeline_becomes_a_model_that_answers_the_same(fitted, tmp_path):
+    X, pipeline = fitted
+    model = model_of(pipeline)
+    model.save(tmp_path / "model.safetensors")
+    expected = pipeline.predict_proba(X)
+    assert expected.std(axis=0).min() > 0.1
+    for one in (model, Model.load(tmp_path / "model.safetensors")):
+        assert one.class_names == ("even", "odd", "other")
+        assert (one.image_shape, one.pixels, one.features.views) == ((1, 10, 9), True, 5)
+        np.testing.assert_allclose(one.probabilities(X.reshape(60, -1)), expected, atol=1e-5)
+    with pytest.warns(OnelayerWarning, match="multiply the rows by 255"), pytest.raises(DataError, match="whole num"):
+        model.warn_of(X.reshape(60, -1) / 255)
+        model.logits(X.reshape(60, -1) / 255)
+
+
+def test_a_pipeline_is_exported_for_onnx_and_numpy(fitted, tmp_path):
+    X, pipeline = fitted
+    expected = pipeline.predict_proba(X)
+    write(model_of(pipeline), tmp_path / "predict.py")
+    exported = runpy.run_path(str(tmp_path / "predict.py"))
+    alike = np.abs(exported["probabilities"](X) - expected).max(axis=1) < 1e-5
+    assert alike.mean() > 0.95  # in the others, a code differs by a grey level
+    labels = exported["class_names"][exported["logits"](X).argmax(axis=1)]
+    np.testing.assert_array_equal(labels[alike], pipeline.predict(X)[alike])
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    (file,) = write(model_of(pipeline), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.type) == ("images", "tensor(uint8)")
+    P, labels, _ = session.run(None, {"images": X})
+    alike = np.abs(P - expected).max(axis=1) < 1e-5
+    assert alike.mean() > 0.95
+    np.testing.assert_array_equal(pipeline.classes_[labels][alike], pipeline.predict(X)[alike])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "found"),
+    [
+        (make_pipeline(StandardScaler(), SoftmaxClassifier()), "StandardScaler and SoftmaxClassifier"),
+        (make_pipeline(PatchFeatures(), StandardScaler(), SoftmaxClassifier()), "PatchFeatures and StandardScaler and"),
+        (make_pipeline(PatchFeatures(), LogisticRegression()), "PatchFeatures and LogisticRegression"),
+        (SoftmaxClassifier(), "SoftmaxClassifier"),
+    ],
+)
+def test_a_pipeline_of_other_steps_is_refused(pipeline, found):
+    words = f"a Pipeline of PatchFeatures and SoftmaxClassifier, and nothing else, becomes a model; this is {found}"
+    with pytest.raises(ConfigError, match=words):
+        model_of(pipeline)
+
+
+def test_a_pipeline_that_is_not_fitted_is_refused():
+    with pytest.raises(ConfigError, match="the pipeline is not fitted; call its method fit first"):
+        model_of(make_pipeline(PatchFeatures(), SoftmaxClassifier()))
 
 
 def test_the_example_says_what_it_prints():

@@ -1,18 +1,21 @@
-"""scikit-learn's interface to patch features."""
+"""scikit-learn's interface to patch features, and the model of a pipeline of them."""
 
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onelayer.errors import ConfigError, DataError, FeatureError
-from onelayer.estimator import image_shape_of, seed_of
+from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of
 from onelayer.features.map import Shape
 from onelayer.features.patches import Patches
-from onelayer.features.standardizer import BLOCK_ROWS
+from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.model import Model
 
 
 class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -73,6 +76,7 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     """
 
     patches_: Patches
+    _of_rows: Standardizer
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         except DataError as error:
             raise FeatureError(str(error)) from None
+        self._of_rows = Standardizer.fit(rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -178,6 +183,30 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags.input_tags.positive_only = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def model_of(pipeline: Pipeline) -> Model:
+    """Return the model of a fitted ``make_pipeline(PatchFeatures(), SoftmaxClassifier())``, to export or save it.
+
+    It takes rows of pixels with the channels first, and computes the features itself. Its classes are the labels as
+    words. Logits of several views are averaged, which is the same as the logits of the mean of their features.
+
+    Raises
+    ------
+    ConfigError
+        If the pipeline has other steps, or is not fitted.
+    """
+    steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
+    kinds = [type(step) for step in steps]
+    if kinds != [PatchFeatures, SoftmaxClassifier]:
+        found = " and ".join(kind.__name__ for kind in kinds) or type(pipeline).__name__
+        what = "a Pipeline of PatchFeatures and SoftmaxClassifier, and nothing else, becomes a model"
+        raise ConfigError(f"{what}; this is {found}")
+    transformer, classifier = steps
+    if not (hasattr(transformer, "patches_") and hasattr(classifier, "model_")):
+        raise ConfigError("the pipeline is not fitted; call its method fit first")
+    patches, of_rows, model = transformer.patches_, transformer._of_rows, classifier.model_
+    return replace(model, image_shape=patches.image_shape, pixels=True, features=patches, row_standardizer=of_rows)
 
 
 def _flattened(X: Any) -> tuple[Any, Shape | None]:
