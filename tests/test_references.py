@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers import toy_dataset, toy_splits
 from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from onelayer.analysis import references
@@ -137,13 +139,67 @@ class Waves(FeatureMap):
 
 def test_class_means_are_means_of_features():
     splits = unequal_splits()
-    _, _, (_, nearest) = judged(splits, features=Waves())
+    _, _, (_, nearest, _) = judged(splits, features=Waves())
     X, Z = (np.cos(split.rows(slice(None)).astype(float) / 40) for split in (splits.train, splits.test))
     scaler = StandardScaler().fit(X)
     expected = NearestCentroid().fit(scaler.transform(X), splits.train.labels).predict(scaler.transform(Z))
     assert np.mean(nearest.predictions == expected) > 0.995  # the scaler of training is of features in float32
     _, _, (_, of_rows) = judged(splits)
     assert np.mean(of_rows.predictions == expected) < 0.99
+
+
+def test_a_model_on_features_is_compared_with_a_layer_on_the_raw_rows():
+    splits = unequal_splits(dtype="uint8")
+    _, evaluation, (*_, raw) = judged(splits, features=Waves())
+    assert raw.name == "one layer on raw pixels"
+    X, Z = (split.rows(slice(None)).astype(float) for split in (splits.train, splits.test))
+    expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(X, splits.train.labels).predict(Z)
+    assert np.mean(raw.predictions == expected) > 0.9
+    assert np.mean(evaluation.predictions == expected) < 0.85
+    assert raw.labels.tolist() == evaluation.labels.tolist()
+    assert "loss" not in raw.estimates
+    on_floats = judged(unequal_splits(), features=Waves())[2][-1]
+    assert on_floats.name == "one layer on raw numbers"
+
+
+def test_the_layer_on_raw_rows_costs_little_and_says_how_many_rows_it_had(monkeypatch):
+    splits = unequal_splits(dtype="uint8")
+    model, evaluation, (*_, of_all) = judged(splits, features=Waves())
+    epochs = []
+
+    def watched(splits, config, **options):
+        result = train(splits, config, **options)
+        epochs.append((len(splits.train), len(splits.validation), result.state.epoch))
+        return result
+
+    monkeypatch.setattr(references.engine, "train", watched)
+    monkeypatch.setattr(references, "MOST_PRODUCTS", 60 * 4 * 256)
+    monkeypatch.setattr(references, "MOST_EPOCHS", 3)
+    (*_, some) = references_for(model, splits.train, splits.test, evaluation)
+    assert some.name == "one layer on 250 rows of raw pixels"
+    assert epochs == [(225, 25, 4)]  # 256 * 3 / 250 epochs
+    assert some.accuracy > 0.4
+    assert some.predictions.tolist() != of_all.predictions.tolist()
+    monkeypatch.setattr(references, "MOST_NUMBERS", 60 * 19)
+    assert len(references_for(model, splits.train, splits.test, evaluation)) == 2
+
+
+def test_the_layer_on_raw_rows_never_sees_rows_of_weight_0_or_of_other_parts():
+    splits = unequal_splits(dtype="uint8")
+    weights = np.ones(1500)
+    weights[splits.train.indices[::3]] = 0
+    splits = replace_dataset(
+        splits, replace(splits.dataset, row_weights=weights / weights[splits.train.indices].mean())
+    )
+    hidden = np.setdiff1d(np.arange(1500), splits.train.indices[weights[splits.train.indices] > 0])
+    rows, labels = splits.dataset.rows.copy(), splits.dataset.labels.copy()
+    rows[np.setdiff1d(hidden, splits.test.indices)] //= 2
+    labels[hidden] = (labels[hidden] + 1) % 4
+    others = replace_dataset(splits, replace(splits.dataset, rows=rows, labels=labels))
+    model, evaluation, (*_, expected) = judged(splits, features=Waves())
+    *_, found = references_for(model, others.train, others.test, evaluation)
+    assert found.predictions.tolist() == expected.predictions.tolist()
+    assert expected.accuracy > 0.6
 
 
 def test_a_room_adds_its_own_reference(monkeypatch):

@@ -1,4 +1,4 @@
-"""References: answers that need no training, by which a model's figures are judged.
+"""References: simple answers by which a model's figures are judged.
 
 To add one, write a function that returns a `Reference` (or None where it does not apply), and put it into `REFERENCES`.
 """
@@ -13,12 +13,16 @@ from onelayer.analysis.estimates import Estimate, balanced_difference, differenc
 from onelayer.analysis.evaluation import Evaluation, logits_of, matched_labels
 from onelayer.coded import feature_blocks
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Split
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
+from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.model import Model
+from onelayer.training import train as engine
 from onelayer.words import printable
 
+MOST_PRODUCTS, MOST_NUMBERS = 640_000_000, 100_000_000  # of an epoch of the layer on raw rows, and of its rows
+MOST_EPOCHS, LEAST_ROWS = 50, 20
 RAREST = 0.5  # rows that a class without training rows counts as, for a finite loss
 
 
@@ -81,9 +85,43 @@ def nearest_class_mean(model: Model, train: Split, rows: Split, evaluation: Eval
     return Reference("nearest class mean", evaluation.labels, likeliest(S), evaluation.weights, model.class_names)
 
 
+def layer_on_raw_rows(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference | None:
+    """Return the answers of a layer on the raw rows, for a model on a feature map; None for other models.
+
+    It is trained by the defaults of `onelayer.train`, with the seed 0 and a tenth of its rows held out. Its name says
+    how many rows there were, if they were not all training rows: `MOST_PRODUCTS` limits an epoch, and fifty times that
+    all epochs, which takes a few seconds.
+    """
+    if isinstance(model.features, Identity):
+        return None
+    d, K = model.features.d_in, len(model.class_names)
+    known = np.arange(len(train)) if (w := train.row_weights(slice(None))) is None else np.flatnonzero(w)
+    n = min(len(known), _rounded_down(min(MOST_PRODUCTS // (d * K), MOST_NUMBERS // d)))
+    if n < LEAST_ROWS:
+        return None
+    chosen = np.random.default_rng(0).permutation(known)[:n]
+    R, labels = train.rows(chosen), matched_labels(model, train)[chosen]
+    weights = None if w is None else w[chosen] / w[chosen].mean()
+    sample = Dataset(R, labels, model.class_names, model.image_shape, train.dataset.name, row_weights=weights)
+    parts = {"train": slice(n // 10, n), "validation": slice(n // 10), "test": slice(0)}
+    splits = Splits(**{name: Split(name, sample, np.arange(n)[part]) for name, part in parts.items()}, protocol="")
+    most = MOST_EPOCHS * MOST_PRODUCTS / (n * d * K)
+    raw = engine.train(splits, TrainConfig(seed=0), on_epoch=lambda state: state.epoch >= most, report_test=False).model
+    of_some = f"{n:,} rows of " if n < len(known) else ""
+    name = f"one layer on {of_some}raw {'pixels' if model.pixels else 'numbers'}"
+    return Reference(name, evaluation.labels, likeliest(logits_of(raw, rows)), evaluation.weights, model.class_names)
+
+
+def _rounded_down(count: int) -> int:
+    """Return a whole number with two digits and zeros."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return count // unit * unit
+
+
 REFERENCES: list[Callable[[Model, Split, Split, Evaluation], Reference | None]] = [
     class_frequencies,
     nearest_class_mean,
+    layer_on_raw_rows,
 ]
 
 

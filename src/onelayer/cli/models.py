@@ -40,7 +40,7 @@ def evaluate(
     as_json: Annotated[bool, Parameter(name="--json", group=OUTPUT)] = False,
     csv: Annotated[Path | None, Parameter(name="--csv", group=OUTPUT, allow_leading_hyphen=True)] = None,
 ) -> None:
-    """Print the figures of a model with their 95 % intervals, beside those of references that need no training.
+    """Print the figures of a model with their 95 % intervals, beside those of references.
 
     Parameters
     ----------
