@@ -5,7 +5,7 @@ import math
 import warnings
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from scipy.special import log_softmax, softmax
@@ -18,12 +18,13 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
+from onelayer.coded import features_of
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.drawing import CurvePlots, ModelPlots, pictures
-from onelayer.errors import ConfigError
-from onelayer.features.map import Shape
+from onelayer.errors import ConfigError, DataError, FeatureError, wrong_type
+from onelayer.features.map import FeatureMap, Identity, Shape
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
@@ -50,6 +51,7 @@ SETTINGS = (
     "decay_factor",
     "init_std",
     "init_bias",
+    "features_seed",
 )  # as TrainConfig has them
 
 
@@ -113,6 +115,16 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     image_shape : (int, int, int), default=None
         Channels, height and width of the images, if the rows of `X` are images.
 
+    features : str, FeatureMap or None, default=None
+        What the layer sees instead of the rows. 'patches' are responses to filters that are patches of the training
+        images, 128 for each size of patches; 'patches:K' has K filters. They need `image_shape`, and whole numbers from
+        0 to 255. Each image has five rows of features, its views, which are all trained; scores are averages over them.
+        An object of :class:`onelayer.features.map.FeatureMap` is a map that is there already. The features of all rows
+        are in a file in the cache's folder while `fit` runs. `partial_fit` and `warm_start` take no features.
+
+    features_seed : int, default=0
+        Seed for the filters, apart from `random_state`.
+
     decay_every : int or 'auto', default='auto'
         Multiply the learning rate by `decay_factor` each time this many epochs are done; 0 keeps it. 'auto' does so
         twice, when the loss has not fallen for `n_iter_no_change` epochs, and goes on from the best epoch; in
@@ -164,8 +176,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         The labels, sorted, with those whose rows all have weight 0.
 
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features), float64
-        Weights for rows of `X` as they are, with the standardisation folded in. For two classes, one row: the
-        difference of the classes' weights, or half of it for sigmoids.
+        Weights for rows of `X` as they are, or for their `features`, with the standardisation folded in. For two
+        classes, one row: the difference of the classes' weights, or half of it for sigmoids.
 
     intercept_ : ndarray of shape (1,) or (n_classes,), float64
 
@@ -191,7 +203,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         rows count by their weights.
 
     model_ : onelayer.Model
-        The layer with its standardisation, for the other functions of onelayer.
+        The layer with its features and its standardisation, for the other functions of onelayer.
 
     See Also
     --------
@@ -231,7 +243,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     model_: Model
     _state: TrainingState  # with the best layer, where training ended early
-    _moments: Moments  # of the rows that were trained on
+    _moments: Moments | None  # of the rows that were trained on
     _seed: int
 
     def __init__(
@@ -248,6 +260,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         standardize: bool = True,
         flip: bool = TrainConfig.flip,
         image_shape: tuple[int, int, int] | None = None,
+        features: str | FeatureMap | None = None,
+        features_seed: int = TrainConfig.features_seed,
         decay_every: int | Literal["auto"] = TrainConfig.decay_every,
         decay_factor: float = TrainConfig.decay_factor,
         init_std: float = TrainConfig.init_std,
@@ -271,6 +285,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         self.standardize = standardize
         self.flip = flip
         self.image_shape = image_shape
+        self.features = features
+        self.features_seed = features_seed
         self.decay_every = decay_every
         self.decay_factor = decay_factor
         self.init_std = init_std
@@ -304,6 +320,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         ValueError
             If `X`, `y`, a weight or a parameter is not valid, or the cost is not finite after an epoch.
         """
+        if self.warm_start:
+            self._refuse_features("warm_start", "set it to False")
         goes_on = bool(self.warm_start) and hasattr(self, "model_")
         X, y, weights = self._checked(X, y, sample_weight, reset=not goes_on)
         classes = self.classes_ if goes_on else np.unique(y)
@@ -339,6 +357,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         AttributeError
             If the solver is not 'sgd': the others need all rows at once.
         """
+        self._refuse_features("partial_fit", "call fit")
         goes_on = hasattr(self, "model_")
         if classes is None and not goes_on:
             raise ValueError("the first call of partial_fit needs classes: all labels there are ever to be")
@@ -429,6 +448,19 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         """
         return log_softmax(self._log_odds(X), axis=1)
 
+    def _refuse_features(self, how: str, instead: str) -> None:
+        """Refuse features where training goes on from a result: other rows would have other filters."""
+        if self._has_features or (hasattr(self, "model_") and not isinstance(self.model_.features, Identity)):
+            raise ConfigError(f"{how} takes no features, which are for the rows of one fit; {instead}")
+
+    @property
+    def _has_features(self) -> bool:
+        return self.features is not None and not (isinstance(self.features, str) and self.features == "none")
+
+    @property
+    def _has_patches(self) -> bool:
+        return self._has_features and isinstance(self.features, str)
+
     @property
     def history_(self) -> dict[str, np.ndarray]:
         check_is_fitted(self, "model_")
@@ -451,7 +483,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rows (n, d), labels (n,) and weights (n,) as arrays."""
         X, y = validate_data(self, X, y, order="C", reset=reset)
-        X = _kept_or_float64(X)
+        X = pixels_of(X) if self._has_patches else _kept_or_float64(X)
         check_classification_targets(y)
         if sample_weight is None:
             return X, y, np.ones(len(X))
@@ -483,8 +515,11 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
             config = replace(config, decay_every=0)
         splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
+        features = self._map(splits, config)
         standardizer = self._standardizer(moments, splits.dataset.image_shape, config, goes_on)
-        start = self._start(standardizer, config) if goes_on else None
+        if features and not self.standardize:
+            standardizer = Standardizer(np.zeros(features.d_out), np.ones(features.d_out))
+        start = self._start(standardizer, config) if goes_on and standardizer else None
         if start is not None and config.epochs != "auto":
             config = replace(config, epochs=start.epoch + config.epochs)
         earlier = None
@@ -497,7 +532,15 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
                 print(state.history[-1].in_words(config.epochs))
             return hold_out and decide(config, state.history).stalled
 
-        result = train(splits, config, start=start, standardizer=standardizer, on_epoch=on_epoch, report_test=False)
+        result = train(
+            splits,
+            config,
+            start=start,
+            features=features,
+            standardizer=standardizer,
+            on_epoch=on_epoch,
+            report_test=False,
+        )
         kept = result.kept
         if earlier and not result.scores["validation"].loss < earlier.scores["validation"].loss:
             kept = earlier.kept
@@ -533,9 +576,11 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         return replace(state, layer=layer, best=best if config.needs_best else None, first_rate=None, ended="")
 
     def _standardizer(
-        self, moments: Moments, image_shape: tuple[int, int, int] | None, config: TrainConfig, goes_on: bool
-    ) -> Standardizer:
+        self, moments: Moments | None, image_shape: Shape | None, config: TrainConfig, goes_on: bool
+    ) -> Standardizer | None:
         """Return the standardisation of the training rows, and of their mirror images if there are flips."""
+        if moments is None:
+            return None
         standardizer = moments.standardizer  # refuses numbers that are too large for the arithmetic
         if config.flip and image_shape is not None:
             standardizer = with_flips(standardizer, image_shape, config)
@@ -557,8 +602,10 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
 
     def _config(self, X: np.ndarray, epochs: int | Literal["auto"], seed: int, hold_out: bool) -> TrainConfig:
         """Return the settings, checked."""
-        if self.flip and image_shape_of(self.image_shape, X.shape[1]) is None:
-            raise ConfigError("flip needs image_shape: channels, height and width of the images")
+        if image_shape_of(self.image_shape, X.shape[1]) is None:
+            of_images = ["flip"] if self.flip else ["features"] if self._has_patches else []
+            if of_images:
+                raise ConfigError(f"{of_images[0]} needs image_shape: channels, height and width of the images")
         check_scalar(
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
@@ -572,10 +619,25 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         return TrainConfig(
             epochs=epochs,
             **of_steps,
-            dtype="float64" if X.dtype == np.float64 else "float32",
+            dtype="float64" if X.dtype == np.float64 and not self._has_features else "float32",
             seed=seed,
+            features=str(self.features) if self._has_patches else "none",
             **{name: getattr(self, name) for name in SETTINGS},
         )
+
+    def _map(self, splits: Splits, config: TrainConfig) -> FeatureMap | None:
+        """Return the features that the layer sees; None for the rows as they are."""
+        if not self._has_features:
+            return None
+        if not self._has_patches:
+            if not all(hasattr(self.features, name) for name in ("d_in", "d_out", "transform")):
+                words = "a word such as 'patches', or an object of a subclass of onelayer.features.map.FeatureMap"
+                raise wrong_type("features", self.features, words)
+            return cast(FeatureMap, self.features)
+        try:
+            return features_of(splits, config)
+        except DataError as error:
+            raise FeatureError(str(error)) from None
 
     def _split(
         self,
@@ -585,8 +647,11 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         classes: np.ndarray,
         hold_out_seed: int | None,
         seen: Moments | None,
-    ) -> tuple[Splits, Moments]:
-        """Return the rows to train on, and to hold out if there is a seed, and the moments of all rows trained on."""
+    ) -> tuple[Splits, Moments | None]:
+        """Return the rows to train on, and to hold out if there is a seed, and the moments of all rows trained on.
+
+        Features have other moments than rows, so that there are none.
+        """
         labels = LabelEncoder().fit(classes).transform(y)
         factors = _class_factors(self.class_weight, classes, labels, weights)
         places = np.flatnonzero(weights * factors[labels])
@@ -602,6 +667,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         dataset = Dataset(X, labels, names, shape, "X", row_weights=row_weights)
         parts = {"train": train_places, "validation": places[held_out], "test": places[:0]}
         splits = Splits(**{name: Split(name, dataset, at) for name, at in parts.items()}, protocol="given to fit")
+        if self._has_features:
+            return splits, None
         # Not the weights of the data set, which are 1 on average over these rows: they may be merged with others.
         blocks = None if alike else (weights[train_places[block]] for block in splits.train.blocks(BLOCK_ROWS))
         with read_forwards(X):
@@ -625,6 +692,19 @@ def image_shape_of(image_shape: Any, d: int) -> Shape | None:
         raise ConfigError(f"image_shape {image_shape!r} is not channels, height and width of images of {d} numbers")
     channels, height, width = whole
     return channels, height, width
+
+
+def pixels_of(X: np.ndarray) -> np.ndarray:
+    """Return numbers as uint8; refuse others than whole numbers from 0 to 255."""
+    if X.dtype == np.uint8:
+        return X
+    with np.errstate(invalid="ignore"):  # a number that is too large is not equal below
+        pixels = X.astype(np.uint8)
+    if not np.array_equal(pixels, X):
+        found = X[pixels != X][0]
+        hint = "; multiply numbers of 0 to 1 by 255, and round them" if X.min() >= 0 and X.max() <= 1 else ""
+        raise ConfigError(f"X holds {found:g}; patches are of pixels, whole numbers from 0 to 255{hint}")
+    return pixels
 
 
 def _kept_or_float64(X: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onelayer.errors import ConfigError, DataError, FeatureError
-from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of
+from onelayer.estimator import SoftmaxClassifier, image_shape_of, pixels_of, seed_of
 from onelayer.features.map import Shape
 from onelayer.features.patches import Patches
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
@@ -175,7 +175,7 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             raise ConfigError(f"{what}; or pass X as images (n, h, w) or (n, h, w, c)")
         if wanted not in (None, shape):
             raise ConfigError(f"X holds images of the shape {shape}, not {wanted}; pass images of that shape")
-        return _pixels(X), shape
+        return pixels_of(X), shape
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -222,16 +222,3 @@ def _flattened(X: Any) -> tuple[Any, Shape | None]:
         raise ConfigError(f"X has the shape {images.shape}; images have 1 or 3 channels, first or last")
     c, h, w = images.shape[1:]
     return images.reshape(len(images), c * h * w), (c, h, w)
-
-
-def _pixels(X: np.ndarray) -> np.ndarray:
-    """Return numbers as uint8; refuse others than whole numbers from 0 to 255."""
-    if X.dtype == np.uint8:
-        return X
-    with np.errstate(invalid="ignore"):  # a number that is too large is not equal below
-        pixels = X.astype(np.uint8)
-    if not np.array_equal(pixels, X):
-        found = X[pixels != X][0]
-        hint = "; multiply numbers of 0 to 1 by 255, and round them" if X.max() <= 1 else ""
-        raise ConfigError(f"X holds {found:g}; PatchFeatures takes pixels, whole numbers from 0 to 255{hint}")
-    return pixels
