@@ -38,7 +38,7 @@ def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, kind
 def unpack(path: str | Path, *, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return arrays and metadata of a file that `pack` made: finite floating-point arrays of these names.
 
-    A file may hold others whose names have a dot: those of a feature map.
+    A file may hold others whose names have a dot: those of a feature map, which may be bytes too.
 
     Raises
     ------
@@ -118,8 +118,10 @@ def _stated(checksum: str) -> bytes:
 
 
 def require_numbers(where: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuse arrays other than finite float32 and float64; a history may have holes."""
+    """Refuse arrays other than finite float32 and float64; a history may have holes, and a feature map bytes."""
     for name, tensor in tensors.items():
+        if tensor.dtype == np.uint8 and "." in name:
+            continue
         if tensor.dtype not in (np.float32, np.float64):
             raise ModelFileError(f"{where}: {name} is {tensor.dtype}, expected float32 or float64")
         if name != "history" and not np.isfinite(tensor).all():
