@@ -55,7 +55,9 @@ class FeatureMap(Protocol):
     views : int
         Rows of features for each raw row, whose logits are averaged. They are all trained.
     dtype : type
-        In which rows of features are stored: float32, or uint8.
+        In which rows of features are stored: float32, float16 or uint8.
+    keyed : bool
+        Whether name, tensors and facts decide the features, so that they may be kept under a key made of these.
     """
 
     name: str
@@ -65,18 +67,19 @@ class FeatureMap(Protocol):
     linear: bool
     views: int = 1
     dtype: type[np.generic] = np.float32
+    keyed: bool = True
 
     @abstractmethod
     def transform(self, R: np.ndarray) -> np.ndarray:
         """Return the features of raw rows R (n, d_in), of any numeric type, a block of one to a few hundred.
 
-        They are (n * views, d_out): the views of a row follow each other. uint8, or float32 or float64, whatever the
-        rows are; the more exact of them where that costs little.
+        They are (n * views, d_out): the views of a row follow each other. uint8, or a type of floats, whatever the rows
+        are; the more exact of them where that costs little.
         """
         ...
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return the arrays that a model file keeps: finite, float32 or float64."""
+        """Return the arrays that a model file keeps: finite, float32 or float64, or bytes as uint8."""
         return {}
 
     def facts(self) -> dict[str, Any]:
@@ -190,6 +193,20 @@ def features(R, tensors):
     X = R.astype(np.float64)
     return X / np.maximum(np.sqrt((X * X).sum(axis=1, keepdims=True)), {LEAST_LENGTH!r})
 """
+
+
+def as_pixels(R: np.ndarray, name: str) -> np.ndarray:
+    """Return rows of pixels from 0 to 255, of any numeric type, as uint8; other rows are refused by a DataError.
+
+    `name` is that of the features, for the message.
+    """
+    if R.dtype == np.uint8:
+        return R
+    with np.errstate(invalid="ignore"):  # what is not finite is not equal below
+        pixels = R.astype(np.uint8)
+    if not np.array_equal(pixels, R):
+        raise DataError(f"the features {name} are of pixels, whole numbers from 0 to 255; pass rows of them")
+    return pixels
 
 
 def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:

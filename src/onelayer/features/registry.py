@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onelayer.errors import ModelFileError
+from onelayer.features.encoder import Encoder
 from onelayer.features.map import FeatureMap, UnitLength
 from onelayer.features.patches import Patches
 
@@ -16,6 +17,7 @@ from onelayer.features.patches import Patches
 FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {
     UnitLength.name: lambda tensors, facts: UnitLength(int(facts["numbers"])),
     Patches.name: Patches.read,
+    Encoder.name: Encoder.read,
 }
 PREFIX = "features."  # before the names of a map's arrays in a file
 
