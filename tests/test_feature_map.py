@@ -300,7 +300,7 @@ class TestFile:
         model = trained(DIFFERENCES)[0].model
         saved(model, tmp_path / "model")
         monkeypatch.delitem(FEATURE_MAPS, "differences")
-        known = "unit length, patches, onnx, steps, squares"
+        known = "unit length, patches, onnx, function, steps, squares"
         with pytest.raises(ModelFileError, match=f"needs the features 'differences'; this onelayer has {known};"):
             Model.load(tmp_path / "model")
         with pytest.raises(ModelFileError, match="cannot be saved: its features differences are not in FEATURE_MAPS"):

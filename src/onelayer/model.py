@@ -16,6 +16,7 @@ from onelayer.config import Fit
 from onelayer.container import is_packed, pack, require_numbers, unpack
 from onelayer.drawing import ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError, ModelFileError, OldModelWarning, OnelayerWarning
+from onelayer.features.function import CodesOf, Function
 from onelayer.features.map import FeatureMap, Identity, misfit
 from onelayer.features.registry import pack_map, unpack_map
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
@@ -240,8 +241,15 @@ class Model(ModelPlots):
         write_over(Path(path), self.to_bytes(), lambda content: is_packed(content, "model"))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Model":
+    def load(cls, path: str | Path, function: CodesOf | None = None) -> "Model":
         """Read a model file.
+
+        Parameters
+        ----------
+        path : str or Path
+        function : callable, optional
+            The function that made the features of its training, if one did: no file holds it. `Function` says what it
+            takes and returns.
 
         Warns
         -----
@@ -251,7 +259,9 @@ class Model(ModelPlots):
         Raises
         ------
         ModelFileError
-            If it is missing, damaged, of a newer format, or its pieces do not fit each other.
+            If it is missing, damaged, of a newer format, its pieces do not fit each other, or it needs a function.
+        ConfigError, DataError
+            If the function does not fit.
         """
         tensors, metadata = unpack(path, kind="model", names=MODEL_ARRAYS)
         try:
@@ -270,6 +280,13 @@ class Model(ModelPlots):
         names = tuple(names) if isinstance(names, list) else ()
         shape = None if shape is None else tuple(shape) if isinstance(shape, list) else ()
         features, of_rows = _read_features(path, tensors, metadata)
+        if isinstance(features, Function):
+            if function is None:
+                lacking = f"needs {features.where}, which no model file holds"
+                raise ModelFileError(f"{path}: {lacking}; in Python, pass it: Model.load(path, function=...)")
+            features = features.with_function(function)
+        elif function is not None:
+            raise ConfigError(f"{path}: was not trained with a function; load it without one")
         standardizer = Standardizer(tensors["mean"], tensors["scale"])
         model = cls(layer, standardizer, names, shape, pixels, features, of_rows, cast(Fit, fit))
         model._require_whole(path)

@@ -9,6 +9,7 @@ import numpy as np
 
 from onelayer.errors import ModelFileError
 from onelayer.features.encoder import Encoder
+from onelayer.features.function import Function
 from onelayer.features.map import FeatureMap, UnitLength
 from onelayer.features.patches import Patches
 
@@ -18,6 +19,7 @@ FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], 
     UnitLength.name: lambda tensors, facts: UnitLength(int(facts["numbers"])),
     Patches.name: Patches.read,
     Encoder.name: Encoder.read,
+    Function.name: Function.read,
 }
 PREFIX = "features."  # before the names of a map's arrays in a file
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from onelayer.config import ALIASES, PRESETS, SourceConfig, SplitConfig, TrainConfig, class_weights
 from onelayer.data.dataset import Dataset, Splits
@@ -16,6 +16,7 @@ from onelayer.data.progress import Progress
 from onelayer.data.protocols import split
 from onelayer.data.sources import load_splits
 from onelayer.errors import ConfigError, OnelayerWarning, wrong_type
+from onelayer.features.function import CodesOf, Function
 from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
 from onelayer.training import train as engine
@@ -40,7 +41,7 @@ def train(
     preset: str | None = None,
     progress: bool | None = None,
     start: TrainingState | None = None,
-    features: FeatureMap | str | None = None,
+    features: FeatureMap | CodesOf | str | None = None,
     standardizer: Standardizer | None = None,
     on_epoch: Callable[[TrainingState], object] | None = None,
     report_test: bool = True,
@@ -63,9 +64,10 @@ def train(
         Show how far it is; by default, in notebooks only.
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
-    features : FeatureMap or str, optional
-        The features that the layer sees instead of the raw rows: a map, or the setting of `TrainConfig`, such as
-        "patches"; by default those of the settings, the rows themselves.
+    features : FeatureMap, callable or str, optional
+        The features that the layer sees instead of the raw rows; by default those of the settings, the rows themselves.
+        A word is the setting of `TrainConfig`, such as "patches". A callable takes uint8 images (n, h, w, c), and
+        returns n rows of d numbers; a model file does not hold it.
     standardizer : Standardizer, optional
         By default that of the training rows, and of their mirror images if there are flips. The weights of its constant
         features are 0 throughout; where it does not know them, they are those of the training rows.
@@ -116,6 +118,8 @@ def train(
             show(line, state.epoch, config.epochs if isinstance(config.epochs, int) else None)
             return on_epoch and on_epoch(state)
 
+        if callable(features) and not _is_map(features):
+            features = Function.of(features, splits.dataset.image_shape)
         result = engine.train(
             splits,
             config,
@@ -145,14 +149,13 @@ def _require_types(data: object, config: object, preset: object, features: objec
         raise ConfigError(f"preset {preset!r} is not known; pass {' or '.join(PRESETS)}")
     if preset is not None and config is not None:
         raise ConfigError("config and preset both give all settings; pass one of them")
-    if not (
-        isinstance(features, str | None) or all(hasattr(features, name) for name in ("d_in", "d_out", "transform"))
-    ):
-        raise wrong_type(
-            "features",
-            features,
-            "a word such as patches, or an object of a subclass of onelayer.features.map.FeatureMap",
-        )
+    if not (isinstance(features, str | None) or callable(features) or _is_map(features)):
+        expected = "a word such as patches, a function of images, or an object of a subclass of FeatureMap"
+        raise wrong_type("features", features, expected)
+
+
+def _is_map(features: object) -> TypeGuard[FeatureMap]:
+    return all(hasattr(features, name) for name in ("d_in", "d_out", "transform"))
 
 
 def _by_our_names(settings: dict[str, Any]) -> dict[str, Any]:
