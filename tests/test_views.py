@@ -145,7 +145,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("word", ["patch", "patches:", "patches:0", "patches:x", "patches:-1", "patches:4:4", 3])
     def test_another_word_is_refused(self, word):
-        with pytest.raises(ConfigError, match=r"features .* is not none, patches, or patches:K") as error:
+        with pytest.raises(ConfigError, match=r"features .* is not none, patches, patches:K with") as error:
             TrainConfig(features=word)
         assert "\n" not in str(error.value)
 

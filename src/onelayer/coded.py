@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,13 +20,14 @@ from onelayer.data.cache import cached_rows, find_rows, forget_rows
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError, DataError
+from onelayer.features.encoder import Encoder
 from onelayer.features.map import FeatureMap, Identity, misfit
 from onelayer.features.patches import Patches
 from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.kernel import kernel
 
-_drawn: WeakKeyDictionary[Split, dict[tuple[str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_made: WeakKeyDictionary[Split, dict[tuple[str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
 
@@ -34,25 +36,31 @@ def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
 
     Raises
     ------
+    ConfigError
+        If an encoder is for images and the rows are not, or what it needs is not installed.
     DataError
-        If the rows are not images, or they are too small, too few or too plain for the filters.
+        If the rows are not images, or they are too small, too few or too plain for the filters; if the file of an
+        encoder is missing or does not fit.
     """
-    dataset, train = splits.dataset, splits.train
-    if not config.filters:
-        return Identity(dataset.rows.shape[1])
+    if config.features == "none":
+        return Identity(splits.dataset.rows.shape[1])
     with _lock:
-        of_rows = _drawn.setdefault(train, {})
+        of_rows = _made.setdefault(splits.train, {})
         key = config.features, config.features_seed
         if key not in of_rows:
-            try:
-                of_rows[key] = Patches.drawn(
-                    *(dataset.rows, train.indices, dataset.image_shape),
-                    filters=config.filters,
-                    seed=config.features_seed,
-                )
-            except DataError as error:
-                raise DataError(f"{dataset.name}: {error}") from None
+            of_rows[key] = _make(splits, config)
         return of_rows[key]
+
+
+def _make(splits: Splits, config: TrainConfig) -> FeatureMap:
+    dataset, places = splits.dataset, splits.train.indices
+    if config.encoder:
+        return Encoder.read_files(Path(config.encoder), dataset.image_shape)
+    try:
+        filters, seed = config.filters, config.features_seed
+        return Patches.drawn(dataset.rows, places, dataset.image_shape, filters=filters, seed=seed)
+    except DataError as error:
+        raise DataError(f"{dataset.name}: {error}") from None
 
 
 def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None) -> Splits:
@@ -142,7 +150,7 @@ def _key_of(dataset: Dataset, features: FeatureMap) -> str:
 
     The bytes of features can depend on the instruction set.
     """
-    if not dataset.source or features.name not in FEATURE_MAPS:
+    if not (dataset.source and features.keyed and features.name in FEATURE_MAPS):
         return ""
     places = [(part.start, part.stop, part.step) for part in dataset.parts.values()]
     code = "numpy" if kernel is None else kernel.variant()

@@ -14,7 +14,7 @@ from onelayer.losses import LOSSES
 from onelayer.words import counted, option_value
 
 FILTERS = 128  # for each size of patches, if their number is not given
-FEATURES = "none, patches, or patches:K with 1 to 99999 filters for each size of patches"
+FEATURES = "none, patches, patches:K with 1 to 99999 filters of each size, or onnx:FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class TrainConfig:
     seed
         Seed for the initial weights, the row order and the flips.
     features
-        Features of images in place of their pixels: none; patches, or patches:K for K filters of each size (128).
+        Features in place of pixels: none; patches, or patches:K for K filters of each size (128); onnx:FILE.
     features_seed
         Seed for what the features draw; independent of --seed, so that runs with different seeds share them.
     backend
@@ -124,7 +124,7 @@ class TrainConfig:
         _require(self, "class_weight", good, "none, balanced, or NAME=W,... with weights from 0 to 1e30")
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
-        _require(self, "features", self.features == "none" or self.filters > 0, FEATURES)
+        _require(self, "features", self.features == "none" or bool(self.filters or self.encoder), FEATURES)
         _require(self, "features_seed", _count(self.features_seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
@@ -144,6 +144,12 @@ class TrainConfig:
         if name != "patches" or not re.fullmatch("([1-9][0-9]{0,4})?", count) or self.features.endswith(":"):
             return 0
         return int(count or FILTERS)
+
+    @property
+    def encoder(self) -> str:
+        """The path of the ONNX file that computes the features; empty if there is none."""
+        name, _, path = self.features.partition(":") if isinstance(self.features, str) else ("", "", "")
+        return path if name == "onnx" and path.isprintable() else ""
 
     @property
     def needs_best(self) -> bool:
