@@ -215,7 +215,9 @@ class Copied:
 
     name = "copied"
 
-    def __init__(self, splits, config, standardizer, layer):
+    velocity = None
+
+    def __init__(self, splits, config, standardizer, layer, velocity=None):
         self.X = (splits.dataset.rows - standardizer.mean) / standardizer.scale
         self.config, self.layer = config, layer
 

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(kernel is None, reason="onelayer was installed w
 
 SHARED = ("rows", "labels", "row_weights", "mean", "scale", "places", "templates", "bias", "loss", "cancelled")
 PRODUCT = ("rows", "mean", "scale", "places", "width", "cancelled")
+MOMENTUM = ("momentum", "velocity", "bias_velocity")
 CALLS = {
-    "run_epoch": (*SHARED, "flipped", "width", "batch_size", "learning_rate", "l2"),
+    "run_epoch": (*SHARED, "flipped", "width", "batch_size", "learning_rate", "l2", *MOMENTUM),
     "evaluate": SHARED,
     "objective": (*SHARED, "gradient", "bias_gradient"),
     "scores": (*PRODUCT, "templates", "scores"),
@@ -29,7 +30,7 @@ CALLS = {
     "probabilities": ("scores", "bias", "labels", "row_weights", "loss", "probabilities", "means", "cancelled"),
 }
 WRITTEN = {
-    "run_epoch": ("templates", "bias"),
+    "run_epoch": ("templates", "bias", "velocity", "bias_velocity"),
     "evaluate": (),
     "objective": ("gradient", "bias_gradient"),
     "scores": ("scores",),
@@ -56,6 +57,9 @@ def good_arguments(call: str) -> dict[str, object]:
         "batch_size": 2,
         "learning_rate": 0.1,
         "l2": 0.0,
+        "momentum": 0.5,
+        "velocity": np.zeros((3, 4), np.float32),
+        "bias_velocity": np.zeros(3, np.float32),
         "gradient": np.zeros((3, 4)),
         "bias_gradient": np.zeros(3),
         "scores": np.ones((3, 6), np.float32),
@@ -131,6 +135,9 @@ BAD = {
     "batch_size": [lambda n: 0, lambda n: -1, lambda n: 2.5],
     "learning_rate": [lambda x: np.nan, lambda x: "fast"],
     "l2": [lambda x: np.inf],
+    "momentum": [lambda x: 1.0, lambda x: -0.1, lambda x: np.nan, lambda x: "much"],
+    "velocity": [lambda a: a.astype(float), lambda a: a[:2], lambda a: np.zeros((4, 3), a.dtype).T, lambda a: None],
+    "bias_velocity": [lambda a: a.astype(float), lambda a: a[:2], lambda a: None],
     "loss": [lambda x: "hinge", lambda x: None],
     "gradient": [
         lambda a: a.astype(np.float32),
@@ -217,7 +224,7 @@ n, d, K = 200, 3072, 10
 kernel.run_epoch(rows=np.zeros((n, d), np.uint8), labels=np.zeros(n, np.int64), row_weights=None, mean=np.zeros(d),
                  scale=np.ones(d), places=np.zeros(100_000_000, np.int64), templates=np.zeros((K, d), np.float32),
                  bias=np.zeros(K, np.float32), loss="softmax", flipped=None, width=0, batch_size=100,
-                 learning_rate=0.1, l2=0.0, cancelled=None)
+                 learning_rate=0.1, l2=0.0, momentum=0.0, velocity=None, bias_velocity=None, cancelled=None)
 """
 
 LONG_EVALUATION = """

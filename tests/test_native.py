@@ -84,6 +84,7 @@ def random_case(rng, K=None, d=None):
     places = rng.permutation(n)
     flipped = rng.random(n) < 0.5 if rng.random() < 0.5 else None
     options = {"l2": float(rng.choice([0, 0.1])), "batch_size": int(rng.choice([1, 2, 5, 7, 100]))}
+    options["momentum"] = float(rng.choice([0, 0, 0.5]))
     return Split("train", dataset, places), Standardizer(mean, scale), layer, flipped, options
 
 
@@ -95,9 +96,13 @@ def compare(case):
     reference = opened(ArrayBackend, split, standardizer, exact, **options)
     for backend in (native, reference):
         backend.run_epoch(split, 0.02, flipped, never)
+        backend.run_epoch(split, 0.02, flipped, never)
     shape = (split.dataset.rows.shape, len(layer.bias), layer.loss.name, options)
     assert relative(native.layer.weights, reference.layer.weights) <= 1e-5, shape
     assert np.abs(native.layer.bias - reference.layer.bias).max() <= 1e-5, shape
+    if options.get("momentum"):
+        for moving, exact_moving in zip(native.velocity, reference.velocity, strict=True):
+            assert np.abs(moving - exact_moving).max() <= 2e-5 * (1 + np.abs(exact_moving).max()), shape
     ours, theirs = (backend.evaluate(backend.layer, split, never) for backend in (native, reference))
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, abs=1e-5), shape
     assert ours.right == theirs.right, shape

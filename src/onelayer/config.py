@@ -13,6 +13,7 @@ from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
 from onelayer.words import counted, option_value
 
+MOMENTUM = 0.9  # auto, with features, of which many are alike
 FILTERS = 128  # for each size of patches, if their number is not given
 FEATURES = "none, patches, patches:K with 1 to 99999 filters of each size, or onnx:FILE"
 
@@ -35,6 +36,8 @@ class TrainConfig:
         Weight lambda of the penalty lambda ||W||^2; 0 means no penalty (also --lam, --lambda).
     batch_size
         Rows in a step; the last batch of an epoch may be smaller (also --n-batch).
+    momentum
+        Share of the last step that the next one repeats, from 0 to 1; auto is 0.9 with --features, else 0.
     epochs
         Passes over the training rows (also --n-epochs); 0 keeps the initial weights; auto ends with --patience.
     patience
@@ -77,6 +80,7 @@ class TrainConfig:
     learning_rate: float | Literal["auto"] = "auto"
     l2: float = 0.0
     batch_size: int = 100
+    momentum: float | Literal["auto"] = "auto"
     epochs: int | Literal["auto"] = "auto"
     patience: int = 5
     keep: Literal["best", "last"] = "best"
@@ -107,6 +111,11 @@ class TrainConfig:
         _require(self, "learning_rate", rate == "auto" or (_finite(rate) and rate > 0), "a positive number, or auto")
         _require(self, "l2", _finite(self.l2) and self.l2 >= 0, "zero or a positive number")
         _require(self, "batch_size", _count(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
+        momentum = self.momentum
+        good = momentum == "auto" or (_finite(momentum) and 0 <= momentum < 1)
+        _require(self, "momentum", good, "a number of at least 0 and below 1, or auto")
+        what = "0 or auto with random initial weights"
+        _require(self, "momentum", momentum == "auto" or not (momentum and self.init_std), what)
         _require(self, "epochs", self.epochs == "auto" or _count(self.epochs), "a whole number of at least 0, or auto")
         _require(self, "patience", _count(self.patience) and self.patience >= 1, "a whole number of at least 1")
         _require(self, "keep", self.keep in ("best", "last"), "best or last")
@@ -146,6 +155,13 @@ class TrainConfig:
         return int(count or FILTERS)
 
     @property
+    def momentum_taken(self) -> float:
+        """The momentum as a number."""
+        if self.momentum != "auto":
+            return self.momentum
+        return MOMENTUM if self.features != "none" and not self.init_std else 0.0
+
+    @property
     def encoder(self) -> str:
         """The path of the ONNX file that computes the features; empty if there is none."""
         name, _, path = self.features.partition(":") if isinstance(self.features, str) else ("", "", "")
@@ -179,6 +195,7 @@ class TrainConfig:
         if isinstance(self.decay_every, int) and self.decay_every:
             words.append(f"times {self.decay_factor:g} every {counted(self.decay_every, 'epoch')}")
         words += [f"l2 {self.l2:g}", f"batches of {self.batch_size:,}"]
+        words += [f"momentum {option_value(self.momentum)}"] * (self.momentum != "auto")
         words.append("epochs auto" if self.epochs == "auto" else counted(self.epochs, "epoch"))
         return words + [f"shuffled by blocks of {self.shuffle_blocks:,}"] * (self.shuffle_blocks > 0)
 
@@ -196,7 +213,7 @@ class TrainConfig:
 # The settings that one solver has and the others have not.
 SOLVER_SETTINGS = {
     "sgd": (
-        *("learning_rate", "batch_size", "epochs", "patience", "keep", "shuffle_blocks"),
+        *("learning_rate", "batch_size", "momentum", "epochs", "patience", "keep", "shuffle_blocks"),
         *("decay_every", "decay_factor", "init_std", "init_bias"),
     ),
     "converged": ("tol", "max_passes"),

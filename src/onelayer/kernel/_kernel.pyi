@@ -43,9 +43,12 @@ def run_epoch(
     batch_size: int,
     learning_rate: float,
     l2: float,
+    momentum: float,
+    velocity: NDArray[np.float32] | None,
+    bias_velocity: NDArray[np.float32] | None,
     cancelled: Callable[[], bool] | None,
 ) -> None:
-    """Visit the rows in batches and update `templates` and `bias` in place.
+    """Visit the rows in batches and update `templates` and `bias` in place, and the velocity of both with momentum.
 
     Rows are images of `width` columns, which are mirrored where `flipped` (count,) is true.
     """

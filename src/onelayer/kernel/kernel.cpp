@@ -437,8 +437,9 @@ struct Update {
     const Standardization &standardization;
     Layer &layer;
     Panels<float> *gradient;  // of the chunks of the batch so far; null where one chunk is all
+    Panels<float> *velocity;  // null without momentum
     bool first, last;         // of the batch's chunks
-    float learning_rate, l2;
+    float learning_rate, l2, momentum;
 
     template <int B, int C>
     void operator()(Vector (&total)[B][C], int64_t p, int64_t k, int64_t j) const {
@@ -458,8 +459,14 @@ struct Update {
                 const Vector mean = load(standardization.mean.at(p, 0) + j + b * LANES);
                 const Vector inverse = load(standardization.inverse.at(p, 0) + j + b * LANES);
                 const Vector old = load(weights + b * LANES);
-                const Vector step = (total[b][c] - mean * sums[k + c]) * inverse;
-                const Vector fresh = old - learning_rate * (step + 2 * l2 * old);
+                const Vector of_loss = (total[b][c] - mean * sums[k + c]) * inverse;
+                Vector step = of_loss + 2 * l2 * old;
+                if (velocity) {
+                    float *moving = velocity->at(p, k + c) + j + b * LANES;
+                    step += momentum * load(moving);
+                    store(moving, step);
+                }
+                const Vector fresh = old - learning_rate * step;
                 const Vector v = fresh * inverse;
                 store(weights + b * LANES, fresh);
                 store(folded + b * LANES, v);
@@ -501,7 +508,8 @@ bool epoch(const Epoch &e) {
     const int64_t most = smaller(e.batch_size, e.count);
     Chunk<Held> chunk(e.rows, standardization, most, K);
     const bool chunks = most > chunk.panels.count;
-    Panels<float> gradient(chunks ? K : 0, d);
+    Panels<float> gradient(chunks ? K : 0, d), velocity(e.velocity ? K : 0, d);
+    for (int64_t k = 0; k < velocity.count; ++k) velocity.set(k, e.velocity + k * d);
     Memory<float> S(chunk.panels.count * stride), sums(stride);
     Patience patience{e.interrupted};
     bool ended = false;
@@ -521,17 +529,22 @@ bool epoch(const Epoch &e) {
             const bool last = done + n == batch;
             if (last) memset(layer.shift.p, 0, size_t(K) * LANES * sizeof(float));
             backward(chunk.panels, Residuals{S, n, stride}, K,
-                     Update{sums, standardization, layer, chunks ? &gradient : nullptr, done == 0, last,
-                            e.learning_rate, e.l2});
+                     Update{sums, standardization, layer, chunks ? &gradient : nullptr,
+                            e.velocity ? &velocity : nullptr, done == 0, last, e.learning_rate, e.l2, e.momentum});
             done += n;
             ended = patience.ends(n * d * K);
         }
-        for (int64_t k = 0; k < K; ++k) layer.b[k] -= e.learning_rate * sums[k];
+        for (int64_t k = 0; k < K; ++k) {
+            float step = sums[k];
+            if (e.velocity) e.bias_velocity[k] = step += e.momentum * e.bias_velocity[k];
+            layer.b[k] -= e.learning_rate * step;
+        }
         layer.fold_bias();
     }
     for (int64_t k = 0; k < K; ++k) {
         layer.T.get(k, e.templates + k * d);
         e.bias[k] = layer.b[k];
+        if (e.velocity) velocity.get(k, e.velocity + k * d);
     }
     return !ended;
 }

@@ -38,10 +38,11 @@ struct Pass : Visit {
 
 struct Epoch : Pass {
     float *templates, *bias;  // updated
+    float *velocity, *bias_velocity;  // (K, d) and (K,), updated; null without momentum
     const uint8_t *flipped;   // (count,), or null
     int64_t width;            // of an image, for flips
     int64_t batch_size;
-    float learning_rate, l2;
+    float learning_rate, l2, momentum;
 };
 
 struct Evaluation : Pass {

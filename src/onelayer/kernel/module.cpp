@@ -296,7 +296,8 @@ void prepare_to_read(Pass_ &pass, const Arguments &a) {
 }
 
 void run_epoch(const Arguments &a, nb::handle flipped, nb::handle width_, nb::handle batch_size_,
-               nb::handle learning_rate_, nb::handle l2_, nb::handle cancelled) {
+               nb::handle learning_rate_, nb::handle l2_, nb::handle momentum_, nb::handle velocity,
+               nb::handle bias_velocity, nb::handle cancelled) {
     Epoch e{};
     prepare(e, a, writable("templates", a.templates), writable("bias", a.bias));
     const auto width = number<int64_t>("width", width_, "a whole number");
@@ -309,6 +310,15 @@ void run_epoch(const Arguments &a, nb::handle flipped, nb::handle width_, nb::ha
         if (width < 1 || e.rows.d % width) refuse("width", "does not divide the number of features");
         e.width = width;
     }
+    const auto momentum = number<double>("momentum", momentum_, "a number");
+    if (!(momentum >= 0 && momentum < 1)) refuse("momentum", "is not from 0 to 1");
+    if (!velocity.is_none()) {
+        e.velocity = data_of<float>("velocity", "float32", writable("velocity", velocity), {e.K, e.rows.d});
+        e.bias_velocity = data_of<float>("bias_velocity", "float32", writable("bias_velocity", bias_velocity), {e.K});
+    } else if (momentum) {
+        refuse("velocity", "is None, with momentum");
+    }
+    e.momentum = float(momentum);
     if (batch_size < 1) refuse("batch_size", "is below 1");
     e.batch_size = batch_size < e.count ? batch_size : e.count;
     if (!std::isfinite(learning_rate)) refuse("learning_rate", "is not finite");
@@ -493,7 +503,7 @@ NB_MODULE(_kernel, m) {
     m.def("variant", [] { return std::string(chosen().name); },
           "The instruction set in use; the environment variable ONELAYER_KERNEL chooses another.");
     define_pass(m, "run_epoch", &run_epoch, "Visit the rows in batches and update templates and bias in place.",
-                "flipped", "width", "batch_size", "learning_rate", "l2", "cancelled");
+                "flipped", "width", "batch_size", "learning_rate", "l2", "momentum", "velocity", "bias_velocity", "cancelled");
     define_pass(m, "evaluate", &evaluate, "Return the sum of the losses, and of the weights of right answers.",
                 "cancelled");
     define_pass(m, "objective", &objective,

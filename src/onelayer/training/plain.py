@@ -44,6 +44,7 @@ def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
     layer.weights[constant] = 0  # a feature that never varies teaches nothing
     if config.init_bias == "frequencies":
         layer.bias[:] = layer.loss.prior(np.bincount(y, minlength=K) / n)
+    V, v = np.zeros_like(layer.weights), np.zeros_like(layer.bias)  # the velocity
     for epoch in range(1, epochs + 1):
         order = np.concatenate(draw_windows(n, config.shuffle_blocks, config.batch_size, rng))  # all rows, at random
         rows, learning_rate = R[order], learning_rate_of(config, first, epoch, decays=0)
@@ -55,7 +56,8 @@ def gradient_descent(splits: Splits, config: TrainConfig) -> Iterator[Epoch]:
             batch = slice(start, start + config.batch_size)
             X = (rows[batch] - m) / s
             dW, db = layer.gradients(X, y[order[batch]], config.l2)
-            layer = SoftmaxLayer(layer.weights - learning_rate * dW, layer.bias - learning_rate * db, layer.loss)
+            V, v = config.momentum_taken * V + dW, config.momentum_taken * v + db
+            layer = SoftmaxLayer(layer.weights - learning_rate * V, layer.bias - learning_rate * v, layer.loss)
         cost = float(layer.cost((R - m) / s, y, config.l2))
         right = likeliest(layer.logits(validation)) == splits.validation.labels
         yield Epoch(layer, cost, float(right.mean()) if len(right) else np.nan)

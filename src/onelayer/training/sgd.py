@@ -18,11 +18,13 @@ from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import DivergedError
 from onelayer.layer import SoftmaxLayer
-from onelayer.training.backends import Backend
+from onelayer.training.backends import Backend, Velocity
 from onelayer.training.history import EpochRecord, Score
 from onelayer.training.schedule import MOST_EPOCHS, Decision, decide, learning_rate_of, watched
 from onelayer.training.scores import Scorer
-from onelayer.training.state import Kept, Problem, TrainingState
+from onelayer.training.state import Kept, Problem, SolverState, TrainingState
+
+VELOCITY = ("velocity", "bias_velocity")  # arrays of the solver's state, (d, K) and (K,)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class _Trained:
     epoch: int
     learning_rate: float
     layer: SoftmaxLayer
+    velocity: Velocity | None
     rng_state: dict[str, object]
 
 
@@ -105,7 +108,7 @@ class _Trainer:
         self, problem: Problem, start: TrainingState, report_test: bool, cancelled: Callable[[], bool]
     ) -> None:
         self._problem, self._report_test, self._cancelled = problem, report_test, cancelled
-        self._backend, self._done = problem.open(start.layer), start.epoch
+        self._backend, self._done = problem.open(start.layer, _velocity(start)), start.epoch
         self._first_rate, self._rng = problem.first_rate(start), np.random.default_rng()
         self._rng.bit_generator.state = start.rng_state
         self._scorer = Scorer(problem, self._backend, cancelled)
@@ -114,7 +117,8 @@ class _Trainer:
     def train(self, state: TrainingState, decision: Decision) -> _Trained:
         """Train the epoch after a state, from its last layer, or from the best so far if it is decided so."""
         if state.epoch != self._done or decision.from_best:
-            self._backend = self._problem.open(state.best.layer if decision.from_best and state.best else state.layer)
+            best = state.best.layer if decision.from_best and state.best else None
+            self._backend = self._problem.open(best) if best else self._problem.open(state.layer, _velocity(state))
             self._rng.bit_generator.state = state.rng_state
             self._done = state.epoch
         return self._train_next(decision)
@@ -130,13 +134,24 @@ class _Trainer:
         learning_rate = learning_rate_of(config, self._first_rate, epoch, decision.decays)
         _train_epoch(self._problem, self._backend, learning_rate, self._rng, self._cancelled)
         self._done = epoch
-        return _Trained(epoch, learning_rate, self._backend.layer, dict(self._rng.bit_generator.state))
+        rng_state = dict(self._rng.bit_generator.state)
+        return _Trained(epoch, learning_rate, self._backend.layer, self._backend.velocity, rng_state)
 
     def score(self, trained: _Trained) -> Future[dict[str, Score]]:
         """Return the scores to come of an epoch; also of test rows after the first, and after a last that is kept."""
         splits, problem = self._problem.splits, self._problem
         tested = trained.epoch == 1 or (trained.epoch == problem.config.epochs and not problem.keeps_best)
         return self._scorer.submit(trained.layer, splits if tested and self._report_test else tuple(splits)[:2])
+
+
+def _velocity(state: TrainingState) -> Velocity | None:
+    """Return the velocity of a state; None if it has none of these rows and classes."""
+    arrays = [state.solver.arrays.get(name) for name in VELOCITY] if state.solver else [None, None]
+    shapes = state.layer.weights.shape, state.layer.bias.shape
+    V, v = (
+        array if array is not None and array.shape == of else None for array, of in zip(arrays, shapes, strict=True)
+    )
+    return None if V is None or v is None else (V, v)
 
 
 def _train_epoch(
@@ -181,9 +196,11 @@ def _settled(
     best = before.best
     if problem.config.needs_best and (best is None or watched(record) < watched(before.history[best.epoch - 1])):
         best = Kept(trained.layer, trained.epoch, left, scores)
+    moving = dict(zip(VELOCITY, trained.velocity, strict=True)) if trained.velocity else {}
     return replace(
         before,
         layer=trained.layer,
+        solver=SolverState(moving, {}) if moving else None,
         rng_state=trained.rng_state,
         history=(*before.history, record),
         scores=scores,

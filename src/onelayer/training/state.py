@@ -18,7 +18,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.training.backends import Backend
+from onelayer.training.backends import Backend, Velocity
 from onelayer.training.backends.registry import choose_backend
 from onelayer.training.class_weights import weighted_by_class
 from onelayer.training.converging.rows import with_mirror_images
@@ -272,9 +272,9 @@ class Problem:
         """Return the layer that the model gets."""
         return state.best if state.best and self.keeps_best else state.last
 
-    def open(self, layer: SoftmaxLayer) -> Backend:
+    def open(self, layer: SoftmaxLayer, velocity: Velocity | None = None) -> Backend:
         """Return a backend that holds this layer and the rows."""
-        return self.backend(self.splits, self.config, self.standardizer.for_training, layer)
+        return self.backend(self.splits, self.config, self.standardizer.for_training, layer, velocity)
 
     def model(self, layer: SoftmaxLayer) -> Model:
         """Return the model that this layer makes."""

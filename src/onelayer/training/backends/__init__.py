@@ -15,6 +15,9 @@ from onelayer.losses import Array
 Name = Literal["native", "numpy"]  # a backend, as the setting `backend` calls it
 
 
+Velocity = tuple[np.ndarray, np.ndarray]  # of the weights (d, K) and the bias (K,): sums of steps, before the rate
+
+
 @dataclass(frozen=True)
 class Totals:
     """Sums over the rows of a split, each times its weight, to be divided once by ``split.weight``.
@@ -48,6 +51,8 @@ class Backend(Protocol):
         Mean and scale of the training rows, float64; an infinite scale makes a feature 0 in every row.
     layer : SoftmaxLayer
         The layer to start from, in NumPy arrays of the type ``config.dtype``, for standardised rows. It is copied.
+    velocity : Velocity or None
+        That with which the epochs before ended; None is zero. It counts only with momentum.
 
     Attributes
     ----------
@@ -59,7 +64,12 @@ class Backend(Protocol):
     compiled: ClassVar[bool]
 
     def __init__(
-        self, splits: Splits, config: TrainConfig, standardizer: Standardizer, layer: SoftmaxLayer
+        self,
+        splits: Splits,
+        config: TrainConfig,
+        standardizer: Standardizer,
+        layer: SoftmaxLayer,
+        velocity: Velocity | None = None,
     ) -> None: ...
 
     @staticmethod
@@ -73,11 +83,16 @@ class Backend(Protocol):
     def layer(self) -> SoftmaxLayer:
         """The layer as NumPy arrays of its own, with weights for standardised rows."""
 
+    @property
+    def velocity(self) -> Velocity | None:
+        """The velocity after the last step, in NumPy arrays of its own; None without momentum."""
+
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
         """Train on the rows of a split, in the order of ``train.indices``, batch by batch.
 
+        A step is -learning_rate times the velocity, which is momentum times that before plus the gradient.
         Images are mirrored, left to right, where `flipped` (n,), bool, is true.
         """
 

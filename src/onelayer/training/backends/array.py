@@ -12,7 +12,7 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
-from onelayer.training.backends import Name, Totals, of_views, penalised_mean
+from onelayer.training.backends import Name, Totals, Velocity, of_views, penalised_mean
 
 
 class ArrayBackend:
@@ -20,7 +20,7 @@ class ArrayBackend:
 
     Parameters
     ----------
-    splits, config, standardizer, layer
+    splits, config, standardizer, layer, velocity
         Those of `Backend`; the floating-point type of the layer is that of the arithmetic.
     namespace : module
         An array library with the array API standard: NumPy, or e.g. ``array_api_compat.torch``.
@@ -37,6 +37,7 @@ class ArrayBackend:
         config: TrainConfig,
         standardizer: Standardizer,
         layer: SoftmaxLayer,
+        velocity: Velocity | None = None,
         *,
         namespace: ModuleType = np,
         device: object = None,
@@ -46,6 +47,9 @@ class ArrayBackend:
         self._dtype = dtype = str(layer.weights.dtype)
         self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
         self._bias = self._array(layer.bias.copy())
+        self._momentum = config.momentum_taken
+        V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
+        self._moving = self._array(V.T.astype(dtype, order="C")), self._array(v.astype(dtype))  # (K, d), (K,)
         self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
         self._in_float64 = standardizer.to(self._array)
         self._dataset = splits.dataset
@@ -59,6 +63,11 @@ class ArrayBackend:
     def layer(self) -> SoftmaxLayer:
         templates, bias = (np.asarray(to_device(array, "cpu")).copy() for array in (self._templates, self._bias))
         return SoftmaxLayer(templates.T, bias, self._loss)
+
+    @property
+    def velocity(self) -> Velocity | None:
+        V, v = (np.asarray(to_device(array, "cpu")).copy() for array in self._moving)
+        return (V.T, v) if self._momentum else None
 
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
@@ -77,6 +86,10 @@ class ArrayBackend:
             dW = self._standardizer.unfold_gradient(dV, db, R)
             if self._l2:
                 dW = dW + 2 * self._l2 * layer.weights
+            if self._momentum:
+                V, v = self._moving
+                self._moving = self._momentum * V + dW.T, self._momentum * v + db
+                dW, db = self._moving[0].T, self._moving[1]
             self._templates -= learning_rate * dW.T
             self._bias -= learning_rate * db
 

@@ -11,7 +11,7 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
 from onelayer.layer import SoftmaxLayer, likeliest
-from onelayer.training.backends import Name, Totals, of_views, penalised_mean
+from onelayer.training.backends import Name, Totals, Velocity, of_views, penalised_mean
 
 EVALUATED = 2**14  # rows whose logits are in memory together, where rows are views
 COMPILED_LOSSES = ("softmax", "sigmoid")  # whose formulas the kernel has
@@ -28,11 +28,22 @@ class NativeBackend:
     name: ClassVar[Name] = "native"
     compiled: ClassVar[bool] = True
 
-    def __init__(self, splits: Splits, config: TrainConfig, standardizer: Standardizer, layer: SoftmaxLayer) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        config: TrainConfig,
+        standardizer: Standardizer,
+        layer: SoftmaxLayer,
+        velocity: Velocity | None = None,
+    ) -> None:
         self._batch_size = min(config.batch_size, len(splits.train))  # which fits the machine's numbers
         self._l2, self._loss = config.l2, layer.loss
         self._templates = layer.weights.T.astype(np.float32, order="C")  # (K, d): a class lies in one piece
         self._bias = layer.bias.astype(np.float32)
+        self._momentum, self._moving = config.momentum_taken, None
+        if self._momentum:
+            V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
+            self._moving = V.T.astype(np.float32, order="C"), v.astype(np.float32)  # (K, d), (K,)
         self._mean, self._scale = (np.ascontiguousarray(a, np.float64) for a in (standardizer.mean, standardizer.scale))
 
     @staticmethod
@@ -53,10 +64,14 @@ class NativeBackend:
     def layer(self) -> SoftmaxLayer:
         return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
 
+    @property
+    def velocity(self) -> Velocity | None:
+        return (self._moving[0].copy().T, self._moving[1].copy()) if self._moving else None
+
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
-        image_shape = train.dataset.image_shape
+        image_shape, (velocity, bias_velocity) = train.dataset.image_shape, self._moving or (None, None)
         kernel.run_epoch(
             *self._rows(train),
             templates=self._templates,
@@ -67,6 +82,9 @@ class NativeBackend:
             batch_size=self._batch_size,
             learning_rate=learning_rate,
             l2=self._l2,
+            momentum=self._momentum,
+            velocity=velocity,
+            bias_velocity=bias_velocity,
             cancelled=cancelled,
         )
 
