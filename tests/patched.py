@@ -1,13 +1,19 @@
-"""Helpers for tests of patch features: images, a map that is drawn from them, and a model."""
+"""Helpers for tests of patch features: images, a map that is drawn from them, a model, and a run."""
 
 from functools import cache
 
 import numpy as np
 
-from onelayer import Model, Standardizer
+from onelayer import Model, SplitConfig, Standardizer, TrainConfig, train
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 from onelayer.features.patches import Patches
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
+from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
+
+CLASSES = ("cat", "dog", "<b>eel</b>")
 
 
 def images(shape, n=6, seed=0):
@@ -33,3 +39,19 @@ def model_of(patches, seed=0):
     standardizer = Standardizer(rng.uniform(20, 90, d), rng.uniform(20, 40, d))
     of_rows = Standardizer(np.full(d_in, 120.0), np.full(d_in, 70.0))
     return Model(layer, standardizer, ("a", "b", "c", "d"), patches.image_shape, True, patches, of_rows)
+
+
+def splits_of(shape, n=40, classes=CLASSES):
+    rows = images(shape, n, seed=11).reshape(n, -1)
+    return split(Dataset(rows, np.arange(n) % len(classes), classes, shape, "toy"), SplitConfig())
+
+
+def run_of(path, shape):
+    """A run without pictures, its plan, its splits and its result; its data cannot be loaded."""
+    splits = splits_of(shape, 60)
+    patches = Patches.drawn(splits.dataset.rows, splits.train.indices, shape, filters=6, views=1)
+    config = TrainConfig(learning_rate=0.01, epochs=2, init_std=0.01)
+    result, plan = train(splits, config, features=patches), Plan(config, SplitConfig(), "", "0" * 64)
+    run = Run.create(path)
+    run.write_result(plan, splits, result)
+    return run, plan, splits, result

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from drawings import drawn as words_of
-from patched import drawn, images, model_of
+from patched import drawn, images, model_of, run_of
 
 from onelayer import explain
 from onelayer.analysis.explanation import CAVEAT
 from onelayer.errors import DataError
 from onelayer.features.attribution import by_position
-from onelayer.features.patches import Patches
 from onelayer.features.pooling import Pool
 from onelayer.pictures.explanation import explanation
 
@@ -173,24 +172,12 @@ def test_the_picture_shows_windows_and_pixels(shape, t):
 def test_the_command_prints_windows(run_cli, tmp_path):
     from PIL import Image
 
-    from onelayer.config import SplitConfig, TrainConfig
-    from onelayer.data.dataset import Dataset
-    from onelayer.data.protocols import split
-    from onelayer.runs.directory import Run
-    from onelayer.runs.plan import Plan
-    from onelayer.training.train import train
-
-    rows = images((1, 9, 9), 60).reshape(60, -1)
-    splits = split(Dataset(rows, np.arange(60) % 3, ("a", "b", "c"), (1, 9, 9), "toy"), SplitConfig())
-    patches = Patches.drawn(rows, splits.train.indices, (1, 9, 9), filters=4, views=1)
-    config = TrainConfig(learning_rate=0.01, epochs=1)
-    result = train(splits, config, features=patches)
-    plan = Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint)
-    Run.create(tmp_path / "run").write_result(plan, splits, result)
-    Image.fromarray(rows[0].reshape(9, 9)).save(tmp_path / "image.png")
+    _, _, splits, result = run_of(tmp_path / "run", (1, 9, 9))
+    row = splits.test.rows(slice(0, 1))[0]
+    Image.fromarray(row.reshape(9, 9)).save(tmp_path / "image.png")
     code, out, err = run_cli("explain", "run", "image.png", "-o", "why.png")
     assert (code, err) == (0, "")
-    found = explain(result.model, rows[0])
+    found = explain(result.model, row)
     assert CAVEAT in out
     names = [result.model.class_names[k] for k in found.classes]
     assert out.splitlines()[6].split() == ["window", *names]

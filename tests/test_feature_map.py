@@ -387,7 +387,7 @@ class TestLinear:
         result, splits = trained(DIFFERENCES)
         evaluation = evaluate(result.model, splits.test)
         pictures = dict(figures_of_run(result.state.history, result.model, splits.test, evaluation, "toy"))
-        assert set(pictures) == set(PICTURES) - {"weights"}
+        assert set(pictures) == set(PICTURES) - {"weights", "patches"}
         drawn = [np.asarray(image.get_array()) for image in pictures["templates"].axes[0].images]
         expected = result.model.on_raw_rows.layer.weights[:, 0].reshape(SHAPE).transpose(1, 2, 0)
         expected = (expected - expected.min()) / np.ptp(expected)
@@ -403,7 +403,10 @@ class TestNotLinear:
         assert result.model.template_shape is None
         evaluation = evaluate(result.model, splits.test)
         pictures = dict(figures_of_run(result.state.history, result.model, splits.test, evaluation, "toy"))
-        assert set(pictures) == set(PICTURES) - {"templates", "templates_signed"}  # mistakes are still images
+        without = {"templates", "templates_signed", "patches"}
+        assert set(pictures) == set(PICTURES) - without  # mistakes are still images
+        words = " ".join(text.get_text() for text in pictures["weights"].texts).replace("\n", " ")
+        assert "The features steps are neither linear in the pixels nor responses to patches, so they have no" in words
 
     def test_explanation_by_the_map(self, trained):
         result, splits = trained(STEPS)
@@ -531,8 +534,10 @@ def test_every_command_that_reads_a_run(run_of_images, run_cli, tmp_path):
         assert (code, err) == (0, ""), command
     drawn = {file.stem for file in (tmp_path / "run").glob("*.png")}
     page = (tmp_path / "report.html").read_text()
-    without = {"weights"} if model.features.linear else {"templates", "templates_signed"}
+    without = {"patches", *(["weights"] if model.features.linear else ["templates", "templates_signed"])}
     assert drawn == set(PICTURES) - without
+    assert ("steps are neither linear in the pixels" in page) != model.features.linear
+    assert '<section aria-labelledby="patches">' not in page
     for section in ("templates", "formed", "weights", "mistakes"):
         expected = section == "mistakes" or (section == "weights") != model.features.linear
         assert (f'<section aria-labelledby="{section}">' in page) == expected

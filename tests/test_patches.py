@@ -271,7 +271,7 @@ class TestDraw:
         patches = drawn.__wrapped__(patches.image_shape)  # with this backend
         rows = images(patches.image_shape).reshape(6, -1)
         codes = patches.transform(rows)
-        ends = np.cumsum([pool.features for pool in patches._pools])[:-1]  # noqa: SLF001
+        ends = np.cumsum([pool.features for pool in patches.pools])[:-1]
         for part in np.split(codes, ends, axis=1):
             assert abs(int(part.max()) - 204) <= 4
 

@@ -67,8 +67,9 @@ class ModelPlots:
     def plot_templates(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the weights of each class into `ax`, or a new figure, and return the axes.
 
-        Where random initial weights are known, what training added to them stands above. If the rows are not images,
-        the features with the largest weights are drawn as bars.
+        Where random initial weights are known, what training added to them stands above. A model on patch features has
+        no templates: the filters that speak for and against each class are drawn; a run shows them by patches of its
+        training images. Any other features that are not pixels are drawn as bars, those with the largest weights.
         """
         axes: Axes = pictures().plot_weights(self, ax)
         return axes

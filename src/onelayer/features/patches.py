@@ -143,7 +143,7 @@ class Patches(FeatureMap):
 
     @property
     def d_out(self) -> int:  # type: ignore[override]  # nobody sets it
-        return sum(pool.features for pool in self._pools)
+        return sum(pool.features for pool in self.pools)
 
     def transform(self, R: np.ndarray, threads: int = 0) -> np.ndarray:
         """Return the features (n * views, d_out), uint8, of images R (n, d_in), pixels from 0 to 255 of any type.
@@ -172,23 +172,33 @@ class Patches(FeatureMap):
             def code(part: slice, stopped: Stopped) -> None:
                 self._code(images[part], codes[part], stopped)
 
-            work = len(images) * sum(pool.work for pool in self._pools)
+            work = len(images) * sum(pool.work for pool in self.pools)
             for _ in in_parts(code, len(images), work, threads, least_rows=1):
                 pass
         return codes.reshape(-1, self.d_out)
 
+    def by_window(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """Return the numbers (d_out,) of features as an array (sign, filter, down, across) for each size of patches.
+
+        The signs are those of the responses, first the positive ones.
+        """
+        shapes = [(*(axis.count for axis in pool.axes), 2, -1) for pool in self.pools]
+        parts = zip(self._split(numbers), shapes, strict=True)
+        return [part.reshape(shape).transpose(2, 3, 0, 1) for part, shape in parts]
+
     @cached_property
-    def _pools(self) -> tuple[Pool, ...]:
+    def pools(self) -> tuple[Pool, ...]:
+        """The features of each size of patches."""
         return tuple(Pool(bank, self.image_shape, self.mirrored, self.views) for bank in self.banks)
 
     def _split(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Return the numbers (d_out, ...) of the features of each size of patches."""
-        return np.split(numbers, np.cumsum([pool.features for pool in self._pools])[:-1])
+        return np.split(numbers, np.cumsum([pool.features for pool in self.pools])[:-1])
 
     def _code(self, images: np.ndarray, codes: np.ndarray, stopped: Stopped) -> None:
         """Write codes (n, views, d_out) by the kernel."""
         first = 0
-        for pool in self._pools:
+        for pool in self.pools:
             down, across = pool.axes
             kernel.patches(
                 images=images,
@@ -210,7 +220,7 @@ class Patches(FeatureMap):
         """Write codes (n, views, d_out), image by image, so that no image changes the bits of another."""
         with one_blas_thread():
             for image, of_image in zip(images, codes, strict=True):
-                of_image[:] = np.concatenate([pool.codes(image) for pool in self._pools], axis=1)
+                of_image[:] = np.concatenate([pool.codes(image) for pool in self.pools], axis=1)
 
     def attribute(self, V: np.ndarray, mean: np.ndarray, row: np.ndarray) -> Attribution:
         """Divide the contribution of each feature among the positions of its windows, and on among pixels.
@@ -223,7 +233,7 @@ class Patches(FeatureMap):
         codes = self.transform(image.reshape(1, -1)).astype(np.float64)
         numbers, windows = np.zeros((V.shape[1], self.d_in)), np.zeros(())
         with one_blas_thread():
-            for pool, *parts in zip(self._pools, *map(self._split, (codes.T, V, mean)), strict=True):
+            for pool, *parts in zip(self.pools, *map(self._split, (codes.T, V, mean)), strict=True):
                 of_positions, of_windows = by_position(pool, image, *parts)
                 numbers += over_pixels(of_positions, self.image_shape, pool.bank.filters.shape[2])
                 windows = windows + of_windows.transpose(2, 0, 1)  # as many for each size of patches
@@ -237,10 +247,10 @@ class Patches(FeatureMap):
         return arrays
 
     def onnx_nodes(self, rows: str, features: str) -> tuple[list[Any], dict[str, np.ndarray]]:
-        return exported.onnx_nodes(self._pools, rows, features)
+        return exported.onnx_nodes(self.pools, rows, features)
 
     def numpy_source(self) -> str:
-        return exported.numpy_source(self._pools)
+        return exported.numpy_source(self.pools)
 
     def facts(self) -> dict[str, Any]:
         facts = {"version": VERSION, "shape": list(self.image_shape), "mirrored": self.mirrored, "views": self.views}

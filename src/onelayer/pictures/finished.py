@@ -1,6 +1,7 @@
 """Draw a finished run: all its pictures, written into its directory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,11 +9,13 @@ from matplotlib.figure import Figure
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.features.patches import Patches
 from onelayer.model import Model
 from onelayer.pictures.confusion import confusion
 from onelayer.pictures.curves import cost_is_loss, cost_note, curve
 from onelayer.pictures.mistakes import mistakes
 from onelayer.pictures.page import ignore_styles, legible
+from onelayer.pictures.patches import SPEAKING, no_picture, speaking_patches
 from onelayer.pictures.templates import signed_templates, start_in_words, strongest_weights, templates
 from onelayer.runs.directory import PICTURES, Run
 from onelayer.runs.plan import Plan
@@ -43,7 +46,7 @@ def draw_run(
     if test and evaluation is None:
         evaluation = evaluate(model, test)
     learnt, kept_epoch = run.learnt, run.kept_epoch
-    pictures = figures_of_run(history, model, test, evaluation, settings, kept_epoch, learnt, plan.config)
+    pictures = figures_of_run(history, model, test, evaluation, settings, kept_epoch, learnt, plan.config, splits.train)
     for number, (name, figure) in enumerate(pictures, 1):
         run.write_figure(name, figure)
         progress(number, len(PICTURES))
@@ -58,8 +61,11 @@ def figures_of_run(
     kept_epoch: int | None = None,
     learnt: np.ndarray | None = None,
     config: TrainConfig | None = None,
+    train: Split | None = None,
 ) -> Iterator[tuple[str, Figure]]:
-    """Draw the pictures of a run one at a time: curves, templates or strongest weights, confusion, mistakes.
+    """Draw the pictures of a run one at a time: curves, weights, confusion, mistakes.
+
+    The weights are drawn as templates, as patches that speak for and against classes, or as bars.
 
     Parameters
     ----------
@@ -77,6 +83,8 @@ def figures_of_run(
         The weights of the model less what is left of the initial ones; None where these were 0 or are not known.
     config : TrainConfig, optional
         Settings of the training; None if they are not known.
+    train : Split, optional
+        Training rows, whose patches show the filters of a model on patch features.
 
     Yields
     ------
@@ -101,9 +109,8 @@ def figures_of_run(
             else:
                 yield what, curve(columns, what, title, kept_epoch=kept_epoch, restarts=restarts)
         of_model += f"; the model of {noun} {kept_epoch:,} of {history[-1].epoch:,}"
-    yield from _weights(
-        model, names, f"{of_model}\n{start_in_words(config.init_std if config else None, learnt)}", learnt
-    )
+    of_weights = f"{of_model}\n{start_in_words(config.init_std if config else None, learnt)}"
+    yield from _weights(model, names, of_weights, learnt, train)
     if test is None or evaluation is None:
         return
     yield "confusion", confusion(evaluation.confusion, names, f"Confusion of the {test.name} rows\n{of_model}")
@@ -118,7 +125,7 @@ def figures_of_run(
 
 
 def _weights(
-    model: Model, names: Sequence[str], settings: str, learnt: np.ndarray | None
+    model: Model, names: Sequence[str], settings: str, learnt: np.ndarray | None, train: Split | None
 ) -> Iterator[tuple[str, Figure]]:
     """Draw the weights of a model, or what it has learnt where that is known."""
     of = "Weights" if learnt is None else "Learnt weights"
@@ -132,7 +139,11 @@ def _weights(
         drawn = weights if learnt is None else learnt
         title = f"{of} on one scale\n{settings}"
         yield "templates_signed", signed_templates(drawn, standardizer, names, shape, title)
+        return
+    drawn = model.layer.weights if learnt is None else learnt
+    if isinstance(model.features, Patches):
+        named = replace(model, class_names=tuple(names))
+        yield "patches", speaking_patches(named, drawn, train, f"{SPEAKING}\n{settings}")
     else:
-        drawn = model.layer.weights if learnt is None else learnt
-        title = f"The strongest {of.lower()}\n{settings}"
+        title = f"The strongest {of.lower()}\n{no_picture(model)}\n{settings}".replace("\n\n", "\n")
         yield "weights", strongest_weights(drawn, model.standardizer, names, title)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from typing import Any
 
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.data.dataset import Split
 from onelayer.drawing import picture_of
-from onelayer.errors import DataError
+from onelayer.errors import DataError, OnelayerError
+from onelayer.features.patches import Patches
 from onelayer.files import png
 from onelayer.model import Model
 from onelayer.pictures.confusion import MOST_IN_MATRIX, confusion, draw_matrix, draw_recalls
 from onelayer.pictures.curves import Columns, curve, draw_curves
 from onelayer.pictures.page import INK, LABEL, on_pages_of
+from onelayer.pictures.patches import SPEAKING, no_picture, speaking_patches
 from onelayer.pictures.templates import start_in_words, strongest_weights, templates
 from onelayer.runs.directory import Run
 from onelayer.training.history import noun_of
@@ -59,14 +62,25 @@ def plot_curve(result: Any, what: str, ax: Axes | None) -> Axes:
 
 def plot_weights(result: Any, ax: Axes | None) -> Axes:
     """Draw the weights of a model, a run or a result into axes, or on a page."""
+    images = _training_images(result)
     if ax is None:
-        return _shown(lambda: _weights(result))
-    _weights(result, into=ax)
+        return _shown(lambda: _weights(result, images))
+    _weights(result, images, into=ax)
     return ax
 
 
-def _weights(result: Any, **options: Any) -> Figure:
-    """Draw templates, or the strongest weights where there are none."""
+def _training_images(result: Any) -> Split | None:
+    """Return the training rows of a run that has patches to show, if they are at hand."""
+    if not isinstance(result, Run) or not isinstance(result.model.features, Patches):
+        return None
+    with suppress(OnelayerError):
+        plan, _ = result.read_checkpoint()
+        return plan.load_splits(None).train
+    return None
+
+
+def _weights(result: Any, images: Split | None = None, **options: Any) -> Figure:
+    """Draw templates, or patches, or the strongest weights where there are neither."""
     model = _model(result)
     learnt: np.ndarray | None = getattr(result, "learnt", None)
     alone = result is model
@@ -74,7 +88,10 @@ def _weights(result: Any, **options: Any) -> Figure:
     if (shape := model.template_shape) is None:
         drawn = model.layer.weights if learnt is None else learnt
         options.pop("width", None)
-        return strongest_weights(drawn, model.standardizer, model.class_names, f"Weights\n{start}", **options)
+        if isinstance(model.features, Patches):
+            return speaking_patches(model, drawn, images, f"{SPEAKING}\n{start}", **options)
+        title = f"Weights\n{no_picture(model)}\n{start}".replace("\n\n", "\n")
+        return strongest_weights(drawn, model.standardizer, model.class_names, title, **options)
     flat = model.on_raw_rows
     if learnt is not None:
         learnt = model.with_weights(learnt).on_raw_rows.layer.weights

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 CHECKPOINT_ARRAYS = ("weights", "bias", "history")
 SOLVER = "solver."  # before the names of the arrays of a solver's own state
 BEST_ARRAYS = ("best.weights", "best.bias")  # where the best epoch is not the last
-PICTURES = ("loss", "cost", "accuracy", "templates", "templates_signed", "weights", "confusion", "mistakes")
+PICTURES = ("loss", "cost", "accuracy", "templates", "templates_signed", "patches", "weights", "confusion", "mistakes")
 PATH_FILES = ("path.csv", "path.png")
 TABLES = ("summary.json", "history.csv", "model.safetensors", "checkpoint.safetensors")
 FILES = (*TABLES, *PATH_FILES, *(f"{name}.png" for name in PICTURES))
