@@ -1,5 +1,6 @@
-"""Patches that speak for and against classes: against loops, and in pictures, runs and notebooks."""
+"""Patches that speak for and against classes: against loops, and in pictures, runs, notebooks and reports."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from onelayer.analysis.evidence import evidence
 from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.finished import draw_run
 from onelayer.pictures.patches import MOST_WITH_PATCHES, speaking_patches
+from onelayer.report.html import render
+from onelayer.report.subject import read_subject
 from onelayer.runs.directory import PICTURES
 from onelayer.runs.plan import Plan
 
@@ -187,3 +190,30 @@ def test_patches_are_drawn_into_the_axes_that_are_given(finished):
     assert axes.get_title() == "Patches that speak for and against each class"
     left, right = axes.get_xlim()
     assert all(left <= end <= right for image in axes.images for end in image.get_extent()[:2])
+
+
+def test_a_report_shows_patches_and_no_templates(finished, monkeypatch):
+    monkeypatch.setattr("onelayer.report.html.gradients", lambda dataset: {"reason": "not checked here"})
+    run, _, splits, result = finished
+    page = render(read_subject([run.path]), lambda plan: splits)
+    sections = re.findall('<section aria-labelledby="([a-z]+)">', page)
+    assert "patches" in sections
+    assert not {"templates", "learnt", "formed", "weights"} & set(sections)
+    part = page[page.index('<section aria-labelledby="patches">') : page.index('<section aria-labelledby="confusion">')]
+    assert part.count("<figure>") == 3 * 6
+    assert part.count("<img ") == 3 * 3 * 6
+    assert "A model on patches has no templates." in part
+    assert "<h3>&lt;b&gt;eel&lt;/b&gt;</h3>" in part
+    assert "<b>eel" not in page
+    found = evidence(result.model.features, result.learnt, splits.train, 3)[0][0][0]
+    figure = part[part.index("<figure>") : part.index("</figure>")]
+    frames = [
+        [float(number) for number in re.findall(r": ([\d.]+)%", style)] for style in re.findall("<i style=.*?>", figure)
+    ]
+    k = found.filter.shape[1]
+    expected = np.array([found.example.column, found.example.row, k, k]) * 100 / 16
+    np.testing.assert_allclose(frames[0], expected, atol=0.006)
+    np.testing.assert_allclose(frames[1], np.array([found.place.x, found.place.y, 1, 1]) * 100 / 3, atol=0.006)
+    caption = re.search("<figcaption>(.*?)</figcaption>", figure)[1]
+    assert caption.startswith(f"{found.weight:+.3f}"[:5])
+    assert splits.dataset.class_names[found.example.label].replace("<", "&lt;").replace(">", "&gt;") in caption

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset, turn_training_round
+from patched import run_of
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import NearestCentroid
@@ -760,6 +761,29 @@ def test_in_a_browser(browser, file, width, scheme, scripted):
         assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
     finally:
         context.close()
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_patches_in_a_browser(browser, width, tmp_path):
+    run, _, splits, _ = run_of(tmp_path / "run", (3, 16, 24))
+    (tmp_path / "r.html").write_text(page_of(run.path, splits), "utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.evaluate(UNSEEN) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    patch, image, windows = (page.locator(".sides figure img").nth(k).bounding_box() for k in range(3))
+    assert patch["width"] == pytest.approx(patch["height"], abs=1)
+    for box in (image, windows):
+        assert box["width"] == pytest.approx(1.5 * box["height"], abs=1)
+        assert box["width"] > 50
+    frame = page.locator(".sides .framed i").first.bounding_box()
+    assert frame["width"] == pytest.approx(frame["height"], abs=1)
+    assert image["x"] - 1 < frame["x"] < frame["x"] + frame["width"] < image["x"] + image["width"] + 1
+    assert (
+        page.locator(".sides").evaluate_all("elements => elements.filter(e => e.scrollWidth > e.clientWidth).length")
+        == 0
+    )
+    page.close()
 
 
 def test_on_a_phone_a_setting_is_a_card(browser, file):

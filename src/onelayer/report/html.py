@@ -19,6 +19,7 @@ from onelayer.config import SplitConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.data.progress import Progress, counter
 from onelayer.experiments.study import Finding
+from onelayer.features.patches import Patches
 from onelayer.model import Model
 from onelayer.report import answers, opening, pictures
 from onelayer.report.drawings import Picture, Shape
@@ -127,10 +128,13 @@ def _once(finding: Finding) -> str:
 
 
 def _weight_parts(run: Run, model: Model, splits: Splits) -> dict[str, Any]:
-    """Return the templates of a model, or the strongest weights where its features are not pixels."""
-    if model.template_shape is None:
-        return {"pictures": None, "weights": pictures.strongest_weights(_learnt(run, model))}
-    return {"pictures": _template_parts(run, model, model.template_shape, splits), "weights": None}
+    """Return the templates of a model, its patches, or the strongest weights where it has neither."""
+    parts: dict[str, Any] = {"pictures": None, "patches": None, "weights": None}
+    if model.template_shape is not None:
+        return parts | {"pictures": _template_parts(run, model, model.template_shape, splits)}
+    if isinstance(model.features, Patches):
+        return parts | {"patches": pictures.patches(_learnt(run, model), splits.train)}
+    return parts | {"weights": pictures.strongest_weights(_learnt(run, model))}
 
 
 def _learnt(run: Run, model: Model) -> Model:

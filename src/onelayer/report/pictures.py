@@ -8,13 +8,16 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from onelayer.data.dataset import Splits
+from onelayer.analysis.evidence import MOST_IMAGES, Evidence, evidence
+from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError, RunError
 from onelayer.experiments.lambdas import COLUMNS, GAP, read_path
+from onelayer.features.patches import Patches
 from onelayer.model import Model
 from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
 from onelayer.pictures.curves import curve
 from onelayer.pictures.page import MOST_TEMPLATES
+from onelayer.pictures.patches import MOST_WITH_PATCHES, ON_A_SIDE, no_picture
 from onelayer.pictures.path import chart_of_path
 from onelayer.pictures.templates import one_more, signed_number, signed_scale, strongest
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg
@@ -27,6 +30,7 @@ from onelayer.words import counted, percent
 EPOCHS_SHOWN = (1, 2, 5, 10, 20, 40, 100, 200, 500, 1000)  # at which templates are shown while they form
 MOST_SECONDS = 60.0  # of training, up to which it is repeated to show the templates form
 MOST_FORMED = 20  # classes with templates that are shown while they form
+STOPS = ", ".join(mpl.colors.to_hex(SIGNED(place)) for place in np.linspace(0, 1, 11))  # of the scale of colours
 
 
 def curves(name: str, histories: Sequence[History], kept_epoch: int, restarts: bool) -> dict[str, str]:
@@ -111,10 +115,9 @@ def signed_templates(model: Model, shape: Shape) -> dict[str, Any]:
         colours = SIGNED((channels / limit + 1) / 2, bytes=True)[..., :3]
         alt = f"signed template of {name}" + (", red, green and blue side by side" if c == 3 else "")
         found.append(png(np.ascontiguousarray(colours), alt, name))
-    stops = ", ".join(mpl.colors.to_hex(SIGNED(place)) for place in np.linspace(0, 1, 11))
     notes = [f"{beyond:.2g} % of the weights lie beyond the scale."] if beyond else []
     notes += ["Grey pixels were constant in training."] if np.isnan(V).any() else []
-    return {"pictures": found, "limit": limit, "stops": stops, "notes": " ".join(notes), "channels": c}
+    return {"pictures": found, "limit": limit, "stops": STOPS, "notes": " ".join(notes), "channels": c}
 
 
 def strongest_weights(model: Model) -> dict[str, Any]:
@@ -125,7 +128,46 @@ def strongest_weights(model: Model) -> dict[str, Any]:
         ends = [(50 + 50 * min(value, 0) / limit, 50 * abs(value) / limit) for value in values.tolist()]
         numbers = [signed_number(value, limit) for value in values.tolist()]
         found.append({"name": name, "bars": list(zip(features.tolist(), ends, numbers, strict=True))})
-    return {"classes": found, "of": len(model.class_names), "one_more": one_more(model.standardizer)}
+    words = {"one_more": one_more(model.standardizer), "reason": no_picture(model)}
+    return {"classes": found, "of": len(model.class_names), **words}
+
+
+def patches(model: Model, images: Split) -> dict[str, Any]:
+    """Return the filters that speak for and against the first classes, shown by patches of training images."""
+    features, names = model.features, model.class_names
+    assert isinstance(features, Patches)  # noqa: S101, for mypy
+    found = evidence(features, model.layer.weights[:, :MOST_WITH_PATCHES], images, ON_A_SIDE)
+    limit = max((abs(one.weight) for sides in found for side in sides for one in side), default=0) or 1.0
+    limit = float(f"{limit:.2g}")
+    classes = [
+        {"name": name, "sides": [[_filter(one, limit, names, features.image_shape) for one in side] for side in sides]}
+        for name, sides in zip(names, found, strict=False)
+    ]
+    words = {"one_more": one_more(model.standardizer), "looked_at": MOST_IMAGES, "mirrored": features.mirrored}
+    return {"classes": classes, "of": len(names), "limit": limit, "stops": STOPS, **words}
+
+
+def _filter(one: Evidence, limit: float, names: Sequence[str], image_shape: Shape) -> dict[str, Any]:
+    """Return the pictures of a filter, and its frames: left, top, width and height in percent."""
+    found, k, (_, h, w) = one.example, one.filter.shape[1], image_shape
+    assert found is not None  # noqa: S101, for mypy
+    name, number = names[found.label], signed_number(one.weight, limit)
+    of_patch = stretched(picture(found.image[:, found.row : found.row + k, found.column : found.column + k]))
+    down, across = one.weights.shape
+    table = "; ".join(" ".join(signed_number(weight, limit) for weight in row) for row in one.weights.tolist())
+    colours = SIGNED((one.weights / limit + 1) / 2, bytes=True)[..., :3]
+    frame = (found.column / w, found.row / h, k / w, k / h)
+    return {
+        "weight": number,
+        "label": name,
+        "size": (w, h),
+        "patch": png(as_bytes(of_patch), f"patch of {name}, row {found.row}, column {found.column}, in its own range"),
+        "image": (png(as_bytes(picture(found.image) / 255), f"training image of {name}"), [100 * end for end in frame]),
+        "windows": (
+            png(np.ascontiguousarray(colours), f"weights by window: {table}"),
+            [100 * end for end in (one.place.x / across, one.place.y / down, 1 / across, 1 / down)],
+        ),
+    }
 
 
 def formation(run: Run, model: Model, shape: Shape, splits: Splits) -> dict[str, Any]:
