@@ -140,8 +140,8 @@ def _most_excited(pool: Pool, places: list[Place], images: np.ndarray) -> list[t
         return []
     chosen = [place.filter for place in places]
     signs = np.array([1 - 2 * place.sign for place in places], np.float32)
-    A, b = (array[chosen] for array in (pool.bank.filters, pool.bank.bias))
-    bank = replace(pool.bank, filters=(A.T * signs).T, bias=b * signs)
+    A = (pool.bank.filters[chosen].T * signs).T
+    bank = replace(pool.bank, filters=A, bias=np.zeros(len(A), np.float32))  # a bias changes no place
     down, across = pool.axes
     outside = np.full((down.length, across.length, len(places)), -np.inf, np.float32)
     for number, place in enumerate(places):
