@@ -129,6 +129,11 @@ class TestPicture:
             image = example.image.transpose(1, 2, 0) if len(example.image) == 3 else example.image[0]
             np.testing.assert_allclose(pictures[1].get_array(), image / 255)
 
+    def test_small_weights_have_whole_numbers(self):
+        model = model_for(drawn((1, 9, 9)))
+        words = words_of(speaking_patches(model, 1e-3 * model.layer.weights, None, "Patches"))
+        assert any(re.fullmatch(r"-0\.000\d\d", word) for word in words)
+
     def test_the_frames_are_around_the_patch_and_the_window(self):
         patches, rows = drawn((1, 24, 40)), splits_of((1, 24, 40)).train
         model = model_for(patches)

@@ -221,7 +221,7 @@ def plain_axes(axes: Axes) -> None:
 def signed_bar(figure: Figure, image: AxesImage, unit: str, notes: list[str], extend: str) -> None:
     """Draw the meaning of the colours of signed pictures at the foot of the page."""
     height = figure.get_figheight()
-    bar = place_axes(figure, 0.2, height - 0.6, 4.4, 0.11)
+    bar = place_axes(figure, 0.3, height - 0.6, 4.3, 0.11)  # with room for the first tick
     figure.colorbar(image, cax=bar, orientation="horizontal", extend=extend)
     limit = image.get_clim()[1]
     ticks = np.linspace(-limit, limit, 5)
