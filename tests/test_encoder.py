@@ -3,6 +3,10 @@
 import json
 import re
 import sys
+import textwrap
+import tomllib
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,6 +247,20 @@ class TestSettings:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(without))
         if "crop_pct" not in change:
             refused(path, f"lacks '{next(iter(change))}'; write encoder.toml beside it")
+
+
+def test_examples_in_the_docs():
+    text = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text("utf-8")
+    example = re.search(r"\n\n((?:    .+\n){6})", text[text.index("## Preparing images") :])[1]
+    settings = EncoderSettings.of(tomllib.loads(textwrap.dedent(example)))
+    assert (settings.size, settings.resize, settings.layout) == ((224, 224), 256, "NCHW")
+    recipes = re.findall(r"```python\n(.+?)```", text[text.index("## Recipes") :], re.DOTALL)
+    assert len(recipes) == 4
+    for recipe in recipes:
+        compile(recipe, "recipe", "exec")
+        written = re.findall(r"^    print\(f?[\"'](\w+) =", recipe, re.MULTILINE)
+        needed = [] if "preprocessor_config" in recipe else [field.name for field in fields(EncoderSettings)][:6]
+        assert written[:6] == needed
 
 
 class TestNetworkThatIsRefused:
