@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Dataset:
     views : int
         Rows that are views of the same image, one after the other, with the same label and weight. Their logits are
         averaged for a score.
+    made_by : mapping
+        A note, as JSON can hold it, of what made rows that were encoded elsewhere; empty where there is none.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class Dataset:
     row_weights: np.ndarray | None = None
     fit: Fit | None = None
     views: int = 1
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:

@@ -15,6 +15,7 @@ import numpy as np
 from onelayer.data.dataset import Dataset, refuse_number
 from onelayer.data.formats.array_labels import count_rows, read_labels
 from onelayer.data.formats.array_names import files_of, is_array, is_npy, places_beside, places_of, role_of, stem_of
+from onelayer.data.formats.array_note import in_words, note_on_rows
 from onelayer.data.formats.array_rows import Shape, rows_of
 from onelayer.data.progress import Progress
 from onelayer.data.scan import first_not_finite
@@ -85,15 +86,18 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     with reading(path):
         if path.suffix.lower() in _SEVERAL and not path.is_dir():
             archive = _SEVERAL[path.suffix.lower()](path)
+            metadata = archive.metadata if isinstance(archive, Safetensors) else {}
             places, others = places_of(path, archive.names)
             opened = {place: [archive.open(name)] for place, name in places.items()}
             name = path.stem
+            made_by = note_on_rows(path.parent, metadata)
         else:
             folder = path if path.is_dir() else path.parent
             files = files_of(folder)
             places, others = places_of(path, list(files)) if path.is_dir() else (places_beside(path, list(files)), [])
             opened = {place: [_open(file) for file in files[name]] for place, name in places.items()}
             name = folder.resolve().name
+            made_by = note_on_rows(folder, {})
     rows = {part: arrays for (role, part), arrays in opened.items() if role == "rows"}
     labels = {part: arrays for (role, part), arrays in opened.items() if role == "labels"}
     sizes = [_count(rows[part], labels[part]) for part in rows]
@@ -103,7 +107,10 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     array, image_shape, notes = rows_of([array for arrays in rows.values() for array in arrays], progress)
     if others:
         notes.append(f"not read, as their names are not known: {printable(', '.join(others))}")
-    return Dataset(array, values, class_names, image_shape, printable(name), parts, notes=tuple(notes))
+    if made_by:
+        notes.append(in_words(made_by))
+    of_set = array, values, class_names, image_shape, printable(name), parts
+    return Dataset(*of_set, notes=tuple(notes), made_by=made_by)
 
 
 def read_rows(path: Path, d: int, image_shape: Shape | None) -> list[tuple[str, np.ndarray]]:

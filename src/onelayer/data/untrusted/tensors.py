@@ -56,7 +56,13 @@ class Safetensors:
             self._arrays: dict[str, Any] = {**json.loads(head)}
         except (ValueError, TypeError, RecursionError):
             raise DataError(f"{path}: is damaged or not a safetensors file: its header is not a JSON object") from None
-        self._arrays.pop("__metadata__", None)
+        found = self._arrays.pop("__metadata__", None)
+        self._metadata = found if isinstance(found, dict) else {}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts by name that the file holds beside the arrays."""
+        return {name: text for name, text in self._metadata.items() if isinstance(text, str)}
 
     @property
     def names(self) -> list[str]:
