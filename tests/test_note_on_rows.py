@@ -56,6 +56,14 @@ def test_in_a_safetensors_file(folder, arrays):
     assert load(path).made_by == NOTE
 
 
+def test_it_is_kept_in_the_run(folder, arrays, run_cli, tmp_path):
+    path = written(folder, arrays, NOTE)
+    code, out, err = run_cli("train", "--data", path, "--epochs", "1", "--no-figures", "--out", "run")
+    assert (code, err) == (0, "")
+    assert f"note: {WORDS}" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["made_by"] == NOTE
+
+
 @pytest.mark.parametrize(
     ("note", "words"),
     [

@@ -268,6 +268,7 @@ class Run(CurvePlots, ModelPlots):
             "protocol": splits.protocol,
             "sizes": {split.name: len(split) for split in splits},
             "duplicates": splits.duplicates,
+            **({"made_by": dict(dataset.made_by)} if dataset.made_by else {}),
         }
         summary = {
             "config": asdict(plan.config) | asdict(plan.split_config) | asdict(plan.source_config),
