@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from onelayer.errors import DataError
+from onelayer.features.encoder import Encoder
 
 SIDE = 12  # pixels down and across that the network takes
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -83,3 +87,12 @@ def written(folder: Path, settings: str | None = SETTINGS, **options: object) ->
     if settings is not None:
         path.with_suffix(".toml").write_text(settings)
     return path
+
+
+def refused(path, words, shape=(3, SIDE, SIDE), error=DataError):
+    """Assert that an encoder is refused in one line that begins with its folder."""
+    with pytest.raises(error, match=words) as caught:
+        Encoder.read_files(path, shape)
+    message = str(caught.value)
+    assert message.startswith(str(path.parent)), message
+    assert message.isprintable(), message
