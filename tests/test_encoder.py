@@ -1,6 +1,8 @@
 """An encoder in an ONNX file as a feature map, compared with the same network in NumPy; and every way to refuse one."""
 
+import copy
 import json
+import pickle
 import re
 import sys
 
@@ -50,6 +52,13 @@ class TestCodes:
         assert codes == pytest.approx(expected, rel=HALF, abs=1e-5)
         np.testing.assert_array_equal(encoder.transform(R.reshape(75, -1).astype(np.float64), threads=1), codes)
         assert encoder.transform(R[:0].reshape(0, 432)).shape == (0, DIMENSIONS)
+
+    def test_are_those_of_a_copy(self, tmp_path):
+        encoder = Encoder.read_files(written(tmp_path), SHAPE)
+        R = images().reshape(5, -1)
+        codes = encoder.transform(R)
+        for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+            np.testing.assert_array_equal(copied.transform(R), codes)
 
     def test_of_greys_and_colours_and_the_other_layout(self, tmp_path):
         grey = images(6, (1, SIDE, SIDE))

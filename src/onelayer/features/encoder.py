@@ -101,6 +101,10 @@ class Encoder(FeatureMap):
         encoder.__dict__["_network"] = network  # loading takes seconds
         return encoder
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: the network is loaded again where it is used."""
+        return {name: value for name, value in vars(self).items() if name != "_network"}
+
     @property
     def d_in(self) -> int:  # type: ignore[override]  # nobody sets it
         return math.prod(self.image_shape)

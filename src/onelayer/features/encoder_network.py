@@ -147,7 +147,7 @@ def _parts(message: Any) -> Iterator[Any]:
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for part in value if isinstance(value, list) or hasattr(value, "append") else [value]:
+            for part in value if hasattr(value, "append") else [value]:
                 yield from _parts(part)
 
 
