@@ -31,6 +31,11 @@ def weights(channels: int = 3) -> dict[str, np.ndarray]:
     }
 
 
+def prepared(R: np.ndarray, mean: tuple = MEAN, std: tuple = STD) -> np.ndarray:
+    """Images (n, c, h, w) as the network takes them."""
+    return (R / 255 - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
+
+
 def oracle(X: np.ndarray) -> np.ndarray:
     """Codes (n, 6) of prepared images (n, c, h, w): the mean of max(conv + a, 0), times B, plus b, in float64."""
     W = {name: array.astype(np.float64) for name, array in weights(X.shape[1]).items()}

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import toy_splits
-from networks import DIMENSIONS, MEAN, SETTINGS, SIDE, STD, network, oracle, refused, written
+from networks import DIMENSIONS, MEAN, SETTINGS, SIDE, STD, network, oracle, prepared, refused, written
 
 from onelayer import Model, evaluate, explain, train
 from onelayer.config import TrainConfig
@@ -34,10 +34,6 @@ def node(operator, *inputs, output="codes", **options):
 
 def images(n=5, shape=SHAPE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
-
-
-def prepared(R, mean=MEAN, std=STD):
-    return (R / 255 - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
 
 
 class TestCodes:
