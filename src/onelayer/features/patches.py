@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from onelayer.blas import one_blas_thread
-from onelayer.errors import ConfigError, DataError
+from onelayer.errors import ConfigError
 from onelayer.features import exported
 from onelayer.features.attribution import by_position, over_pixels
 from onelayer.features.filters import EPSILON, SIZES, draw_filters, images_of, sizes_of
-from onelayer.features.map import Attribution, FeatureMap, Shape
+from onelayer.features.map import Attribution, FeatureMap, Shape, as_pixels
 from onelayer.features.pooling import GRID, MOVES, THRESHOLD, Bank, Pool, shift_of
 from onelayer.kernel import kernel
 from onelayer.parts import Stopped, in_parts
@@ -163,7 +163,7 @@ class Patches(FeatureMap):
         DataError
             If a number is not a whole number from 0 to 255.
         """
-        images = np.ascontiguousarray(_as_pixels(R)).reshape(-1, *self.image_shape)
+        images = np.ascontiguousarray(as_pixels(R, self.name)).reshape(-1, *self.image_shape)
         codes = np.empty((len(images), self.views, self.d_out), np.uint8)
         if kernel is None:
             self._code_by_numpy(images, codes)
@@ -229,7 +229,7 @@ class Patches(FeatureMap):
         the code is the root of the average; evenly where there is none. It also takes away its mean times V, evenly
         from all positions. The amount of a position is divided evenly among the pixels of the patch.
         """
-        image = _as_pixels(row).reshape(self.image_shape)
+        image = as_pixels(row, self.name).reshape(self.image_shape)
         codes = self.transform(image.reshape(1, -1)).astype(np.float64)
         numbers, windows = np.zeros((V.shape[1], self.d_in)), np.zeros(())
         with one_blas_thread():
@@ -291,13 +291,3 @@ class Patches(FeatureMap):
                 raise ValueError(f"filters of size {k} are not float32 or are too large")
             banks.append(Bank(np.ascontiguousarray(A), np.ascontiguousarray(b), float(level)))
         return cls(shape, tuple(banks), mirrored, views)
-
-
-def _as_pixels(R: np.ndarray) -> np.ndarray:
-    if R.dtype == np.uint8:
-        return R
-    with np.errstate(invalid="ignore"):  # what is not finite is not equal below
-        pixels = R.astype(np.uint8)
-    if not np.array_equal(pixels, R):
-        raise DataError("the features patches are of pixels, whole numbers from 0 to 255; pass rows of them")
-    return pixels
