@@ -17,7 +17,8 @@ The cases:
 - classes: 20,000 synthetic rows of 1,024 features in 1,000 classes at lambda 1e-4;
 - types: 50,000 synthetic rows of 768 features in 100 classes at lambda 1e-4, in float16 and float32;
 - flips: CIFAR-10 with mirror images and without;
-- agreement: 5,000 rows, five lambdas, float64: the test rows on which scikit-learn answers differently;
+- agreement: 5,000 rows, three lambdas, float64: the test accuracies of onelayer and scikit-learn, and the rows on which
+  their answers differ;
 - disk: rows in a memory map, larger than the memory that a control group allows.
 """
 
@@ -41,11 +42,14 @@ from limits import AnonymousPeak, forget, limited, run
 from solvers import FINE, OURS, SOFTMAX, Problem, Turn, cpu_seconds
 
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.layer import SoftmaxLayer, likeliest
+from onelayer.training.certificate import certify
 from onelayer.training.converged import Convergence
 from onelayer.training.converging.rows import Rows
 
 GAP, STEP = 1e-4, 1.1
 SHORT = 10.0  # CPU seconds up to which a turn is repeated
+AGREEMENT = (0.1, 0.03, 0.01)
 PATH = tuple(np.geomspace(0.1, 0.001, 10).round(6).tolist())
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # The iterations from which the search begins.
@@ -183,23 +187,27 @@ def of_cifar(data: str) -> dict[str, list[Contestant]]:
 
 
 def agreement(data: str) -> None:
-    """Print, for each lambda, the test accuracies of both and the rows that they answer differently."""
+    """Print, for each lambda, the gaps and the right test rows of both, and the rows that they answer differently."""
     from sklearn.linear_model import LogisticRegression
 
     dataset, split = Problem(data, 5000, ()).load()
     standardizer = Standardizer.fit(split.row_blocks(BLOCK_ROWS))
     test = dataset.only("test", [part for part in dataset.parts if "test" in part])
     X, V = (standardizer.transform(of.rows(slice(None))) for of in (split, test))
-    l2s = np.geomspace(0.1, 0.001, 5)
-    convergence = Convergence(Rows(split, standardizer, dtype=np.dtype(np.float64)), SOFTMAX, l2s[-1])
-    peer = LogisticRegression(tol=1e-10, max_iter=10**5, warm_start=True)
-    print("| lambda | onelayer, test % | scikit-learn, test % | rows that differ |\n|---|---|---|---|")
-    for l2, at in zip(l2s, convergence.path(l2s, tol=1e-10), strict=True):
+    convergence = Convergence(Rows(split, standardizer, dtype=np.dtype(np.float64)), SOFTMAX, AGREEMENT[-1])
+    peer = LogisticRegression(tol=1e-8, max_iter=10**4, warm_start=True)
+    print("| lambda | gap | scikit-learn's gap | iterations | right test rows | scikit-learn's | answers that differ |")
+    print(f"|{'---|' * 7}")
+    for l2, at in zip(AGREEMENT, convergence.path(AGREEMENT, tol=1e-9), strict=True):
         layer = convergence.layer(at)
-        answers = (V @ layer.weights + layer.bias).argmax(axis=1)
-        theirs = peer.set_params(C=1 / (2 * l2 * len(split))).fit(X, split.labels).predict(V)
-        right = [100 * np.mean(of == test.labels) for of in (answers, theirs)]
-        print(f"| {l2:.4g} | {right[0]:.2f} | {right[1]:.2f} | {(answers != theirs).sum()} |", flush=True)
+        peer.set_params(C=1 / (2 * l2 * len(split))).fit(X, split.labels)
+        theirs = SoftmaxLayer(peer.coef_.T, peer.intercept_, SOFTMAX)
+        found = [certify(of, standardizer, split, l2) for of in (layer, theirs)]
+        gaps = [f"{of.cost / found[0].bound - 1:.1e}" for of in found]
+        answers = [likeliest(of.logits(V)) for of in (layer, theirs)]
+        right = [f"{np.count_nonzero(of == test.labels):,}" for of in answers]
+        cells = [f"{l2:.4g}", *gaps, peer.n_iter_.max(), *right, np.count_nonzero(answers[0] != answers[1])]
+        print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 def disk(gigabytes: float) -> None:
