@@ -514,7 +514,8 @@ def test_ridge_says_that_it_standardizes(run_cli, small):
 def test_points_that_are_not_converged_are_named(small, monkeypatch):
     from onelayer.experiments.probe import logistic, probing
 
-    monkeypatch.setattr(logistic, "TRIED_PASSES", 2)
+    monkeypatch.setattr(logistic, "MOST_PASSES", 2)
+    monkeypatch.setattr(logistic, "WEAK_PASSES", 2)
     splits, _ = load_features(small[0])
     found = probing.probe(splits)
     loose = [trial for trial in found.outcome.trials if not trial.converged]
@@ -522,13 +523,25 @@ def test_points_that_are_not_converged_are_named(small, monkeypatch):
     (note,) = [note for note in found.notes() if note.startswith("not converged")]
     assert f"{len(loose)} of 45 values of C, the smallest {number(loose[0].value)}; C " in note
     assert f", which was chosen, is {'not ' * (not found.outcome.chosen.converged)}converged" in note
-    monkeypatch.setattr(logistic, "TRIED_PASSES", 1)
+    monkeypatch.setattr(logistic, "WEAK_PASSES", 1)
     monkeypatch.setattr(logistic, "MOST_PASSES", 1)
     notes = probing.probe(splits).notes()
-    assert any("it: 45 of 45 values of C; C " in note and note.endswith("chosen, is not converged") for note in notes)
+    assert any("gaps: 45 of 45 values of C; C " in note and note.endswith("chosen, is not converged") for note in notes)
     (final,) = [note for note in notes if "the final fit" in note]
     assert "larger gap" not in final
     assert "fits mostly need fewer passes with --normalize standardize, and for a smaller C" in notes
+
+
+def test_small_lambdas_have_few_passes(small, monkeypatch):
+    from onelayer.experiments.probe import logistic
+
+    splits, _ = load_features(small[0])
+    monkeypatch.setattr(logistic, "WEAK_L2", l2_of(0.02, splits.train))
+    monkeypatch.setattr(logistic, "WEAK_PASSES", 1)
+    trials = probe(splits).outcome.trials
+    weak = [trial for trial in trials if trial.value > 0.02]
+    assert max(trial.passes for trial in weak) <= 1 < max(trial.passes for trial in trials if trial not in weak)
+    assert not all(trial.converged for trial in weak) and all(trial.converged for trial in trials if trial not in weak)
 
 
 def test_the_screen_says_of_each_value_whether_it_converged(run_cli, small, monkeypatch):
@@ -539,7 +552,7 @@ def test_the_screen_says_of_each_value_whether_it_converged(run_cli, small, monk
         (number(C), "yes") for C in DINO
     ]
     assert "\n    1,000 " in out and "\n 3.162e-6 " in out and "\n    0.001 " in out
-    monkeypatch.setattr(logistic, "TRIED_PASSES", 1)
+    monkeypatch.setattr(logistic, "MOST_PASSES", 1)
     assert len(re.findall(r"^ *[\d,.e-]+ +\d+\.\d\d % +[\d.]+ +no$", run_cli("probe", small[0])[1], re.MULTILINE)) > 5
 
 

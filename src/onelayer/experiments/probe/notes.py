@@ -6,7 +6,6 @@ import numpy as np
 
 from onelayer.analysis.estimates import effective_rows, fraction
 from onelayer.data.dataset import Splits
-from onelayer.experiments.probe.logistic import TRIED_PASSES
 from onelayer.experiments.probe.trials import Outcome
 from onelayer.words import counted, listed, number, percent
 
@@ -76,7 +75,7 @@ def _on_convergence(outcome: Outcome, setting: str, normalize: str) -> Iterator[
     if chosen and loose:
         first = "" if len(loose) == len(outcome.trials) else f", the smallest {number(loose[0].value)}"
         yield (
-            f"not converged in {TRIED_PASSES} passes, or as far as rounding lets it: {len(loose)} of "
+            f"not converged, as passes are limited and rounding hides small gaps: {len(loose)} of "
             f"{len(outcome.trials)} values of {setting}{first}; {setting} {number(chosen.value)}, which was chosen, is "
             f"{'not ' * (not chosen.converged)}converged"
         )
