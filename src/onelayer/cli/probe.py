@@ -74,14 +74,7 @@ def probe(
     csv_printed = csv == Path("-")
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
-    if out and (shots is not None or len(features) > 1):
-        raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
-    if twice := [name for name in dict.fromkeys(features) if features.count(name) > 1]:
-        raise ConfigError(f"{twice[0]} is given twice; leave one out")
-    if seeds is not None and shots is None:
-        raise ConfigError("--seeds draws the rows of --shots; add --shots, or remove --seeds")
-    if seeds is not None and seeds < 1:
-        raise ConfigError(f"--seeds {seeds} draws no rows; pass a number of at least 1")
+    _require_fitting(features, shots, seeds, out)
     _require_own(None if csv_printed else csv, html)  # before the work
     screen = Screen(quiet or as_json or csv_printed)
     with screen.working("reading") as progress:
@@ -115,6 +108,18 @@ def probe(
         files = {f"run on {name}": Path(place) for name, place in placed.items() if place}
         files |= {"CSV": csv} if csv and not csv_printed else {}
         _write_page(screen, html, found, compared, files, split_seed)
+
+
+def _require_fitting(features: list[str], shots: list[int] | None, seeds: int | None, out: Path | None) -> None:
+    """Raise an error if options have nothing to do, or contradict each other."""
+    if out and (shots is not None or len(features) > 1):
+        raise ConfigError("--out takes the run of one probe; leave it out with --shots or several FEATURES")
+    if twice := [name for name in dict.fromkeys(features) if features.count(name) > 1]:
+        raise ConfigError(f"{twice[0]} is given twice; leave one out")
+    if seeds is not None and shots is None:
+        raise ConfigError("--seeds draws the rows of --shots; add --shots, or remove --seeds")
+    if seeds is not None and seeds < 1:
+        raise ConfigError(f"--seeds {seeds} draws no rows; pass a number of at least 1")
 
 
 def _require_own(csv: Path | None, html: Path | None) -> None:
