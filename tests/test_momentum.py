@@ -10,6 +10,7 @@ from onelayer import train
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
+from onelayer.features.map import UnitLength
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
@@ -93,11 +94,16 @@ def test_after_a_decay_it_starts_from_the_best_epoch_without_a_velocity():
 
 
 def test_auto_is_for_features():
-    assert TrainConfig().momentum_taken == 0
-    assert TrainConfig(features="patches").momentum_taken == 0.9
-    assert TrainConfig(features="patches", momentum=0).momentum_taken == 0
-    assert TrainConfig(features="patches", init_std=0.01).momentum_taken == 0
-    assert TrainConfig(momentum=0.5).momentum_taken == 0.5
+    splits, one = toy_splits(), replace(CONFIG, epochs=1, momentum="auto")
+    bits = {
+        (map_, momentum): train(splits, replace(one, momentum=momentum), features=map_).model.layer.weights.tobytes()
+        for map_ in (None, UnitLength(60))
+        for momentum in ("auto", 0.0, 0.9)
+    }
+    assert bits[None, "auto"] == bits[None, 0.0] != bits[None, 0.9]
+    assert bits[UnitLength(60), "auto"] == bits[UnitLength(60), 0.9] != bits[UnitLength(60), 0.0]
+    random = train(splits, replace(one, init_std=0.01), features=UnitLength(60))
+    assert random.state.solver is None
     assert "momentum 0.5" in TrainConfig(momentum=0.5).setting_in_words()
 
 

@@ -68,7 +68,7 @@ class TestTraining:
         features = features_of(splits, config)
         assert features.views == 5
         result = train(splits, config)
-        W, b = plain_training(spelled_out(splits, features), config)
+        W, b = plain_training(spelled_out(splits, features), replace(config, momentum=0.9))
         assert abs(W).max() > 0.01
         assert result.model.layer.weights == pytest.approx(W, abs=1e-10)
         assert result.model.layer.bias == pytest.approx(b, abs=1e-10)

@@ -13,7 +13,6 @@ from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES
 from onelayer.words import counted, option_value
 
-MOMENTUM = 0.9  # auto, with features, of which many are alike
 FILTERS = 128  # for each size of patches, if their number is not given
 FEATURES = "none, patches, patches:K with 1 to 99999 filters of each size, or onnx:FILE"
 
@@ -156,10 +155,8 @@ class TrainConfig:
 
     @property
     def momentum_taken(self) -> float:
-        """The momentum as a number."""
-        if self.momentum != "auto":
-            return self.momentum
-        return MOMENTUM if self.features != "none" and not self.init_std else 0.0
+        """The momentum as a number; auto is 0, and `Problem.open` replaces it where there is a feature map."""
+        return 0.0 if self.momentum == "auto" else self.momentum
 
     @property
     def encoder(self) -> str:

@@ -27,6 +27,8 @@ from onelayer.training.schedule import decide
 from onelayer.training.step import safe_step
 from onelayer.words import counted, percent
 
+MOMENTUM = 0.9  # auto, with a feature map, of which many features are alike
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -274,7 +276,10 @@ class Problem:
 
     def open(self, layer: SoftmaxLayer, velocity: Velocity | None = None) -> Backend:
         """Return a backend that holds this layer and the rows."""
-        return self.backend(self.splits, self.config, self.standardizer.for_training, layer, velocity)
+        config = self.config
+        if config.momentum == "auto" and config.solver == "sgd" and not (self._is_plain or config.init_std):
+            config = replace(config, momentum=MOMENTUM)
+        return self.backend(self.splits, config, self.standardizer.for_training, layer, velocity)
 
     def model(self, layer: SoftmaxLayer) -> Model:
         """Return the model that this layer makes."""
