@@ -25,6 +25,7 @@ from onelayer.parts import LEAST_WORK, Stopped, in_parts
 from onelayer.words import is_name, printable
 
 MOST_BYTES = 2**30  # of an encoder, which model files hold
+MOST_LENGTH = 2**20  # of images and codes in a model file
 VERSION = 1
 
 
@@ -181,7 +182,8 @@ class Encoder(FeatureMap):
         if facts["version"] != VERSION:
             raise ValueError(f"version {facts['version']!r:.20}, and this onelayer reads {VERSION}")
         shape, d, file = tuple(facts["shape"]), facts["numbers"], facts["file"]
-        if len(shape) != 3 or not all(type(size) is int and size > 0 for size in (*shape, d)) or shape[0] not in (1, 3):
+        whole = all(type(size) is int and 0 < size < MOST_LENGTH for size in (*shape, d))
+        if len(shape) != 3 or not whole or shape[0] not in (1, 3):
             raise ValueError(f"shape {shape!r:.40}, numbers {d!r:.20}")
         content = tensors["content"]
         if set(tensors) != {"content"} or content.dtype != np.uint8 or content.ndim != 1:

@@ -68,6 +68,8 @@ class EncoderSettings:
             If one is missing, is not known, or has a wrong value.
         """
         known = [field.name for field in fields(cls)]
+        if not isinstance(table, Mapping):
+            raise ValueError("not a table of settings")
         if unknown := [name for name in table if name not in known]:
             raise ValueError(f"{unknown[0]!r:.60} is not a setting; they are {', '.join(known)}")
         if missing := [name for name in known[:6] if name not in table]:
