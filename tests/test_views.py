@@ -267,7 +267,7 @@ class TestRuns:
         code, out, err = run_cli("train", *tiny, "--l2", "0.1", "--out", "run", "--no-figures")
         assert (code, err) == (0, "")
         assert "at most" in out
-        assert "best possible for lambda 0.1" in out
+        assert "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, 5 views of each)" in out
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["config"]["features"] == "patches:5"
         assert summary["data"]["sizes"] == {"train": 60, "validation": 60, "test": 60}

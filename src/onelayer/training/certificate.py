@@ -269,8 +269,10 @@ def rows_in_words(split: Split, flip: bool, *, by_class: bool = False) -> str:
         The rows have the weights of their classes, too.
     """
     weighted = "weighted " if split.dataset.row_weights is not None else ""
-    rows = counted(len(split), f"{weighted}{'training' if split.name == 'train' else split.name} row")
-    return f"{rows} of {split.dataset.name}" + " and their mirror images" * flip + ", weighted by class" * by_class
+    views = split.dataset.views
+    rows = counted(len(split) // views, f"{weighted}{'training' if split.name == 'train' else split.name} row")
+    rows = f"{rows} of {split.dataset.name}" + f", {views} views of each" * (views > 1)
+    return rows + " and their mirror images" * flip + ", weighted by class" * by_class
 
 
 def _sums(
