@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import io
 import json
 import re
@@ -114,6 +115,22 @@ def _gradients_once():
         yield
 
 
+@pytest.fixture
+def charts():
+    """Draw the charts of this test's pages; most tests are of words."""
+
+
+@pytest.fixture(autouse=True)
+def _frames(request, monkeypatch):
+    """Leave the charts of a page empty, as drawing them takes half of its time."""
+
+    def frame(figure, alt):
+        return f'<svg class="chart" role="img" aria-label="{html.escape(alt)}"></svg>'
+
+    for module in () if {"charts", "browser"} & {*request.fixturenames} else ("answers", "pictures"):
+        monkeypatch.setattr(f"onelayer.report.{module}.svg", frame)
+
+
 def page_of(path, splits):
     return render(read_subject([path]), lambda plan: splits)
 
@@ -218,7 +235,7 @@ def test_each_class_has_its_figures(toy):
         assert found == pytest.approx([100 * recall[k], 100 * precision[k], 100 * f1[k]], abs=0.51)
 
 
-def test_curves_say_where_they_are_lowest(tmp_path):
+def test_curves_say_where_they_are_lowest(tmp_path, charts):
     splits = toy_run(tmp_path / "run", replace(CONFIG, learning_rate=0.1, epochs=20, batch_size=20))
     history = Run.open(tmp_path / "run").read_checkpoint()[1].history
     drawings = [e["aria-label"] for e in Page(page_of(tmp_path / "run", splits)).all("svg")]
@@ -284,7 +301,7 @@ def test_a_run_that_ended_with_other_bits_is_not_said_to_have_the_same(tmp_path,
     assert "this time it ended with slightly different weights, since the run was made elsewhere" in text
 
 
-def test_hostile_names_are_words(tmp_path):
+def test_hostile_names_are_words(tmp_path, charts):
     splits = toy_run(tmp_path / "run")
     dataset = replace(splits.dataset, class_names=HOSTILE, name=HOSTILE[0])
     splits = split(dataset, SplitConfig())
@@ -322,7 +339,7 @@ def test_vectors_have_their_strongest_weights_instead_of_pictures(tmp_path):
     assert all(name in captions for name in names)
 
 
-def test_many_classes_of_vectors(tmp_path):
+def test_many_classes_of_vectors(tmp_path, charts):
     splits = toy_run(tmp_path / "run", image_shape=None, K=25, n=900, dtype="float32")
     text = page_of(tmp_path / "run", splits)
     assert "The first 24 of 25 classes." in text
@@ -349,7 +366,7 @@ def test_where_test_rows_were_left_alone_the_report_leaves_them_alone(tmp_path):
     assert "test accuracy" not in text
 
 
-def test_zero_epochs(tmp_path):
+def test_zero_epochs(tmp_path, charts):
     splits = toy_run(tmp_path / "run", replace(CONFIG, epochs=0))
     page = Page(page_of(tmp_path / "run", splits))
     assert len(page.all("svg")) == 2
@@ -523,7 +540,7 @@ def test_a_verdict_in_a_table_is_not_said_twice(tmp_path):
     assert link["href"] == "https://www.kth.se/student/kurser/kurs/DD2424?l=en"
 
 
-def test_a_sweep_begins_with_the_picture_of_its_settings(tmp_path):
+def test_a_sweep_begins_with_the_picture_of_its_settings(tmp_path, charts):
     _, splits = toy_sweep(tmp_path / "sweep")
     file = tmp_path / "sweep" / "grid.png"
     image = Image.effect_noise((40, 30), 50).convert("RGB")
@@ -830,7 +847,7 @@ def test_few_percent_are_shaded_in_the_dark(browser, file):
     page.close()
 
 
-def test_of_cifar_10(run_cli, cifar, tmp_path):
+def test_of_cifar_10(run_cli, cifar, tmp_path, charts):
     assert run_cli("train", "--data", cifar, "--epochs", "2", "--out", "run", "--no-figures")[0] == 0
     assert run_cli("report", "run", "-o", "r.html")[0] == 0
     assert 1e6 < (tmp_path / "r.html").stat().st_size < 5e6
