@@ -101,6 +101,20 @@ def test_a_map_of_ones_own_and_rows_that_are_not_images():
     assert plain.decision_function(X) == pytest.approx(np.cos(X / 40) @ plain.coef_.T + plain.intercept_, abs=1e-5)
 
 
+def mean_colours(images):
+    return images.reshape(len(images), 6, -1).mean(axis=2)
+
+
+def test_a_function_of_images():
+    X, y = stripes()
+    result = train(divided(X, y), TrainConfig(**SETTINGS, seed=1), features=mean_colours)
+    for rows in (X, X.astype(np.float64)):
+        clf = SoftmaxClassifier(**SETTINGS, random_state=1, image_shape=SHAPE, features=mean_colours).fit(rows, y)
+        assert clf.model_.layer.weights.tobytes() == result.model.layer.weights.tobytes()
+    assert clf.coef_.shape == (3, 6)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(clf)).predict(X), clf.predict(X))
+
+
 def test_in_a_search_a_pickle_and_a_file(tmp_path):
     X, y = stripes()
     clf = SoftmaxClassifier(**SETTINGS, random_state=0, image_shape=SHAPE)
@@ -116,11 +130,13 @@ def test_in_a_search_a_pickle_and_a_file(tmp_path):
     ("settings", "X", "words"),
     [
         ({"features": "patches"}, None, "features needs image_shape: channels, height and width of the images"),
-        ({"features": "patch", "image_shape": SHAPE}, None, "features 'patch' is not none, patches, or patches:K"),
-        ({"features": 3}, None, "features is of the type int; pass a word such as 'patches', or an object of"),
+        ({"features": "patch", "image_shape": SHAPE}, None, "features 'patch' is not none, patches, patches:K with"),
+        ({"features": mean_colours}, None, "a function takes images as features, and the rows are not images"),
+        ({"features": "onnx:no.onnx", "image_shape": SHAPE}, None, "no.onnx"),
+        ({"features": 3}, None, "features is of the type int; pass a word such as 'patches', a function of"),
         ({"features": Waves(), "flip": True, "image_shape": SHAPE}, None, "flip needs images"),
         ({"features": "patches", "image_shape": SHAPE}, np.zeros((9, 168)), "the images are too plain for 128"),
-        ({"features": "patches", "image_shape": SHAPE}, np.full((9, 168), 0.5), "X holds 0.5; .* by 255, and round"),
+        ({"features": "patches", "image_shape": SHAPE}, np.full((9, 168), 0.5), "features patches are of pixels"),
         ({"features": "patches", "features_seed": -1, "image_shape": SHAPE}, None, "features seed -1 is not a whole"),
         ({"features": Waves(), "warm_start": True}, None, "warm_start takes no features, .*; set it to False"),
         ({"features": Waves()}, np.zeros((9, 5)), "are for rows of 168 numbers, not for 5 numbers"),

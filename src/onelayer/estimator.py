@@ -3,6 +3,8 @@
 import hashlib
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self, cast
@@ -24,7 +26,8 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.drawing import CurvePlots, ModelPlots, pictures
 from onelayer.errors import ConfigError, DataError, FeatureError, wrong_type
-from onelayer.features.map import FeatureMap, Identity, Shape
+from onelayer.features.function import CodesOf, Function
+from onelayer.features.map import FeatureMap, Identity, Shape, as_pixels
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
@@ -115,12 +118,14 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     image_shape : (int, int, int), default=None
         Channels, height and width of the images, if the rows of `X` are images.
 
-    features : str, FeatureMap or None, default=None
+    features : str, callable, FeatureMap or None, default=None
         What the layer sees instead of the rows. 'patches' are responses to filters that are patches of the training
-        images, 128 for each size of patches; 'patches:K' has K filters. They need `image_shape`, and whole numbers from
-        0 to 255. Each image has five rows of features, its views, which are all trained; scores are averages over them.
-        An object of :class:`onelayer.features.map.FeatureMap` is a map that is there already. The features of all rows
-        are in a file in the cache's folder while `fit` runs. `partial_fit` and `warm_start` take no features.
+        images, 128 for each size of patches; 'patches:K' has K filters. Each image has five rows of patch features, its
+        views, which are all trained; scores are averages over them. 'onnx:FILE' is an encoder in an ONNX file. A
+        callable takes ``uint8`` images (n, h, w, c) and returns n rows of numbers. All these need `image_shape`, and
+        whole numbers from 0 to 255. An object of :class:`onelayer.features.map.FeatureMap` is a map that is there
+        already. The features of all rows are in a file in the cache's folder while `fit` runs. `partial_fit` and
+        `warm_start` take no features.
 
     features_seed : int, default=0
         Seed for the filters, apart from `random_state`.
@@ -260,7 +265,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         standardize: bool = True,
         flip: bool = TrainConfig.flip,
         image_shape: tuple[int, int, int] | None = None,
-        features: str | FeatureMap | None = None,
+        features: str | CodesOf | FeatureMap | None = None,
         features_seed: int = TrainConfig.features_seed,
         decay_every: int | Literal["auto"] = TrainConfig.decay_every,
         decay_factor: float = TrainConfig.decay_factor,
@@ -458,7 +463,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         return self.features is not None and not (isinstance(self.features, str) and self.features == "none")
 
     @property
-    def _has_patches(self) -> bool:
+    def _is_named(self) -> bool:
         return self._has_features and isinstance(self.features, str)
 
     @property
@@ -483,7 +488,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rows (n, d), labels (n,) and weights (n,) as arrays."""
         X, y = validate_data(self, X, y, order="C", reset=reset)
-        X = pixels_of(X) if self._has_patches else _kept_or_float64(X)
+        with value_errors():
+            X = as_pixels(X, str(self.features)) if self._is_named else _kept_or_float64(X)
         check_classification_targets(y)
         if sample_weight is None:
             return X, y, np.ones(len(X))
@@ -603,7 +609,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     def _config(self, X: np.ndarray, epochs: int | Literal["auto"], seed: int, hold_out: bool) -> TrainConfig:
         """Return the settings, checked."""
         if image_shape_of(self.image_shape, X.shape[1]) is None:
-            of_images = ["flip"] if self.flip else ["features"] if self._has_patches else []
+            of_images = ["flip"] if self.flip else ["features"] if self._is_named else []
             if of_images:
                 raise ConfigError(f"{of_images[0]} needs image_shape: channels, height and width of the images")
         check_scalar(
@@ -621,23 +627,24 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
             **of_steps,
             dtype="float64" if X.dtype == np.float64 and not self._has_features else "float32",
             seed=seed,
-            features=str(self.features) if self._has_patches else "none",
+            features=str(self.features) if self._is_named else "none",
             **{name: getattr(self, name) for name in SETTINGS},
         )
 
     def _map(self, splits: Splits, config: TrainConfig) -> FeatureMap | None:
         """Return the features that the layer sees; None for the rows as they are."""
+        features = self.features
         if not self._has_features:
             return None
-        if not self._has_patches:
-            if not all(hasattr(self.features, name) for name in ("d_in", "d_out", "transform")):
-                words = "a word such as 'patches', or an object of a subclass of onelayer.features.map.FeatureMap"
-                raise wrong_type("features", self.features, words)
-            return cast(FeatureMap, self.features)
-        try:
-            return features_of(splits, config)
-        except DataError as error:
-            raise FeatureError(str(error)) from None
+        with value_errors():
+            if isinstance(features, str):
+                return features_of(splits, config)
+            if callable(features) and not hasattr(features, "transform"):
+                return Function.of(features, splits.dataset.image_shape)
+        if not all(hasattr(features, name) for name in ("d_in", "d_out", "transform")):
+            expected = "a word such as 'patches', a function of images, or an object of a subclass of FeatureMap"
+            raise wrong_type("features", features, expected)
+        return cast(FeatureMap, features)
 
     def _split(
         self,
@@ -694,17 +701,13 @@ def image_shape_of(image_shape: Any, d: int) -> Shape | None:
     return channels, height, width
 
 
-def pixels_of(X: np.ndarray) -> np.ndarray:
-    """Return numbers as uint8; refuse others than whole numbers from 0 to 255."""
-    if X.dtype == np.uint8:
-        return X
-    with np.errstate(invalid="ignore"):  # a number that is too large is not equal below
-        pixels = X.astype(np.uint8)
-    if not np.array_equal(pixels, X):
-        found = X[pixels != X][0]
-        hint = "; multiply numbers of 0 to 1 by 255, and round them" if X.min() >= 0 and X.max() <= 1 else ""
-        raise ConfigError(f"X holds {found:g}; patches are of pixels, whole numbers from 0 to 255{hint}")
-    return pixels
+@contextmanager
+def value_errors() -> Iterator[None]:
+    """Raise data errors as errors that are ValueErrors too, as scikit-learn expects them."""
+    try:
+        yield
+    except DataError as error:
+        raise FeatureError(str(error)) from None
 
 
 def _kept_or_float64(X: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from onelayer.errors import ConfigError, DataError, FeatureError
-from onelayer.estimator import SoftmaxClassifier, image_shape_of, pixels_of, seed_of
-from onelayer.features.map import Shape
+from onelayer.errors import ConfigError
+from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of, value_errors
+from onelayer.features.map import Shape, as_pixels
 from onelayer.features.patches import Patches
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.model import Model
@@ -120,7 +120,7 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if not (self.mirror is None or isinstance(self.mirror, bool | np.bool_)):
             raise ConfigError(f"mirror {self.mirror!r} is not True, False or None")
         rows, shape = self._rows(X, reset=True)
-        try:
+        with value_errors():
             self.patches_ = Patches.drawn(
                 rows,
                 np.arange(len(rows)),
@@ -130,8 +130,6 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 mirror=None if self.mirror is None else bool(self.mirror),
                 views=int(self.views),
             )
-        except DataError as error:
-            raise FeatureError(str(error)) from None
         self._of_rows = Standardizer.fit(rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
         return self
 
@@ -175,7 +173,8 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             raise ConfigError(f"{what}; or pass X as images (n, h, w) or (n, h, w, c)")
         if wanted not in (None, shape):
             raise ConfigError(f"X holds images of the shape {shape}, not {wanted}; pass images of that shape")
-        return pixels_of(X), shape
+        with value_errors():
+            return as_pixels(X, "patches"), shape
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
