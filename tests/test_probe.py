@@ -308,6 +308,11 @@ def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run
     assert "small.npz --recipe ridge" in page
     assert "learning rate" not in page
     assert not re.search(r"<dt>(epochs|model|time|iterations)</dt>", page)
+    with np.load(small[0]) as arrays:
+        np.savez("other.npz", **{name: -array if array.dtype.kind == "f" else array for name, array in arrays.items()})
+    assert run_cli("probe", "other.npz", "--recipe", "ridge", "--out", "other", "--json")[0] == 0
+    words = "other was trained on other data than ridge .*; compare encoders with: onelayer probe A B --html page.html"
+    assert_one_line(run_cli("report", "ridge", "other"), words)
     assert re.search(r"<dt>end</dt>\s*<dd>the fit is in closed form</dd>", page)
     assert "chosen</dt>" not in page
 

@@ -11,6 +11,7 @@ from onelayer.experiments.study import FOLDERS, Finding, read_study
 from onelayer.experiments.sweep import Sweep, choose, mean_sd, notes_on_choice, results
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
+from onelayer.runs.training import probe_of
 from onelayer.training.history import Score
 from onelayer.words import counted, option_value, spaced
 
@@ -149,7 +150,9 @@ def _read_runs(runs: Sequence[Run]) -> list[Read]:
         _, other = first = first or (plan, run)
         if plan.fingerprint != first[0].fingerprint:
             prints = f"{plan.fingerprint[:12]} and {first[0].fingerprint[:12]}"
-            raise RunError(f"{run.path} was trained on other data than {other.path} ({prints}); make a report of each")
+            probes = probe_of(run) is not None and probe_of(other) is not None
+            remedy = "compare encoders with: onelayer probe A B --html page.html" if probes else "make a report of each"
+            raise RunError(f"{run.path} was trained on other data than {other.path} ({prints}); {remedy}")
         if words := differences_in_words(asdict(plan.split_config), asdict(first[0].split_config)):
             raise RunError(
                 f"{run.path} divides the data in another way than {other.path} ({words}); make a report of each"
