@@ -24,10 +24,10 @@ from onelayer.losses import LOSSES
 from onelayer.training import converged
 from onelayer.training.certificate import certify
 from onelayer.training.converged import Convergence, Iterate
-from onelayer.training.converging import newton, preconditioner
+from onelayer.training.converging import losses, newton, preconditioner
 from onelayer.training.converging import rows as rows_module
 from onelayer.training.converging.losses import Sigmoids, Softmax
-from onelayer.training.converging.preconditioner import Eigen, Factor, Spectrum
+from onelayer.training.converging.preconditioner import ByClass, Eigen, Factor, Spectrum, choose_preconditioner
 from onelayer.training.converging.rows import Rows, with_mirror_images
 from onelayer.training.iterations import convergence_of
 from onelayer.training.state import Problem
@@ -508,6 +508,95 @@ def test_a_factor_takes_a_larger_ridge_where_rounding_needs_it():
     assert ours[0].tobytes() == ours[1].tobytes()
     with pytest.raises(np.linalg.LinAlgError):
         Factor(-np.eye(3, dtype=np.float32)).solve(A[:, :3].copy(), M, 1e-9)
+
+
+@pytest.fixture
+def by_class(monkeypatch):
+    monkeypatch.setattr(preconditioner, "MANY_CLASSES", 2)
+    monkeypatch.setattr(preconditioner, "LEAST_NUMBERS", 0)
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+
+
+def test_classes_by_themselves_are_the_blocks_of_the_hessian(monkeypatch):
+    K, l2 = 5, 0.01
+    split = split_of(n=40, d=6, K=K, weights=np.linspace(0.5, 2, 40))
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype(np.float64))
+    of_scores = Softmax(rows.labels, rows.weights, K)
+    X, A = rows.standardised(np.arange(40), weighted=False), np.random.default_rng(0).standard_normal((K, 6))
+    v = of_scores.steepness(0.3 * A @ X.T, np.zeros(K))
+    exact = ByClass(rows)
+    exact.most = 40
+    expected = np.empty_like(A)
+    for k in range(K):
+        mean = v[k] @ X
+        block = (X.T * v[k]) @ X - np.outer(mean, mean) / (v[k].sum() * (1 + 1e-4)) + 2 * l2 * np.eye(6)
+        block += 1e-4 * v[k].sum() * (X.T * rows.weights) @ X
+        expected[k] = np.linalg.solve(block, (A - A.mean(axis=0))[k])
+    found = exact.solve(A, v, l2)
+    np.testing.assert_allclose(found, expected - expected.mean(axis=0), rtol=1e-9, atol=1e-12)
+    rest = ByClass(rows)  # rows that do not count one by one count by C
+    v[:] = np.where(np.arange(40) < rest.most, 2e-3, 1e-3)
+    assert rest.most < 40
+    assert np.abs(rest.solve(A, v, l2) - exact.solve(A, v, l2)).max() > 1e-4 * np.abs(found).max()
+
+
+def test_curvatures_of_unlikely_labels_are_those_of_a_parabola_above_the_loss():
+    labels, w = np.arange(4), np.full(4, 0.25)
+    of_scores = Softmax(labels, w, 4)
+    S = np.diag([-3.0, 1.0, 4.0, -700.0])
+    v, (_, P, _) = of_scores.steepness(S, np.zeros(4)), of_scores.probabilities(S, np.zeros(4))
+    own = np.diag(P)
+    np.testing.assert_allclose(v[~np.eye(4, dtype=bool)], 0.25 * (P * (1 - P))[~np.eye(4, dtype=bool)])
+    np.testing.assert_allclose(np.diag(v)[2], 0.25 * own[2] * (1 - own[2]))
+    for i in (0, 1, 3):  # at every step of the score of the label
+        x, curvature = S[i, i] - np.log(3), 4 * v[i, i]
+        steps = np.linspace(-20, 1500, 4000)
+        loss = np.logaddexp(0, -x - steps)
+        parabola = np.logaddexp(0, -x) - steps * (1 - own[i]) + curvature * steps**2 / 2
+        assert (parabola - loss > -1e-9).all()
+        assert curvature < 0.25 + 1e-9
+
+
+def test_many_classes_of_few_rows_take_few_passes(by_class, monkeypatch):
+    split = split_of(n=500, d=120, K=60)
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype(np.float64))
+    found, passes = [], []
+    for classes in (2, 1000):
+        monkeypatch.setattr(preconditioner, "MANY_CLASSES", classes)
+        assert isinstance(choose_preconditioner(rows, 60, 1e-5, True), ByClass) == (classes == 2)
+        at = list(Convergence(rows, LOSSES["softmax"], 1e-5).iterates(1e-5, tol=1e-4))[-1]
+        assert at.reached
+        found, passes = [*found, at.cost], [*passes, at.passes]
+    assert passes[0] < 0.7 * passes[1]
+    assert found[0] == pytest.approx(found[1], rel=2e-4)
+
+
+@pytest.mark.parametrize("after", [1, 4, 10])
+def test_many_classes_resumed_are_many_classes_uninterrupted(after, by_class):
+    split = split_of(n=120, d=20, K=15)
+    rows = Rows(split, standardizer_of(split), dtype=np.dtype(np.float64))
+    whole = list(Convergence(rows, LOSSES["softmax"], 1e-4).iterates(1e-4, tol=1e-10))
+    start = replace(whole[after - 1], S=None if after == 10 else whole[after - 1].S)
+    rest = list(Convergence(rows, LOSSES["softmax"], 1e-4).iterates(1e-4, start, tol=1e-10))
+    assert len(whole) > after
+    assert len(rest) == len(whole) - after
+    np.testing.assert_array_equal(rest[-1].T, whole[-1].T)
+    np.testing.assert_array_equal(rest[-1].b, whole[-1].b)
+
+
+@pytest.mark.parametrize("kind", [Softmax, Sigmoids])
+@pytest.mark.parametrize("uneven", [1.0, 30.0])
+def test_the_diagonal_finds_the_bias_of_the_hessian(kind, uneven, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(20), rng.integers(20, size=400)])
+    S = uneven * rng.standard_normal((20, 420)) + 3 * rng.standard_normal((20, 1))
+    found = []
+    for classes in (2, 1000):
+        monkeypatch.setattr(losses, "MANY_CLASSES", classes)
+        of_scores = kind(labels, np.full(420, 1 / 420), 20, **({"terms": 20} if kind is Sigmoids else {}))
+        found.append(of_scores.fit(S, np.zeros(20)))
+    np.testing.assert_allclose(found[0].b, found[1].b, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(found[0].G.sum(axis=1), 0, atol=1e-9)
 
 
 def test_rows_multiply_as_standardised_rows_do():

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array, Loss
 from onelayer.training.converging.losses import Fit, ScoreLoss, Sigmoids, Softmax
 from onelayer.training.converging.newton import is_small, newton_direction
-from onelayer.training.converging.preconditioner import Eigen, Preconditioner, choose_preconditioner
+from onelayer.training.converging.preconditioner import ByClass, Eigen, Preconditioner, choose_preconditioner
 from onelayer.training.converging.rows import Rows
 from onelayer.words import counted
 
@@ -122,8 +123,8 @@ class Convergence:
         self._certain = shares > 0
 
     @cached_property
-    def _preconditioner(self) -> Preconditioner:
-        return choose_preconditioner(self.rows, len(self.classes), self._smallest_l2)
+    def _preconditioner(self) -> Preconditioner | ByClass:
+        return choose_preconditioner(self.rows, len(self.classes), self._smallest_l2, self._loss.exclusive)
 
     def initial(self) -> Iterate:
         """Return the layer that knows the shares of the classes only."""
@@ -263,7 +264,12 @@ class _Descent:
     """Takes the iterations for one lambda."""
 
     def __init__(
-        self, rows: Rows, loss: ScoreLoss, preconditioner: Callable[[], Preconditioner], l2: float, tol: float
+        self,
+        rows: Rows,
+        loss: ScoreLoss,
+        preconditioner: Callable[[], Preconditioner | ByClass],
+        l2: float,
+        tol: float,
     ) -> None:
         self._rows, self._loss, self._preconditioner, self._l2, self._tol = rows, loss, preconditioner, l2, tol
         self._small = is_small(rows, loss.K)
@@ -288,7 +294,8 @@ class _Descent:
 
     def step(self, at: Iterate) -> Iterate:
         """Return the state after the next iteration."""
-        if not self._small and (self._M is None or at.iteration & (at.iteration - 1) == 0):
+        of_means = not self._small and not isinstance(self._preconditioner(), ByClass)
+        if of_means and (self._M is None or at.iteration & (at.iteration - 1) == 0):
             at = replace(at, M=self._loss.curvature(at.S, at.b))
             self._M = Eigen.of(at.M)
         D = self._direction(at)
@@ -357,10 +364,17 @@ class _Descent:
             a = float(np.vdot(s, q) / np.vdot(s, y))
             q -= a * y
             coefficients.append(a)
-        q = at.scale * self._preconditioner().solve(q, self._M or Eigen.of(at.M), self._l2)
+        q = at.scale * self._preconditioned(q, at)
         for (s, y), a in zip(self._pairs, reversed(coefficients), strict=True):
             q += (a - float(np.vdot(y, q) / np.vdot(s, y))) * s
         return -q
+
+    def _preconditioned(self, A: np.ndarray, at: Iterate) -> np.ndarray:
+        preconditioner = self._preconditioner()
+        if isinstance(preconditioner, ByClass):
+            of_scores = cast(Softmax, self._loss)  # for no other loss it is chosen
+            return preconditioner.solve(A, of_scores.steepness(at.S, at.b), self._l2)
+        return preconditioner.solve(A, self._M or Eigen.of(at.M), self._l2)
 
     def _remember(self, step: np.ndarray, change: np.ndarray) -> None:
         if (

@@ -16,6 +16,7 @@ from onelayer.parts import Stopped, in_parts
 
 WORK = 16  # multiplications that take as long as the probability of a score
 BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds
+MANY_CLASSES = 400  # from which the Hessian of the bias takes long
 MOST_STEPS, LONGEST_STEP = 100, 2.0  # of the bias; longer Newton steps are not to be trusted
 SMALLEST_STEP = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-11}  # shorter steps of the bias follow rounding
 
@@ -91,7 +92,10 @@ class ScoreLoss(ABC):
 
     @abstractmethod
     def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Return the step of the bias (K,) that would be right if the loss were quadratic."""
+        """Return the step of the bias (K,) that would be right if the loss were quadratic.
+
+        `M` is its Hessian (K, K), times `_terms`, or the diagonal (K,) of that.
+        """
 
     @property
     @abstractmethod
@@ -137,29 +141,31 @@ class ScoreLoss(ABC):
     def fit(self, S: np.ndarray, b: np.ndarray, enough: float = 0.0) -> Fit:
         """Return the loss with the best bias, which is looked for from b on, until it is this close to the lowest."""
         loss, P, p = self.probabilities(S, b)
-        fresh = False  # whether the Hessian is that of this bias
+        rough = self.K >= MANY_CLASSES  # the diagonal of the Hessian may do, and is quick to take
+        M, fresh = None if rough else self.hessian, False  # whether M is that of this bias
         for _ in range(MOST_STEPS):
             residual = self.shares - p
             if (np.abs(residual) <= np.finfo(S.dtype).eps * self.shares).all():
                 break
-            if self.hessian is None:
-                self.hessian, fresh = self._mean_hessian(P, p), True
-            step = self._newton_step(self.hessian, residual)
+            if M is None:
+                M, fresh = (self._diagonal(P, p), False) if rough else (self._mean_hessian(P, p), True)
+            step = self._newton_step(M, residual)
             longest = np.abs(step).max()
             if longest <= SMALLEST_STEP[S.dtype] or (longest <= LONGEST_STEP and abs(residual @ step) / 2 <= enough):
                 break
             if longest <= LONGEST_STEP:
                 then = self.probabilities(S, b + step)
                 rate = np.abs(self.shares - then[2]).max() / np.abs(residual).max()
-                if rate <= (0.9 if fresh else 0.25):
+                if rate <= (0.9 if fresh else 0.5 if rough else 0.25):
                     b, (loss, P, p), fresh = b + step, then, False
                     continue
-            self.hessian = None
+            M, rough = None, False
             if fresh:  # even the Hessian at this very bias misleads
                 step, fresh = self._scaling_step(p), False
                 b, (loss, P, p) = b + step, self.probabilities(S, b + step)
                 if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
                     break
+        self.hessian = None if rough else M
         return self._fit(S, b, loss, P)
 
     def separates(self, S: np.ndarray, b: np.ndarray) -> bool:
@@ -192,6 +198,11 @@ class ScoreLoss(ABC):
         logits : ndarray (n,)
             Those of the labels.
         """
+
+    def _diagonal(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Return the diagonal (K,) of `_mean_hessian`."""
+        diagonal: np.ndarray = p - np.array([np.square(row) @ self._weights for row in P])
+        return diagonal
 
     @abstractmethod
     def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -237,11 +248,29 @@ class Softmax(ScoreLoss):
         _, P, _ = self.probabilities(S, b)
         return P * self._weights, P * np.sqrt(self._weights)
 
+    def steepness(self, S: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the diagonals (K, n) of the Hessians of the rows with respect to their scores, times the weights.
+
+        Where the label is less likely than all others together, its own entry is the curvature of a parabola that lies
+        on the loss and nowhere below it. The Hessian vanishes there, and a step by it would be far too long.
+        """
+        _, P, _ = self.probabilities(S, b)
+        places = self._labels, np.arange(len(self._labels))
+        p = P[places].astype(np.float64)
+        P *= 1 - P
+        x = np.maximum(np.log1p(-np.minimum(p, 0.5)) - np.log(np.maximum(p, 1e-300)), 1e-3)  # minus the logit of p
+        P[places] = np.where(p < 0.5, np.tanh(x / 2) / (2 * x), P[places])
+        P *= self._weights.astype(P.dtype)
+        return P
+
     def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
         root = P * np.sqrt(self._weights).astype(P.dtype)
         return np.diag(p) - (root @ root.T).astype(np.float64)
 
     def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        if M.ndim == 1:
+            step: np.ndarray = residual / np.maximum(M, 1e-14)
+            return step - step.mean()
         K = self.K
         try:
             return np.linalg.solve(M + 1 / K + 1e-14 * np.eye(K), residual)
@@ -306,7 +335,7 @@ class Sigmoids(ScoreLoss):
         return np.diag((P * (1 - P)) @ self._weights)
 
     def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        return residual / np.maximum(np.diag(M), 1e-14)
+        return residual / np.maximum(M if M.ndim == 1 else np.diag(M), 1e-14)
 
     def _scaling_step(self, p: np.ndarray) -> np.ndarray:
         p = np.clip(p, 1e-300, 1 - 1e-16)

@@ -14,6 +14,9 @@ trained, nor with lambda, so it is decomposed once; M is cheap.
   rows with each other, so that no (d, d) matrix is built. A small set is its own sketch, and all of it is kept.
 - For wider rows and a small penalty, where more directions count, C is that of a few more rows than there are features.
   An eigenvalue decomposition would take far longer than one Cholesky factor, which takes M by its mean eigenvalue.
+
+With many classes of few rows each, the product of means is far from the mean of products: a class has curvature along
+its own rows, and next to none along others. `ByClass` keeps the rows that count most for each class one by one.
 """
 
 from dataclasses import dataclass
@@ -28,6 +31,8 @@ MOST_COLUMNS, FACTOR_ROWS, SHRINKAGE = 6000, 1.3, 0.01  # a sample's least eigen
 RATIOS = 10  # between the ridges of Cholesky factors: a factor for all lambdas in between is near enough
 PANEL = 256  # columns of a Cholesky factor that are made together
 SKETCHED = 0.5  # 2 lambda K from which a sketch does
+MANY_CLASSES, FEW_ROWS = 100, 64  # least classes, and most rows of one, for `ByClass`
+LEAST_NUMBERS, MOST_NUMBERS = 2**20, 2**27  # of all rows, which it copies; for fewer, its loop takes too long
 FLOOR = 1e-7  # of the curvature, as a share of the largest: without a penalty B would be singular
 
 
@@ -74,11 +79,11 @@ class Spectrum:
     def of(cls, rows: Rows) -> "Spectrum":
         """Return that of all rows, or of a sketch."""
         if rows.d <= min(rows.n, EXACT_COLUMNS):
-            return cls._exact(rows)
+            return cls.exact(rows)
         return cls._sketch(rows, max(1, min(rows.n, SKETCH_ROWS, SKETCH_NUMBERS // rows.d)))
 
     @classmethod
-    def _exact(cls, rows: Rows) -> "Spectrum":
+    def exact(cls, rows: Rows) -> "Spectrum":
         c, V = np.linalg.eigh(second_moments(rows, np.arange(rows.n)))
         return cls(np.ascontiguousarray(V.T), np.maximum(c, 0).astype(np.float64), 0.0)
 
@@ -146,6 +151,56 @@ class Factor:
         return self._factors[ridge].solve(A.T.astype(self._C.dtype)).T.astype(np.float64) / c
 
 
+class ByClass:
+    """The blocks of the Hessian of each class by itself, for many classes of few rows each.
+
+    The block of class k is the mean of v_ki x_i x_i^T over the rows, with v (K, n) the diagonals of the Hessians of the
+    rows with respect to their scores, plus 2 lambda I. The rows with the largest v of the class, about twice as many
+    as it has labels, are taken one by one, and C stands for all others. In the basis of C this is a diagonal and a
+    matrix of low rank, whose inverse is known (Woodbury). The bias of the class is in the block: it is solved out. So
+    is the direction that changes all classes alike, in which nothing has a gradient.
+
+    Parameters
+    ----------
+    rows : Rows
+
+    Attributes
+    ----------
+    most : int
+        Rows of each class that are taken one by one.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        C = Spectrum.exact(rows)
+        self._c, self._V = C.c.astype(rows.dtype), C.V
+        self.most = min(rows.n, 2 * int(np.bincount(rows.labels).max()))
+        self._X = np.empty((rows.n, len(C.c)), rows.dtype)  # rows in the basis of C
+        for start in range(0, rows.n, rows.block_rows):
+            places = np.arange(start, min(start + rows.block_rows, rows.n))
+            self._X[places] = rows.standardised(places, weighted=False) @ self._V.T
+
+    def solve(self, A: np.ndarray, v: np.ndarray, l2: float) -> np.ndarray:
+        """Return B^-1 A (K, d) for A (K, d) and the diagonals v (K, n), times the weights of the rows."""
+        A = (A - A.mean(axis=0)).astype(self._X.dtype) @ self._V.T
+        ridge = max(2 * l2, FLOOR * float(self._c.max()) / len(A))
+        Y = np.empty((self.most, len(self._c)), self._X.dtype)
+        for k, of_rows in enumerate(v):
+            kept = np.sort(np.argpartition(of_rows, -self.most)[-self.most :])
+            whole = float(of_rows.sum(dtype=np.float64))
+            rest = max(whole - float(of_rows[kept].sum(dtype=np.float64)), 1e-4 * whole, 1e-30)
+            root, scale = np.sqrt(of_rows[kept]), 1 / np.sqrt(self._c * rest + ridge)  # (r,), (d,)
+            np.take(self._X, kept, axis=0, out=Y, mode="clip")  # without a copy of its own
+            Y *= root[:, None]
+            Y *= scale
+            inner = Y @ Y.T + np.outer(root, root / rest)
+            inner[np.diag_indices(len(inner))] += 1
+            A[k] *= scale
+            A[k] -= np.linalg.solve(inner, Y @ A[k]) @ Y
+            A[k] *= scale
+        result: np.ndarray = ((A - A.mean(axis=0)) @ self._V).astype(np.float64)
+        return result
+
+
 class _Cholesky:
     """The factor L of a positive matrix B = L L^T (d, d), which is overwritten, in panels of products.
 
@@ -176,9 +231,13 @@ class _Cholesky:
         return A
 
 
-def choose_preconditioner(rows: Rows, K: int, smallest_l2: float) -> Preconditioner:
-    """Return a preconditioner for K classes and penalties from `smallest_l2` on."""
+def choose_preconditioner(rows: Rows, K: int, smallest_l2: float, exclusive: bool) -> Preconditioner | ByClass:
+    """Return a preconditioner for K classes, which exclude each other or not, and penalties from `smallest_l2` on."""
     enough = 2 * smallest_l2 * K >= SKETCHED  # the curvature of a direction is about its eigenvalue over K
+    few = K >= MANY_CLASSES and np.bincount(rows.labels).max() <= FEW_ROWS
+    quick = LEAST_NUMBERS < rows.n * rows.d <= MOST_NUMBERS and rows.d <= min(rows.n, (rows.n * K) ** 0.5)
+    if exclusive and few and quick and not enough:
+        return ByClass(rows)
     if rows.d <= EXACT_COLUMNS or rows.d > MOST_COLUMNS or rows.n <= SKETCH_ROWS or enough:
         return Spectrum.of(rows)
     return Factor.of(rows)
