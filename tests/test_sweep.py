@@ -445,16 +445,11 @@ def test_where_all_diverge_nothing_is_chosen(run_cli):
 
 
 def test_options_in_a_file_and_pictures(run_cli, tmp_path):
-    (tmp_path / "s.toml").write_text(
-        'eta = [0.1, 0.001]\nflip = [true, false]\nepochs = 2\ndata = "digits"\nrefit = true\n'
-    )
+    (tmp_path / "s.toml").write_text('eta = [0.1]\nflip = [true, false]\nepochs = 2\ndata = "digits"\nrefit = true\n')
     code, out, err = run_cli("sweep", "--config", "s.toml", "--lam", "0.1", "--out", "sweep", "--figures")
     assert (code, err) == (0, "")
     plan = Sweep.open(tmp_path / "sweep").plan
-    assert [(config.learning_rate, config.flip) for config in plan.configs] == [
-        *[(0.1, True), (0.1, False)],
-        *[(0.001, True), (0.001, False)],
-    ]
+    assert [(config.learning_rate, config.flip) for config in plan.configs] == [(0.1, True), (0.1, False)]
     assert {config.l2 for config in plan.configs} == {0.1}
     assert "test, refitted on train and validation rows: " in out
     pictures = {path.stem for path in (tmp_path / "sweep/runs/000-seed-42").glob("*.png")}
