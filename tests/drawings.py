@@ -43,9 +43,12 @@ def scaled(scale, constant=None):
 
 
 def drawn(figure):
-    """Draw with Agg, check that all text is on the page and none on other text, and return the words."""
+    """Check that all text is on the page as Agg draws it and none on other text, and return the words.
+
+    All is laid out, but no pixel is painted, which would take as long again; `pixels` paints.
+    """
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    figure.draw_without_rendering()
     off = _labels_off_axis(figure)
     texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in off]
     boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
