@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from networks import DIMENSIONS, written
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -113,6 +114,17 @@ def test_a_function_of_images():
         assert clf.model_.layer.weights.tobytes() == result.model.layer.weights.tobytes()
     assert clf.coef_.shape == (3, 6)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(clf)).predict(X), clf.predict(X))
+
+
+def test_an_encoder_in_a_file(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    X, y = stripes()
+    word = f"onnx:{written(tmp_path)}"
+    result = train(divided(X, y), TrainConfig(**SETTINGS, seed=1, features=word))
+    clf = SoftmaxClassifier(**SETTINGS, random_state=1, image_shape=SHAPE, features=word).fit(X, y)
+    assert clf.model_.to_bytes() == result.model.to_bytes()
+    assert clf.coef_.shape == (3, DIMENSIONS)
 
 
 def test_in_a_search_a_pickle_and_a_file(tmp_path):
