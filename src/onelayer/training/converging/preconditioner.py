@@ -32,7 +32,7 @@ RATIOS = 10  # between the ridges of Cholesky factors: a factor for all lambdas 
 PANEL = 256  # columns of a Cholesky factor that are made together
 SKETCHED = 0.5  # 2 lambda K from which a sketch does
 MANY_CLASSES, FEW_ROWS = 100, 64  # least classes, and most rows of one, for `ByClass`
-LEAST_NUMBERS, MOST_NUMBERS = 2**20, 2**27  # of all rows, which it copies; for fewer, its loop takes too long
+LEAST_NUMBERS, MOST_NUMBERS = 2**20, 2**26  # of all rows, which it rotates; for fewer, its loop takes too long
 FLOOR = 1e-7  # of the curvature, as a share of the largest: without a penalty B would be singular
 
 
