@@ -236,9 +236,10 @@ def test_few_rows_are_not_poor_calibration():
 
 def test_advice_where_a_reference_is_as_good():
     poor, good = answers(0.6, 0.6), answers(0.95, 0.95)
-    words = (
-        "underfitting: one layer on these numbers may not be able to tell the classes apart; try features of a trained"
-    )
+    words = "underfitting: one layer on these numbers may not be able to tell the classes apart; try "
+    (found,) = advice_on_answers(poor, verdict(poor, better=False), TrainConfig(), pictures=True)
+    assert found.startswith(f"{words}--features patches, or features of a trained network")
+    words += "features of a trained network"
     assert advice_on_answers(poor, verdict(poor, better=False), TrainConfig())[0].startswith(words)
     assert advice_on_answers(poor, verdict(poor, better=True), TrainConfig()) == []
     assert advice_on_answers(good, verdict(good, better=False), TrainConfig()) == []

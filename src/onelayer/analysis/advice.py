@@ -136,7 +136,12 @@ def _on_steps(train: np.ndarray, held_out: np.ndarray, unit: float, rate: float,
 
 
 def advice_on_answers(
-    evaluation: Evaluation, verdict: Verdict | None, config: TrainConfig, *, settled: bool = True
+    evaluation: Evaluation,
+    verdict: Verdict | None,
+    config: TrainConfig,
+    *,
+    settled: bool = True,
+    pictures: bool = False,
 ) -> list[str]:
     """Return what the answers show of the rare classes, the limits of one layer, and the probabilities.
 
@@ -149,6 +154,8 @@ def advice_on_answers(
         The settings that the model was trained with.
     settled : bool
         Whether there is no advice on the training, which would have to be followed first.
+    pictures : bool
+        Whether the model sees images as they are, pixel by pixel.
     """
     found = []
     accuracy, balanced = (evaluation.estimates[name] for name in ("accuracy", "balanced_accuracy"))
@@ -159,7 +166,8 @@ def advice_on_answers(
         return found
     if verdict and not verdict.better and evaluation.estimates[verdict.figure].high < NEARLY_ALL:
         what = "underfitting: one layer on these numbers may not be able to tell the classes apart"
-        found.append(f"{what}; try features of a trained network, vectors in an .npz or parquet file, as --data")
+        network = "features of a trained network: --features onnx:FILE, or vectors as --data"
+        found.append(f"{what}; try {'--features patches, or ' * pictures}{network}")
     error, confidence = evaluation.estimates["calibration_error"], evaluation.mean(evaluation.confidences)
     if error.low > MISCALIBRATED and error.value > CHANCE * _calibration_error_by_chance(evaluation):
         what = f"the mean confidence is {100 * confidence:.0f} %, the accuracy {accuracy.number()}"
@@ -173,6 +181,11 @@ def advice_on_answers(
             remedy = "--class-weight none, if the rows to come have classes as frequent as these"
         found.append(f"poor calibration: {what}; try {remedy}")
     return found
+
+
+def sees_pictures(model: Model) -> bool:
+    """Return whether a model sees images as they are, pixel by pixel, so that it could see features of them instead."""
+    return model.image_shape is not None and bool(model.pixels) and isinstance(model.features, Identity)
 
 
 def _calibration_error_by_chance(evaluation: Evaluation) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before
+from onelayer.analysis.advice import advice_on_answers, advice_on_training, loss_before, sees_pictures
 from onelayer.analysis.evaluation import Evaluation, evaluate
 from onelayer.analysis.references import Reference, Verdict, references_for, verdict_of
 from onelayer.analysis.summary import summary_of
@@ -67,5 +67,5 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
         advice = advice_on_training(
             history, result.kept_epoch, start, model.layer.loss, K, config, splits.holds_out, measured
         )
-    advice += advice_on_answers(evaluation, verdict, config, settled=not advice)
+    advice += advice_on_answers(evaluation, verdict, config, settled=not advice, pictures=sees_pictures(model))
     return Judgement(evaluation, references, verdict, advice)

@@ -49,7 +49,7 @@ def evaluate(
     csv
         CSV file to write, a class in a line, or - to print it instead of tables; an earlier one is replaced.
     """
-    from onelayer.analysis.advice import advice_on_answers
+    from onelayer.analysis.advice import advice_on_answers, sees_pictures
     from onelayer.analysis.certification import certificate_summary
     from onelayer.analysis.evaluation import evaluate
     from onelayer.analysis.references import references_for, verdict_of
@@ -83,7 +83,7 @@ def evaluate(
     advice = run.advice_on(evaluation.name)
     if advice is None:
         settled = state.epoch > 0 and not run.summary.get("advice")
-        advice = advice_on_answers(evaluation, verdict, plan.config, settled=settled)
+        advice = advice_on_answers(evaluation, verdict, plan.config, settled=settled, pictures=sees_pictures(model))
     print_evaluation(screen, evaluation, references, verdict, advice)
     if certificate:
         screen.say("")
