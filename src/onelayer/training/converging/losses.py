@@ -14,7 +14,7 @@ import numpy as np
 from onelayer.kernel import kernel
 from onelayer.parts import Stopped, in_parts
 
-WORK = 16  # multiplications that take as long as the probability of a score
+WORK = 128  # multiplications that take as long as the probability of a score
 BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds
 MANY_CLASSES = 400  # from which the Hessian of the bias takes long
 MOST_STEPS, LONGEST_STEP = 100, 2.0  # of the bias; longer Newton steps are not to be trusted
