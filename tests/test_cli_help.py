@@ -80,7 +80,8 @@ def test_options_are_in_groups(run_cli):
         "path": {
             "Data": source,
             "Split": split,
-            "Training": "--tol --max-passes --loss --flip --class-weight --dtype --features --features-seed --backend",
+            "Training": "--tol --max-passes --loss --flip --class-weight --dtype "
+            "--features --features-mirror --features-seed --backend",
             "Runs": "--l2 --select --one-standard-error",
             "Output": "--out --overwrite --no-figures --quiet",
             "Options": "--config",

@@ -143,6 +143,17 @@ class TestTraining:
         by_word = train(splits, replace(CONFIG, epochs=1, features="none"), features="patches:6")
         assert named.model.to_bytes() == by_map.model.to_bytes() == by_word.model.to_bytes()
 
+    def test_mirror_images_of_filters_count_if_asked_for(self):
+        colour, grey = divided(), divided(shape=(1, 16, 16))
+        for splits, word, mirrored in (
+            *((colour, "auto", True), (colour, "on", True), (colour, "off", False)),
+            *((grey, "auto", False), (grey, "on", True), (grey, "off", False)),
+        ):
+            config = replace(CONFIG, epochs=0, features_mirror=word)
+            assert train(splits, config).model.features.mirrored is mirrored
+        with pytest.raises(ConfigError, match="features mirror 'yes' is not auto, on or off"):
+            TrainConfig(features_mirror="yes")
+
     @pytest.mark.parametrize("word", ["patch", "patches:", "patches:0", "patches:x", "patches:-1", "patches:4:4", 3])
     def test_another_word_is_refused(self, word):
         with pytest.raises(ConfigError, match=r"features .* is not none, patches, patches:K with") as error:

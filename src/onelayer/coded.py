@@ -27,7 +27,7 @@ from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.kernel import kernel
 
-_made: WeakKeyDictionary[Split, dict[tuple[str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_made: WeakKeyDictionary[Split, dict[tuple[str, str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
 
@@ -46,7 +46,7 @@ def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
         return Identity(splits.dataset.rows.shape[1])
     with _lock:
         of_rows = _made.setdefault(splits.train, {})
-        key = config.features, config.features_seed
+        key = config.features, config.features_mirror, config.features_seed
         if key not in of_rows:
             of_rows[key] = _make(splits, config)
         return of_rows[key]
@@ -58,7 +58,8 @@ def _make(splits: Splits, config: TrainConfig) -> FeatureMap:
         return Encoder.read_files(Path(config.encoder), dataset.image_shape)
     try:
         filters, seed = config.filters, config.features_seed
-        return Patches.drawn(dataset.rows, places, dataset.image_shape, filters=filters, seed=seed)
+        mirror = None if config.features_mirror == "auto" else config.features_mirror == "on"
+        return Patches.drawn(dataset.rows, places, dataset.image_shape, filters=filters, seed=seed, mirror=mirror)
     except DataError as error:
         raise DataError(f"{dataset.name}: {error}") from None
 
@@ -102,7 +103,9 @@ def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None
 def prepare(splits: Splits, configs: Iterable[TrainConfig], progress: Progress | None = None) -> None:
     """Compute the features of these settings, so that trainings of rows from a source find them in the cache."""
     if splits.dataset.source:
-        for config in {(config.features, config.features_seed): config for config in configs}.values():
+        for config in {
+            (config.features, config.features_mirror, config.features_seed): config for config in configs
+        }.values():
             coded(splits, features_of(splits, config), progress)
 
 

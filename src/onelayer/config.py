@@ -65,6 +65,8 @@ class TrainConfig:
         Seed for the initial weights, the row order and the flips.
     features
         Features in place of pixels: none; patches, or patches:K for K filters of each size (128); onnx:FILE.
+    features_mirror
+        Let patches count the mirror images of their filters too: on, off; auto does for three channels only.
     features_seed
         Seed for what the features draw; independent of --seed, so that runs with different seeds share them.
     backend
@@ -94,6 +96,7 @@ class TrainConfig:
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 42
     features: str = "none"
+    features_mirror: Literal["auto", "on", "off"] = "auto"
     features_seed: int = 0
     backend: Literal["auto", "native", "numpy"] = "auto"
     threads: int = 0
@@ -133,6 +136,7 @@ class TrainConfig:
         _require(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
         _require(self, "features", self.features == "none" or bool(self.filters or self.encoder), FEATURES)
+        _require(self, "features_mirror", self.features_mirror in ("auto", "on", "off"), "auto, on or off")
         _require(self, "features_seed", _count(self.features_seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
@@ -178,6 +182,7 @@ class TrainConfig:
         words = [self.loss, *(self._optimum_in_words() if self.solver == "converged" else self._steps_in_words())]
         words += [f"class weight {self.class_weight}"] * (self.class_weight != "none")
         words += [self.features] * (self.features != "none")
+        words += [f"features mirror {self.features_mirror}"] * (self.features_mirror != "auto")
         words += [f"features seed {self.features_seed}"] * (self.features_seed != 0)
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
         return ", ".join(words)
