@@ -35,6 +35,7 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "16 x 16": lambda images: shrunk(images, 2),
     "8 x 8": lambda images: shrunk(images, 4),
     "grey": lambda images: np.rint(images.mean(axis=1, keepdims=True)),
+    "grey, mirror images": lambda images: np.rint(images.mean(axis=1, keepdims=True)),
 }
 
 
@@ -59,14 +60,15 @@ def reshaped(splits: Splits, change: Callable[[np.ndarray], np.ndarray], train: 
 
 def accuracy(args: argparse.Namespace) -> None:
     """Print test accuracies at the lambda that validation chose."""
-    print(f"{'images':10}{'features':26}{'lambda':>8}{'validation %':>14}{'test %':>9}")
+    print(f"{'images':21}{'features':26}{'lambda':>8}{'validation %':>14}{'test %':>9}")
     splits = onelayer.load_splits(args.data, SplitConfig(protocol="full", validation_size=5000))
-    for name, change in SHAPES.items():
-        few = reshaped(splits, change, args.rows, 10_000)
+    for name in args.shapes:
+        few = reshaped(splits, SHAPES[name], args.rows, 10_000)
         rows, places = few.dataset.rows, few.train.indices
         for views in (0, 1, 5):
             shape = few.dataset.image_shape
-            drawn = Patches.drawn(rows, places, shape, filters=args.filters, views=views) if views else None
+            options = {"filters": args.filters, "views": views, "mirror": True if "mirror" in name else None}
+            drawn = Patches.drawn(rows, places, shape, **options) if views else None
             if drawn and drawn.views != views:
                 continue
             found = {}
@@ -77,7 +79,7 @@ def accuracy(args: argparse.Namespace) -> None:
             l2 = min(found, key=lambda l2: found[l2].loss)
             test = train(of_rows, TrainConfig(solver="converged", l2=l2)).scores["test"]
             what = f"patches:{args.filters}, {counted(views, 'view')}" if drawn else "raw pixels"
-            print(f"{name:10}{what:26}{l2:8g}{100 * found[l2].accuracy:14.1f}{100 * test.accuracy:9.1f}", flush=True)
+            print(f"{name:21}{what:26}{l2:8g}{100 * found[l2].accuracy:14.1f}{100 * test.accuracy:9.1f}", flush=True)
 
 
 def rate(args: argparse.Namespace) -> None:
@@ -137,6 +139,7 @@ def main() -> None:
     parser.add_argument("what", choices=["accuracy", "rate", "agree"])
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--filters", type=int, default=128)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=[*SHAPES])
     parser.add_argument("--rows", type=int, default=5000, help="training rows")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
