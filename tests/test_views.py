@@ -277,8 +277,11 @@ class TestRuns:
         tiny = ["--data", tiny_cifar, "--features", "patches:5", "--epochs", "2", "--learning-rate", "0.02"]
         code, out, err = run_cli("train", *tiny, "--l2", "0.1", "--out", "run", "--no-figures")
         assert (code, err) == (0, "")
-        assert "at most" in out
-        assert "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, 5 views of each)" in out
+        assert "\nfeatures patches: 180 numbers, in 5 views of each image\n" in out
+        assert (
+            "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, each of 5 views by itself; the "
+            in out
+        )
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["config"]["features"] == "patches:5"
         assert summary["data"]["sizes"] == {"train": 60, "validation": 60, "test": 60}

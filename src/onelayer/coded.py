@@ -27,6 +27,7 @@ from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.kernel import kernel
 
+BLOCK_NUMBERS = 2**22  # features that are computed together, so that progress shows soon
 _made: WeakKeyDictionary[Split, dict[tuple[str, str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
@@ -172,8 +173,9 @@ def _filler(
     name, views = f"{dataset.name} as {features.name}", features.views
 
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
-        for start in range(0, len(dataset.rows), BLOCK_ROWS):
-            raw = dataset.rows[start : start + BLOCK_ROWS]
+        step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // (features.d_out * views)))
+        for start in range(0, len(dataset.rows), step):
+            raw = dataset.rows[start : start + step]
             block = slice(start * views, (start + len(raw)) * views)
             found = features.transform(raw)
             if np.shape(found) != rows[block].shape:

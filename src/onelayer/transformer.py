@@ -1,5 +1,6 @@
 """scikit-learn's interface to patch features, and the model of a pipeline of them."""
 
+import warnings
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self
@@ -15,6 +16,7 @@ from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of, value
 from onelayer.features.map import Shape, as_pixels
 from onelayer.features.patches import Patches
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.features.units import doubt, places_to_look_at
 from onelayer.model import Model
 
 
@@ -141,6 +143,11 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         X : array-like
             As for `fit`.
 
+        Warns
+        -----
+        OnelayerWarning
+            If they look as if they were in another unit than those given to `fit`.
+
         Returns
         -------
         F : ndarray of shape (n, n_features_out), float32
@@ -149,7 +156,9 @@ class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         check_is_fitted(self, "patches_")
         rows, _ = self._rows(X, reset=False)
-        patches = self.patches_
+        patches, of_rows = self.patches_, self._of_rows
+        if reason := doubt(rows[places_to_look_at(len(rows))], of_rows.mean, of_rows.scale, pixels=True):
+            warnings.warn(reason, stacklevel=2)
         F = np.empty((len(rows), patches.d_out), np.float32)
         step = -(-BLOCK_ROWS // patches.views)
         for start in range(0, len(rows), step):

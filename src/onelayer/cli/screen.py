@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.features.map import FeatureMap, Identity
 from onelayer.training.state import TrainingState
 from onelayer.words import counted, duration, listed, percent
 
@@ -81,6 +82,12 @@ class Screen:
                 later, earlier = pair.split(" in ")
                 rows = "row is an exact duplicate" if count == 1 else "rows are exact duplicates"
                 self.say(f"note: {count:,} {later} {rows} of {earlier} rows")
+
+    def features(self, features: FeatureMap) -> None:
+        """Print the number of features and views that the layer sees, unless it sees the rows as they are."""
+        if not isinstance(features, Identity):
+            views = f", in {features.views} views of each image" * (features.views > 1)
+            self.say(f"features {features.name}: {features.d_out:,} numbers{views}")
 
     def notes(self, dataset: Dataset) -> None:
         """Print the notes of a source."""

@@ -81,6 +81,7 @@ def train(
     with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
         run = Run.create(path, overwrite=overwrite)
         screen.data(splits, classes=True)
+        screen.features(problem.features)
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
         note_on_batches(screen, splits, [config.batch_size])
@@ -184,6 +185,7 @@ def finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
     """Judge, draw and print a finished training."""
+    from onelayer.analysis.advice import PATH_OF_L2
     from onelayer.analysis.certification import certificate_summary, certify_if_useful
     from onelayer.analysis.judgement import judge
     from onelayer.cli.results import print_certificate, print_result
@@ -191,9 +193,10 @@ def finish(
 
     with screen.working("certifying") as progress:
         certificate = certify_if_useful(result.model, splits, plan.config, progress)
-    judgement = judge(result, splits, plan.config)
+    judgement, found = judge(result, splits, plan.config), read_path(run)
+    if judgement and found:  # the path is what it would advise
+        judgement = replace(judgement, advice=[said for said in judgement.advice if PATH_OF_L2 not in said])
     certified = {"certificate": certificate_summary(certificate)} if certificate else {}
-    found = read_path(run)
     of_path = {"path": found.summary()} if found else {}
     run.add_to_summary((judgement.summary if judgement else {}) | certified | of_path)
     if not no_figures:

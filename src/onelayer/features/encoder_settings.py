@@ -92,6 +92,9 @@ class EncoderSettings:
             value = getattr(self, name)
             if not isinstance(value, tuple) or len(value) not in (1, 3) or not all(map(_is_number, value)):
                 raise ValueError(f"{name} = {value!r:.60} is not a list of one or three numbers")
+        if not (min(self.mean) >= 0 and max((*self.mean, *self.std)) <= 1):
+            values = f"mean = {self.mean!r:.60}, std = {self.std!r:.60}"
+            raise ValueError(f"{values} are not all from 0 to 1; they are of pixels divided by 255")
         if len(self.mean) != len(self.std) or min(self.std) < LEAST_STD:
             raise ValueError(f"std = {self.std!r:.60} does not have a number of at least 1e-6 for each number of mean")
         if not isinstance(self.output, str) or not self.output.isprintable() or len(self.output) > 200:

@@ -86,5 +86,5 @@ def _write_windows(axes: Axes, place: AxesImage, windows: np.ndarray) -> None:
     light = np.asarray(place.get_array())[..., :3].mean(axis=-1)
     for (y, x), amount in np.ndenumerate(windows):
         where = left + (x + 0.5) * (right - left) / across, top + (y + 0.5) * (bottom - top) / down
-        colour = INK if light[y, x] > 0.55 else "white"
+        colour = INK if light[y, x] > 0.68 else "white"
         axes.text(*where, f"{amount:+z.2f}", size=SMALL, color=colour, ha="center", va="center")

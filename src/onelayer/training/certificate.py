@@ -112,6 +112,8 @@ class Certificate:
         if self.separable:
             return f"{cost}; the classes are separable: there is no optimum"
         radius = _rounded(self.radius, ROUND_FLOOR)
+        if self.bound <= 0:
+            return f"{cost}; nothing is proven about layers with ||W|| <= {radius}"
         return f"{cost}; no layer with ||W|| <= {radius} is better by more than {gap}"
 
 
@@ -271,7 +273,7 @@ def rows_in_words(split: Split, flip: bool, *, by_class: bool = False) -> str:
     weighted = "weighted " if split.dataset.row_weights is not None else ""
     views = split.dataset.views
     rows = counted(len(split) // views, f"{weighted}{'training' if split.name == 'train' else split.name} row")
-    rows = f"{rows} of {split.dataset.name}" + f", {views} views of each" * (views > 1)
+    rows = f"{rows} of {split.dataset.name}" + f", each of {views} views by itself" * (views > 1)
     return rows + " and their mirror images" * flip + ", weighted by class" * by_class
 
 
