@@ -17,6 +17,7 @@ from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError
 from onelayer.experiments.path import solve_path
+from onelayer.features.map import UnitLength
 from onelayer.features.patches import Patches
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
@@ -153,6 +154,18 @@ class TestTraining:
             assert train(splits, config).model.features.mirrored is mirrored
         with pytest.raises(ConfigError, match="features mirror 'yes' is not auto, on or off"):
             TrainConfig(features_mirror="yes")
+
+    def test_an_encoder_is_read_again_when_its_files_have_changed(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("onelayer.coded.Encoder.read_files", lambda path, shape: UnitLength(768))
+        path, splits = tmp_path / "encoder.onnx", divided()
+        path.write_bytes(b"1")
+        config = replace(CONFIG, features=f"onnx:{path}")
+        first = features_of(splits, config)
+        assert features_of(splits, config) is first
+        path.with_suffix(".toml").write_text("size = 8")
+        second = features_of(splits, config)
+        path.write_bytes(b"22")
+        assert len({id(one) for one in (first, second, features_of(splits, config))}) == 3
 
     @pytest.mark.parametrize("word", ["patch", "patches:", "patches:0", "patches:x", "patches:-1", "patches:4:4", 3])
     def test_another_word_is_refused(self, word):

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onelayer.config import TrainConfig
-from onelayer.data.cache import cached_rows, find_rows, forget_rows
+from onelayer.data.cache import cached_rows, find_rows, forget_rows, state_of
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.kernel import kernel
 
 BLOCK_NUMBERS = 2**22  # features that are computed together, so that progress shows soon
-_made: WeakKeyDictionary[Split, dict[tuple[str, str, int], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_made: WeakKeyDictionary[Split, dict[tuple[object, ...], FeatureMap]] = WeakKeyDictionary()  # by their training rows
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
 
@@ -47,7 +47,7 @@ def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
         return Identity(splits.dataset.rows.shape[1])
     with _lock:
         of_rows = _made.setdefault(splits.train, {})
-        key = config.features, config.features_mirror, config.features_seed
+        key = config.features, config.features_mirror, config.features_seed, *_state_of_files(config)
         if key not in of_rows:
             of_rows[key] = _make(splits, config)
         return of_rows[key]
@@ -63,6 +63,14 @@ def _make(splits: Splits, config: TrainConfig) -> FeatureMap:
         return Patches.drawn(dataset.rows, places, dataset.image_shape, filters=filters, seed=seed, mirror=mirror)
     except DataError as error:
         raise DataError(f"{dataset.name}: {error}") from None
+
+
+def _state_of_files(config: TrainConfig) -> Iterator[object]:
+    """Yield the files beside an encoder, with their states: it is read again once they have changed."""
+    path = Path(config.encoder).absolute()
+    for file in sorted(path.parent.glob("*")) if config.encoder else []:
+        if file.suffix.lower() in (".onnx", ".toml", ".json") and file.is_file():
+            yield file, state_of(file.stat())
 
 
 def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None) -> Splits:
