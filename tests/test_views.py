@@ -155,6 +155,13 @@ class TestTraining:
         with pytest.raises(ConfigError, match="features mirror 'yes' is not auto, on or off"):
             TrainConfig(features_mirror="yes")
 
+    def test_rows_of_weight_0_draw_no_filters(self):
+        weights = (np.arange(150) % 3 > 0).astype(np.float64)
+        splits = divided(row_weights=weights)
+        places = splits.train.indices[weights[splits.train.indices] > 0]
+        drawn = Patches.drawn(splits.dataset.rows, places, (3, 16, 16), filters=6)
+        np.testing.assert_array_equal(features_of(splits, CONFIG).tensors()["bias.4"], drawn.tensors()["bias.4"])
+
     def test_an_encoder_is_read_again_when_its_files_have_changed(self, monkeypatch, tmp_path):
         monkeypatch.setattr("onelayer.coded.Encoder.read_files", lambda path, shape: UnitLength(768))
         path, splits = tmp_path / "encoder.onnx", divided()

@@ -33,7 +33,7 @@ _lock = threading.RLock()  # runs of a sweep share features: one computes them, 
 
 
 def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
-    """Return the map that the settings ask for; filters are drawn from the training rows, the same for the same rows.
+    """Return the map that the settings ask for; filters are drawn from the training rows that have weight.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def _make(splits: Splits, config: TrainConfig) -> FeatureMap:
     dataset, places = splits.dataset, splits.train.indices
     if config.encoder:
         return Encoder.read_files(Path(config.encoder), dataset.image_shape)
+    if (weights := splits.train.row_weights(slice(None))) is not None:
+        places = places[weights > 0]
     try:
         filters, seed = config.filters, config.features_seed
         mirror = None if config.features_mirror == "auto" else config.features_mirror == "on"
