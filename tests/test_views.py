@@ -155,6 +155,25 @@ class TestTraining:
         with pytest.raises(ConfigError, match="features mirror 'yes' is not auto, on or off"):
             TrainConfig(features_mirror="yes")
 
+    def test_a_state_of_other_features_is_refused(self):
+        splits = divided()
+        half = train(splits, replace(CONFIG, epochs=2)).state
+        whole = train(splits, CONFIG).model.to_bytes()
+        assert train(splits, CONFIG, start=half).model.to_bytes() == whole
+        assert train(pictures(), CONFIG, start=half, validation_size=30, test_size=20).model.to_bytes() == whole
+        assert train(splits, replace(CONFIG, features="none", momentum=0.9), start=half).model.to_bytes() == whole
+        other = replace(CONFIG, features_seed=1)
+        with pytest.raises(ConfigError, match=r"^the state is of other features patches than .*; pass features=start"):
+            train(splits, other, start=half)
+        assert train(splits, other, start=half, features=half.features).model.to_bytes() == whole
+        with pytest.raises(ConfigError, match="the state is of other features patches than"):
+            train(
+                splits,
+                CONFIG,
+                start=half,
+                features=Patches.drawn(splits.dataset.rows, np.arange(9), (3, 16, 16), filters=6),
+            )
+
     def test_rows_of_weight_0_draw_no_filters(self):
         weights = (np.arange(150) % 3 > 0).astype(np.float64)
         splits = divided(row_weights=weights)

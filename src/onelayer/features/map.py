@@ -209,6 +209,13 @@ def as_pixels(R: np.ndarray, name: str) -> np.ndarray:
     return pixels
 
 
+def are_same(a: FeatureMap, b: FeatureMap) -> bool:
+    """Return whether two maps have the same name, facts and arrays."""
+    A, B = a.tensors(), b.tensors()
+    alike = (a.name, a.facts(), A.keys()) == (b.name, b.facts(), B.keys())
+    return a is b or (alike and all(np.array_equal(A[name], B[name]) for name in A))
+
+
 def misfit(features: FeatureMap, d: int, image_shape: Shape | None) -> str:
     """Return the reason why a map does not take rows of d numbers, images of this shape or None; else nothing."""
     if features.image_shape not in (None, image_shape):

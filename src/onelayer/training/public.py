@@ -65,7 +65,7 @@ def train(
     start : TrainingState, optional
         Go on from here instead of from new weights; the result has the same bits as a run that never stopped.
     features : FeatureMap, callable or str, optional
-        The features that the layer sees instead of the raw rows; by default those of the settings, the rows themselves.
+        The features that the layer sees instead of the raw rows; by default those of the settings, or of `start`.
         A word is the setting of `TrainConfig`, such as "patches". A callable takes uint8 images (n, h, w, c), and
         returns n rows of d numbers; a model file does not hold it.
     standardizer : Standardizer, optional

@@ -13,7 +13,7 @@ from onelayer.data.dataset import Split, Splits
 from onelayer.data.progress import Progress
 from onelayer.drawing import CurvePlots, ModelPlots, html_table, pictures_in_html
 from onelayer.errors import ConfigError, DataError
-from onelayer.features.map import FeatureMap, Identity
+from onelayer.features.map import FeatureMap, Identity, are_same
 from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
@@ -221,7 +221,7 @@ class Problem:
         Raises
         ------
         ConfigError
-            If the weights of `start` do not fit the data set.
+            If the weights of `start` do not fit the data set, or are of other features.
         """
         dataset, config = self.splits.dataset, self.config
         d, K = dataset.rows.shape[1], len(dataset.class_names)
@@ -229,6 +229,9 @@ class Problem:
         if state.layer.weights.shape != (d, K):
             found = f"{state.layer.weights.shape}; {dataset.name} needs {(d, K)}"
             raise ConfigError(f"the state has weights {found}; start from one with these features and classes")
+        if state.features and not are_same(state.features, self.features):
+            what = f"the state is of other features {state.features.name} than those asked for"
+            raise ConfigError(f"{what}; pass features=start.features to go on with its own")
         left = state.left
         if left is None:
             left = left_after(state.history, config, len(self.splits.train))

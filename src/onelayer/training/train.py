@@ -62,7 +62,9 @@ def train(
     InterruptedError
         If it was cancelled.
     """
-    problem = Problem.of(splits, config, standardizer, features or (start.features if start else None), progress)
+    if start and config.features == "none":  # which asks for none in particular
+        features = features or start.features
+    problem = Problem.of(splits, config, standardizer, features, progress)
     return solve(problem, start, on_epoch=on_epoch, report_test=report_test, cancelled=cancelled)
 
 
