@@ -9,7 +9,7 @@ from helpers import coursework, plain_training, toy_dataset, toy_splits
 from scipy.special import log_softmax
 
 from onelayer import Model, train
-from onelayer.analysis.evaluation import evaluate
+from onelayer.analysis.evaluation import evaluate, logits_of
 from onelayer.analysis.references import nearest_class_mean
 from onelayer.coded import coded, features_of
 from onelayer.config import SplitConfig, TrainConfig
@@ -239,6 +239,13 @@ class TestCache:
         coded(splits, model.features)
         assert any(cache.iterdir())
         np.testing.assert_array_equal(evaluate(model, splits.test).probabilities, without.probabilities)
+
+    def test_rows_of_unit_length_are_not_kept(self, cache):
+        """They are float64, so that an evaluation by rows in float32 from the cache would differ a little."""
+        splits = split(replace(toy_dataset(dtype="float32"), source="toy"), SplitConfig())
+        model = train(splits, CONFIG, features=UnitLength(60)).model
+        assert not any(cache.iterdir())
+        np.testing.assert_array_equal(logits_of(model, splits.test), model.logits(splits.test.rows(slice(None))))
 
     def test_other_rows_another_map_or_other_code_have_codes_of_their_own(self, cache, monkeypatch):
         splits = divided(source="stripes")

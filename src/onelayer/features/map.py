@@ -57,7 +57,8 @@ class FeatureMap(Protocol):
     dtype : type
         In which rows of features are stored: float32, float16 or uint8.
     keyed : bool
-        Whether name, tensors and facts decide the features, so that they may be kept under a key made of these.
+        Whether features may be kept under a key of name, tensors and facts: these decide them, and `transform` returns
+        the type in which they are stored.
     """
 
     name: str
@@ -163,6 +164,7 @@ class UnitLength(FeatureMap):
     name = "unit length"
     image_shape = None
     linear = False
+    keyed = False  # float64, and computed as quickly as it is read
 
     @property
     def d_out(self) -> int:  # type: ignore[override]  # nobody sets it
