@@ -95,6 +95,19 @@ class TestTraining:
             w = splits.test.row_weights(slice(None))
             assert result.scores["test"].loss == pytest.approx(np.average(losses, weights=w), rel=1e-5)
 
+    @pytest.mark.parametrize("backend", ["auto", "numpy"])
+    def test_no_block_of_an_evaluation_cuts_the_views_of_an_image(self, backend, monkeypatch):
+        monkeypatch.setattr("onelayer.training.backends.native.EVALUATED", 64)
+        for module in ("coded", "model", "training.backends.array"):
+            monkeypatch.setattr(f"onelayer.{module}.BLOCK_ROWS", 64)
+        splits = divided()
+        result = train(splits, CONFIG, backend=backend)
+        for part in splits:
+            S = result.model.logits(part.rows(slice(None)))
+            losses = -log_softmax(S, axis=1)[np.arange(len(part)), part.labels]
+            assert result.scores[part.name].loss == pytest.approx(losses.mean(), rel=1e-5)
+            np.testing.assert_array_equal(logits_of(result.model, part), S)
+
     def test_the_scores_of_windows_are_the_same(self, cache, monkeypatch):
         splits, one = divided(source="stripes"), replace(CONFIG, epochs=1)
         whole = train(splits, one)
