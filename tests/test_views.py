@@ -215,8 +215,8 @@ class TestTraining:
     def test_rows_that_do_not_fit_are_refused_by_name(self):
         with pytest.raises(DataError, match=r"^toy: the features patches are for images, and the rows have no"):
             train(toy_splits(image_shape=None), CONFIG)
-        with pytest.raises(ConfigError, match=r"^flip needs images, but the rows of stripes as patches are not images"):
-            train(divided(), replace(CONFIG, flip=True))
+        with pytest.raises(ConfigError, match=r"^flip needs images, but the features patches:6 are not images; leave"):
+            replace(CONFIG, flip=True)
         model = train(divided(), replace(CONFIG, epochs=0)).model
         with pytest.raises(DataError, match="rows of 60 numbers; the model is for 768 numbers"):
             evaluate(model, toy_splits().test)
@@ -341,6 +341,10 @@ class TestRuns:
             "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, each of 5 views by itself; the "
             in out
         )
+
+        assert "at most" in out
+        assert "a single step" not in out  # of batches of 100 rows, of which there are 300
+        assert "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, 5 views of each)" in out
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["config"]["features"] == "patches:5"
         assert summary["data"]["sizes"] == {"train": 60, "validation": 60, "test": 60}
@@ -350,8 +354,9 @@ class TestRuns:
         assert json.loads(out)["accuracy"] == pytest.approx(of_run)
         assert run_cli("certify", "run")[0] == 0
         assert run_cli("resume", "run", "--epochs", "3", "--no-figures")[0] == 0
-        code, out, _ = run_cli("train", *tiny, "--out", "other", "--no-figures", "--seed", "7")
+        code, out, _ = run_cli("train", *tiny, "--out", "other", "--no-figures", "--seed", "7", "--batch-size", "301")
         assert code == 0
+        assert "note: a batch of 301 rows is all 300, so an epoch is a single step" in out
         assert run_cli("compare", "run", "other")[0] == 0
         code, _, err = run_cli("train", *tiny, "--out", "run")
         assert (code, "holds a run already" in err) == (2, True)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from onelayer.cli.app import FROM_PRESET
 from onelayer.cli.screen import Screen
+from onelayer.coded import features_of
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 
@@ -22,11 +23,14 @@ def without_preset(screen: Screen, settings: Settings, preset: str | None, data:
     return type(settings)(**{name: getattr(settings, name) for name in typed})
 
 
-def note_on_batches(screen: Screen, splits: Splits, sizes: Iterable[int]) -> None:
-    """Say which of these batch sizes are more than all training rows."""
-    count = len(splits.train)
-    if more := [f"{size:,}" for size in sorted(set(sizes)) if size > count]:
-        screen.say(f"note: a batch of {' or '.join(more)} rows is all {count:,}, so an epoch is a single step")
+def note_on_batches(screen: Screen, splits: Splits, configs: Iterable[TrainConfig]) -> None:
+    """Say which batch sizes are more than all training rows, of which each view of an image is one."""
+    sizes: dict[int, set[int]] = {}  # by the number of rows
+    for config in configs:
+        sizes.setdefault(len(splits.train) * features_of(splits, config).views, set()).add(config.batch_size)
+    for count, of_rows in sizes.items():
+        if more := [f"{size:,}" for size in sorted(of_rows) if size > count]:
+            screen.say(f"note: a batch of {' or '.join(more)} rows is all {count:,}, so an epoch is a single step")
 
 
 def note_on_penalty(screen: Screen, configs: Iterable[TrainConfig]) -> None:

@@ -124,7 +124,7 @@ def sweep(
         plan = sweeps.SweepPlan(configs, seeds, *rows, select)
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         screen.data(splits)
-        note_on_batches(screen, splits, (config.batch_size for config in configs))
+        note_on_batches(screen, splits, configs)
         note_on_penalty(screen, configs)
         with repeatable(path, given=out is not None, overwrite=overwrite):
             solvers = {config.solver for config in configs}

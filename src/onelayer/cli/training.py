@@ -84,7 +84,7 @@ def train(
         screen.features(problem.features)
         if config.backend == "auto" and kernel is None:
             screen.say("note: onelayer was installed without a C++ compiler; NumPy does the arithmetic and is slower")
-        note_on_batches(screen, splits, [config.batch_size])
+        note_on_batches(screen, splits, [config])
         note_on_penalty(screen, [config])
         say_if_weighted(screen, plan)
         with resumable(run):
