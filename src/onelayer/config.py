@@ -137,6 +137,8 @@ class TrainConfig:
         _require(self, "seed", _count(self.seed), "a whole number of at least 0")
         _require(self, "features", self.features == "none" or bool(self.filters or self.encoder), FEATURES)
         _require(self, "features_mirror", self.features_mirror in ("auto", "on", "off"), "auto, on or off")
+        if self.flip and self.features != "none":
+            raise ConfigError(f"flip needs images, but the features {self.features} are not images; leave one out")
         _require(self, "features_seed", _count(self.features_seed), "a whole number of at least 0")
         _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
