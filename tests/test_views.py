@@ -332,7 +332,7 @@ class TestRuns:
         assert stopped.model.features.views == 5
         assert Model.load(stopped.model_path).to_bytes() == whole.model.to_bytes()
 
-    def test_commands_take_a_run_with_features(self, run_cli, tiny_cifar, tmp_path):
+    def test_commands_take_a_run_with_features(self, run_cli, tiny_cifar, tmp_path, monkeypatch):
         tiny = ["--data", tiny_cifar, "--features", "patches:5", "--epochs", "2", "--learning-rate", "0.02"]
         code, out, err = run_cli("train", *tiny, "--l2", "0.1", "--out", "run", "--no-figures")
         assert (code, err) == (0, "")
@@ -358,8 +358,10 @@ class TestRuns:
         assert code == 0
         assert "note: a batch of 301 rows is all 300, so an epoch is a single step" in out
         assert run_cli("compare", "run", "other")[0] == 0
-        code, _, err = run_cli("train", *tiny, "--out", "run")
-        assert (code, "holds a run already" in err) == (2, True)
+        monkeypatch.setattr("onelayer.data.sources.load", spoiled)  # refused before anything is read
+        for command in (("train", *tiny), ("path", "--data", tiny_cifar, "--features", "patches:5")):
+            code, _, err = run_cli(*command, "--out", "run")
+            assert (code, "holds a run already" in err) == (2, True)
         code, _, err = run_cli("train", "--data", tiny_cifar, "--features", "patch")
         assert (code, "features 'patch' is not none, patches" in err) == (2, True)
 

@@ -95,6 +95,8 @@ def path(
     l2s = paths.require_grid(choice.l2)  # refuses bad ones before it reads
     config = TrainConfig(solver="converged", **{f.name: getattr(options, f.name) for f in fields(options)})
     apart = replace(split_config, refit=False)  # until validation has chosen
+    if out:
+        Run(out).require_room(overwrite)
     with screen.working("reading") as progress:
         splits = load_splits(data, apart, source_config=source_config, progress=progress)
     dataset = splits.dataset
