@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from onelayer import Model, OnelayerError, OnelayerWarning, PatchFeatures, SoftmaxClassifier, transformer
 from onelayer.errors import ConfigError, DataError
 from onelayer.export import write
+from onelayer.features.map import UnitLength
 from onelayer.features.patches import Patches
 from onelayer.transformer import model_of
 
@@ -195,6 +196,16 @@ def test_a_pipeline_of_other_steps_is_refused(pipeline, found):
     words = f"a Pipeline of PatchFeatures and SoftmaxClassifier, and nothing else, becomes a model; this is {found}"
     with pytest.raises(ConfigError, match=words):
         model_of(pipeline)
+
+
+def test_a_classifier_with_features_of_its_own_is_refused(fitted):
+    X, pipeline = fitted
+    d = pipeline[0].patches_.d_out
+    both = make_pipeline(PatchFeatures(6), SoftmaxClassifier(epochs=1, features=UnitLength(d))).fit(
+        X, np.arange(60) % 2
+    )
+    with pytest.raises(ConfigError, match="the classifier has features of its own, unit length; leave one of both out"):
+        model_of(both)
 
 
 def test_a_pipeline_that_is_not_fitted_is_refused():

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onelayer.errors import ConfigError
 from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of, value_errors
-from onelayer.features.map import Shape, as_pixels
+from onelayer.features.map import Identity, Shape, as_pixels
 from onelayer.features.patches import Patches
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
@@ -202,7 +202,7 @@ def model_of(pipeline: Pipeline) -> Model:
     Raises
     ------
     ConfigError
-        If the pipeline has other steps, or is not fitted.
+        If the pipeline has other steps, is not fitted, or its classifier has features of its own.
     """
     steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
     kinds = [type(step) for step in steps]
@@ -214,6 +214,8 @@ def model_of(pipeline: Pipeline) -> Model:
     if not (hasattr(transformer, "patches_") and hasattr(classifier, "model_")):
         raise ConfigError("the pipeline is not fitted; call its method fit first")
     patches, of_rows, model = transformer.patches_, transformer._of_rows, classifier.model_
+    if not isinstance(model.features, Identity):
+        raise ConfigError(f"the classifier has features of its own, {model.features.name}; leave one of both out")
     return replace(model, image_shape=patches.image_shape, pixels=True, features=patches, row_standardizer=of_rows)
 
 
