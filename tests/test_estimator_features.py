@@ -127,6 +127,13 @@ def test_an_encoder_in_a_file(tmp_path):
     assert clf.coef_.shape == (3, DIMENSIONS)
 
 
+def test_rows_that_are_not_pixels_are_a_value_error_in_predict():
+    X, y = stripes()
+    clf = SoftmaxClassifier(epochs=1, random_state=0, image_shape=SHAPE, features="patches:5").fit(X, y)
+    with pytest.raises(ValueError, match="the features patches are of pixels"):
+        clf.predict(X + 0.5)
+
+
 def test_in_a_search_a_pickle_and_a_file(tmp_path):
     X, y = stripes()
     clf = SoftmaxClassifier(**SETTINGS, random_state=0, image_shape=SHAPE)

@@ -476,7 +476,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         """Return the logits (n, K) of rows."""
         check_is_fitted(self, "model_")
-        return self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))
+        with value_errors():
+            return self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))
 
     def _log_odds(self, X: Any) -> np.ndarray:
         """Return logarithms (n, K) of numbers to which the probabilities of a row are in proportion."""
