@@ -9,12 +9,12 @@ from helpers import coursework, plain_training, toy_dataset, toy_splits
 from onelayer import train
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.protocols import split
-from onelayer.errors import ConfigError
+from onelayer.errors import ConfigError, ModelFileError
 from onelayer.features.map import UnitLength
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
-from onelayer.training.state import Problem
+from onelayer.training.state import Problem, SolverState
 
 CONFIG = coursework(epochs=3, learning_rate=0.01, l2=0.05, batch_size=32, momentum=0.8, init_std=0.0, dtype="float64")
 
@@ -74,6 +74,19 @@ def test_training_goes_on_to_the_same_bits(dtype, tmp_path):
     assert resume(run, splits, 5).model.to_bytes() == whole.model.to_bytes()
     forgotten = train(splits, config, start=replace(half.state, solver=None))
     assert forgotten.model.to_bytes() != whole.model.to_bytes()
+
+
+@pytest.mark.parametrize("damage", [{"velocity": np.zeros((4, 60))}, {"bias_velocity": None}])
+def test_a_damaged_velocity_is_refused(tmp_path, damage):
+    """It is not begun anew, which would end with other bits."""
+    splits, config = toy_splits(), replace(CONFIG, epochs=2)
+    run = Run.create(tmp_path / "run")
+    start(run, Plan(config, SplitConfig(), "toy", splits.dataset.fingerprint), Problem.of(splits, config))
+    plan, state = run.read_checkpoint()
+    arrays = {name: array for name, array in (state.solver.arrays | damage).items() if array is not None}
+    run.write_checkpoint(plan, replace(state, solver=SolverState(arrays, {})))
+    with pytest.raises(ModelFileError, match=r"the state is damaged \(.*velocity.*\); train the run again"):
+        run.read_checkpoint()
 
 
 def test_after_a_decay_it_starts_from_the_best_epoch_without_a_velocity():

@@ -51,6 +51,7 @@ from onelayer.training.history import (
     table_of,
 )
 from onelayer.training.schedule import decide
+from onelayer.training.sgd import VELOCITY
 from onelayer.training.state import Kept, SolverState, TrainingResult, TrainingState, learnt, left_after
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class Run(CurvePlots, ModelPlots):
                 kept = Kept(_layer(path, tensors, in_file, config), int(best["epoch"]), float(best["left"]))
                 history[kept.epoch - 1]
             numbers = [number if number is None else float(number) for number in (first_rate, left)]
-            solver = _solver_state(tensors, metadata)
+            solver = _solver_state(tensors, metadata, layer)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ModelFileError(f"{path}: the state is damaged ({error!r:.80}); train the run again") from None
         first_rate, left = numbers
@@ -452,11 +453,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _solver_state(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> SolverState | None:
+def _solver_state(tensors: dict[str, np.ndarray], metadata: dict[str, str], layer: SoftmaxLayer) -> SolverState | None:
     if "solver" not in metadata:
         return None
     numbers = {str(name): value for name, value in json.loads(metadata["solver"]).items()}
-    return SolverState({n.removeprefix(SOLVER): tensors[n] for n in tensors if n.startswith(SOLVER)}, numbers)
+    arrays = {name.removeprefix(SOLVER): tensors[name] for name in tensors if name.startswith(SOLVER)}
+    if any(name in arrays for name in VELOCITY):
+        shapes = [arrays[name].shape for name in VELOCITY]
+        if shapes != [layer.weights.shape, layer.bias.shape]:
+            raise ValueError(f"a velocity of the shapes {shapes}")
+    return SolverState(arrays, numbers)
 
 
 def _record(row: np.ndarray) -> EpochRecord:
