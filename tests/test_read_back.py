@@ -90,7 +90,7 @@ def test_what_load_refuses_is_not_written(changes, words):
     [
         ({}, {"config": "{}", "rng_state": '{"bit_generator": "MT19937"}'}, "damaged, or written by a newer onelayer"),
         ({}, {"config": '{"learning_rate": -1}'}, "damaged, or written by a newer onelayer"),
-        ({}, {"config": '{"momentum": 0.9}'}, "damaged, or written by a newer onelayer"),
+        ({}, {"config": '{"nesterov": true}'}, "damaged, or written by a newer onelayer"),
         ({}, {"split": "[]"}, "damaged, or written by a newer onelayer"),
         ({}, {"config": "[" * 100_000}, "damaged, or written by a newer onelayer"),
         ({"history": np.zeros((2, 3))}, {}, "damaged, or written by a newer onelayer"),
