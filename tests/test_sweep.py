@@ -554,6 +554,10 @@ def mean_loss(sweep: Sweep, setting: int) -> float:
         ({"batch_size": [10, 20, 40]}, 0, "try --batch-size 10 5 2 1$"),
         ({"batch_size": [10, 20, 40]}, 2, "try --batch-size 40 80 200$"),
         ({"decay_factor": [0.5, 1.0], "decay_every": [2]}, 1, None),
+        ({"momentum": [0.5, 0.9]}, 1, "momentum 0.9 is the largest .*; try --momentum 0.9 0.99$"),
+        ({"momentum": [0.9, 0.999]}, 1, None),
+        ({"momentum": [0.0, 0.9]}, 0, None),
+        ({"features_seed": [0, 1, 2]}, 2, None),  # a seed is not an amount
         ({"dtype": ["float32", "float64"]}, 1, None),
         ({"flip": [False, True]}, 1, None),
     ],

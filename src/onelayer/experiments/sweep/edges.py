@@ -9,8 +9,9 @@ from onelayer.experiments.sweep.results import SettingResult, mean_sd, student_t
 from onelayer.words import spaced
 
 # Beyond these values there is nothing to try.
-LEAST = {"l2": 0.0, "init_std": 0.0, "epochs": 0, "batch_size": 1, "decay_every": 0, "shuffle_blocks": 0, "patience": 1}
-MOST = {"decay_factor": 1.0}
+LEAST = {"batch_size": 1, "patience": 1}
+LEAST |= dict.fromkeys(("l2", "init_std", "momentum", "epochs", "decay_every", "shuffle_blocks"), 0)
+MOST = {"decay_factor": 1.0, "momentum": 0.99}
 NOISE = 0.001  # of the loss, or of the accuracy: with one seed, smaller differences are not looked at
 NARROW, WIDE = 2.0, 10.0  # the step to the next value to try, as a factor
 
@@ -49,7 +50,7 @@ def _differ(chosen: Sequence[Any], other: Sequence[Any], least: float) -> bool:
 def edge_notes(plan: SweepPlan, best: SettingResult) -> list[str]:
     """Return a note for each option whose chosen value is the smallest or largest number tried, with what to type."""
     notes = []
-    for name in plan.varied:
+    for name in (name for name in plan.varied if name != "features_seed"):  # whose size says nothing
         chosen, numbers = getattr(best.config, name), [value for value in plan.values(name) if is_number(value)]
         if is_number(chosen):
             notes.append(edge_note(name, chosen, numbers, least=LEAST.get(name), is_grid=plan.is_grid))
@@ -75,7 +76,7 @@ def edge_note(
     if len(numbers) < 2 or chosen not in (numbers[0], numbers[-1]):
         return None
     upward = chosen == numbers[-1]
-    if chosen == (MOST.get(name) if upward else least):
+    if (chosen >= MOST.get(name, math.inf)) if upward else chosen == least:
         return None
     beyond = _beyond(chosen, numbers[-2] if upward else numbers[1], whole=isinstance(chosen, int))
     if not is_grid:  # the two ends of a range
