@@ -142,15 +142,16 @@ def test_a_class_without_rows_has_a_finite_bias():
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))
-@pytest.mark.parametrize(("batch_size", "l2"), [(1, 0.0), (20, 0.3), (10**6, 0.0)])
-def test_the_step_is_three_quarters_of_the_longest_safe_one(loss, batch_size, l2):
+@pytest.mark.parametrize(("batch_size", "l2", "momentum"), [(1, 0.0, 0.0), (20, 0.3, 0.6), (10**6, 0.0, 0.0)])
+def test_the_step_is_three_quarters_of_the_longest_safe_one(loss, batch_size, l2, momentum):
     splits = toy_splits()
-    config = replace(AUTO, loss=loss, batch_size=batch_size, l2=l2)
+    config = replace(AUTO, loss=loss, batch_size=batch_size, l2=l2, momentum=momentum)
     R = splits.train.rows(slice(None)).astype(float)
     R = R[:, R.std(0) > 0]  # a constant feature is 0 in every row
     X = np.column_stack([(R - R.mean(0)) / R.std(0), np.ones(len(R))])
     values = np.linalg.eigvalsh(X.T @ X / len(X))
-    curvature = values[-1] + (values[:-1].sum() / batch_size if batch_size < len(X) else 0)
+    varying = values[:-1].sum() / batch_size if batch_size < len(X) else 0
+    curvature = values[-1] / (1 + momentum) + varying / (1 - momentum)
     expected = 1.5 / (LOSSES[loss].curvature(len(splits.dataset.class_names)) * curvature + 2 * l2)
     step = safe_step(splits.train, splits.standardizer, config, len(splits.dataset.class_names))
     assert step == pytest.approx(expected, rel=0.02)

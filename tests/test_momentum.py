@@ -8,15 +8,24 @@ from helpers import coursework, plain_training, toy_dataset, toy_splits
 
 from onelayer import train
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, ModelFileError
-from onelayer.features.map import UnitLength
+from onelayer.features.map import FeatureMap, UnitLength
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
 from onelayer.training.state import Problem, SolverState
 
 CONFIG = coursework(epochs=3, learning_rate=0.01, l2=0.05, batch_size=32, momentum=0.8, init_std=0.0, dtype="float64")
+
+
+class Waves(FeatureMap):
+    name, image_shape, d_in, d_out, linear = "waves", None, 20, 400, False
+
+    def transform(self, R):
+        rng = np.random.default_rng(0)
+        return np.cos(R.astype(np.float64) @ rng.normal(0, 0.5, (20, 400)) + rng.uniform(0, 6, 400))
 
 
 def heavy_ball(splits, config):
@@ -104,6 +113,20 @@ def test_after_a_decay_it_starts_from_the_best_epoch_without_a_velocity():
     still = replace(before, layer=best.layer, history=(), solver=None, best=None, scores={})
     again = train(splits, replace(config, learning_rate=rates[decayed], epochs=1, decay_every=0), start=still)
     np.testing.assert_array_equal(again.state.layer.weights, states[decayed].layer.weights)
+
+
+def test_the_automatic_rate_is_safe_with_momentum():
+    """Of features that are hardly alike: batches vary, and a velocity adds up ten of them."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(2000, 20)).astype(np.float32)
+    y = (X @ rng.normal(size=(20, 4)) + rng.gumbel(size=(2000, 4))).argmax(axis=1)
+    splits = split(Dataset(X, y, ("a", "b", "c", "d"), None, "waves"), SplitConfig())
+    config = TrainConfig(epochs=2, keep="last")
+    quick, slow = (train(splits, replace(config, momentum=m), features=Waves()) for m in ("auto", 0.0))
+    assert quick.state.first_rate < slow.state.first_rate / 2
+    assert quick.state.solver.arrays["velocity"].any()
+    assert (quick.history["train_loss"] < slow.history["train_loss"]).all()
+    assert slow.history["train_loss"][0] < 0.7
 
 
 def test_auto_is_for_features():

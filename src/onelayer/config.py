@@ -161,7 +161,7 @@ class TrainConfig:
 
     @property
     def momentum_taken(self) -> float:
-        """The momentum as a number; auto is 0, and `Problem.open` replaces it where there is a feature map."""
+        """The momentum as a number; auto is 0, and `Problem` replaces it where there is a feature map."""
         return 0.0 if self.momentum == "auto" else self.momentum
 
     @property

@@ -262,7 +262,7 @@ class Problem:
         if state.first_rate is not None:
             return state.first_rate
         with one_blas_thread():
-            return safe_step(self.splits.train, self.standardizer, self.config, len(self.splits.dataset.class_names))
+            return safe_step(self.splits.train, self.standardizer, self._taken, len(self.splits.dataset.class_names))
 
     def share_left(self, learning_rate: float) -> float:
         """Return the share of the weights that the penalty leaves in an epoch at this learning rate."""
@@ -279,10 +279,15 @@ class Problem:
 
     def open(self, layer: SoftmaxLayer, velocity: Velocity | None = None) -> Backend:
         """Return a backend that holds this layer and the rows."""
+        return self.backend(self.splits, self._taken, self.standardizer.for_training, layer, velocity)
+
+    @property
+    def _taken(self) -> TrainConfig:
+        """The settings, with a number for the momentum."""
         config = self.config
-        if config.momentum == "auto" and config.solver == "sgd" and not (self._is_plain or config.init_std):
-            config = replace(config, momentum=MOMENTUM)
-        return self.backend(self.splits, config, self.standardizer.for_training, layer, velocity)
+        if config.momentum != "auto" or config.solver != "sgd":
+            return config
+        return replace(config, momentum=0.0 if self._is_plain or config.init_std else MOMENTUM)
 
     def model(self, layer: SoftmaxLayer) -> Model:
         """Return the model that this layer makes."""

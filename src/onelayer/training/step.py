@@ -22,12 +22,16 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     lambda + (trace A - lambda) / B, since trace A is the mean of |x|^2. This takes the place of lambda, except where a
     batch holds all rows and does not vary.
 
+    With momentum b, steps below 2 (1 + b)/c do not increase a cost, but a velocity adds up what 1/(1 - b) batches vary.
+    The two terms are then lambda / (1 + b) and (trace A - lambda) / B / (1 - b).
+
     Parameters
     ----------
     train : Split
         Rows of features, as the standardizer takes them.
     standardizer : Standardizer
     config : TrainConfig
+        With a number for the momentum.
     K : int
         Number of classes.
     """
@@ -44,9 +48,9 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     for _ in range(ROUNDS):
         v = X.T @ (X @ (v / np.linalg.norm(v))) / len(X)
     largest = float(np.linalg.norm(v))
-    curvature = largest
+    curvature = largest / (1 + config.momentum_taken)
     if config.batch_size < n:
-        curvature += (trace - largest) / config.batch_size
+        curvature += (trace - largest) / config.batch_size / (1 - config.momentum_taken)
     return float(2 * SAFETY / (LOSSES[config.loss].curvature(K) * curvature + 2 * config.l2))
 
 
