@@ -1,6 +1,7 @@
 """Training on patch features: views as rows, scores of averages over views, codes in the cache, runs that go on."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -244,6 +245,23 @@ class TestCache:
         again = train(divided(source="stripes"), CONFIG, seed=3, start=None, features=first.model.features)
         assert again.scores.keys() == first.scores.keys()
         assert evaluate(first.model, splits.test).loss == pytest.approx(first.scores["test"].loss, rel=1e-5)
+
+    def test_threads_that_want_the_same_codes_compute_them_once(self, cache, monkeypatch):
+        counted, transform = [], Patches.transform
+
+        def count(self, R, threads=0):
+            counted.append(len(R))
+            return transform(self, R, threads)
+
+        monkeypatch.setattr(Patches, "transform", count)
+        splits = divided(source="stripes")
+        with ThreadPoolExecutor(4) as pool:
+            maps = list(pool.map(lambda _: features_of(splits, CONFIG), range(4)))
+            found = list(pool.map(lambda features: coded(splits, features).dataset.rows, maps))
+        assert len(set(map(id, maps))) == 1
+        assert sum(counted) <= 150 + 100 * 2  # all rows once, and the training rows, which set the levels of the codes
+        for rows in found:
+            np.testing.assert_array_equal(rows, found[0])
 
     def test_evaluation_by_the_cache_gives_the_same_bits(self, cache):
         model = train(divided(), CONFIG).model
