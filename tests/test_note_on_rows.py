@@ -70,6 +70,7 @@ def test_it_is_kept_in_the_run(folder, arrays, run_cli, tmp_path):
         ("[1]", "is not a table in JSON of what made the rows; correct it, or rename it"),
         ("{", "is not a table in JSON"),
         ('{"a": NaN}', "is not a table in JSON"),
+        ('{"a": 1e999}', "is not a table in JSON"),
         ('{"a": ' + "[" * 30_000, "is not a table in JSON"),
         (" " * 70_000, "is longer than 65,536 bytes; shorten it"),
     ],

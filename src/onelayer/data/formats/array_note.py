@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from onelayer.data.untrusted.reading import reading, require_file
 from onelayer.errors import DataError
@@ -33,7 +33,8 @@ def note_on_rows(folder: Path, metadata: dict[str, str]) -> dict[str, Any]:
                 f"{path}: is longer than {MOST_BYTES:,} bytes; shorten it, or rename it if it is not a note"
             )
         try:
-            note = json.loads(path.read_bytes(), parse_constant=_refuse)
+            note = json.loads(path.read_bytes())
+            json.dumps(note, allow_nan=False)  # as the summary of a run does
         except (ValueError, RecursionError):
             note = None
     if not isinstance(note, dict):
@@ -45,7 +46,3 @@ def in_words(note: dict[str, Any]) -> str:
     """Return a sentence that a person should read."""
     parts = (f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in note.items())
     return f"the rows were made by {printable(', '.join(parts), 200)}"
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
