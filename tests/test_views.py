@@ -290,6 +290,9 @@ class TestCache:
         monkeypatch.setattr("onelayer.coded.kernel", None)
         coded(splits, features)
         assert len(list(cache.glob("*.rows"))) == 5
+        monkeypatch.setattr("onelayer.coded.version", lambda name: "0.0.1")
+        coded(splits, features)
+        assert len(list(cache.glob("*.rows"))) == 6
 
     def test_codes_of_rows_in_memory_are_not_kept(self, cache):
         rows = coded(divided(), features_of(divided(), CONFIG)).dataset.rows

@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -162,12 +163,12 @@ def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) 
 def _key_of(dataset: Dataset, features: FeatureMap) -> str:
     """Return a digest of the rows, the map and the code that computes it; empty where there is none.
 
-    The bytes of features can depend on the instruction set.
+    The bytes of features can depend on the instruction set, and what an older version computed may have been wrong.
     """
     if not (dataset.source and features.keyed and features.name in FEATURE_MAPS):
         return ""
     places = [(part.start, part.stop, part.step) for part in dataset.parts.values()]
-    code = "numpy" if kernel is None else kernel.variant()
+    code = version("onelayer"), "numpy" if kernel is None else kernel.variant()
     said = [dataset.fingerprint, places, features.name, features.facts(), code, np.dtype(features.dtype).str]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(features.tensors().items()):
