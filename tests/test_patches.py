@@ -396,6 +396,11 @@ HOSTILE = [
     tensor("largest", lambda a: a * 0),
     tensor("largest", lambda a: -a),
     tensor("largest", lambda a: a * 1e-30),
+    tensor("largest", lambda a: a * 1e300),
+    tensor("largest", lambda a: a * np.inf),
+    tensor("largest", lambda a: a * np.nan),
+    tensor("filters.4", lambda a: a * np.float32(np.nan)),
+    tensor("bias.4", lambda a: a * np.float32(np.inf)),
     fact("version", 2),
     fact("epsilon", 1.0),
     fact("threshold", 0),
@@ -412,6 +417,8 @@ HOSTILE = [
     fact("views", True),
     fact("mirrored", 1),
     fact("mirrored", False),
+    fact("name", ["patches"]),
+    lambda tensors, facts: (tensors.clear(), facts.update(name="unit length", numbers=np.inf)),  # 1e999 is read as this
 ]
 
 

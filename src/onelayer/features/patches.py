@@ -38,7 +38,7 @@ LOOKED_AT, HEADROOM = 500, 1.25  # training images whose largest root, times thi
 FIRST_LEVEL, LEAST_CODE, MOST_TRIES = 4.0, 32, 4  # with which that root is looked for, until its code is this large
 VERSION = 1
 CONSTANTS = {"epsilon": EPSILON, "threshold": THRESHOLD, "grid": GRID}
-MOST_WEIGHT, MOST_LENGTH = 1e9, 2**20  # of filters and images in a file, whose sums are then finite
+MOST_WEIGHT, MOST_LENGTH = 1e9, 2**20  # of filters, levels and images in a file, whose sums are then finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +280,10 @@ class Patches(FeatureMap):
             raise ValueError(f"mirrored {mirrored!r:.20}, views {views!r:.20}")
         names = {f"{name}.{k}" for name in ("filters", "bias") for k in sizes}
         levels = tensors["largest"]
-        if set(tensors) != names | {"largest"} or levels.shape != (len(sizes),) or not (levels > 1 / MOST_WEIGHT).all():
+        if set(tensors) != names | {"largest"} or levels.shape != (len(sizes),):
             raise ValueError(f"arrays {sorted(tensors)!r:.60}")
+        if not ((levels > 1 / MOST_WEIGHT) & (levels < MOST_WEIGHT)).all():
+            raise ValueError(f"largest {levels!r:.60}")
         banks = []
         for k, level in zip(sizes, levels, strict=True):
             A, b = tensors[f"filters.{k}"], tensors[f"bias.{k}"]

@@ -14,7 +14,7 @@ from onelayer.features.map import FeatureMap, UnitLength
 from onelayer.features.patches import Patches
 
 # Names of maps, and for each the function that makes it from the `tensors` and `facts` of a model file; a file without
-# a map has the identity. A reader may raise KeyError, TypeError or ValueError for what does not fit.
+# a map has the identity. A reader may raise KeyError, TypeError, ValueError or OverflowError for what does not fit.
 FEATURE_MAPS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], FeatureMap]] = {
     UnitLength.name: lambda tensors, facts: UnitLength(int(facts["numbers"])),
     Patches.name: Patches.read,
@@ -56,5 +56,5 @@ def unpack_map(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Ma
             known = ", ".join(FEATURE_MAPS) or "no map"
             raise ModelFileError(f"{path}: needs the features {name!r:.40}; this onelayer has {known}; upgrade it")
         return FEATURE_MAPS[name](of_map, facts)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path}: the features are damaged ({error!r:.80}); train the model again") from None
