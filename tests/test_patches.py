@@ -323,6 +323,11 @@ class TestDraw:
         ("shape", "options", "message"),
         [
             ((1, 2, 20), {}, "images of 2 x 20 pixels are smaller than a patch of 3 x 3"),
+            (
+                (1, 99, 99),
+                {"filters": 50_001},
+                "50,001 filters are more than the 50,000 patches that are drawn; ask for",
+            ),
             ((1, 6, 6), {"filters": 97}, "6 images of 6 x 6 pixels have 96 patches of 3 x 3, too few for 97 filters"),
         ],
     )

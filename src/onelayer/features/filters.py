@@ -75,9 +75,11 @@ def draw_filters(
     Raises
     ------
     DataError
-        If images are too few or too plain.
+        If images are too few or too plain, or more filters are asked for than patches are drawn.
     """
     c, h, w = image_shape
+    if count > DRAWN:
+        raise DataError(f"{count:,} filters are more than the {DRAWN:,} patches that are drawn; ask for at most these")
     if (most := len(places) * (h - k + 1) * (w - k + 1)) < count:
         images = f"{len(places):,} images of {h} x {w} pixels have {most:,} patches of {k} x {k}"
         raise DataError(f"{images}, too few for {count:,} filters; ask for at most {most:,}, or pass more images")
