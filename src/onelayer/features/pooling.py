@@ -167,8 +167,16 @@ def respond(bank: Bank, image: np.ndarray) -> np.ndarray:
     patches = sliding_window_view(image.astype(np.float32), (k, k), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
     down, across = patches.shape[:2]
     x = patches.reshape(down * across, -1)  # (positions, c k k)
-    whole, n = x.astype(np.int64), x.shape[1]  # sums are exact
-    variance = (n * np.einsum("ij,ij->i", whole, whole) - whole.sum(axis=1) ** 2) / n**2
-    contrast = (1 / np.sqrt(variance + EPSILON)).astype(np.float32)
-    z = (x @ bank.filters.reshape(len(bank.filters), -1).T) * contrast[:, None] + bank.bias
+    whole, n = image.astype(np.int64), x.shape[1]  # sums are exact
+    sums, squares = (_sums(one.sum(axis=0), k) for one in (whole, whole * whole))
+    variance = (n * squares - sums**2) / n**2
+    contrast = (1 / np.sqrt(variance + EPSILON)).astype(np.float32).reshape(-1, 1)
+    z = (x @ bank.filters.reshape(len(bank.filters), -1).T) * contrast + bank.bias
     return z.reshape(down, across, -1)
+
+
+def _sums(numbers: np.ndarray, k: int) -> np.ndarray:
+    """Return the sums (h - k + 1, w - k + 1) over all squares of k x k of numbers (h, w)."""
+    up_to = np.pad(numbers, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)  # those above and to the left
+    of_rows = up_to[k:] - up_to[:-k]
+    return of_rows[:, k:] - of_rows[:, :-k]
