@@ -10,7 +10,7 @@ from patched import CLASSES, drawn, model_of, run_of, splits_of
 
 import onelayer.analysis.evidence
 from onelayer.analysis.evidence import evidence
-from onelayer.pictures.colours import SIGNED
+from onelayer.pictures.colours import SIGNED, stretched
 from onelayer.pictures.finished import draw_run
 from onelayer.pictures.patches import MOST_WITH_PATCHES, speaking_patches
 from onelayer.report.html import render
@@ -96,6 +96,10 @@ def test_weights_of_zero_speak_for_nothing():
     model = model_for(patches, ("a", "b"))
     assert "+0.500" in words_of(speaking_patches(model, W, None, "title"))
     assert "speak against it" in words_of(speaking_patches(model, 0 * W, None, "title"))
+
+
+def test_a_plain_patch_is_grey_and_not_black():
+    np.testing.assert_array_equal(stretched(np.full((4, 4), 9, np.uint8)), 0.5)
 
 
 class TestPicture:

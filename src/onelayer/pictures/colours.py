@@ -15,4 +15,4 @@ def picture(image: np.ndarray) -> np.ndarray:
 def stretched(image: np.ndarray) -> np.ndarray:
     """Return an image in its own range: the least number becomes 0, the largest 1."""
     low, high = image.min(), image.max()
-    return (image - low) / (high - low) if high > low else np.full_like(image, 0.5)
+    return (image - low) / (high - low) if high > low else np.full(image.shape, 0.5)
