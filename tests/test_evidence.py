@@ -54,9 +54,9 @@ def test_filters_are_those_with_the_largest_weights(shape):
                 assert one.example is None
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 24, 40)], ids=str)
-def test_examples_are_the_patches_that_excite_filters_most(shape, monkeypatch):
-    monkeypatch.setattr(onelayer.analysis.evidence, "MOST_IMAGES", 10)
+@pytest.mark.parametrize(("shape", "limit"), [((3, 32, 32), "images"), ((1, 24, 40), "numbers")], ids=str)
+def test_examples_are_the_patches_that_excite_filters_most(shape, limit, monkeypatch):
+    monkeypatch.setattr(onelayer.analysis.evidence, f"MOST_{limit.upper()}", 10 if limit == "images" else 10 * 24 * 40)
     patches, train_rows = drawn(shape), splits_of(shape).train
     found = evidence(patches, model_for(patches).layer.weights, train_rows, 2)
     step = -(-len(train_rows) // 10)

@@ -15,7 +15,7 @@ from onelayer.data.dataset import Split
 from onelayer.features.patches import Patches
 from onelayer.features.pooling import Pool, respond
 
-MOST_IMAGES = 500  # that are looked at, evenly spaced
+MOST_IMAGES, MOST_NUMBERS = 500, 2**25  # that are looked at, evenly spaced, and their numbers
 
 
 class Place(NamedTuple):
@@ -88,7 +88,7 @@ def evidence(
     weights : ndarray (d, K)
         Column k is of class k.
     images : Split or None
-        Training images, of which at most 500 are looked at.
+        Training images, of which at most 500 are looked at; fewer of those with more than 67,000 numbers.
     most : int
         Number of filters on each side; there are fewer where fewer speak for that side.
     """
@@ -123,8 +123,9 @@ def _strongest(table: list[np.ndarray], side: int, most: int) -> list[Place]:
 
 
 def _examples(features: Patches, places: list[Place], images: Split) -> dict[Place, Example]:
-    """Return the patch that excites each filter most in its window, of at most 500 images."""
-    some = np.arange(0, len(images), -(-len(images) // MOST_IMAGES))
+    """Return the patch that excites each filter most in its window, of some images."""
+    most = max(1, min(MOST_IMAGES, MOST_NUMBERS // features.d_in))
+    some = np.arange(0, len(images), -(-len(images) // most))
     pictures, labels = images.rows(some).reshape(-1, *features.image_shape), images.labels[some]
     found = {}
     for bank, pool in enumerate(features.pools):
