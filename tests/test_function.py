@@ -91,6 +91,9 @@ def test_the_file_does_not_hold_it_and_says_so(trained, tmp_path):
         (lambda images: embed(images)[:1], r"returned the shape \(1, 9\) for 7 images; expected \(7, 9\)"),
         (lambda images: embed(images).ravel(), r"returned the shape \(63,\) for 7 images; expected \(7, 63\)"),
         (lambda images: embed(images)[:, :0], r"returned the shape \(7, 0\) for 7 images; expected \(7, d\)"),
+        (lambda images: embed(images) * 1e300, "a number for image 0 of 7 is not finite; correct the encoder"),
+        (lambda images: [["a"]], r"did not return numbers \(could not convert string to float: 'a'\); return an array"),
+        (lambda images: [[1], [1, 2]], r"did not return numbers \(.*inhomogeneous.*\); return an array of NumPy"),
         (lambda images: 3.0, r"returned the shape \(\) for 7 images; expected \(7, d\)"),
         (lambda images: embed(images) - embed(images).mean(axis=0), r"by themselves than in a batch of 7 \(by "),
         (lambda images: embed(images)[:, : 1 + len(images)], r"returned the shape \(1, 2\) for 1 images; expected"),
@@ -100,6 +103,33 @@ def test_the_file_does_not_hold_it_and_says_so(trained, tmp_path):
 def test_a_function_that_is_refused(function, words):
     with pytest.raises(DataError, match=f"^the function <lambda>: .*{words}"):
         Function.of(function, SHAPE)
+
+
+def test_images_that_the_function_changes_stay_as_they_are():
+    def brightened(images):
+        images //= 2
+        return images.reshape(len(images), -1)
+
+    R = np.random.default_rng(0).integers(0, 256, (70, 20), np.uint8)
+    encoder, before = Function.of(brightened, (1, 4, 5)), R.copy()
+    np.testing.assert_array_equal(encoder.transform(R), before // 2)
+    np.testing.assert_array_equal(R, before)
+
+
+def test_an_array_that_the_function_fills_again_and_again():
+    buffer = np.empty((64, 9), np.float32)
+
+    def embed_into_buffer(images):
+        np.copyto(buffer[: len(images)], embed(images))
+        return buffer[: len(images)]
+
+    R = toy_dataset(n=200).rows
+    encoder = Function.of(embed_into_buffer, SHAPE)
+    assert encoder.transform(R) == pytest.approx(expected(R), rel=1e-6)
+
+
+def test_no_rows_have_no_codes():
+    assert Function.of(embed, SHAPE).transform(np.empty((0, 60), np.uint8)).shape == (0, 9)
 
 
 def test_codes_that_change_later():

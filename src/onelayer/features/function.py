@@ -99,7 +99,8 @@ class Function(FeatureMap):
             If a number is not a whole number from 0 to 255, or the function does not return n rows of d_out finite
             numbers.
         """
-        codes = self._codes(as_pixels(R, self.name).reshape(-1, *self.image_shape))
+        images = as_pixels(R, self.name).reshape(-1, *self.image_shape)
+        codes = self._codes(images) if len(images) else np.empty((0, self.d_out), np.float32)
         require_codes(codes, len(R), self.d_out, self.where)
         return codes
 
@@ -107,8 +108,8 @@ class Function(FeatureMap):
         """Return codes (n, d), float32, of images (n, c, h, w)."""
         blocks = []
         for start in range(0, len(images), BATCH):
-            batch = np.ascontiguousarray(images[start : start + BATCH].transpose(0, 2, 3, 1))
-            blocks.append(np.asarray(self.function(batch), np.float32))
+            batch = images[start : start + BATCH].transpose(0, 2, 3, 1).copy()  # the function may change it
+            blocks.append(_numbers(self.function(batch), self.where))
             require_codes(blocks[-1], len(batch), blocks[0].shape[-1] if blocks[0].ndim else 0, self.where)
         return np.concatenate(blocks)
 
@@ -130,6 +131,16 @@ class Function(FeatureMap):
         if not is_name(called) or (label != "" and not is_name(label)):
             raise ValueError(f"function {called!r:.60}, label {label!r:.60}")
         return cls(_not_held, shape, d, called, label)
+
+
+def _numbers(codes: ArrayLike, where: str) -> np.ndarray:
+    """Return a copy of what a function returned, which it may change later, in float32."""
+    try:
+        with np.errstate(over="ignore"):  # infinite codes are refused later
+            return np.array(codes, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # of NumPy, or of a tensor that does not become an array
+        reason = printable(str(error).partition("\n")[0], 120)
+        raise DataError(f"{where}: did not return numbers ({reason}); return an array of NumPy (n, d)") from None
 
 
 def _not_held(images: np.ndarray) -> ArrayLike:
