@@ -113,7 +113,7 @@ class Network:
             (found,) = self._session.run([self.output], {self._input.name: X.astype(TYPES[self._input.type])})
         except Exception as error:  # each kind of error of the runtime has a class of its own
             raise DataError(f"{self._where}: onnxruntime cannot run it ({_reason(error)}); export it again") from None
-        shape = np.shape(found)
+        shape: tuple[int, ...] = found.shape if isinstance(found, np.ndarray) else ()  # a sequence has none
         # Some networks keep a height and width of 1.
         if len(shape) < 2 or shape[0] != len(X) or math.prod(shape[2:]) != 1 or found.dtype not in TYPES.values():
             what = printable(f"output {self.output} has the shape {shape} for {len(X)} images")
