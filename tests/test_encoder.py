@@ -207,14 +207,40 @@ class TestNetworkThatIsRefused:
             path, "encoders need the packages onnx and onnxruntime: pip install onnx onnxruntime", SHAPE, ConfigError
         )
 
-    def test_codes_that_are_too_large_for_float16(self, tmp_path):
-        path = written(tmp_path, last=(node("Mul", "F", "large"),))
+    def with_number(self, tmp_path, operator, number):
+        path = written(tmp_path, last=(node(operator, "F", "number"),))
         model = load_model(path)
-        model.graph.initializer.append(numpy_helper.from_array(np.array([1e5], np.float32), "large"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([number], np.float32), "number"))
         save_model(model, path)
-        encoder = Encoder.read_files(path, SHAPE)
-        with pytest.raises(DataError, match=r"is above 65,504 and does not fit into float16; correct the encoder$"):
-            encoder.transform(images().reshape(5, -1))
+        return path
+
+    def test_codes_that_are_too_large_for_float16(self, tmp_path):
+        words = r"is above 65,504 and does not fit into float16; correct the encoder$"
+        refused(self.with_number(tmp_path, "Mul", 1e5), words)
+        largest = abs(oracle(prepared(images(7)))).max()  # of the trial
+        encoder = Encoder.read_files(self.with_number(tmp_path, "Mul", 60_000 / largest), SHAPE)
+        with pytest.raises(DataError, match=words):
+            encoder.transform(np.repeat([255, 0, 0], SIDE * SIDE)[None])  # red
+
+    @pytest.mark.parametrize(("operator", "number"), [("Mul", 1e-7), ("Add", 3e3)])
+    def test_codes_whose_differences_float16_rounds_away(self, tmp_path, operator, number):
+        words = r"float16 would round away the differences of images \(codes are up to .*, and differ by .*\); subtract"
+        refused(self.with_number(tmp_path, operator, number), words)
+        number = 1e-3 if operator == "Mul" else 30
+        codes = Encoder.read_files(self.with_number(tmp_path, operator, number), SHAPE).transform(
+            images().reshape(5, -1)
+        )
+        expected = oracle(prepared(images()))
+        expected = expected * number if operator == "Mul" else expected + number
+        assert np.ptp(codes, axis=0) == pytest.approx(np.ptp(expected, axis=0), rel=0.05)
+
+    def test_an_output_that_is_not_an_array(self, tmp_path):
+        path = written(tmp_path, last=(node("SequenceConstruct", "F", "other"),))
+        model = load_model(path)
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.float32), "other"))
+        model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("codes", TensorProto.FLOAT, None))
+        save_model(model, path)
+        refused(path, r"output codes has the shape \(\) for 7 images; name an output of floats")
 
     def test_codes_that_are_not_finite_for_one_image_alone(self, tmp_path):
         """The logarithm of the range of the pixels is not finite for an image of one colour."""

@@ -1,6 +1,6 @@
 """An encoder in an ONNX file as a feature map: images in, the output of a trained network out.
 
-Codes are float16: their rounding, 1 part in 2,048, changes a logit by less than that part of its spread, and they take
+Codes are float16: their rounding, 1 part in 2,048, is refused where it is not small beside their spread, and they take
 half the room. A model file holds the whole encoder, so that it works alone and after the encoder's own file has
 changed. Every run therefore takes the room of the encoder, and encoders of more than 1 GiB are refused: half of what a
 model file may have. Their codes can be computed elsewhere and trained on as rows. An encoder by its path and checksum
@@ -19,7 +19,7 @@ import numpy as np
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.encoder_network import Network
 from onelayer.features.encoder_settings import EncoderSettings
-from onelayer.features.encoder_trial import require_codes, tried
+from onelayer.features.encoder_trial import noise, require_codes, require_float16, tried
 from onelayer.features.map import LEAST_LENGTH, FeatureMap, Shape, as_pixels
 from onelayer.parts import LEAST_WORK, Stopped, in_parts
 from onelayer.words import is_name, printable
@@ -97,6 +97,7 @@ class Encoder(FeatureMap):
         encoder = cls(content, settings, image_shape, 0, str(path))
         network = encoder._network
         d = tried(encoder._exact_codes, image_shape, str(path))
+        require_float16(encoder._exact_codes(noise(image_shape)), str(path))
         settings = replace(settings, output=network.output)
         encoder = cls(content, settings, image_shape, d, printable(path.name, 90))
         encoder.__dict__["_network"] = network  # loading takes seconds

@@ -8,6 +8,7 @@ from onelayer.errors import DataError
 from onelayer.features.map import Shape
 
 IMAGES, MOST_DIFFERENCE = 7, 1e-4  # the difference is relative to the largest number of the codes
+MOST_ROUNDED = 1 / 4  # variance of the rounding to float16, as a share of that of the codes
 ADVICE = "make it compute each image for itself and the same each time (model.eval() in PyTorch)"
 
 
@@ -28,7 +29,7 @@ def tried(codes_of: Callable[[np.ndarray], np.ndarray], image_shape: Shape, wher
         If codes are not finite, or not the same the second time, or an image has other codes by itself than in a batch
         of seven.
     """
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, *image_shape), np.uint8)
+    images = noise(image_shape)
     together = codes_of(images)
     require_codes(together, len(images), together.shape[-1], where)
     if not np.array_equal(together, codes_of(images)):
@@ -41,6 +42,26 @@ def tried(codes_of: Callable[[np.ndarray], np.ndarray], image_shape: Shape, wher
         what = f"{difference:.2g}, where codes are up to {np.abs(together).max():.2g}"
         raise DataError(f"{where}: images have other codes by themselves than in a batch of 7 (by {what}); {ADVICE}")
     return int(together.shape[1])
+
+
+def noise(image_shape: Shape) -> np.ndarray:
+    """Return the images (7, c, h, w), uint8, of the trial."""
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, *image_shape), np.uint8)
+
+
+def require_float16(codes: np.ndarray, where: str) -> None:
+    """Refuse codes (n, d) that are too large for float16, or whose differences between images it would round away."""
+    with np.errstate(over="ignore"):  # it is refused next
+        rounded = codes.astype(np.float16)
+    require_codes(rounded, len(codes), codes.shape[1], where)
+    exact = codes.astype(np.float64)
+    spread = ((exact - exact.mean(axis=0)) ** 2).sum()
+    if 0 < MOST_ROUNDED * spread < ((rounded - exact) ** 2).sum():
+        size = f"codes are up to {abs(exact).max():.2g}, and differ by {np.sqrt(spread / exact.size):.2g}"
+        raise DataError(
+            f"{where}: float16 would round away the differences of images ({size}); subtract a constant from the codes "
+            "in the network, or multiply them by one"
+        )
 
 
 def require_codes(codes: np.ndarray, n: int, d: int, where: str) -> None:
