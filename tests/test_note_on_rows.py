@@ -71,6 +71,8 @@ def test_it_is_kept_in_the_run(folder, arrays, run_cli, tmp_path):
         ("{", "is not a table in JSON"),
         ('{"a": NaN}', "is not a table in JSON"),
         ('{"a": 1e999}', "is not a table in JSON"),
+
+        ('{"a": ' + "[" * 20 + "]" * 20 + "}", "is not a table in JSON"),  # too deep to be written
         ('{"a": ' + "[" * 30_000, "is not a table in JSON"),
         (" " * 70_000, "is longer than 65,536 bytes; shorten it"),
     ],
@@ -78,6 +80,15 @@ def test_it_is_kept_in_the_run(folder, arrays, run_cli, tmp_path):
 def test_a_note_that_is_refused(folder, arrays, run_cli, note, words):
     path = written(folder, arrays, note)
     assert_one_line(run_cli("data", path), f"features.json: {words}")
+
+
+def test_metadata_that_are_too_long(folder, arrays, run_cli):
+    path = folder / "b.safetensors"
+    save_file(arrays, path, {"encoder": "x" * 60_000})
+    assert len(load(path).made_by["encoder"]) == 60_000
+    save_file(arrays, path, {"encoder": "x" * 60_000, "more": "x" * 6_000})
+    words = "b.safetensors: its metadata are longer than 65,536 bytes; save the rows without them"
+    assert_one_line(run_cli("data", path), words)
 
 
 def test_a_note_of_a_stranger(folder, arrays):

@@ -9,21 +9,23 @@ from onelayer.errors import DataError
 from onelayer.words import printable
 
 NOTE = "features.json"
-MOST_BYTES = 2**16
+MOST_BYTES, MOST_DEPTH = 2**16, 20  # of a note, and of lists and tables in it
 _LIBRARY = {"format"}  # an entry that programs write for themselves
 
 
-def note_on_rows(folder: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def note_on_rows(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """Return the metadata of the file of the rows, or, if it has none, the table in features.json beside it.
 
     Raises
     ------
     DataError
-        If features.json cannot be read, is not a table in JSON, or is longer than 64 KiB.
+        If features.json cannot be read, or is not a table in JSON, or a note is longer than 64 KiB.
     """
     if own := {name: value for name, value in metadata.items() if name not in _LIBRARY}:
+        if len(json.dumps(own)) > MOST_BYTES:
+            raise DataError(f"{path}: its metadata are longer than {MOST_BYTES:,} bytes; save the rows without them")
         return own
-    path = folder / NOTE
+    path = path.parent / NOTE if path.is_file() else path / NOTE
     if not path.exists():
         return {}
     with reading(path):
@@ -34,7 +36,9 @@ def note_on_rows(folder: Path, metadata: dict[str, str]) -> dict[str, Any]:
             )
         try:
             note = json.loads(path.read_bytes())
-            json.dumps(note, allow_nan=False)  # as the summary of a run does
+            json.dumps(note, allow_nan=False)  # as a run keeps it
+            if _depth(note) > MOST_DEPTH:
+                note = None
         except (ValueError, RecursionError):
             note = None
     if not isinstance(note, dict):
@@ -46,3 +50,9 @@ def in_words(note: dict[str, Any]) -> str:
     """Return a sentence that a person should read."""
     parts = (f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in note.items())
     return f"the rows were made by {printable(', '.join(parts), 200)}"
+
+
+def _depth(value: object) -> int:
+    """Return the number of lists and tables within each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)

@@ -90,7 +90,7 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
             places, others = places_of(path, archive.names)
             opened = {place: [archive.open(name)] for place, name in places.items()}
             name = path.stem
-            made_by = note_on_rows(path.parent, metadata)
+            made_by = note_on_rows(path, metadata)
         else:
             folder = path if path.is_dir() else path.parent
             files = files_of(folder)
