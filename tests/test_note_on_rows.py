@@ -56,12 +56,17 @@ def test_in_a_safetensors_file(folder, arrays):
     assert load(path).made_by == NOTE
 
 
-def test_it_is_kept_in_the_run(folder, arrays, run_cli, tmp_path):
-    path = written(folder, arrays, NOTE)
+def test_it_is_kept_in_the_run_and_shown_in_the_report(folder, arrays, run_cli, tmp_path):
+    path = written(folder, arrays, NOTE | {"by": "<b>me</b>"})
     code, out, err = run_cli("train", "--data", path, "--epochs", "1", "--no-figures", "--out", "run")
     assert (code, err) == (0, "")
-    assert f"note: {WORDS}" in out
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["made_by"] == NOTE
+    assert f"note: {WORDS}, by <b>me</b>" in " ".join(out.split())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["data"]["made_by"] == NOTE | {"by": "<b>me</b>"}
+    assert run_cli("report", "run", "-o", "report.html")[0] == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    words = WORDS.removeprefix("the rows were made by ")
+    assert f"<dt>made by</dt><dd>{words}, by &lt;b&gt;me&lt;/b&gt;</dd>" in page
 
 
 @pytest.mark.parametrize(

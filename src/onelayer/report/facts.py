@@ -12,6 +12,7 @@ from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.gradcheck import check_gradients, sample_rows
 from onelayer.config import COURSEWORK, PATH_L2, SplitConfig, TrainConfig, settings_of_others
 from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.formats.array_note import in_words
 from onelayer.errors import OnelayerError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.lambdas import LambdaPath, read_path
@@ -50,6 +51,7 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
     data = [
         ("name", dataset.name),
         ("source", plan.source),
+        *([("made by", in_words(dataset.made_by))] if dataset.made_by else []),
         ("SHA-256", dataset.fingerprint),
         ("files", official[dataset.official]),
         ("rows", f"{n:,} of {d:,} {dataset.rows.dtype} numbers, {len(dataset.class_names)} classes"),

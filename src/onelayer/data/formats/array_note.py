@@ -1,6 +1,7 @@
 """The note of what made rows that were encoded elsewhere: the metadata of a .safetensors file, or features.json."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def note_on_rows(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return note
 
 
-def in_words(note: dict[str, Any]) -> str:
-    """Return a sentence that a person should read."""
+def in_words(note: Mapping[str, Any]) -> str:
+    """Return a note in one line."""
     parts = (f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in note.items())
-    return f"the rows were made by {printable(', '.join(parts), 200)}"
+    return printable(", ".join(parts), 200)
 
 
 def _depth(value: object) -> int:

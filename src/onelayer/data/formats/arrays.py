@@ -108,7 +108,7 @@ def read_arrays(path: Path, progress: Progress | None = None) -> Dataset:
     if others:
         notes.append(f"not read, as their names are not known: {printable(', '.join(others))}")
     if made_by:
-        notes.append(in_words(made_by))
+        notes.append(f"the rows were made by {in_words(made_by)}")
     of_set = array, values, class_names, image_shape, printable(name), parts
     return Dataset(*of_set, notes=tuple(notes), made_by=made_by)
 
