@@ -51,9 +51,18 @@ def test_a_run_works_without_the_encoder(tmp_path, run_cli, images):
     assert model.logits(images.reshape(240, -1)) == pytest.approx(S, abs=0.01)
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "x.png")
     for command, words in (
-        (("explain", "run", "x.png"), "the features onnx cannot be traced back"),
-        (("export", "run", "m.onnx"), "the features onnx cannot be exported for ONNX"),
-        (("export", "run", "m.py"), "the features onnx cannot be exported for NumPy"),
+        (
+            ("explain", "run", "x.png"),
+            "cannot be traced back to the numbers of a row; explain a model on pixels or patches, or use predict",
+        ),
+        (
+            ("export", "run", "m.onnx"),
+            "the features onnx cannot be exported for ONNX; use the model file by `onelayer predict`, or by",
+        ),
+        (
+            ("export", "run", "m.py"),
+            "the features onnx cannot be exported for NumPy; use the model file by `onelayer predict`, or by",
+        ),
     ):
         assert_one_line(run_cli(*command), words)
 

@@ -19,6 +19,7 @@ from onelayer.errors import DataError
 
 Shape = tuple[int, int, int]  # of an image: channels, height, width
 LEAST_LENGTH = 1e-10  # of a row that is divided by its length; shorter ones, such as zeros, are divided by this
+WITHOUT_EXPORT = "use the model file by `onelayer predict`, or by onelayer.Model.load in Python"
 
 
 class Attribution(NamedTuple):
@@ -106,7 +107,8 @@ class FeatureMap(Protocol):
             The features that add nothing.
         row : ndarray (d_in,)
         """
-        raise DataError(f"the features {self.name} cannot be traced back to the numbers of a row")
+        remedy = "explain a model on pixels or patches, or use predict, which gives no reasons"
+        raise DataError(f"the features {self.name} cannot be traced back to the numbers of a row; {remedy}")
 
     def onnx_nodes(self, rows: str, features: str) -> tuple[list[Any], dict[str, np.ndarray]]:
         """Return ONNX nodes, and their constants by name, for the features as a tensor.
@@ -114,14 +116,14 @@ class FeatureMap(Protocol):
         The nodes make the tensor `features` (batch, d_out) from the tensor `rows` (batch, d_in), both float32, by the
         operators of opset 13. Views are averaged. All other names that they use begin with ``features.``.
         """
-        raise DataError(f"the features {self.name} cannot be exported for ONNX")
+        raise DataError(f"the features {self.name} cannot be exported for ONNX; {WITHOUT_EXPORT}")
 
     def numpy_source(self) -> str:
         """Return the source of a function ``features(R, tensors)``, `transform` by NumPy (``np``) alone.
 
         Views are averaged. `tensors` are those of the method `tensors`.
         """
-        raise DataError(f"the features {self.name} cannot be exported for NumPy")
+        raise DataError(f"the features {self.name} cannot be exported for NumPy; {WITHOUT_EXPORT}")
 
 
 @dataclass(frozen=True)
