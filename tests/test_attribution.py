@@ -7,6 +7,7 @@ import pytest
 from drawings import drawn as words_of
 from patched import drawn, images, model_of, run_of
 
+import onelayer.features.attribution
 from onelayer import explain
 from onelayer.analysis.explanation import CAVEAT
 from onelayer.errors import DataError
@@ -61,7 +62,9 @@ def spelled_out(patches, image, V, mean):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_amounts_are_those_of_loops(shape):
+@pytest.mark.parametrize("at_once", [2**22, 1])
+def test_amounts_are_those_of_loops(shape, at_once, monkeypatch):
+    monkeypatch.setattr(onelayer.features.attribution, "MOST_RESPONSES", at_once)
     patches = drawn(shape, filters=2)
     model, image = model_of(patches), images(shape, 1, seed=5)[0]
     found = explain(model, image.ravel(), top=4)

@@ -1,8 +1,12 @@
 """The division of the contributions of patch features among the positions of patches, windows and pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from onelayer.features.pooling import MOVES, THRESHOLD, Pool, respond
+
+MOST_RESPONSES = 2**22  # that are in memory at the same time
 
 
 def by_position(
@@ -22,6 +26,26 @@ def by_position(
     mean : ndarray (features,), float64
         The codes that add nothing.
     """
+    down, across = pool.axes
+    bank, twins, K = pool.bank, (2 if pool.mirrored else 1), pool.in_window // 2
+    filters, bias = bank.filters.reshape(twins, K, *bank.filters.shape[1:]), bank.bias.reshape(twins, K)
+    of_features = [array.reshape(-1, K, *array.shape[1:]) for array in (codes, V, mean)]  # (windows and signs, K, ...)
+    step = max(1, MOST_RESPONSES // (down.length * across.length * twins))
+    t = V.shape[1]
+    positions, windows = np.zeros((down.length, across.length, t)), np.zeros((down.count, across.count, t))
+    for some in (slice(start, start + step) for start in range(0, K, step)):
+        of_some = replace(bank, filters=filters[:, some].reshape(-1, *filters.shape[2:]), bias=bias[:, some].ravel())
+        chosen = [array[:, some].reshape(-1, *array.shape[2:]) for array in of_features]
+        of_positions, of_windows = _of_filters(replace(pool, bank=of_some), image, *chosen)
+        positions += of_positions
+        windows += of_windows
+    return positions, windows
+
+
+def _of_filters(
+    pool: Pool, image: np.ndarray, codes: np.ndarray, V: np.ndarray, mean: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `by_position` does, of the filters of one pool, all at once."""
     down, across = pool.axes
     twins = 2 if pool.mirrored else 1
     z = respond(pool.bank, image).astype(np.float64)
