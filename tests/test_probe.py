@@ -11,6 +11,7 @@ import html
 import json
 import os
 import re
+import tracemalloc
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from helpers import assert_one_line
 
+import onelayer.experiments.probe.neighbours
 from onelayer.analysis.evaluation import logits_of
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import ConfigError
@@ -190,7 +192,9 @@ def test_a_row_of_weight_2_counts_as_two_rows(d):
         probe(next(weighted_and_repeated(60, d)), "knn")
 
 
-def test_neighbours_vote_as_in_a_direct_loop(splits):
+@pytest.mark.parametrize("numbers", [2**22, 1])  # 2,700 rows in one block, or 200 at a time
+def test_neighbours_vote_as_in_a_direct_loop(splits, numbers, monkeypatch):
+    monkeypatch.setattr(onelayer.experiments.probe.neighbours, "BLOCK_NUMBERS", numbers)
     encoded = Encoded.of(splits, "none")
     some = Split("validation", splits.dataset, splits.validation.indices[:40])
     neighbours = Neighbours(encoded, 200)
@@ -205,6 +209,21 @@ def test_neighbours_vote_as_in_a_direct_loop(splits):
                 votes[y[place]] += np.exp(cosines[place] / 0.07)
             P = neighbours.votes(found[0][row : row + 1], found[1][row : row + 1], k)
             np.testing.assert_allclose(P[0], votes / votes.sum(), atol=1e-5)
+
+
+def test_neighbours_of_rows_with_few_features_need_little_memory():
+    y = np.arange(40_000) % 4
+    X = np.random.default_rng(0).normal(size=(len(y), 2)).astype(np.float32)
+    dataset, places = Dataset(X, y, tuple("abcd"), None, "flat"), np.arange(len(y))
+    train, some = Split("train", dataset, places[1000:]), Split("validation", dataset, places[:512])
+    splits = Splits(train, some, some, "full")
+    neighbours = Neighbours(Encoded(splits, splits, "none"), 10)
+    tracemalloc.start()
+    cosines, _ = neighbours.nearest(some)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert cosines.min() > 0.99
+    assert peak < 2e8  # all cosines at once, with the labels, take three times as much
 
 
 def test_knn_chooses_k_on_the_validation_rows_which_then_are_neighbours(splits):

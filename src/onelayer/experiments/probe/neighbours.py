@@ -14,7 +14,7 @@ from onelayer.features.map import LEAST_LENGTH
 
 COUNTS, TEMPERATURE = (10, 20, 100, 200), 0.07
 QUERIES = 512  # rows that look for neighbours at the same time
-BLOCK_NUMBERS = 2**22  # of a block of training rows
+BLOCK_NUMBERS = 2**22  # of a block of training rows, and of its cosines with the queries
 
 
 class Neighbours:
@@ -50,7 +50,7 @@ class Neighbours:
         labels: np.ndarray = np.empty((len(Q), 0), np.int64)
         train = self._encoded.train
         with one_blas_thread():
-            for part in train.blocks(max(self._most, BLOCK_NUMBERS // Q.shape[1])):
+            for part in train.blocks(max(self._most, BLOCK_NUMBERS // max(QUERIES, Q.shape[1]))):
                 new = Q @ self._unit(train, part).T  # (q, t)
                 all_labels = np.broadcast_to(train.labels[part], new.shape)
                 cosines, labels = np.hstack([cosines, new]), np.hstack([labels, all_labels])
