@@ -223,6 +223,10 @@ def test_neighbours_of_rows_with_few_features_need_little_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert cosines.min() > 0.99
+    large = replace(dataset, rows=X * np.float32(1e25))
+    on_large = Splits(*(replace(part, dataset=large) for part in (train, some, some)), "full")
+    same, _ = Neighbours(Encoded(on_large, on_large, "none"), 10).nearest(on_large.test)
+    np.testing.assert_allclose(same, cosines, atol=1e-6)
     assert peak < 2e8  # all cosines at once, with the labels, take three times as much
 
 

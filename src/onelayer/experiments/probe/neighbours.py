@@ -64,7 +64,8 @@ class Neighbours:
         X = split.rows(block).astype(np.float32)
         if self._encoded.normalize == "standardize":
             X = ((X - self._encoded.standardizer.mean) / self._encoded.standardizer.scale).astype(np.float32)
-        X /= np.maximum(np.sqrt(np.einsum("ij,ij->i", X, X)), LEAST_LENGTH)[:, None]
+        squares = np.einsum("ij,ij->i", X, X, dtype=np.float64)  # in float32, those of 1e20 are infinite
+        X /= np.maximum(np.sqrt(squares), LEAST_LENGTH)[:, None]
         return X
 
 
