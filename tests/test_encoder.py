@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -156,6 +157,25 @@ class TestNetworkThatIsRefused:
         save_model(model, path)
         codes = Encoder.read_files(path, SHAPE).transform(images().reshape(5, -1))
         assert codes == pytest.approx(2 * oracle(prepared(images())), rel=HALF, abs=2e-5)
+
+    @pytest.mark.parametrize("levels", [3, 40, 150])
+    def test_functions_that_double_again_and_again(self, tmp_path, levels):
+        """40 functions, each of two calls of the next, are 10^12 operators; 150 of one call are nested too deeply."""
+        path = written(tmp_path, domain="mine", last=(node("F0", "F", domain="mine"),))
+        model = load_model(path)
+        opsets = [helper.make_opsetid("", 13), helper.make_opsetid("mine", 1)]
+        for level in range(levels):
+            inner = {"domain": "mine"} if level + 1 < levels else {}
+            name = f"F{level + 1}" if inner else "Identity"
+            steps = ["x", "y"] if levels == 150 else ["x", "z", "y"]
+            nodes = [node(name, a, output=b, **inner) for a, b in pairwise(steps)]
+            model.functions.append(helper.make_function("mine", f"F{level}", ["x"], ["y"], nodes, opsets, []))
+        save_model(model, path)
+        if levels == 3:
+            codes = Encoder.read_files(path, SHAPE).transform(images().reshape(5, -1))
+            assert codes == pytest.approx(oracle(prepared(images())), rel=HALF, abs=1e-5)
+        else:
+            refused(path, "its functions stand for too many operators; export it without functions")
 
     @pytest.mark.parametrize(
         "content", [b"", b"onnx", b"\x0a" * 1000, b"\x08\x08", onnx.ModelProto().SerializeToString()]

@@ -13,6 +13,7 @@ from onelayer.words import printable
 
 MOST_NUMBERS, MOST_BATCH = 2**22, 32  # of the images of a batch, and images; a frozen batch may be larger
 MOST_FROZEN = 2**28  # numbers of a frozen batch
+MOST_OPERATORS, MOST_NESTED = 2**20, 100  # of a network with its functions written out, and functions in each other
 STANDARD = ("", "ai.onnx")  # names of the set of ONNX's own operators
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -139,7 +140,25 @@ def _require_plain(content: bytes, where: str, onnx: Any) -> int:
         if isinstance(part, onnx.NodeProto) and (part.domain, part.op_type) not in own and part.domain not in STANDARD:
             name = printable(f"{part.domain}.{part.op_type}")
             raise DataError(f"{where}: needs the operator {name}, which is not ONNX's own; export it without that")
+    if not _has_few_operators(model, onnx):
+        raise DataError(f"{where}: its functions stand for too many operators; export it without functions")
     return max(opsets)
+
+
+def _has_few_operators(model: Any, onnx: Any) -> bool:
+    """Return whether a network has few operators once each function in it is replaced by its own operators."""
+    calls = {
+        key: [(node.domain, node.op_type) for node in _parts(part) if isinstance(node, onnx.NodeProto)]
+        for key, part in [(None, model.graph), *(((one.domain, one.name), one) for one in model.functions)]
+    }
+    sizes = dict.fromkeys(calls, 0)
+    for _ in range(MOST_NESTED):
+        before, sizes = sizes, {key: sum(sizes.get(call, 1) for call in of_key) for key, of_key in calls.items()}
+        if max(sizes.values()) > MOST_OPERATORS:
+            return False
+        if sizes == before:
+            return True
+    return False
 
 
 def _parts(message: Any) -> Iterator[Any]:
