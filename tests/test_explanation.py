@@ -7,7 +7,7 @@ import pytest
 from helpers import model_of, rows_for
 
 from onelayer import explain
-from onelayer.errors import DataError
+from onelayer.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -39,6 +39,13 @@ def test_a_feature_at_its_mean_adds_nothing():
     found = explain(model, row)
     assert (found.contributions == 0).all()
     np.testing.assert_array_equal(found.logits, found.bias)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_classes_are_refused(top):
+    model = model_of()
+    with pytest.raises(ConfigError, match=rf"^top {top} is not a whole number of at least 1$"):
+        explain(model, rows_for(model)[0], top)
 
 
 @pytest.mark.parametrize(("top", "shown"), [(1, 1), (2, 2), (6, 6), (100, 6)])

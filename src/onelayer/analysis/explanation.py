@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from onelayer.errors import ConfigError
 from onelayer.features.map import Attribution
 from onelayer.layer import ranked
 from onelayer.model import Model
@@ -57,9 +58,13 @@ def explain(model: Model, row: ArrayLike, top: int = 3) -> Explanation:
 
     Raises
     ------
+    ConfigError
+        If `top` is less than 1.
     DataError
         If the row does not have d numbers, or the model's features cannot be traced back to them.
     """
+    if top < 1:
+        raise ConfigError(f"top {top} is not a whole number of at least 1")
     R = np.asarray(row)[np.newaxis]  # (1, d)
     S = model.unchecked_logits(R)  # (1, K)
     model.warn_of(R, stacklevel=3)
