@@ -131,7 +131,7 @@ class Encoder(FeatureMap):
         DataError
             If a number is not a whole number from 0 to 255, the runtime fails, or a code is not finite in float16.
         """
-        images = as_pixels(R, self.name).reshape(-1, *self.image_shape)
+        images = as_pixels(R, self.name).reshape(len(R), *self.image_shape)
         codes = np.empty((len(images), self.d_out), np.float16)
         step = self._network.batch
 

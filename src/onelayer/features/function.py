@@ -99,7 +99,7 @@ class Function(FeatureMap):
             If a number is not a whole number from 0 to 255, or the function does not return n rows of d_out finite
             numbers.
         """
-        images = as_pixels(R, self.name).reshape(-1, *self.image_shape)
+        images = as_pixels(R, self.name).reshape(len(R), *self.image_shape)
         codes = self._codes(images) if len(images) else np.empty((0, self.d_out), np.float32)
         require_codes(codes, len(R), self.d_out, self.where)
         return codes

@@ -163,7 +163,7 @@ class Patches(FeatureMap):
         DataError
             If a number is not a whole number from 0 to 255.
         """
-        images = np.ascontiguousarray(as_pixels(R, self.name)).reshape(-1, *self.image_shape)
+        images = np.ascontiguousarray(as_pixels(R, self.name)).reshape(len(R), *self.image_shape)
         codes = np.empty((len(images), self.views, self.d_out), np.uint8)
         if kernel is None:
             self._code_by_numpy(images, codes)
