@@ -86,8 +86,8 @@ def list_blocks(path: Path, column: str, d: int, needed: str) -> Iterator[np.nda
             lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
             if len(wrong := np.flatnonzero(lengths != d)):
                 length = int(lengths[wrong[0]])
-                what = f"has {counted(length, 'number')}" if length else "is empty"
-                raise DataError(f"{path}: row {start + wrong[0]}: {where} {what}; {needed}")
+                what = f"has {counted(length, 'number')}; {needed}" if length else "is empty; remove the row"
+                raise DataError(f"{path}: row {start + wrong[0]}: {where} {what}")
             yield _numbers(path, where, start, lists, d)
             start += len(lists)
 
