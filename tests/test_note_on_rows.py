@@ -69,6 +69,14 @@ def test_it_is_kept_in_the_run_and_shown_in_the_report(folder, arrays, run_cli, 
     assert f"<dt>made by</dt><dd>{words}, by &lt;b&gt;me&lt;/b&gt;</dd>" in page
 
 
+def test_it_is_on_the_page_of_a_probe(folder, arrays, run_cli, tmp_path):
+    path = written(folder, arrays, NOTE | {"by": "<b>me</b>"})
+    code, _, err = run_cli("probe", path, "--recipe", "nearest-mean", "--html", "probe.html")
+    assert (code, err) == (0, "")
+    words = f"3 float32 numbers in a row; made by {WORDS.removeprefix('the rows were made by ')}, by &lt;b&gt;me"
+    assert words in (tmp_path / "probe.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("note", "words"),
     [

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from onelayer.analysis.estimates import Estimate, effective_rows, wilson
+from onelayer.data.dataset import Dataset
+from onelayer.data.formats.array_note import in_words
 from onelayer.experiments.comparison import Comparison, in_points
 from onelayer.experiments.probe import NORMALIZED, RECIPES, Probe, notes_on_probes
 from onelayer.experiments.sweep import mean_sd
@@ -95,14 +97,14 @@ def _facts(
         ("division", splits.protocol),
         ("split seed", str(split_seed)),
     ]
-    encoders = [
-        (
-            name,
-            f"{of_source[0].splits.dataset.rows.shape[1]:,} {of_source[0].splits.dataset.rows.dtype} numbers in a row",
-        )
-        for name, of_source in found.items()
-    ]
+    encoders = [(name, _of_features(of_source[0].splits.dataset)) for name, of_source in found.items()]
     return {"Asked": asked, "Rows": rows, "Features": encoders}
+
+
+def _of_features(dataset: Dataset) -> str:
+    """Return the size and the type of rows, and the note of what made them, in words."""
+    words = f"{dataset.rows.shape[1]:,} {dataset.rows.dtype} numbers in a row"
+    return f"{words}; made by {in_words(dataset.made_by)}" if dataset.made_by else words
 
 
 def _rows(found: Mapping[str, Sequence[Probe]], shots: Sequence[int]) -> list[dict[str, Any]]:
