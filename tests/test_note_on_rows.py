@@ -84,7 +84,6 @@ def test_it_is_on_the_page_of_a_probe(folder, arrays, run_cli, tmp_path):
         ("{", "is not a table in JSON"),
         ('{"a": NaN}', "is not a table in JSON"),
         ('{"a": 1e999}', "is not a table in JSON"),
-
         ('{"a": ' + "[" * 20 + "]" * 20 + "}", "is not a table in JSON"),  # too deep to be written
         ('{"a": ' + "[" * 30_000, "is not a table in JSON"),
         (" " * 70_000, "is longer than 65,536 bytes; shorten it"),
