@@ -170,8 +170,7 @@ def start(command: list[str], **options: object) -> subprocess.Popen:
     return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
-def opened(kind, rows, standardizer, layer, *, l2=0.0, batch_size=100, **options):
+def opened(kind, rows, standardizer, layer, *, l2=0.0, batch_size=100, momentum=0.0, **options):
     """A backend of a kind that is open for the rows of one split."""
-    return kind(
-        Splits(rows, rows, rows, "made"), coursework(l2=l2, batch_size=batch_size), standardizer, layer, **options
-    )
+    config = coursework(l2=l2, batch_size=batch_size, momentum=momentum, init_std=0.0)
+    return kind(Splits(rows, rows, rows, "made"), config, standardizer, layer, **options)

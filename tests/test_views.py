@@ -365,7 +365,7 @@ class TestRuns:
 
         assert "at most" in out
         assert "a single step" not in out  # of batches of 100 rows, of which there are 300
-        assert "best possible for lambda 0.1 (60 training rows of CIFAR-10 as patches, 5 views of each)" in out
+        assert "(60 training rows of CIFAR-10 as patches, each of 5 views by itself; the tables average views)\n" in out
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["config"]["features"] == "patches:5"
         assert summary["data"]["sizes"] == {"train": 60, "validation": 60, "test": 60}

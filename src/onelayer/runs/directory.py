@@ -102,7 +102,7 @@ class Run(CurvePlots, ModelPlots):
         path = self.path
         try:
             present = [file for file in path.iterdir() if not TEMPORARY.fullmatch(file.name)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # making it says what is wrong
             return
         except OSError as error:
             raise self._unusable(error) from None
