@@ -28,6 +28,8 @@ check: $(VENV)/installed
 
 # Two processes run the tests on two cores: more threads of BLAS in each would wait for those of the other.
 test lowest: export OPENBLAS_NUM_THREADS := 1
+# The tests start hundreds of processes, which would each compile every module.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: $(TESTS_INSTALLED)
 	$(VENV)/bin/ruff check
