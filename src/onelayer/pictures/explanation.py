@@ -13,6 +13,7 @@ from onelayer.pictures.colours import SIGNED, picture
 from onelayer.pictures.page import INK, LABEL, MOST_TEMPLATES, SMALL, capped, fitted, mosaic, signed_bar
 
 PALEST = 0.6  # grey level, of 0 to 1, of a black pixel under the colours
+LUMINANCE, DARK = np.array([0.2126, 0.7152, 0.0722]), 0.25  # of linear red, green and blue; below, numbers are white
 
 
 def explanation(image: np.ndarray, explained: Explanation, class_names: Sequence[str], title: str) -> Figure:
@@ -83,8 +84,8 @@ def _write_windows(axes: Axes, place: AxesImage, windows: np.ndarray) -> None:
     """Write the amounts of windows (down, across) onto their picture."""
     left, right, bottom, top = place.get_extent()
     down, across = windows.shape
-    light = np.asarray(place.get_array())[..., :3].mean(axis=-1)
+    light = np.asarray(place.get_array())[..., :3] ** 2.2 @ LUMINANCE  # (down, across)
     for (y, x), amount in np.ndenumerate(windows):
         where = left + (x + 0.5) * (right - left) / across, top + (y + 0.5) * (bottom - top) / down
-        colour = INK if light[y, x] > 0.68 else "white"
+        colour = INK if light[y, x] > DARK else "white"
         axes.text(*where, f"{amount:+z.2f}", size=SMALL, color=colour, ha="center", va="center")
