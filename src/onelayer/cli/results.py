@@ -87,7 +87,6 @@ def print_certificate(
 ) -> None:
     """Print the certificate of a run by the bound of its own layer, and plainly if the solver converged to less."""
     alike = "" if config.class_weight == "none" else "; in the tables, all rows count alike"
-    alike += "; the tables average views" * (" views by itself" in certificate.rows)
     screen.say(f"{certificate.sentence()} ({certificate.rows}{alike})")
     if config.solver == "converged" and config.l2:
         gap = certificate.relative_gap

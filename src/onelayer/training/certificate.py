@@ -273,7 +273,7 @@ def rows_in_words(split: Split, flip: bool, *, by_class: bool = False) -> str:
     weighted = "weighted " if split.dataset.row_weights is not None else ""
     views = split.dataset.views
     rows = counted(len(split) // views, f"{weighted}{'training' if split.name == 'train' else split.name} row")
-    rows = f"{rows} of {split.dataset.name}" + f", each of {views} views by itself" * (views > 1)
+    rows = f"{rows} of {split.dataset.name}" + f", each of {views} views by itself, which scores average" * (views > 1)
     return rows + " and their mirror images" * flip + ", weighted by class" * by_class
 
 
