@@ -31,6 +31,17 @@ def drawn(shape, filters=10, seed=3, n=6, **options):
     return Patches.drawn(rows, np.arange(n), shape, filters=filters, seed=seed, **options)
 
 
+def responses(bank, image):
+    """Responses z (down, across, F) of an image (c, h, w), one position after another."""
+    _, h, w = image.shape
+    k = bank.filters.shape[2]
+    z = np.empty((h - k + 1, w - k + 1, len(bank.filters)))
+    for y, x in np.ndindex(z.shape[:2]):
+        patch = image[:, y : y + k, x : x + k].astype(float)
+        z[y, x] = (bank.filters * patch).sum(axis=(1, 2, 3)) / np.sqrt(patch.var() + 10) + bank.bias
+    return z
+
+
 def model_of(patches, seed=0):
     """A model of random weights."""
     rng = np.random.default_rng(seed)

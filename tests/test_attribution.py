@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from drawings import drawn as words_of
-from patched import drawn, images, model_of, run_of
+from patched import drawn, images, model_of, responses, run_of
 
 import onelayer.features.attribution
 from onelayer import explain
@@ -33,11 +33,7 @@ def spelled_out(patches, image, V, mean):
     codes = patches.transform(image.reshape(1, -1)).astype(float)
     pixels, windows, feature = np.zeros((V.shape[1], c, h, w)), {}, 0
     for bank in patches.banks:
-        k = bank.filters.shape[2]
-        z = np.empty((h - k + 1, w - k + 1, len(bank.filters)))
-        for y, x in np.ndindex(z.shape[:2]):
-            patch = image[:, y : y + k, x : x + k].astype(float)
-            z[y, x] = (bank.filters * patch).sum(axis=(1, 2, 3)) / np.sqrt(patch.var() + 10) + bank.bias
+        k, z = bank.filters.shape[2], responses(bank, image)
         filters = len(bank.filters) // (2 if patches.mirrored else 1)
         down, across = thirds(len(z) - 2 * shift), thirds(z.shape[1] - 2 * shift)
         for row, column, side, one in np.ndindex(len(down), len(across), 2, filters):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from patched import drawn, images, model_of
+from patched import drawn, images, model_of, responses
 from scipy.signal import correlate
 
 import onelayer.features.patches
@@ -46,11 +46,7 @@ def spelled_out(patches, image):
     moves = [(0, 0), (-shift, -shift), (-shift, shift), (shift, -shift), (shift, shift)][: patches.views]
     codes = [[] for _ in moves]
     for bank in patches.banks:
-        k = bank.filters.shape[2]
-        z = np.empty((h - k + 1, w - k + 1, len(bank.filters)))
-        for y, x in np.ndindex(z.shape[:2]):
-            patch = image[:, y : y + k, x : x + k].astype(float)
-            z[y, x] = (bank.filters * patch).sum(axis=(1, 2, 3)) / np.sqrt(patch.var() + 10) + bank.bias
+        z = responses(bank, image)
         for view, (a, b) in zip(codes, moves, strict=True):
             inner = z[shift + a : len(z) - shift + a, shift + b : z.shape[1] - shift + b]
             for rows in thirds(inner.shape[0]):
