@@ -1,10 +1,7 @@
 """scikit-learn's interface to the same training as `onelayer train`."""
 
-import hashlib
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self, cast
@@ -13,25 +10,24 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils import check_array
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
 from onelayer.coded import features_of
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.data.dataset import Split, Splits
 from onelayer.data.scan import read_forwards
 from onelayer.drawing import CurvePlots, ModelPlots, pictures
-from onelayer.errors import ConfigError, DataError, FeatureError, wrong_type
+from onelayer.errors import ConfigError, wrong_type
 from onelayer.features.function import CodesOf, Function
 from onelayer.features.map import FeatureMap, Identity, Shape, as_pixels
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import LOSSES
 from onelayer.model import Model
+from onelayer.passed import image_shape_of, kept_or_float64, seed_of, splits_of, value_errors, within_range
 from onelayer.training.converged import REACHED, SURE
 from onelayer.training.history import table_of
 from onelayer.training.schedule import decide
@@ -39,7 +35,6 @@ from onelayer.training.state import TrainingResult, TrainingState, with_flips
 from onelayer.training.train import train
 from onelayer.words import counted
 
-KEPT_TYPES = (np.uint8, np.float32, np.float64)
 FORGOTTEN = 1000  # a feature whose deviation grows by this factor was as good as constant; its weights begin at 0
 SETTINGS = (
     "solver",
@@ -477,7 +472,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         """Return the logits (n, K) of rows."""
         check_is_fitted(self, "model_")
         with value_errors():
-            return self.model_.logits(_kept_or_float64(validate_data(self, X, reset=False)))
+            return self.model_.logits(kept_or_float64(validate_data(self, X, reset=False)))
 
     def _log_odds(self, X: Any) -> np.ndarray:
         """Return logarithms (n, K) of numbers to which the probabilities of a row are in proportion."""
@@ -490,7 +485,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         """Return rows (n, d), labels (n,) and weights (n,) as arrays."""
         X, y = validate_data(self, X, y, order="C", reset=reset)
         with value_errors():
-            X = as_pixels(X, str(self.features)) if self._is_named else _kept_or_float64(X)
+            X = as_pixels(X, str(self.features)) if self._is_named else kept_or_float64(X)
         check_classification_targets(y)
         if sample_weight is None:
             return X, y, np.ones(len(X))
@@ -501,7 +496,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
             raise ValueError(f"sample_weight of row {(weights < 0).argmax()} is negative")
         if not weights.any():
             raise ValueError("sample_weight is zero for every row")
-        return X, y, _within_range(weights)
+        return X, y, within_range(weights)
 
     def _train(
         self,
@@ -521,8 +516,18 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         config = self._config(X, epochs, self._seed if goes_on else seed_of(self.random_state), hold_out)
         if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
             config = replace(config, decay_every=0)
-        splits, moments = self._split(X, y, weights, classes, config.seed if hold_out else None, seen)
+        splits, train_weights = splits_of(
+            X,
+            y,
+            weights,
+            classes,
+            image_shape=image_shape_of(self.image_shape, X.shape[1]),
+            class_weight=self.class_weight,
+            validation_fraction=self.validation_fraction,
+            hold_out_seed=config.seed if hold_out else None,
+        )
         features = self._map(splits, config)
+        moments = None if self._has_features else _moments(splits.train, train_weights, seen)
         standardizer = self._standardizer(moments, splits.dataset.image_shape, config, goes_on)
         if features and not self.standardize:
             standardizer = Standardizer(np.zeros(features.d_out), np.ones(features.d_out))
@@ -647,123 +652,14 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
             raise wrong_type("features", features, expected)
         return cast(FeatureMap, features)
 
-    def _split(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        weights: np.ndarray,
-        classes: np.ndarray,
-        hold_out_seed: int | None,
-        seen: Moments | None,
-    ) -> tuple[Splits, Moments | None]:
-        """Return the rows to train on, and to hold out if there is a seed, and the moments of all rows trained on.
 
-        Features have other moments than rows, so that there are none.
-        """
-        labels = LabelEncoder().fit(classes).transform(y)
-        factors = _class_factors(self.class_weight, classes, labels, weights)
-        places = np.flatnonzero(weights * factors[labels])
-        held_out = np.zeros(len(places), bool)
-        if hold_out_seed is not None:
-            held_out = _held_out(X, labels, weights, places, self.validation_fraction, hold_out_seed)
-        weights = weights * factors[labels]
-        train_places = places[~held_out]
-        alike = bool((weights[places] == 1).all())
-        row_weights = None if alike else weights / weights[train_places].mean()
-        names = tuple(map(str, classes))
-        shape = image_shape_of(self.image_shape, X.shape[1])
-        dataset = Dataset(X, labels, names, shape, "X", row_weights=row_weights)
-        parts = {"train": train_places, "validation": places[held_out], "test": places[:0]}
-        splits = Splits(**{name: Split(name, dataset, at) for name, at in parts.items()}, protocol="given to fit")
-        if self._has_features:
-            return splits, None
-        # Not the weights of the data set, which are 1 on average over these rows: they may be merged with others.
-        blocks = None if alike else (weights[train_places[block]] for block in splits.train.blocks(BLOCK_ROWS))
-        with read_forwards(X):
-            moments = Moments.of(splits.train.row_blocks(BLOCK_ROWS), blocks)
-        return splits, seen.merge(moments) if seen else moments
-
-
-def image_shape_of(image_shape: Any, d: int) -> Shape | None:
-    """Return the parameter `image_shape` as ints, for rows of d numbers.
-
-    Raises
-    ------
-    ConfigError
-        If these are not the sizes of such images.
-    """
-    if image_shape is None:
-        return None
-    sizes = image_shape if isinstance(image_shape, tuple | list) else ()
-    whole = [int(size) for size in sizes if isinstance(size, Integral)]
-    if not (len(whole) == len(sizes) == 3 and min(whole) > 0 and math.prod(whole) == d):
-        raise ConfigError(f"image_shape {image_shape!r} is not channels, height and width of images of {d} numbers")
-    channels, height, width = whole
-    return channels, height, width
-
-
-@contextmanager
-def value_errors() -> Iterator[None]:
-    """Raise data errors as errors that are ValueErrors too, as scikit-learn expects them."""
-    try:
-        yield
-    except DataError as error:
-        raise FeatureError(str(error)) from None
-
-
-def _kept_or_float64(X: np.ndarray) -> np.ndarray:
-    # check_array would take every polars frame for one of another type.
-    return X if X.dtype in KEPT_TYPES else X.astype(np.float64)
-
-
-def seed_of(random_state: int | np.random.RandomState | None) -> int:
-    """Return a seed: an int as it is, as on the command line, or a number drawn from a generator."""
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31))
-
-
-def _class_factors(class_weight: Any, classes: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the factors (K,) by which the weights of each class's rows are multiplied."""
-    if class_weight == "balanced":
-        totals = np.bincount(labels, weights, len(classes))
-        return np.divide(weights.sum(), len(classes) * totals, out=np.zeros(len(classes)), where=totals > 0)
-    factors = compute_class_weight(class_weight, classes=classes, y=classes)
-    if not (np.isfinite(factors).all() and (factors >= 0).all() and factors.any()):
-        raise ValueError(f"class_weight {class_weight} must hold finite numbers of at least zero, and not zero only")
-    return _within_range(factors)
-
-
-def _within_range(weights: np.ndarray) -> np.ndarray:
-    """Return weights scaled by a power of two, so that sums and products fit into floats; no digit changes."""
-    exponent = int(np.frexp(weights.max())[1])
-    return np.ldexp(weights, -exponent) if abs(exponent) > 100 else weights
-
-
-def _held_out(
-    X: np.ndarray, labels: np.ndarray, weights: np.ndarray, places: np.ndarray, fraction: float, seed: int
-) -> np.ndarray:
-    """Return a mask (n,) of the rows at `places` to hold out: some of each class, chosen by a hash of their content.
-
-    So equal rows stay together: no row is held out if its twin is trained on, and a row that is there twice is treated
-    as one of weight 2.
-    """
-    start = hashlib.blake2b(str(seed).encode(), digest_size=8)
-    hashes = np.empty(len(places), np.uint64)
-    for number, place in enumerate(places):
-        digest = start.copy()
-        digest.update(X[place])
-        hashes[number] = int.from_bytes(digest.digest())
-    held_out = np.zeros(len(places), bool)
-    for label in np.unique(labels[places]):
-        members = np.flatnonzero(labels[places] == label)
-        different, which = np.unique(hashes[members], return_inverse=True)
-        totals = np.cumsum(np.bincount(which, weights[places[members]]))
-        count = np.searchsorted(totals, fraction * totals[-1], side="right")
-        held_out[members] = which < min(max(count, 1), len(different) - 1)
-    if not held_out.any():
-        raise ValueError("early_stopping has no rows to hold out: no class has two different ones")
-    return held_out
+def _moments(train: Split, weights: np.ndarray | None, seen: Moments | None) -> Moments:
+    """Return the moments of all rows trained on: these, and those that were seen before."""
+    # Not the weights of the data set, which are 1 on average over these rows: they may be merged with others.
+    blocks = None if weights is None else (weights[block] for block in train.blocks(BLOCK_ROWS))
+    with read_forwards(train.dataset.rows):
+        moments = Moments.of(train.row_blocks(BLOCK_ROWS), blocks)
+    return seen.merge(moments) if seen else moments
 
 
 def _merged(S: np.ndarray, model: Model) -> np.ndarray:

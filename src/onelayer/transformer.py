@@ -12,12 +12,13 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onelayer.errors import ConfigError
-from onelayer.estimator import SoftmaxClassifier, image_shape_of, seed_of, value_errors
+from onelayer.estimator import SoftmaxClassifier
 from onelayer.features.map import Identity, Shape, as_pixels
 from onelayer.features.patches import Patches
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.features.units import doubt, places_to_look_at
 from onelayer.model import Model
+from onelayer.passed import image_shape_of, seed_of, value_errors
 
 
 class PatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
