@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -148,8 +149,15 @@ def takes(command: str, option: str, *, several: bool = False) -> bool:
     """Return whether a command has an option of this name; with `several`, one that takes several values."""
     if command.startswith("-") or command not in app:
         return False
-    found = [argument for argument in app[command].assemble_argument_collection() if option in argument.names]
-    return any(not several or get_origin(argument.hint) is list for argument in found)
+    options = _options_of(command)
+    return option in options and (not several or options[option])
+
+
+@cache
+def _options_of(command: str) -> dict[str, bool]:
+    """Return the names of a command's options, and whether each takes several values."""
+    arguments = app[command].assemble_argument_collection()
+    return {name: get_origin(argument.hint) is list for argument in arguments for name in argument.names}
 
 
 class _Application(App):
