@@ -37,6 +37,14 @@ def cifar() -> Path:
     pytest.skip(f"ONELAYER_DATA={NAMED} holds no Python version of CIFAR-10")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let files be as safe as the page cache is: no test can see whether a disk has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tester's own data, cache and network out of every test; NAMED was read before."""
