@@ -9,7 +9,7 @@ With M = U diag(mu) U^T and C = V diag(c) V^T, B is diagonal in the basis U (x) 
 trained, nor with lambda, so it is decomposed once; M is cheap.
 
 - Up to `EXACT_COLUMNS` features, C is exact.
-- For wider rows and a large penalty, C is that of a sketch: of up to `SKETCH_ROWS` rows, spread over all. It has the
+- For wider rows and a large penalty, C is that of a sketch: of 600 to 1,000 rows, spread over all. It has the
   upper half of their directions, and the mean of the rest of the trace in all others. It comes from the products of the
   rows with each other, so that no (d, d) matrix is built. A small set is its own sketch, and all of it is kept.
 - For wider rows and a small penalty, where more directions count, C is that of a few more rows than there are features.
@@ -27,6 +27,7 @@ import numpy as np
 from onelayer.training.converging.rows import Rows
 
 EXACT_COLUMNS, SKETCH_ROWS, SKETCH_NUMBERS = 1000, 1000, 2**25
+FEWEST_SKETCHED, SKETCHED_PART = 600, 0.02  # of larger sets; a larger sketch may take longer than the passes it saves
 MOST_COLUMNS, FACTOR_ROWS, SHRINKAGE = 6000, 1.3, 0.01  # a sample's least eigenvalues are too small: the diagonal grows
 RATIOS = 10  # between the ridges of Cholesky factors: a factor for all lambdas in between is near enough
 PANEL = 256  # columns of a Cholesky factor that are made together
@@ -80,7 +81,8 @@ class Spectrum:
         """Return that of all rows, or of a sketch."""
         if rows.d <= min(rows.n, EXACT_COLUMNS):
             return cls.exact(rows)
-        return cls._sketch(rows, max(1, min(rows.n, SKETCH_ROWS, SKETCH_NUMBERS // rows.d)))
+        wanted = rows.n if rows.n <= SKETCH_ROWS else max(FEWEST_SKETCHED, int(SKETCHED_PART * rows.n))
+        return cls._sketch(rows, max(1, min(wanted, SKETCH_ROWS, SKETCH_NUMBERS // rows.d)))
 
     @classmethod
     def exact(cls, rows: Rows) -> "Spectrum":
@@ -212,11 +214,9 @@ class _Cholesky:
         self._L, self._inverses = B, []
         for start in range(0, len(B), PANEL):
             stop = start + PANEL
+            B[start:, start:stop] -= B[start:, :start] @ B[start:stop, :start].T  # long products, one for each panel
             inverse = np.linalg.inv(np.linalg.cholesky(B[start:stop, start:stop]))
-            panel = B[stop:, start:stop] @ inverse.T
-            B[stop:, start:stop] = panel
-            for strip in range(stop, len(B), PANEL):
-                B[strip:, strip : strip + PANEL] -= panel[strip - stop :] @ panel[strip - stop : strip - start].T
+            B[stop:, start:stop] = B[stop:, start:stop] @ inverse.T
             self._inverses.append(inverse)
 
     def solve(self, A: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ def choose_preconditioner(rows: Rows, K: int, smallest_l2: float, exclusive: boo
 
 def second_moments(rows: Rows, places: np.ndarray) -> np.ndarray:
     """Return C (d, d), in the type of the rows' products, of the rows at these places."""
-    step = max(rows.block_rows, 1024)
+    step = max(rows.block_rows, 1024, rows.d)  # as large as C: BLAS is slow for fewer rows
     C = np.zeros((rows.d, rows.d), rows.dtype)
     for start in range(0, len(places), step):
         Z = rows.standardised(places[start : start + step])
