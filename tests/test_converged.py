@@ -27,6 +27,7 @@ from onelayer.training.converged import Convergence, Iterate
 from onelayer.training.converging import losses, newton, preconditioner
 from onelayer.training.converging import rows as rows_module
 from onelayer.training.converging.losses import Sigmoids, Softmax
+from onelayer.training.converging.memory import Memory
 from onelayer.training.converging.preconditioner import ByClass, Eigen, Factor, Spectrum, choose_preconditioner
 from onelayer.training.converging.rows import Rows, with_mirror_images
 from onelayer.training.iterations import convergence_of
@@ -724,3 +725,18 @@ def test_wide_rows_take_a_sketch_or_a_factor(monkeypatch):
         at, layer, X = solve(split, l2, tol=1e-8)
         assert at.reached
         assert cost_of(layer, X, split, l2) == pytest.approx(optimum(X, split.labels, 12, l2, "softmax"), rel=1e-6)
+
+
+def test_memory_is_used_again_once_nobody_has_it():
+    memory, shape = Memory(), (512, 512)
+    first, second = memory.empty(shape, np.float32), memory.empty(shape, np.float32)
+    first[:], second[:] = 1, 2
+    place, part = first.ctypes.data, first[3:5].T
+    del first
+    third = memory.empty(shape, np.float32)
+    third[:] = 3
+    assert (part == 1).all() and (second == 2).all()  # a view keeps the memory
+    del part
+    again = memory.empty((1024, 256), np.float32)
+    assert again.shape == (1024, 256) and again.ctypes.data == place
+    assert memory.empty((3,), np.float64).shape == (3,)

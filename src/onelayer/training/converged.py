@@ -394,7 +394,8 @@ class _Descent:
         linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
         low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
         furthest = max(float(S_D.max()), -float(S_D.min()))
-        alpha, b, S = min(1.0, FURTHEST / furthest) if furthest else 1.0, at.b, np.empty_like(S_D)
+        alpha, b = min(1.0, FURTHEST / furthest) if furthest else 1.0, at.b
+        S = self._rows.memory.empty(S_D.shape, S_D.dtype)
         for trial in range(1, TRIALS + 1):
             S = np.multiply(S_D, S_D.dtype.type(alpha), out=S)
             S += at.S

@@ -13,6 +13,7 @@ import numpy as np
 
 from onelayer.kernel import kernel
 from onelayer.parts import Stopped, in_parts
+from onelayer.training.converging.memory import Memory
 
 WORK = 128  # multiplications that take as long as the probability of a score
 BLOCK_NUMBERS = 2**17  # of scores that are looked at together, which a core's own cache holds
@@ -63,6 +64,7 @@ class ScoreLoss(ABC):
         self._labels, self._weights, self.K = labels, weights, K
         self.compiled, self.threads = compiled, threads
         self.shares = np.bincount(labels, weights, K)  # pi
+        self._memory = Memory()  # of probabilities
         self.hessian: np.ndarray | None = None  # of a bias that was looked for, and good enough for the next ones
 
     @property
@@ -105,7 +107,7 @@ class ScoreLoss(ABC):
     def probabilities(self, S: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Return the loss, the probabilities P (K, n), and their means p (K,)."""
         K, n = S.shape
-        P, p, loss = np.empty_like(S), np.zeros(K), 0.0
+        P, p, loss = self._memory.empty(S.shape, S.dtype), np.zeros(K), 0.0
         of_part = self._compiled_part if self.compiled and S.dtype == np.float32 else self._part
 
         def work(part: slice, stopped: Stopped) -> tuple[float, np.ndarray]:
@@ -257,7 +259,8 @@ class Softmax(ScoreLoss):
         _, P, _ = self.probabilities(S, b)
         places = self._labels, np.arange(len(self._labels))
         p = P[places].astype(np.float64)
-        P *= 1 - P
+        for of_class in P:
+            of_class *= 1 - of_class
         x = np.maximum(np.log1p(-np.minimum(p, 0.5)) - np.log(np.maximum(p, 1e-300)), 1e-3)  # minus the logit of p
         P[places] = np.where(p < 0.5, np.tanh(x / 2) / (2 * x), P[places])
         P *= self._weights.astype(P.dtype)

@@ -24,6 +24,7 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
 from onelayer.parts import Stopped, in_parts
+from onelayer.training.converging.memory import Memory
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
 BLOCK_NUMBERS = 2**18  # of a block of rows in float32: 1 MiB, which a core's own cache holds
@@ -88,11 +89,12 @@ class Rows:
         # NumPy converts pixels as quickly as the kernel, and they are multiplied as they are.
         self._folded = split.dataset.rows.dtype == np.uint8 and not (self.compiled and self._mirror)
         self.threads = threads
+        self.memory = Memory()  # of scores
         self.block_rows = max(1, min(self.n, max(64, BLOCK_NUMBERS // self.d)))
 
     def scores(self, T: np.ndarray) -> np.ndarray:
         """Return T X^T (K, n), in the type of the products, for templates T (K, d) of float64."""
-        S = np.empty((len(T), self.n), self.dtype)
+        S = self.memory.empty((len(T), self.n), self.dtype)
         if self._in_kernel(len(T)):
             multiply = partial(self._compiled_scores, np.ascontiguousarray(T))
         else:
