@@ -740,3 +740,14 @@ def test_memory_is_used_again_once_nobody_has_it():
     again = memory.empty((1024, 256), np.float32)
     assert again.shape == (1024, 256) and again.ctypes.data == place
     assert memory.empty((3,), np.float64).shape == (3,)
+
+
+def test_sigmoids_take_a_class_with_nearly_all_weight():
+    weights = np.array([1.0, 1e-20, 1e-20, 1.0, 1e-20, 1.0]) / 3
+    loss = Sigmoids(np.array([0, 1, 2, 0, 1, 0]), weights, 3, terms=3)
+    odds = np.log([1 / (3e-20 / 3), (2e-20 / 3) / 1, (1e-20 / 3) / 1])
+    np.testing.assert_allclose(loss.start, odds, rtol=1e-12)
+    fit = loss.fit(np.zeros((3, 6)), loss.start)
+    np.testing.assert_allclose(fit.b, odds, rtol=1e-9)
+    assert 0 < fit.loss < 1e-17
+    assert np.isfinite(fit.G).all()

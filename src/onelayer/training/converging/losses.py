@@ -309,7 +309,9 @@ class Sigmoids(ScoreLoss):
 
     @property
     def start(self) -> np.ndarray:
-        return np.log(self.shares) - np.log1p(-self.shares)
+        up, down = np.cumsum(self.shares), np.cumsum(self.shares[::-1])[::-1]
+        others = np.append(0, up[:-1]) + np.append(down[1:], 0)  # 1 minus a share may be 0, or below
+        return np.log(self.shares) - np.log(others)
 
     def _margins(self, Z: np.ndarray, own: np.ndarray) -> np.ndarray:
         return np.minimum(own, -Z.max(axis=0))
@@ -343,4 +345,4 @@ class Sigmoids(ScoreLoss):
     def _scaling_step(self, p: np.ndarray) -> np.ndarray:
         p = np.clip(p, 1e-300, 1 - 1e-16)
         step = self.start - (np.log(p) - np.log1p(-p))
-        return np.clip(step, -20, 20)
+        return np.where(np.minimum(p, self.shares) < 1 - 1e-15, np.clip(step, -20, 20), 0)  # both may round to 1
