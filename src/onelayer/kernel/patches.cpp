@@ -70,7 +70,7 @@ struct Filters {
 struct Image {
     explicit Image(const Patches &p)
         : p(p), down(p.h - p.k + 1), across(p.w - p.k + 1), pixels(p.c * p.h * p.w), contrast(down * across),
-          sums(p.w), squares(p.w) {}
+          sums(p.w), squares(p.w), variance(across) {}
     void read(const uint8_t *from) {
         for (int64_t j = 0; j < p.c * p.h * p.w; ++j) pixels[j] = from[j];
         const int64_t dim = p.c * p.k * p.k;
@@ -78,12 +78,16 @@ struct Image {
         for (int64_t y = 0; y < p.k - 1; ++y) add_line(from, y, 1);
         for (int64_t y = 0; y < down; ++y) {
             add_line(from, y + p.k - 1, 1);
+            int64_t sum = 0, square = 0;
+            for (int64_t x = 0; x < p.k - 1; ++x) sum += sums[x], square += squares[x];
             for (int64_t x = 0; x < across; ++x) {
-                int64_t sum = 0, square = 0;
-                for (int64_t j = x; j < x + p.k; ++j) sum += sums[j], square += squares[j];
-                const double variance = double(dim * square - sum * sum) / double(dim * dim);
-                contrast[y * across + x] = float(1 / sqrt(variance + p.epsilon));
+                sum += sums[x + p.k - 1], square += squares[x + p.k - 1];
+                variance[x] = double(dim * square - sum * sum);
+                sum -= sums[x], square -= squares[x];
             }
+            float *line = contrast + y * across;
+            for (int64_t x = 0; x < across; ++x)
+                line[x] = float(1 / sqrt(variance[x] / double(dim * dim) + p.epsilon));
             add_line(from, y, -1);
         }
     }
@@ -92,9 +96,9 @@ struct Image {
         for (int64_t ch = 0; ch < p.c; ++ch) {
             const uint8_t *line = from + (ch * p.h + y) * p.w;
             for (int64_t x = 0; x < p.w; ++x) {
-                const int64_t v = line[x];
+                const int32_t v = line[x];
                 sums[x] += sign * v;
-                squares[x] += sign * v * v;
+                squares[x] += sign * (v * v);
             }
         }
     }
@@ -102,6 +106,7 @@ struct Image {
     int64_t down, across;
     Memory<float> pixels, contrast;
     Memory<int64_t> sums, squares;
+    Memory<double> variance;  // of a line of positions
 };
 
 // The products of a panel with the patches at P positions, from `top` on. A function of its own, because around it the
@@ -176,6 +181,24 @@ inline void for_tiles(int64_t length, F &&f) {
     }
 }
 
+// The sums of `count` cells of a panel, one after the other, which lie in one piece.
+inline void add_up(const float *cells, int64_t count, Vector (&sum)[2 * WIDE]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 2 * WIDE; ++v) sum[v] = Vector{};
+    for (; count > 0; --count, cells += SIDES)
+#pragma GCC unroll 4
+        for (int v = 0; v < 2 * WIDE; ++v) sum[v] += load(cells + v * LANES);
+}
+
+// Bytes of the square roots of n averages, which are sums times `inverse`. The compiler takes many at a time only if
+// it sees that no byte changes a number.
+inline void write_roots(const float *__restrict sums, int64_t n, float inverse, float scale, uint8_t *__restrict to) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float mean = sums[i] * inverse, level = sqrtf(mean > 0 ? mean : 0) * scale;
+        to[i] = uint8_t(int32_t((level < 255 ? level : 255) + 0.5f));
+    }
+}
+
 // The sums of activations over the windows, of one image at a time.
 struct Pool {
     Pool(const Patches &p, const Filters &filters)
@@ -184,25 +207,23 @@ struct Pool {
           pooled(p.windows * 2 * filters.padded) {}
     void add(const Image &image, int64_t panel) {
         fill_cells(image, panel);
+        Vector sum[2 * WIDE];
         for (int64_t r = 0; r < across.count; ++r)  // over the cells of a row, for each range across
-            for (int64_t y = 0; y < down.total; ++y)
-                for (int64_t s = 0; s < SIDES; s += LANES) {
-                    Vector sum = {};
-                    for (int64_t x = across.first[r]; x < across.end[r]; ++x)
-                        sum += load(cells + (y * across.total + x) * SIDES + s);
-                    store(strips + (r * down.total + y) * SIDES + s, sum);
-                }
+            for (int64_t y = 0; y < down.total; ++y) {
+                add_up(cells + (y * across.total + across.first[r]) * SIDES, across.end[r] - across.first[r], sum);
+                float *to = strips + (r * down.total + y) * SIDES;
+                for (int v = 0; v < 2 * WIDE; ++v) store(to + v * LANES, sum[v]);
+            }
         const int64_t first = panel * FILTERS % filters.padded, twins = panel * FILTERS >= filters.padded;
         for (int64_t q = 0; q < p.windows; ++q) {
             const Window &window = p.window[q];
             const int64_t r = twins ? window.across_of_twins : window.across;
             const float rest = p.threshold * float(down.span(window.down) * across.span(r));
-            for (int64_t s = 0; s < SIDES; s += LANES) {
-                Vector sum = {};
-                for (int64_t y = down.first[window.down]; y < down.end[window.down]; ++y)
-                    sum += load(strips + (r * down.total + y) * SIDES + s);
-                float *to = pooled + (q * 2 + s / FILTERS) * filters.padded + first + s % FILTERS;
-                store(to, sum - rest + (twins ? load(to) : Vector{}));
+            const int64_t y = down.first[window.down];
+            add_up(strips + (r * down.total + y) * SIDES, down.end[window.down] - y, sum);
+            for (int v = 0; v < 2 * WIDE; ++v) {
+                float *to = pooled + (q * 2 + v / WIDE) * filters.padded + first + v % WIDE * LANES;
+                store(to, sum[v] - rest + (twins ? load(to) : Vector{}));
             }
         }
     }
@@ -223,14 +244,9 @@ struct Pool {
             const Window &window = p.window[q];
             const float inverse =
                 1 / float(down.span(window.down) * across.span(window.across) * filters.groups);
-            for (int64_t side = 0; side < 2; ++side) {
-                const float *from = pooled + (q * 2 + side) * filters.padded;
-                uint8_t *to = codes + window.place + side * filters.of_group;
-                for (int64_t i = 0; i < filters.of_group; ++i) {
-                    const float mean = from[i] * inverse, level = sqrtf(mean > 0 ? mean : 0) * p.scale;
-                    to[i] = uint8_t(int32_t((level < 255 ? level : 255) + 0.5f));
-                }
-            }
+            for (int64_t side = 0; side < 2; ++side)
+                write_roots(pooled + (q * 2 + side) * filters.padded, filters.of_group, inverse, p.scale,
+                            codes + window.place + side * filters.of_group);
         }
     }
     const Patches &p;
