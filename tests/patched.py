@@ -42,6 +42,34 @@ def responses(bank, image):
     return z
 
 
+def spelled_out(patches, image):
+    """Codes before rounding (views, d), as the text of the map says, one position and one window after another."""
+    _, h, w = patches.image_shape
+    shift = round(min(h, w) / 16) if patches.views == 5 else 0
+    moves = [(0, 0), (-shift, -shift), (-shift, shift), (shift, -shift), (shift, shift)][: patches.views]
+    codes = [[] for _ in moves]
+    for bank in patches.banks:
+        z = responses(bank, image)
+        for view, (a, b) in zip(codes, moves, strict=True):
+            inner = z[shift + a : len(z) - shift + a, shift + b : z.shape[1] - shift + b]
+            for rows in thirds(inner.shape[0]):
+                spans = thirds(inner.shape[1])
+                for columns, opposite in zip(spans, spans[::-1], strict=True):
+                    for side in (1, -1):
+                        f = np.maximum(side * inner[rows, columns] - 0.5, 0).mean(axis=(0, 1))
+                        if patches.mirrored:
+                            of_twins = np.maximum(side * inner[rows, opposite] - 0.5, 0).mean(axis=(0, 1))
+                            f = (f[: len(f) // 2] + of_twins[len(f) // 2 :]) / 2
+                        view.append(255 * np.sqrt(f) / bank.largest)
+    return np.minimum([np.concatenate(view) for view in codes], 255)
+
+
+def thirds(length):
+    count = min(3, length)
+    stride = length // count
+    return [slice(i * stride, i * stride + length - (count - 1) * stride) for i in range(count)]
+
+
 def model_of(patches, seed=0):
     """A model of random weights."""
     rng = np.random.default_rng(seed)

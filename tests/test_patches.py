@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from patched import drawn, images, model_of, responses
+from patched import drawn, images, model_of, spelled_out
 from scipy.signal import correlate
 
 import onelayer.features.patches
@@ -37,34 +37,6 @@ def backend(request, monkeypatch):
     elif kernel is None:
         pytest.skip("onelayer was installed without a compiler")
     return request.param
-
-
-def spelled_out(patches, image):
-    """Codes before rounding (views, d), as the text of the module says, one position and one window after another."""
-    _, h, w = patches.image_shape
-    shift = round(min(h, w) / 16) if patches.views == 5 else 0
-    moves = [(0, 0), (-shift, -shift), (-shift, shift), (shift, -shift), (shift, shift)][: patches.views]
-    codes = [[] for _ in moves]
-    for bank in patches.banks:
-        z = responses(bank, image)
-        for view, (a, b) in zip(codes, moves, strict=True):
-            inner = z[shift + a : len(z) - shift + a, shift + b : z.shape[1] - shift + b]
-            for rows in thirds(inner.shape[0]):
-                spans = thirds(inner.shape[1])
-                for columns, opposite in zip(spans, spans[::-1], strict=True):
-                    for side in (1, -1):
-                        f = np.maximum(side * inner[rows, columns] - 0.5, 0).mean(axis=(0, 1))
-                        if patches.mirrored:
-                            of_twins = np.maximum(side * inner[rows, opposite] - 0.5, 0).mean(axis=(0, 1))
-                            f = (f[: len(f) // 2] + of_twins[len(f) // 2 :]) / 2
-                        view.append(255 * np.sqrt(f) / bank.largest)
-    return np.minimum([np.concatenate(view) for view in codes], 255)
-
-
-def thirds(length):
-    count = min(3, length)
-    stride = length // count
-    return [slice(i * stride, i * stride + length - (count - 1) * stride) for i in range(count)]
 
 
 class TestCodes:

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from onelayer import Model, train
 from onelayer.analysis.evaluation import evaluate, logits_of
 from onelayer.analysis.references import nearest_class_mean
-from onelayer.coded import coded, features_of
+from onelayer.coded import _key_of, coded, features_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
@@ -20,6 +20,7 @@ from onelayer.errors import ConfigError, DataError
 from onelayer.experiments.path import solve_path
 from onelayer.features.map import UnitLength
 from onelayer.features.patches import Patches
+from onelayer.kernel import kernel
 from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
@@ -287,6 +288,12 @@ class TestCache:
         coded(divided(source="stripes", seed=4), features)
         coded(divided(source="stripes", parts={"a": slice(75, 150), "b": slice(75)}), features)
         assert len(list(cache.glob("*.rows"))) == 4
+        if kernel is not None:
+            with monkeypatch.context() as patch:  # float32 and bfloat16 do not share codes
+                patch.setenv("ONELAYER_KERNEL", "emulated-bf16")
+                key = _key_of(splits.dataset, features)
+                assert not list(cache.glob(f"{key}.*"))
+            assert list(cache.glob(f"{_key_of(splits.dataset, features)}.*"))
         monkeypatch.setattr("onelayer.coded.kernel", None)
         coded(splits, features)
         assert len(list(cache.glob("*.rows"))) == 5

@@ -25,6 +25,8 @@ compile() { # name, options
             -DPATCHES="${name}_patches" -c "$source/$part.cpp" -o "$work/$name-$part.o"
     done
 }
+# shellcheck disable=SC2086
+g++ $flags -DBFLOAT16 -DPATCHES=emulated_bf16_patches -c "$source/patches.cpp" -o "$work/emulated.o"
 compile baseline
 compile avx2 -mavx2 -mfma -mf16c
 compile avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma

@@ -23,7 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 def variants() -> list[str]:
-    """Return the instruction sets that this machine can run, the quickest first."""
+    """Return the instruction sets that this machine can run, the quickest first.
+
+    ``avx512-bf16``, whose products of patches are of bfloat16, and ``emulated-bf16``, which imitates it on any machine,
+    are not among them: they are chosen only by name.
+    """
 
 def variant() -> str:
     """Return the instruction set in use; the environment variable ONELAYER_KERNEL chooses another."""
@@ -166,4 +170,7 @@ def patches(
     (windows, 4) holds the number of a range down and of one across, the number of the range across for twins, and the
     place in the codes of an image: those of the positive activations follow, filter by filter, then the negative ones.
     Where filters are `mirrored`, the second half are the twins of the first half, and a code is of the average of both.
+
+    Products are of float32; those of instruction sets that end in ``bf16`` are of bfloat16, to which filters are
+    rounded, with sums in float32. What this adds to the sum of a filter, times the mean of x, is taken away again.
     """

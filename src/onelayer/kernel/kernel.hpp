@@ -130,11 +130,11 @@ struct Kernel {
 };
 
 extern const Kernel baseline_kernel;
-bool baseline_patches(const Patches &);
+bool baseline_patches(const Patches &), emulated_bf16_patches(const Patches &);
 bool baseline_probabilities(Probabilities &);
 #ifdef ONELAYER_X86
 extern const Kernel avx2_kernel, avx512_kernel;
-bool avx2_patches(const Patches &), avx512_patches(const Patches &);
+bool avx2_patches(const Patches &), avx512_patches(const Patches &), avx512_bf16_patches(const Patches &);
 bool avx2_probabilities(Probabilities &), avx512_probabilities(Probabilities &);
 #endif
 

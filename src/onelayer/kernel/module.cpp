@@ -48,6 +48,32 @@ bool runs_here(const Kernel &kernel) {
     return &kernel == &baseline_kernel;
 }
 
+#ifdef ONELAYER_AVX512_BF16
+// Registers are the same as for AVX-512, so that the system saves them.
+bool has_avx512_bf16() {
+    unsigned a, b, c, d;
+    return runs_here(avx512_kernel) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 5;
+}
+#endif
+
+Kernel with_patches(Kernel kernel, const char *name, bool (*patches)(const Patches &)) {
+    kernel.name = name;
+    kernel.patches = patches;
+    return kernel;
+}
+
+// Kernels that multiply patches in bfloat16, which this machine can run. They are chosen only by name: the instructions
+// of the first were never run, and the other imitates them slowly.
+std::vector<const Kernel *> bfloat16_kernels() {
+    static const Kernel emulated = with_patches(baseline_kernel, "emulated-bf16", emulated_bf16_patches);
+#ifdef ONELAYER_AVX512_BF16
+    static const Kernel avx512_bf16 = with_patches(avx512_kernel, "avx512-bf16", avx512_bf16_patches);
+    if (has_avx512_bf16()) return {&avx512_bf16, &emulated};
+#endif
+    return {&emulated};
+}
+
 // Those that this machine can run, the quickest first.
 std::vector<const Kernel *> kernels() {
     std::vector<const Kernel *> all = {
@@ -69,9 +95,10 @@ std::vector<std::string> variants() {
 
 // Asked for at each call and not once, so that a test can change it.
 const Kernel &chosen() {
-    const std::vector<const Kernel *> good = kernels();
+    std::vector<const Kernel *> good = kernels();
     const char *asked = std::getenv("ONELAYER_KERNEL");
     if (!asked || !*asked) return *good.front();
+    for (const Kernel *kernel : bfloat16_kernels()) good.push_back(kernel);
     for (const Kernel *kernel : good)
         if (std::string(kernel->name) == asked) return *kernel;
     std::string message = std::string("ONELAYER_KERNEL=") + asked + " does not run here; this machine has";

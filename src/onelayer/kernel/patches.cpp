@@ -10,6 +10,7 @@
 
 #include "kernel.hpp"
 #include "memory.hpp"
+#include "products.hpp"
 #include "vector.hpp"
 
 #include <math.h>
@@ -41,38 +42,51 @@ struct Cells {
     Memory<int64_t> of, first, end;  // the cell of a position; the first cell of a range, and the one after its last
 };
 
-// The filters in panels [panel][pixel of the patch][filter], padded with filters of zeros. Twins have panels of their
+// The filters in panels [panel][step][filter][number], padded with filters of zeros. A step is a pixel of the patch, or
+// a pair of them side by side; where their number is odd, the last has a zero beside it. Twins have panels of their
 // own, so that a filter and its twin are in the same lane.
 struct Filters {
     explicit Filters(const Patches &p)
-        : dim(p.c * p.k * p.k), groups(p.mirrored ? 2 : 1), of_group(p.filters / groups),
-          padded(round_up(of_group, FILTERS)), panels(groups * padded / FILTERS), weights(groups * padded * dim),
-          bias(groups * padded), offset(dim) {
-        for (int64_t j = 0; j < dim; ++j) {
-            const int64_t ch = j / (p.k * p.k), row = j / p.k % p.k;
-            offset[j] = (ch * p.h + row) * p.w + j % p.k;
+        : steps(p.c * p.k * ((p.k + TOGETHER - 1) / TOGETHER)), groups(p.mirrored ? 2 : 1),
+          of_group(p.filters / groups), padded(round_up(of_group, FILTERS)), panels(groups * padded / FILTERS),
+          weights(groups * padded * steps * TOGETHER), bias(groups * padded), excess(groups * padded), offset(steps) {
+        const int64_t of_row = steps / (p.c * p.k);
+        for (int64_t j = 0; j < steps; ++j) {
+            const int64_t ch = j / of_row / p.k, row = j / of_row % p.k;
+            offset[j] = (ch * p.h + row) * p.w + j % of_row * TOGETHER;
         }
         for (int64_t i = 0; i < p.filters; ++i) {
             const int64_t at = i / of_group * padded + i % of_group;
             bias[at] = p.bias[i];
-            float *to = panel(at / FILTERS) + at % FILTERS;
-            for (int64_t j = 0; j < dim; ++j) to[j * FILTERS] = p.weights[i * dim + j];
+            Number *to = panel(at / FILTERS) + at % FILTERS * TOGETHER;
+            const float *from = p.weights + i * p.c * p.k * p.k;
+            double sum = 0;
+            for (int64_t line = 0; line < p.c * p.k; ++line)
+                for (int64_t x = 0; x < p.k; ++x) {
+                    const float weight = *from++;
+                    Number &own = to[(line * of_row + x / TOGETHER) * FILTERS * TOGETHER + x % TOGETHER];
+                    own = rounded(weight);
+                    sum += double(widened(own)) - weight;
+                }
+            excess[at] = float(sum);
         }
     }
-    float *panel(int64_t i) const { return weights + i * dim * FILTERS; }
-    int64_t dim, groups, of_group, padded, panels;
-    Memory<float> weights, bias;
-    Memory<int64_t> offset;  // of the pixels of a patch, from its first
+    Number *panel(int64_t i) const { return weights + i * steps * FILTERS * TOGETHER; }
+    int64_t steps, groups, of_group, padded, panels;
+    Memory<Number> weights;
+    Memory<float> bias, excess;  // excess: of the sum of the weights, by rounding
+    Memory<int64_t> offset;      // of the pixels of a step, from the first of the patch
 };
 
-// An image in floats, and the factor on the response at each position, 1 / sqrt(variance of the patch + epsilon). Sums
-// of pixels and of their squares are whole numbers and exact.
+// An image in numbers to multiply, and for each position the factor on the response, 1 / sqrt(variance of the patch +
+// epsilon), and the mean of the patch times this. Sums of pixels and of their squares are whole numbers and exact.
 struct Image {
     explicit Image(const Patches &p)
-        : p(p), down(p.h - p.k + 1), across(p.w - p.k + 1), pixels(p.c * p.h * p.w), contrast(down * across),
-          sums(p.w), squares(p.w), variance(across) {}
+        : p(p), down(p.h - p.k + 1), across(p.w - p.k + 1), pixels(p.c * p.h * p.w + TOGETHER - 1),
+          contrast(down * across), brightness(down * across), sums(p.w), squares(p.w),
+          mean(across), variance(across) {}
     void read(const uint8_t *from) {
-        for (int64_t j = 0; j < p.c * p.h * p.w; ++j) pixels[j] = from[j];
+        for (int64_t j = 0; j < p.c * p.h * p.w; ++j) pixels[j] = rounded(from[j]);  // bfloat16 has these exactly
         const int64_t dim = p.c * p.k * p.k;
         for (int64_t x = 0; x < p.w; ++x) sums[x] = squares[x] = 0;
         for (int64_t y = 0; y < p.k - 1; ++y) add_line(from, y, 1);
@@ -82,12 +96,15 @@ struct Image {
             for (int64_t x = 0; x < p.k - 1; ++x) sum += sums[x], square += squares[x];
             for (int64_t x = 0; x < across; ++x) {
                 sum += sums[x + p.k - 1], square += squares[x + p.k - 1];
+                mean[x] = double(sum) / double(dim);
                 variance[x] = double(dim * square - sum * sum);
                 sum -= sums[x], square -= squares[x];
             }
             float *line = contrast + y * across;
-            for (int64_t x = 0; x < across; ++x)
+            for (int64_t x = 0; x < across; ++x) {
                 line[x] = float(1 / sqrt(variance[x] / double(dim * dim) + p.epsilon));
+                if constexpr (TOGETHER > 1) brightness[y * across + x] = float(mean[x]) * line[x];
+            }
             add_line(from, y, -1);
         }
     }
@@ -104,27 +121,28 @@ struct Image {
     }
     const Patches &p;
     int64_t down, across;
-    Memory<float> pixels, contrast;
+    Memory<Number> pixels;
+    Memory<float> contrast, brightness;
     Memory<int64_t> sums, squares;
-    Memory<double> variance;  // of a line of positions
+    Memory<double> mean, variance;  // of a line of positions
 };
 
 // The products of a panel with the patches at P positions, from `top` on. A function of its own, because around it the
 // compiler would keep other things in registers, and accumulators in memory.
 template <int P>
-__attribute__((noinline)) void multiply(const Filters &filters, const float *top, const float *panel,
+__attribute__((noinline)) void multiply(const Filters &filters, const Number *top, const Number *panel,
                                         Vector (*products)[WIDE]) {
     Vector acc[P][WIDE] = {};
     const int64_t *offset = filters.offset;
-    for (int64_t j = 0, dim = filters.dim; j < dim; ++j, panel += FILTERS) {
-        const float *x = top + offset[j];
+    for (int64_t j = 0, steps = filters.steps; j < steps; ++j, panel += FILTERS * TOGETHER) {
+        const Number *x = top + offset[j];
         Vector f[WIDE];
 #pragma GCC unroll 2
-        for (int v = 0; v < WIDE; ++v) f[v] = load_once(panel + v * LANES);
+        for (int v = 0; v < WIDE; ++v) f[v] = load_once(panel + v * LANES * TOGETHER);
 #pragma GCC unroll 16
         for (int i = 0; i < P; ++i)
 #pragma GCC unroll 2
-            for (int v = 0; v < WIDE; ++v) acc[i][v] += x[i] * f[v];
+            for (int v = 0; v < WIDE; ++v) acc[i][v] = plus_product(acc[i][v], splat(x + i), f[v]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i)
@@ -132,13 +150,15 @@ __attribute__((noinline)) void multiply(const Filters &filters, const float *top
         for (int v = 0; v < WIDE; ++v) products[i][v] = acc[i][v];
 }
 
-// Adds the activations at P positions, from x on, to the sums of their cells. The sums are of max(z, t) and of
-// max(-z, t): the activations of n positions are these less n t.
+// Adds the activations at P positions, from x on, of a line of the response to the sums of their cells. The sums are of
+// max(z, t) and of max(-z, t): the activations of n positions are these less n t. Rounding changes the sum of the weights
+// of a filter; its product with the mean of the patch is taken away, and only the error of the differences stays.
 template <int P>
-inline void tile(const Filters &filters, float threshold, const float *top, const float *panel,
-                 const float *contrast, const Vector *bias, const int64_t *cell, float *sums, int64_t x) {
+inline void tile(const Filters &filters, float threshold, const Image &image, int64_t y, const Number *panel,
+                 const Vector *bias, const Vector *excess, const int64_t *cell, float *sums, int64_t x) {
     Vector products[P][WIDE];
-    multiply<P>(filters, top + x, panel, products);
+    multiply<P>(filters, image.pixels + y * image.p.w + x, panel, products);
+    const float *contrast = image.contrast + y * image.across, *brightness = image.brightness + y * image.across;
     const Vector t = splat(threshold);
     Vector sum[2 * WIDE] = {};
 #pragma GCC unroll 16
@@ -146,7 +166,9 @@ inline void tile(const Filters &filters, float threshold, const float *top, cons
         const Vector factor = splat(contrast[x + i]);
 #pragma GCC unroll 2
         for (int v = 0; v < WIDE; ++v) {
-            const Vector z = products[i][v] * factor + bias[v];
+            Vector rest = bias[v];
+            if constexpr (TOGETHER > 1) rest -= brightness[x + i] * excess[v];
+            const Vector z = products[i][v] * factor + rest;
             sum[v] += larger(z, t);
             sum[WIDE + v] += larger(-z, t);
         }
@@ -229,12 +251,14 @@ struct Pool {
     }
     void fill_cells(const Image &image, int64_t panel) {
         memset(cells.p, 0, size_t(down.total * across.total * SIDES) * sizeof(float));
-        Vector bias[WIDE];
-        for (int v = 0; v < WIDE; ++v) bias[v] = load(filters.bias + panel * FILTERS + v * LANES);
+        Vector bias[WIDE], excess[WIDE];
+        for (int v = 0; v < WIDE; ++v) {
+            bias[v] = load(filters.bias + panel * FILTERS + v * LANES);
+            excess[v] = load(filters.excess + panel * FILTERS + v * LANES);
+        }
         for (int64_t y = 0; y < image.down; ++y)
             for_tiles(image.across, [&]<int P>(int64_t x) {
-                tile<P>(filters, p.threshold, image.pixels + y * p.w, filters.panel(panel),
-                        image.contrast + y * image.across, bias, across.of,
+                tile<P>(filters, p.threshold, image, y, filters.panel(panel), bias, excess, across.of,
                         cells + down.of[y] * across.total * SIDES, x);
             });
     }
@@ -266,7 +290,7 @@ bool PATCHES(const Patches &p) {
         image.read(p.images + i * p.c * p.h * p.w);
         for (int64_t panel = 0; panel < filters.panels; ++panel) {
             pool.add(image, panel);
-            if (patience.ends(image.down * image.across * filters.dim * FILTERS)) return false;
+            if (patience.ends(image.down * image.across * filters.steps * FILTERS)) return false;
         }
         pool.write(p.codes + i * p.stride);
     }
