@@ -1,8 +1,11 @@
 """Training on patch features: views as rows, scores of averages over views, codes in the cache, runs that go on."""
 
 import json
+import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from scipy.special import log_softmax
 from onelayer import Model, train
 from onelayer.analysis.evaluation import evaluate, logits_of
 from onelayer.analysis.references import nearest_class_mean
-from onelayer.coded import _key_of, coded, features_of
+from onelayer.coded import _key_of, coded, feature_blocks, features_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
@@ -408,3 +411,18 @@ def test_features_by_name_from_the_package():
     assert result.model.features.name == "patches"
     assert result.scores["test"].accuracy > 0.5
     assert toy_dataset().views == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how many pages are held")
+def test_few_pages_of_features_in_the_cache_are_held(monkeypatch, tmp_path):
+    path, shape = tmp_path / "features", (20_000, 2_000)
+    np.memmap(path, np.uint8, "w+", shape=shape)[:] = 7
+    monkeypatch.setattr("onelayer.coded._found", lambda *_: np.memmap(path, np.uint8, "r", shape=shape))
+    dataset = Dataset(np.zeros((20_000, 3), np.uint8), np.zeros(20_000, np.int64), ("a",), None, "many")
+    held = []
+    for place, (_, F) in enumerate(feature_blocks(dataset.everything, UnitLength(3))):
+        assert F.min() == F.max() == 7
+        smaps = Path("/proc/self/smaps").read_text() if place % 5 == 4 else ""
+        held += [int(kilobytes) for kilobytes in re.findall(rf"{path}\n(?:.*\n)*?Rss: +(\d+) kB", smaps)]
+    assert len(held) > 5
+    assert max(held) < 16_000

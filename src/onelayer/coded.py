@@ -20,6 +20,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.cache import cached_rows, find_rows, forget_rows, state_of
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.progress import Progress
+from onelayer.data.windows import loaded
 from onelayer.errors import ConfigError, DataError
 from onelayer.features.encoder import Encoder
 from onelayer.features.map import FeatureMap, Identity, misfit
@@ -89,15 +90,22 @@ def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None
     DataError
         If a feature is not finite, or the features do not fit into the cache's folder.
     """
-    dataset, views = splits.dataset, features.views
+    dataset = splits.dataset
     if problem := misfit(features, dataset.rows.shape[1], dataset.image_shape):
         raise ConfigError(f"{dataset.name}: {problem}; choose a map for these rows")
     if isinstance(features, Identity):
         return splits
-    weights = dataset.row_weights
-    of_features = replace(
+    of_features = _data_of(dataset, features, _rows_of(dataset, features, progress))
+    train, validation, test = (_views_of(part, of_features) for part in splits)
+    return Splits(train, validation, test, splits.protocol)
+
+
+def _data_of(dataset: Dataset, features: FeatureMap, rows: np.ndarray) -> Dataset:
+    """Return the data set of the features (n * views, d_out) of another."""
+    views, weights = features.views, dataset.row_weights
+    return replace(
         dataset,
-        rows=_rows_of(dataset, features, progress),
+        rows=rows,
         labels=np.repeat(dataset.labels, views),
         row_weights=None if weights is None else np.repeat(weights, views),
         image_shape=None,
@@ -105,11 +113,12 @@ def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None
         parts={},
         views=views,
     )
-    train, validation, test = (
-        replace(part, dataset=of_features, indices=(part.indices[:, None] * views + np.arange(views)).ravel())
-        for part in splits
-    )
-    return Splits(train, validation, test, splits.protocol)
+
+
+def _views_of(part: Split, of_features: Dataset) -> Split:
+    """Return the views of the rows of a split."""
+    views = of_features.views
+    return replace(part, dataset=of_features, indices=(part.indices[:, None] * views + np.arange(views)).ravel())
 
 
 def prepare(splits: Splits, configs: Iterable[TrainConfig], progress: Progress | None = None) -> None:
@@ -124,15 +133,18 @@ def prepare(splits: Splits, configs: Iterable[TrainConfig], progress: Progress |
 def feature_blocks(split: Split, features: FeatureMap) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield places within a split and the features (k * views, d_out) of the rows there, until all have been seen.
 
-    Features that the cache holds are not computed again.
+    Features that the cache holds are not computed again. Few pages of their memory map are held at a time: each counts
+    twice where a training has its rows in another map of the same file. They are valid until the next ones are asked
+    for.
     """
     codes, views = _found(split.dataset, features), features.views
-    of_rows = None if codes is None else codes.reshape(-1, views, features.d_out)
-    for block in split.blocks(-(-BLOCK_ROWS // views)):
-        if of_rows is None:
-            yield block, features.transform(split.rows(block))
-        else:
-            yield block, of_rows[split.indices[block]].reshape(-1, features.d_out)
+    blocks = list(split.blocks(-(-BLOCK_ROWS // views)))
+    if codes is None or not blocks:
+        yield from ((block, features.transform(split.rows(block))) for block in blocks)
+        return
+    of_views = _views_of(split, _data_of(split.dataset, features, codes))
+    windows = loaded(of_views, [np.arange(views * block.start, views * block.stop) for block in blocks])
+    yield from ((block, window.rows(slice(None))) for block, window in zip(blocks, windows, strict=True))
 
 
 def _found(dataset: Dataset, features: FeatureMap) -> np.ndarray | None:
