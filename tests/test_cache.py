@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +81,41 @@ def test_nothing_stays_of_what_was_interrupted(elsewhere):
     with pytest.raises(KeyboardInterrupt):
         cache.cached_rows("0a", (4, 3), interrupted)
     assert list(elsewhere.iterdir()) == []
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from onelayer.data import cache
+
+cache.cache_directory = lambda: Path(sys.argv[1])
+
+def fill(rows):
+    print("writing", flush=True)
+    time.sleep(60)
+
+cache.cached_rows("0b", (4, 3), fill)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(elsewhere, monkeypatch):
+    monkeypatch.setattr(cache, "LEFT_AFTER", -1)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(elsewhere.parent)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "writing\n"
+        cache.cached_rows("0a", (4, 3), fill)
+        assert [path.name[:4] for path in elsewhere.glob(".*")] == [".0b-"]
+        other.kill()
+    cache.cached_rows("0c", (4, 3), fill)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["0a.json", "0a.rows", "0c.json", "0c.rows"]
+
+
+def test_what_was_just_begun_is_not_removed(elsewhere):
+    elsewhere.mkdir(parents=True)
+    (elsewhere / ".0b-0123456789abcdef").touch()  # its process has not locked it yet
+    cache.cached_rows("0a", (4, 3), fill)
+    assert (elsewhere / ".0b-0123456789abcdef").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ shape, other facts, and a checksum of these. The second is written last; an entr
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import DTypeLike
 from onelayer.errors import DataError
 
 MEMORY_BYTES = 256 * 2**20  # rows up to this size may be in memory instead of the cache
+LEFT_AFTER = 60  # seconds after which a file that is not locked was left by a process that was killed
 
 _ZEROS = bytes(2**20)
 
@@ -88,12 +91,15 @@ def _make_rows(
     """Make rows in the cache; return rows and facts if they are in memory instead."""
     folder = _paths(key)[0].parent
     temporary = folder / f".{key}-{secrets.token_hex(8)}"
-    size = shape[0] * shape[1] * dtype.itemsize
+    size, opened = shape[0] * shape[1] * dtype.itemsize, ExitStack()
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                _allocate(file.fileno(), size)
+            _remove_left(folder)
+            file = opened.enter_context(temporary.open("xb"))
+            with suppress(OSError):  # not every file system has locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # until this process closes it, or ends
+            _allocate(file.fileno(), size)
         except OSError:
             if size > MEMORY_BYTES:
                 raise
@@ -112,7 +118,18 @@ def _make_rows(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        opened.close()
     return None
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: nobody holds their locks."""
+    for path in folder.glob(".*-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_AFTER:
+                with path.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if its process goes on
+                    path.unlink()
 
 
 def _keep(key: str, temporary: Path, shape: tuple[int, int], dtype: np.dtype, facts: Mapping[str, Any]) -> None:
