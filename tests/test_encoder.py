@@ -13,7 +13,10 @@ from helpers import toy_splits
 from networks import DIMENSIONS, MEAN, SETTINGS, SIDE, STD, network, oracle, prepared, refused, written
 
 from onelayer import Model, evaluate, explain, train
-from onelayer.config import TrainConfig
+from onelayer.coded import coded
+from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Dataset
+from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, ModelFileError
 from onelayer.export import to_numpy, to_onnx
 from onelayer.features import encoder as encoder_module
@@ -49,6 +52,16 @@ class TestCodes:
         assert codes == pytest.approx(expected, rel=HALF, abs=1e-5)
         np.testing.assert_array_equal(encoder.transform(R.reshape(75, -1).astype(np.float64), threads=1), codes)
         assert encoder.transform(R[:0].reshape(0, 432)).shape == (0, DIMENSIONS)
+
+    def test_are_kept_under_the_version_of_the_runtime(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("onelayer.data.cache.cache_directory", lambda: tmp_path / "cache")
+        encoder = Encoder.read_files(written(tmp_path), SHAPE)
+        rows, labels = images(75).reshape(75, -1), np.arange(75) % 3
+        splits = split(Dataset(rows, labels, ("a", "b", "c"), SHAPE, "noise", source="noise"), SplitConfig())
+        for version, entries in (("1.0", 1), ("1.0", 1), ("1.1", 2)):
+            monkeypatch.setattr("onnxruntime.__version__", version)
+            coded(splits, encoder)
+            assert len(list((tmp_path / "cache" / "rows").glob("*.rows"))) == entries
 
     def test_are_those_of_a_copy(self, tmp_path):
         encoder = Encoder.read_files(written(tmp_path), SHAPE)

@@ -19,7 +19,7 @@ from onelayer.coded import _key_of, coded, feature_blocks, features_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
-from onelayer.errors import ConfigError, DataError
+from onelayer.errors import ConfigError, DataError, OnelayerWarning
 from onelayer.experiments.path import solve_path
 from onelayer.features.map import UnitLength
 from onelayer.features.patches import Patches
@@ -337,6 +337,12 @@ class TestCache:
         with pytest.raises(DataError, match="No space left on device; free some space") as error:
             train(divided(source="stripes"), CONFIG)
         assert "\n" not in str(error.value)
+        monkeypatch.setattr("onelayer.data.cache.MEMORY_BYTES", 2**20)
+        words = r"^stripes as patches: the cache .* cannot be written or is full, so the features stay in memory and"
+        with pytest.warns(OnelayerWarning, match=words):
+            in_memory = train(divided(source="stripes"), CONFIG).model
+        assert in_memory.to_bytes() == train(divided(), CONFIG).model.to_bytes()
+        assert not list(cache.iterdir())
 
 
 class TestRuns:

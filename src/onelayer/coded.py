@@ -8,7 +8,9 @@ import hashlib
 import json
 import secrets
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +19,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onelayer.config import TrainConfig
-from onelayer.data.cache import cached_rows, find_rows, forget_rows, state_of
+from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows, state_of
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.progress import Progress
 from onelayer.data.windows import loaded
-from onelayer.errors import ConfigError, DataError
+from onelayer.errors import ConfigError, DataError, OnelayerWarning
 from onelayer.features.encoder import Encoder
 from onelayer.features.map import FeatureMap, Identity, misfit
 from onelayer.features.patches import Patches
@@ -31,6 +33,7 @@ from onelayer.kernel import kernel
 
 BLOCK_NUMBERS = 2**22  # features that are computed together, so that progress shows soon
 _made: WeakKeyDictionary[Split, dict[tuple[object, ...], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_told: set[str] = set()  # keys of features that could not be kept, which a warning has said
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
 
@@ -158,7 +161,8 @@ def _found(dataset: Dataset, features: FeatureMap) -> np.ndarray | None:
 def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) -> np.ndarray:
     """Return the features (n * views, d_out) of a data set from the cache, after computing them if they are not there.
 
-    Those that no key can name, or that nobody may look for again, leave the cache once they are not used.
+    Those that no key can name, or that nobody may look for again, leave the cache once they are not used. Few features
+    are in memory where the cache cannot be written, and a warning says so.
     """
     known = _key_of(dataset, features)
     key = known or secrets.token_hex(32)
@@ -169,6 +173,13 @@ def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) 
             raise DataError(f"the cache holds other features under {key}; delete the file of this name and try again")
         if not known:
             forget_rows(key)
+    if known and known not in _told and not isinstance(rows, np.memmap):
+        _told.add(known)
+        what = f"{dataset.name} as {features.name}: the cache {cache_directory()} cannot be written or is full"
+        warnings.warn(
+            OnelayerWarning(f"{what}, so the features stay in memory and are computed again in the next command"),
+            stacklevel=2,
+        )
     return rows
 
 
@@ -180,13 +191,23 @@ def _key_of(dataset: Dataset, features: FeatureMap) -> str:
     if not (dataset.source and features.keyed and features.name in FEATURE_MAPS):
         return ""
     places = [(part.start, part.stop, part.step) for part in dataset.parts.values()]
-    code = version("onelayer"), "numpy" if kernel is None else kernel.variant()
+    code = version("onelayer"), _program_of(features)
     said = [dataset.fingerprint, places, features.name, features.facts(), code, np.dtype(features.dtype).str]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(features.tensors().items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
+
+
+def _program_of(features: FeatureMap) -> str:
+    """Return the name of the program that computes features, where others may compute other bytes."""
+    if isinstance(features, Encoder):
+        with suppress(ImportError):  # a feature that is not in the cache then says what is missing
+            import onnxruntime
+
+            return f"onnxruntime {onnxruntime.__version__}"
+    return "numpy" if kernel is None else kernel.variant()
 
 
 def _filler(
