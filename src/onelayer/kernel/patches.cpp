@@ -212,13 +212,17 @@ inline void add_up(const float *cells, int64_t count, Vector (&sum)[2 * WIDE]) {
         for (int v = 0; v < 2 * WIDE; ++v) sum[v] += load(cells + v * LANES);
 }
 
-// Bytes of the square roots of n averages, which are sums times `inverse`. The compiler takes many at a time only if
-// it sees that no byte changes a number.
-inline void write_roots(const float *__restrict sums, int64_t n, float inverse, float scale, uint8_t *__restrict to) {
-    for (int64_t i = 0; i < n; ++i) {
-        const float mean = sums[i] * inverse, level = sqrtf(mean > 0 ? mean : 0) * scale;
-        to[i] = uint8_t(int32_t((level < 255 ? level : 255) + 0.5f));
+// Bytes of the square roots of n averages, which are sums times `inverse`. The sums are overwritten, up to the end of a
+// vector. The compiler takes many roots at a time only in a loop that has no choice in it.
+inline void write_roots(float *__restrict sums, int64_t n, float inverse, float scale, uint8_t *__restrict to) {
+    const Vector most = splat(255.0f);
+    for (int64_t i = 0; i < n; i += LANES) store(sums + i, larger(load(sums + i) * inverse, Vector{}));
+    for (int64_t i = 0; i < n; ++i) sums[i] = sqrtf(sums[i]);
+    for (int64_t i = 0; i < n; i += LANES) {
+        const Vector level = load(sums + i) * scale;
+        store(sums + i, (level < most ? level : most) + 0.5f);
     }
+    for (int64_t i = 0; i < n; ++i) to[i] = uint8_t(int32_t(sums[i]));
 }
 
 // The sums of activations over the windows, of one image at a time.
@@ -263,7 +267,7 @@ struct Pool {
             });
     }
     // Codes: square roots of the averages, in bytes.
-    void write(uint8_t *codes) const {
+    void write(uint8_t *codes) {
         for (int64_t q = 0; q < p.windows; ++q) {
             const Window &window = p.window[q];
             const float inverse =
