@@ -1,6 +1,7 @@
 """The promises of all backends: the objective, row weights, the choice among them, and a backend of one's own."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import get_args
 
 import numpy as np
@@ -19,12 +20,17 @@ from onelayer.losses import LOSSES
 from onelayer.training.backends import Name, Totals, registry
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.backends.native import NativeBackend
+from onelayer.training.backends.pytorch import TorchBackend
 from onelayer.training.backends.registry import BACKENDS, choose_backend
 
 needs_kernel = pytest.mark.skipif(kernel is None, reason="onelayer was installed without a compiler")
 # A backend, what ONELAYER_KERNEL is then, the type of its layer, and the relative error of its products.
 KINDS = [(NativeBackend, variant, "float32", 1e-5) for variant in (kernel.variants() if kernel else [])]
-KINDS += [(ArrayBackend, "", "float32", 1e-5), (ArrayBackend, "", "float64", 1e-12)]
+KINDS += [
+    (backend, "", dtype, error)
+    for backend in (ArrayBackend, *[TorchBackend] * bool(find_spec("torch")))
+    for dtype, error in (("float32", 1e-5), ("float64", 1e-12))
+]
 
 
 def never() -> bool:

@@ -81,7 +81,7 @@ def test_options_are_in_groups(run_cli):
             "Data": source,
             "Split": split,
             "Training": "--tol --max-passes --loss --flip --class-weight --dtype "
-            "--features --features-mirror --features-seed --backend",
+            "--features --features-mirror --features-seed --backend --device",
             "Runs": "--l2 --select --one-standard-error",
             "Output": "--out --overwrite --no-figures --quiet",
             "Options": "--config",

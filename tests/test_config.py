@@ -27,7 +27,9 @@ BAD = [
     ("seed", (-1, 0.5), "a whole number of at least 0"),
     ("flip", (1, "yes"), "true or false"),
     ("shuffle_blocks", (-1, 0.5, True, None), "a whole number of at least 0"),
-    ("backend", ("gpu", None), "auto, native or numpy"),
+    ("backend", ("gpu", None), "auto, native, numpy or torch"),
+    ("device", ("gpu", "cuda:", "cuda:x", "cpu:0", "", None, 0), "auto, cpu, cuda, cuda:N for GPU number N, or mps"),
+    ("precision", ("float16", None), "full, tf32 or bfloat16"),
     ("threads", (-1, 1.5, True), "a whole number of at least 0"),
 ]
 

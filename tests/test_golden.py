@@ -314,5 +314,5 @@ class TestOldDirectories:
         again = read_table(sweep / "sweep.csv")
         assert [{name: row[name] for name in table[0]} for row in again] == table
         later = {"patience", "keep", "init_bias", "class_weight", "solver", "tol", "max_passes"}
-        later |= {"features", "features_mirror", "features_seed", "momentum"}
+        later |= {"features", "features_mirror", "features_seed", "momentum", "device", "precision"}
         assert {*again[0]} - {*table[0]} == later

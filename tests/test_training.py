@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import coursework, opened, plain_training, relative, toy_dataset, toy_splits
+from helpers import coursework, plain_training, relative, toy_dataset, toy_splits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +18,6 @@ from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.features.standardizer import Standardizer
-from onelayer.layer import SoftmaxLayer
-from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.state import TrainingState
 from onelayer.training.train import train
 
@@ -219,33 +217,6 @@ def test_a_state_that_was_handed_out_does_not_change():
     states = []
     train(toy_splits(), coursework(epochs=3, learning_rate=0.05), on_epoch=states.append)
     assert states[0].layer.weights.tobytes() != states[1].layer.weights.tobytes()
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_torch_tensors_give_what_numpy_arrays_give(dtype):
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    import array_api_compat.torch
-
-    splits = toy_splits(dtype=dtype)
-    config = coursework(dtype="float64")
-    state = TrainingState.initial(60, 4, config)
-    standardizer = Standardizer.fit(splits.train.row_blocks(64))
-    flipped = np.random.default_rng(1).random(len(splits.train)) < 0.5
-    layers, totals, objectives = [], [], []
-    for namespace in (np, array_api_compat.torch):
-        options = {"l2": 0.1, "batch_size": 32, "namespace": namespace, "device": "cpu"}
-        backend = opened(ArrayBackend, splits.train, standardizer, state.layer, **options)
-        backend.run_epoch(splits.train, 0.05, flipped, bool)
-        layers.append(backend.layer)
-        totals.append(backend.evaluate(state.layer, splits.validation, bool))
-        objectives.append(backend.objective(state.layer, splits.validation, bool))
-    assert isinstance(layers[1], SoftmaxLayer)
-    assert isinstance(layers[1].weights, np.ndarray)
-    assert relative(layers[1].weights, layers[0].weights) < 1e-12
-    assert totals[1].right == totals[0].right
-    assert totals[1].loss == pytest.approx(totals[0].loss, rel=1e-12)
-    for ours, theirs in zip(*objectives, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
 @pytest.fixture(scope="module")

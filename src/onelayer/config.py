@@ -70,7 +70,11 @@ class TrainConfig:
     features_seed
         Seed for what the features draw; independent of --seed, so that runs with different seeds share them.
     backend
-        Code that does the arithmetic: native is compiled and needs float32; auto takes native if it can, else numpy.
+        Code that does the arithmetic: native is compiled, for float32; torch is PyTorch; auto: native, else numpy.
+    device
+        Device of the backend torch, which cuda, cuda:1, ... and mps imply; auto with it takes the first GPU, else cpu.
+    precision
+        Factors of products in training by torch: full has the digits of --dtype, tf32 and bfloat16 have fewer.
     threads
         Threads: sgd uses 2, to evaluate while it trains, or 1; converged as many as it may; 0 is one for each core.
     """
@@ -98,7 +102,9 @@ class TrainConfig:
     features: str = "none"
     features_mirror: Literal["auto", "on", "off"] = "auto"
     features_seed: int = 0
-    backend: Literal["auto", "native", "numpy"] = "auto"
+    backend: Literal["auto", "native", "numpy", "torch"] = "auto"
+    device: str = "auto"
+    precision: Literal["full", "tf32", "bfloat16"] = "full"
     threads: int = 0
 
     def __repr__(self) -> str:
@@ -140,7 +146,11 @@ class TrainConfig:
         if self.flip and self.features != "none":
             raise ConfigError(f"flip needs images, but the features {self.features} are not images; leave one out")
         _require(self, "features_seed", _count(self.features_seed), "a whole number of at least 0")
-        _require(self, "backend", self.backend in ("auto", "native", "numpy"), "auto, native or numpy")
+        _require(self, "backend", self.backend in ("auto", "native", "numpy", "torch"), "auto, native, numpy or torch")
+        good = isinstance(self.device, str) and bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?|mps", self.device))
+        _require(self, "device", good, "auto, cpu, cuda, cuda:N for GPU number N, or mps")
+        good = self.precision in ("full", "tf32", "bfloat16")
+        _require(self, "precision", good, "full, tf32 or bfloat16")
         _require(self, "threads", _count(self.threads), "a whole number of at least 0")
         self._refuse_settings_of_other_solvers()
 
@@ -165,6 +175,11 @@ class TrainConfig:
         return 0.0 if self.momentum == "auto" else self.momentum
 
     @property
+    def needs_torch(self) -> bool:
+        """True if only the backend torch has this device and this precision."""
+        return self.device not in ("auto", "cpu") or self.precision != "full"
+
+    @property
     def encoder(self) -> str:
         """The path of the ONNX file that computes the features; empty if there is none."""
         name, _, path = self.features.partition(":") if isinstance(self.features, str) else ("", "", "")
@@ -187,6 +202,7 @@ class TrainConfig:
         words += [f"features mirror {self.features_mirror}"] * (self.features_mirror != "auto")
         words += [f"features seed {self.features_seed}"] * (self.features_seed != 0)
         words += ["flips"] * self.flip + [self.dtype] * (self.dtype != "float32")
+        words += [self.precision] * (self.precision != "full")
         return ", ".join(words)
 
     def _optimum_in_words(self) -> list[str]:
@@ -218,7 +234,7 @@ class TrainConfig:
 SOLVER_SETTINGS = {
     "sgd": (
         *("learning_rate", "batch_size", "momentum", "epochs", "patience", "keep", "shuffle_blocks"),
-        *("decay_every", "decay_factor", "init_std", "init_bias"),
+        *("decay_every", "decay_factor", "init_std", "init_bias", "precision"),
     ),
     "converged": ("tol", "max_passes"),
 }

@@ -90,6 +90,13 @@ class Loss(ABC):
     def residual(self, S: Array, y: Array) -> Array:
         """Return the residual G (n, K): the derivative of the mean of `of_rows` with respect to S."""
 
+    def tensor_residual(self, S: Array, y: Array) -> Array:
+        """Return the derivative (n, K) of each row's own loss, for PyTorch's tensors, in as few operations as it has.
+
+        A GPU waits for each operation. The result may take the memory of nothing but itself, and it can be changed.
+        """
+        return self.residual(S, y) * S.shape[0]
+
     @abstractmethod
     def of_guessing(self, K: int) -> float:
         """Return the loss of the probability 1/K for each class, in nats."""
@@ -145,6 +152,9 @@ class SoftmaxCrossEntropy(Loss):
         P = self.probabilities(S)
         return (P - namespace_of(S).astype(one_hot(y, S.shape[1]), P.dtype)) / S.shape[0]
 
+    def tensor_residual(self, S: Array, y: Array) -> Array:
+        return S.softmax(1).scatter_(1, y[:, None], -1, reduce="add")  # P - Y
+
     def of_guessing(self, K: int) -> float:
         return math.log(K)
 
@@ -194,6 +204,9 @@ class BinaryCrossEntropy(Loss):
         P = self.probabilities(S)
         n, K = S.shape
         return (P - namespace_of(S).astype(one_hot(y, K), P.dtype)) / (n * K)
+
+    def tensor_residual(self, S: Array, y: Array) -> Array:
+        return S.sigmoid().scatter_(1, y[:, None], -1, reduce="add").div_(S.shape[1])
 
     def of_guessing(self, K: int) -> float:
         return math.log(K) / K - (1 - 1 / K) * math.log1p(-1 / K) if K > 1 else 0.0

@@ -99,7 +99,8 @@ def certificate_summary(certificate: Certificate) -> dict[str, Any]:
 
 def _problem(model: Model, splits: Splits, config: TrainConfig) -> Problem:
     """Return the problem that the model was trained for; its backend is not used, and NumPy has no obstacle."""
-    return Problem.of(splits, replace(config, backend="numpy"), model.standardizer, model.features)
+    config = replace(config, backend="numpy", device="auto", precision="full")
+    return Problem.of(splits, config, model.standardizer, model.features)
 
 
 def _certify(problem: Problem, layer: SoftmaxLayer, progress: Progress | None) -> Certificate:

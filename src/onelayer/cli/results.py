@@ -77,7 +77,7 @@ def print_result(screen: Screen, splits: Splits, result: TrainingResult, judgeme
         screen.say("")
     seconds = sum(record.seconds for record in history)
     done = counted(len(history), noun)
-    screen.say(f"{seconds:.1f} s for {done} ({result.backend}): {result.ended}")
+    screen.say(f"{seconds:.1f} s for {done} ({result.arithmetic}): {result.ended}")
     if history and result.kept_epoch != len(history):
         screen.say(f"the model is that of epoch {result.kept_epoch}, the best on the validation rows")
 

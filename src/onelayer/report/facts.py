@@ -63,12 +63,13 @@ def facts(setting: SettingRuns, splits: Splits) -> dict[str, list[tuple[str, str
         ("duplicates", ", ".join(duplicates) or "no row of a split is in an earlier one"),
     ]
     versions = summary.get("versions")
+    arithmetic = " on ".join(str(summary[name]) for name in ("backend", "device") if name in summary)
     made = [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     return {
         "Training": training(setting.runs[0]),
         "Settings": _settings(setting.runs[0], plan.config),
         "Data": data,
-        "Made with": [*made, ("arithmetic", str(summary.get("backend")))],
+        "Made with": [*made, ("arithmetic", arithmetic)],
     }
 
 

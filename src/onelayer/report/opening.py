@@ -16,7 +16,7 @@ COURSE = (
     "https://www.kth.se/student/kurser/kurs/DD2424?l=en",
 )
 # A setting of the coursework may have other values of these.
-FREE = ("learning_rate", "l2", "seed", "backend", "threads")
+FREE = ("learning_rate", "l2", "seed", "backend", "device", "threads")
 
 
 @dataclass(frozen=True)

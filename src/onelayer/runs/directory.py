@@ -284,6 +284,7 @@ class Run(CurvePlots, ModelPlots):
             "versions": {"python": platform.python_version(), "onelayer": version("onelayer"), "numpy": np.__version__},
             "seed": plan.config.seed,
             "backend": result.backend,
+            **({"device": result.device} if result.device else {}),
         }
         write_json(self.summary_path, summary)
 

@@ -14,6 +14,7 @@ from onelayer.model import require_names
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
+from onelayer.training.backends.registry import settled
 from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import solve
 from onelayer.words import number
@@ -70,7 +71,7 @@ def start(
     RunError
         If the directory already holds a run, or another process works there.
     """
-    problem = replace(problem, config=replace(problem.config, backend=problem.backend.name))
+    problem = replace(problem, config=settled(problem.config, problem.backend))
     plan = replace(plan, config=problem.config, started=now())
     dataset = problem.splits.dataset
     require_names(dataset.name, dataset.class_names, len(dataset.class_names))  # not when the model is written

@@ -309,6 +309,8 @@ class TrainingResult(CurvePlots, ModelPlots):
         After the last epoch, with the history.
     backend : str
         The name of the backend that did the arithmetic.
+    device : str
+        The device of the backend torch, with the model of a GPU; empty with another backend.
     kept : Kept
         The layer of the model, its epoch, and the scores of train, validation and test, in which no class has a weight.
     learnt : ndarray (d, K), float64, or None
@@ -320,6 +322,7 @@ class TrainingResult(CurvePlots, ModelPlots):
     backend: str
     kept: Kept
     learnt: np.ndarray | None = None
+    device: str = ""
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -344,7 +347,12 @@ class TrainingResult(CurvePlots, ModelPlots):
         return html_table(self._work_in_words(), SCORE_COLUMNS, scores_in_words(self.scores)) + pictures_in_html(self)
 
     def _work_in_words(self) -> str:
-        return f"{counted(self.state.epoch, noun_of(columns_of(self.state.history)))} ({self.backend})"
+        return f"{counted(self.state.epoch, noun_of(columns_of(self.state.history)))} ({self.arithmetic})"
+
+    @property
+    def arithmetic(self) -> str:
+        """The backend and its device in words: ``torch on cuda:0, NVIDIA H100 80GB HBM3``."""
+        return f"{self.backend} on {self.device}" if self.device else self.backend
 
     @property
     def history(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from onelayer.data.dataset import Splits
 from onelayer.data.progress import Progress
 from onelayer.features.map import FeatureMap
 from onelayer.features.standardizer import Standardizer
+from onelayer.training.backends.registry import device_of
 from onelayer.training.iterations import iterations
 from onelayer.training.scores import scores_of
 from onelayer.training.sgd import epochs
@@ -97,4 +98,5 @@ def solve(
     if state.history and "test" in scores and kept.epoch:
         state = state.with_test_accuracy(kept.epoch, scores["test"].accuracy)
     steps = learnt(kept, problem.config) if problem.config.init_std else None
-    return TrainingResult(problem.model(kept.layer), state, problem.backend.name, replace(kept, scores=scores), steps)
+    kept, device = replace(kept, scores=scores), device_of(problem.config, problem.backend)
+    return TrainingResult(problem.model(kept.layer), state, problem.backend.name, kept, steps, device)

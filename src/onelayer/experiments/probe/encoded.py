@@ -19,7 +19,7 @@ from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
 from onelayer.features.units import are_pixels, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.training.backends.registry import choose_backend
+from onelayer.training.backends.registry import choose_backend, settled
 from onelayer.training.state import Problem
 
 Normalize = Literal["none", "unit", "standardize"]
@@ -131,7 +131,7 @@ class Encoded:
     def problem(self, config: TrainConfig) -> Problem:
         """Return the problem of training on these rows, without flips and weights of classes."""
         backend = choose_backend(self.splits.dataset, config)
-        config = replace(config, backend=backend.name)
+        config = settled(config, backend)
         features = _features(self.raw, self.normalize)
         return Problem(self.splits, config, self.standardizer, backend, self.raw, self.splits, features)
 

@@ -121,8 +121,10 @@ class Sweep:
             if not run.path.exists() or all(TEMPORARY.fullmatch(file.name) for file in run.path.iterdir()):
                 return SweepRun(setting, seed, "missing")
             found, _ = Run.open(run.path).read_checkpoint()
-            if expected.config.backend == "auto":  # a run records the backend that was chosen
-                expected = replace(expected, config=replace(expected.config, backend=found.config.backend))
+            config = expected.config  # a run records the backend and the device that were chosen
+            backend = found.config.backend if config.backend == "auto" else config.backend
+            device = found.config.device if config.device in ("auto", "cuda") else config.device
+            expected = replace(expected, config=replace(config, backend=backend, device=device))
             if replace(found, source=expected.source) != expected:
                 raise RunError(f"{run.path} was trained with other settings than the sweep's")
             if run.summary_path.exists():

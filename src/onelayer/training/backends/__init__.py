@@ -12,7 +12,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 
-Name = Literal["native", "numpy"]  # a backend, as the setting `backend` calls it
+Name = Literal["native", "numpy", "torch"]  # a backend, as the setting `backend` calls it
 
 
 Velocity = tuple[np.ndarray, np.ndarray]  # of the weights (d, K) and the bias (K,): sums of steps, before the rate

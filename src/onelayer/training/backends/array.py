@@ -1,11 +1,10 @@
-"""The reference backend: one code for NumPy arrays and PyTorch tensors, through the array API standard."""
+"""The reference backend, in NumPy; its scores and objective are of any array library, for a subclass."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
-from array_api_compat import to_device
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset, Split, Splits
@@ -13,6 +12,8 @@ from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array
 from onelayer.training.backends import Name, Totals, Velocity, of_views, penalised_mean
+
+Inputs = tuple[Array, Array, Array | None]  # inputs X (k, d), labels (k,) and weights (k,) of a block of rows
 
 
 class ArrayBackend:
@@ -22,14 +23,14 @@ class ArrayBackend:
     ----------
     splits, config, standardizer, layer, velocity
         Those of `Backend`; the floating-point type of the layer is that of the arithmetic.
-    namespace : module
-        An array library with the array API standard: NumPy, or e.g. ``array_api_compat.torch``.
-    device : device of that library, or None
-        The device of the arithmetic, to which the raw rows are copied once.
+
+    A subclass for another library of the array API standard has its own steps; it inherits `evaluate` and `objective`
+    if it says how blocks of inputs, a layer for them, and a gradient are made.
     """
 
     name: ClassVar[Name] = "numpy"
     compiled: ClassVar[bool] = False
+    _xp: ModuleType = np
 
     def __init__(
         self,
@@ -38,22 +39,17 @@ class ArrayBackend:
         standardizer: Standardizer,
         layer: SoftmaxLayer,
         velocity: Velocity | None = None,
-        *,
-        namespace: ModuleType = np,
-        device: object = None,
     ) -> None:
-        self._xp, self._device = namespace, device
         self._loss, self._l2, self._batch_size = layer.loss, config.l2, config.batch_size
         self._dtype = dtype = str(layer.weights.dtype)
-        self._templates = self._array(layer.weights.T.astype(dtype, order="C"))  # (K, d): a class lies in one piece
-        self._bias = self._array(layer.bias.copy())
+        self._exact = self._xp.float64  # of sums over blocks
+        self._templates = layer.weights.T.astype(dtype, order="C")  # (K, d): a class lies in one piece
+        self._bias = layer.bias.copy()
         self._momentum = config.momentum_taken
         V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
-        self._moving = self._array(V.T.astype(dtype, order="C")), self._array(v.astype(dtype))  # (K, d), (K,)
-        self._standardizer = standardizer.to(lambda array: self._array(array.astype(dtype)))
-        self._in_float64 = standardizer.to(self._array)
-        self._dataset = splits.dataset
-        self._on_device = None if namespace is np else self._array(splits.dataset.rows)  # (n, d)
+        self._moving = V.T.astype(dtype, order="C"), v.astype(dtype)  # (K, d), (K,)
+        self._standardizer = standardizer.to(lambda array: array.astype(dtype))
+        self._in_float64 = standardizer
 
     @staticmethod
     def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
@@ -61,13 +57,12 @@ class ArrayBackend:
 
     @property
     def layer(self) -> SoftmaxLayer:
-        templates, bias = (np.asarray(to_device(array, "cpu")).copy() for array in (self._templates, self._bias))
-        return SoftmaxLayer(templates.T, bias, self._loss)
+        return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
 
     @property
     def velocity(self) -> Velocity | None:
-        V, v = (np.asarray(to_device(array, "cpu")).copy() for array in self._moving)
-        return (V.T, v) if self._momentum else None
+        V, v = self._moving
+        return (V.copy().T, v.copy()) if self._momentum else None
 
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
@@ -75,13 +70,12 @@ class ArrayBackend:
         for batch in train.blocks(self._batch_size):
             if cancelled():
                 raise InterruptedError
-            R, y = self._raw(train, batch), self._array(train.labels[batch])
+            R, y, w = train.rows(batch), train.labels[batch], train.row_weights(batch)
             if flipped is not None and train.dataset.image_shape is not None:
-                R = self._mirrored(R, self._array(flipped[batch]), train.dataset.image_shape)
-            weights = train.row_weights(batch)
-            w = None if weights is None else self._array(weights.astype(self._dtype))
+                R = _mirrored(R, flipped[batch], train.dataset.image_shape)
             layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
             folded = self._standardizer.input_layer(layer, R)
+            w = None if w is None else w.astype(self._dtype)
             dV, db = folded.gradients(self._inputs(R), y, row_weights=w)
             dW = self._standardizer.unfold_gradient(dV, db, R)
             if self._l2:
@@ -96,82 +90,64 @@ class ArrayBackend:
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         loss, right = 0.0, 0.0
         folded, views = self._folded(layer, split), split.dataset.views
-        for block in _blocks(split, cancelled):
-            S, y, w = self._logits(folded, split, block)[1:]  # the next inputs take the memory of these
-            S, y, w = of_views(S, views), y[::views], None if w is None else w[::views]
-            loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
-            right += self._weighted_sum(likeliest(S) == y, w)
-        return Totals(loss * views, right * views)
+        for X, y, w in self._blocks(split, cancelled):
+            S = of_views(folded.logits(X), views)
+            y, w = y[::views], None if w is None else w[::views]
+            del X  # the next inputs take its memory
+            loss = loss + self._weighted_sum(layer.loss.of_rows(S, y), w)
+            right = right + self._weighted_sum(likeliest(S) == y, w)
+        return Totals(float(loss) * views, float(right) * views)
 
     def objective(
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
     ) -> tuple[float, np.ndarray, np.ndarray]:
         xp, loss, dV, dc = self._xp, 0.0, 0.0, 0.0
         folded = self._folded(layer, split)
-        for block in _blocks(split, cancelled):
-            X, S, y, w = self._logits(folded, split, block)
-            loss += self._weighted_sum(layer.loss.of_rows(S, y), w)
+        for X, y, w in self._blocks(split, cancelled):
+            S = folded.logits(X)
+            loss = loss + self._weighted_sum(layer.loss.of_rows(S, y), w)
             G = layer.loss.residual(S, y) * len(y)  # (k, K): the sum, and not the mean, of the block
             if w is not None:
                 G = G * xp.astype(w, G.dtype)[:, None]
-            dV = dV + xp.astype((G.T @ X).T, xp.float64)  # (d, K)
-            dc = dc + xp.sum(xp.astype(G, xp.float64), axis=0)  # (K,)
+            dV = dV + xp.astype((G.T @ X).T, self._exact)  # (d, K)
+            dc = dc + xp.sum(xp.astype(G, self._exact), axis=0)  # (K,)
             del X
-        dW = self._in_float64.unfold_gradient(dV, dc, self._raw(split, slice(0, 1)))
-        dW, db = (np.asarray(to_device(array, "cpu")) for array in (dW, dc))
-        return penalised_mean(loss, dW, db, layer, split, self._l2)
+        dW, db = self._unfolded(dV, dc, split)
+        return penalised_mean(float(loss), dW, db, layer, split, self._l2)
 
     def _folded(self, layer: SoftmaxLayer, split: Split) -> SoftmaxLayer:
-        """Return any layer in the type of the arithmetic, for the inputs that `_logits` computes."""
-        templates, bias = (self._array(a.astype(self._dtype, copy=False)) for a in (layer.weights.T, layer.bias))
+        """Return any layer in the type of the arithmetic, for the inputs of `_blocks`."""
+        templates, bias = (array.astype(self._dtype, copy=False) for array in (layer.weights.T, layer.bias))
         layer = SoftmaxLayer(templates.T, bias, layer.loss)
-        return self._standardizer.input_layer(layer, self._raw(split, slice(0, 1)))
+        return self._standardizer.input_layer(layer, split.rows(slice(0, 1)))
 
-    def _logits(self, folded: SoftmaxLayer, split: Split, block: slice) -> tuple[Array, Array, Array, Array | None]:
-        """Return inputs X (k, d), logits S (k, K), labels (k,) and weights (k,) of a block of rows."""
-        X = self._inputs(self._raw(split, block))
-        weights = split.row_weights(block)
-        w = None if weights is None else self._array(weights)
-        return X, folded.logits(X), self._array(split.labels[block]), w
+    def _unfolded(self, dV: Array, dc: Array, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients dW (d, K) and db (K,) of a layer from those of the layer that `_folded` returns."""
+        return self._in_float64.unfold_gradient(dV, dc, split.rows(slice(0, 1))), dc
 
-    def _weighted_sum(self, values: Array, w: Array | None) -> float:
-        values = self._xp.astype(values, self._xp.float64)
-        return float(self._xp.sum(values if w is None else values * w))
+    def _blocks(self, split: Split, cancelled: Callable[[], bool]) -> Iterator[Inputs]:
+        """Yield the inputs, labels and weights of blocks of whole views; raise InterruptedError once cancelled."""
+        views = split.dataset.views
+        for block in split.blocks(BLOCK_ROWS // views * views):
+            if cancelled():
+                raise InterruptedError
+            yield self._inputs(split.rows(block)), split.labels[block], split.row_weights(block)
 
-    def _inputs(self, R: Array) -> Array:
+    def _weighted_sum(self, values: Array, w: Array | None) -> Array:
+        values = self._xp.astype(values, self._exact)
+        return self._xp.sum(values if w is None else values * w)
+
+    def _inputs(self, R: np.ndarray) -> np.ndarray:
         """Return what the input layer multiplies (n, d), for raw rows R (n, d)."""
-        if R.dtype != self._xp.float64:
+        if R.dtype != np.float64:
             return self._standardizer.inputs(R)
         # Features may lie further from zero than float32 has digits for: the mean goes first.
-        return self._xp.astype(self._in_float64.transform(R), getattr(self._xp, self._dtype), copy=False)
-
-    def _raw(self, split: Split, places: slice) -> Array:
-        """Return the raw rows (k, d) at `places` within the split, on the device."""
-        if self._on_device is None or split.dataset is not self._dataset:
-            return self._array(split.rows(places))
-        return self._xp.take(self._on_device, self._array(split.indices[places]), axis=0)
-
-    def _mirrored(self, R: Array, flipped: Array, image_shape: tuple[int, int, int]) -> Array:
-        """Return the rows R (n, d), mirrored left to right where `flipped` (n,) is true."""
-        if self._xp is np:  # a quarter of the time that it takes to flip all rows and choose
-            R = R.copy()  # it can be a view of the data
-            images = R.reshape(-1, *image_shape)  # (n, c, h, w), a view
-            images[flipped] = images[flipped, :, :, ::-1]
-            return R
-        images = self._xp.reshape(R, (-1, *image_shape))  # (n, c, h, w)
-        mirrored = self._xp.where(flipped[:, None, None, None], self._xp.flip(images, axis=-1), images)
-        return self._xp.reshape(mirrored, R.shape)
-
-    def _array(self, array: np.ndarray) -> Array:
-        if self._xp is np:
-            return array
-        return self._xp.asarray(array, device=self._device, copy=True)  # a data set is read-only, which tensors are not
+        return self._in_float64.transform(R).astype(self._dtype, copy=False)
 
 
-def _blocks(split: Split, cancelled: Callable[[], bool]) -> Iterator[slice]:
-    """Yield the blocks of a split; raise InterruptedError once `cancelled()` is true."""
-    views = split.dataset.views
-    for block in split.blocks(BLOCK_ROWS // views * views):
-        if cancelled():
-            raise InterruptedError
-        yield block
+def _mirrored(R: np.ndarray, flipped: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the rows R (n, d), mirrored left to right where `flipped` (n,) is true."""
+    R = R.copy()  # it can be a view of the data; the copy takes a quarter of the time of flipping all rows and choosing
+    images = R.reshape(-1, *image_shape)  # (n, c, h, w), a view
+    images[flipped] = images[flipped, :, :, ::-1]
+    return R

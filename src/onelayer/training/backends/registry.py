@@ -1,15 +1,19 @@
 """The list of backends, and the choice among them."""
 
+from dataclasses import replace
+
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES, dual_of
 from onelayer.training.backends import Backend
 from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.backends.devices import choose_device, in_words
 from onelayer.training.backends.native import NativeBackend
+from onelayer.training.backends.pytorch import TorchBackend
 
-# In order of preference. The last has no obstacle.
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (NativeBackend, ArrayBackend)}
+# In order of preference. NumPy has no obstacle, so auto takes none after it.
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (NativeBackend, ArrayBackend, TorchBackend)}
 # With this many classes, and rows in a batch, a product of BLAS is as quick as the kernel or up to a tenth quicker.
 BLAS_SIZE = 512
 
@@ -27,11 +31,28 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
         dual_of(LOSSES[config.loss])  # its gap is that of the bound
     if config.flip and dataset.image_shape is None:
         raise ConfigError(f"flip needs images, but the rows of {dataset.name} are not images; leave it out")
+    if config.backend == "auto" and config.needs_torch:
+        config = replace(config, backend="torch")
     if config.backend == "auto":
         if min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
             return ArrayBackend
         return next(backend for backend in BACKENDS.values() if backend.obstacle(dataset, config) is None)
     backend = BACKENDS[config.backend]
+    if config.needs_torch and backend is not TorchBackend:
+        name = "precision" if config.precision != "full" else "device"
+        what = f"{name} {getattr(config, name)} is a setting of the backend torch, not of {backend.name}"
+        raise ConfigError(f"{what}; leave it out, or take the backend torch")
     if obstacle := backend.obstacle(dataset, config):
         raise ConfigError(f"the backend {backend.name} {obstacle}, or use the backend {ArrayBackend.name}")
     return backend
+
+
+def device_of(config: TrainConfig, backend: type[Backend]) -> str:
+    """Return the device of the backend torch in words; nothing for another backend."""
+    return in_words(config) if backend is TorchBackend else ""
+
+
+def settled(config: TrainConfig, backend: type[Backend]) -> TrainConfig:
+    """Return the settings that choose this backend again, and the same device."""
+    device = choose_device(config.device) if backend is TorchBackend else config.device
+    return replace(config, backend=backend.name, device=device)

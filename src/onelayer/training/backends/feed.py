@@ -1,0 +1,201 @@
+"""Rows on a device of PyTorch: resident there in their own type, or streamed from the host, and standardised by blocks.
+
+A block of inputs is X (k, width): standardised features, a column of ones for the bias, and zeros up to a multiple of
+`ALIGNED` columns, which products on a GPU are quicker with. A layer for such inputs is one matrix A (K, width), which
+holds the templates and, in the column of the ones, the bias: the logits are X A^T, and the gradient is G^T X.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from onelayer.data.dataset import Dataset, Split
+from onelayer.features.standardizer import Standardizer
+
+ALIGNED = 8  # columns
+COPIED_BYTES = 2**26  # of rows at a time, from a memory map to a device
+
+Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # X (k, width), labels (k,), weights (k,)
+
+
+def width_of(d: int) -> int:
+    """Return the columns of the inputs for rows of d features."""
+    return -(-(d + 1) // ALIGNED) * ALIGNED
+
+
+def of_arrays(templates: np.ndarray, bias: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return the matrix A (K, width) of templates (K, d) and a bias (K,)."""
+    K, d = templates.shape
+    whole = np.zeros((K, width_of(d)), templates.dtype)
+    whole[:, :d], whole[:, d] = templates, bias
+    return torch.from_numpy(whole).to(device, dtype)
+
+
+def to_arrays(A: torch.Tensor, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return templates (K, d) and bias (K,) of a matrix A (K, width), as arrays of their own."""
+    whole = A.cpu().numpy()
+    return whole[:, :d].copy(), whole[:, d].copy()
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A data set on a device.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rows : tensor (n, d), in the type of the data set, or None
+        None if they stay on the host, from where each block is copied when it is needed.
+    labels : tensor (n,), int64
+    weights : tensor (n,), or None
+    """
+
+    dataset: Dataset
+    rows: torch.Tensor | None
+    labels: torch.Tensor
+    weights: torch.Tensor | None
+
+    @classmethod
+    def on(cls, device: torch.device, dataset: Dataset, exact: torch.dtype, room: float) -> "Held":
+        """Return a data set on a device; its rows are there if they fit into this many bytes."""
+        labels = torch.from_numpy(dataset.labels.copy()).to(device)  # a data set is read-only, which tensors are not
+        weights = None
+        if dataset.row_weights is not None:
+            weights = torch.from_numpy(dataset.row_weights.copy()).to(device, exact)
+        if dataset.rows.nbytes > room:
+            return cls(dataset, None, labels, weights)
+        rows = torch.empty(dataset.rows.shape, dtype=_type_of(dataset), device=device)
+        step = max(1, COPIED_BYTES // max(1, dataset.rows[:1].nbytes))
+        for start in range(0, len(rows), step):
+            rows[start : start + step].copy_(torch.from_numpy(dataset.rows[start : start + step].copy()))
+        return cls(dataset, rows, labels, weights)
+
+
+class Feed:
+    """Blocks of a data set's rows as inputs, in the same memory each time.
+
+    Parameters
+    ----------
+    held : Held
+    standardizer : Standardizer
+        In float64.
+    size : int
+        Rows in a block, at most.
+    dtype : torch.dtype
+        Type of the inputs.
+    """
+
+    def __init__(self, held: Held, standardizer: Standardizer, size: int, dtype: torch.dtype) -> None:
+        self.size, self._held, self._device = size, held, held.labels.device
+        self._d = d = len(standardizer.mean)
+        self._X = torch.zeros((size, width_of(d)), dtype=dtype, device=self._device)
+        self._X[:, d] = 1
+        self._y = torch.zeros(size, dtype=torch.int64, device=self._device)
+        self._w = None if held.weights is None else torch.zeros_like(held.weights[:1]).expand(size).clone()
+        # Features of float64 may lie further from zero than float32 has digits for: the mean goes first.
+        wide = dtype == torch.float64 or held.dataset.rows.dtype == np.float64
+        self._work = torch.float64 if wide else torch.float32
+        self._mean, self._scale = (
+            torch.from_numpy(np.array(array, np.float64)).to(self._work).to(self._device)
+            for array in (standardizer.mean, standardizer.scale)
+        )
+        self._slots: list[_Slot] = []
+
+    def blocks(
+        self,
+        split: Split,
+        size: int,
+        flipped: np.ndarray | None = None,
+        cancelled: Callable[[], bool] = bool,
+    ) -> Iterator[Block]:
+        """Yield inputs, labels and weights of at most `size` rows of a split at a time, valid until the next are.
+
+        Nothing in it waits for the device, except that rows on the host wait for the copy of those two blocks before.
+
+        Raises
+        ------
+        InterruptedError
+            Once `cancelled()` is true.
+        """
+        held = self._held if split.dataset is self._held.dataset else None
+        places = self._moved(split.indices) if held else None  # (n,)
+        mirrored = None if flipped is None else self._moved(flipped)
+        for number, block in enumerate(split.blocks(size)):
+            if cancelled():
+                raise InterruptedError
+            k = block.stop - block.start
+            X, y = self._X[:k], self._y[:k]
+            w = None if self._w is None else self._w[:k]
+            if held and places is not None:
+                torch.index_select(held.labels, 0, places[block], out=y)
+                if held.weights is not None:
+                    torch.index_select(held.weights, 0, places[block], out=w)
+            else:
+                y.copy_(self._moved(split.labels[block]))
+                if w is not None:
+                    w.copy_(self._moved(split.row_weights(block)))
+            if held and held.rows is not None and places is not None:
+                self._standardise(held.rows.index_select(0, places[block]), X, split, block, mirrored)
+            elif self._device.type == "cuda":
+                self._stream(split, block, number, X, mirrored)
+            else:
+                raw = np.take(split.dataset.rows, split.indices[block], axis=0)
+                self._standardise(torch.from_numpy(raw).to(self._device), X, split, block, mirrored)
+            yield X, y, w
+
+    def _standardise(
+        self, R: torch.Tensor, X: torch.Tensor, split: Split, block: slice, mirrored: torch.Tensor | None
+    ) -> None:
+        """Write standardised rows into X (k, width), from raw rows R (k, d)."""
+        shape = split.dataset.image_shape
+        if mirrored is not None and shape is not None:
+            images = R.view(-1, *shape)
+            R = torch.where(mirrored[block, None, None, None], images.flip(-1), images).view(R.shape)
+        inputs = X[:, : self._d]
+        if self._work == X.dtype:
+            inputs.copy_(R).sub_(self._mean).div_(self._scale)
+        else:
+            inputs.copy_(R.to(self._work).sub_(self._mean).div_(self._scale))
+
+    def _stream(self, split: Split, block: slice, number: int, X: torch.Tensor, mirrored: torch.Tensor | None) -> None:
+        """Copy a block through pinned memory, by a stream of its own, while the device works on the block before."""
+        if not self._slots:
+            self._slots = [_Slot(split.dataset, self.size, self._device) for _ in range(2)]
+        slot = self._slots[number % 2]
+        raw = slot.filled(split, block)
+        self._standardise(raw, X, split, block, mirrored)
+        slot.used.record(torch.cuda.current_stream(self._device))
+
+    def _moved(self, array: np.ndarray | None) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self._device, non_blocking=self._device.type == "cuda")
+
+
+class _Slot:
+    """Room for a block of raw rows in pinned memory and on a CUDA device."""
+
+    def __init__(self, dataset: Dataset, size: int, device: torch.device) -> None:
+        shape = size, dataset.rows.shape[1]
+        self._host = torch.empty(shape, dtype=_type_of(dataset), pin_memory=True)
+        self._raw = torch.empty(shape, dtype=_type_of(dataset), device=device)
+        library: Any = torch.cuda  # whose constructors have no types
+        self._copying = library.Stream(device)
+        self._copied, self.used = library.Event(), library.Event()
+
+    def filled(self, split: Split, block: slice) -> torch.Tensor:
+        """Return a block's raw rows on the device, for the current stream."""
+        k = block.stop - block.start
+        self._copied.synchronize()  # of the block before the last, whose memory this is
+        np.take(split.dataset.rows, split.indices[block], axis=0, out=self._host[:k].numpy(), mode="clip")
+        with torch.cuda.stream(self._copying):
+            self._copying.wait_event(self.used)
+            self._raw[:k].copy_(self._host[:k], non_blocking=True)
+            self._copied.record(self._copying)
+        torch.cuda.current_stream(self._raw.device).wait_event(self._copied)
+        return self._raw[:k]
+
+
+def _type_of(dataset: Dataset) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dataset.rows.dtype)).dtype

@@ -1,0 +1,198 @@
+"""The backend for PyTorch's devices: CPUs, NVIDIA's GPUs (cuda) and Apple's (mps). PyTorch is loaded when it is opened.
+
+A step is four operations on a device: logits, probabilities, the subtraction of the labels, and a product that adds the
+gradient to the layer, whose bias is a column of the same matrix (`onelayer.training.backends.feed`). For ten classes
+each operation takes about as long as its launch, so there must be few, and on CUDA a graph launches many steps at once.
+Nothing within an epoch waits for the device.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.features.standardizer import Standardizer
+from onelayer.layer import SoftmaxLayer
+from onelayer.losses import Array
+from onelayer.training.backends import Name, Totals, Velocity, devices
+from onelayer.training.backends.array import ArrayBackend, Inputs
+
+# Numbers in a block of inputs: as much as a CPU's cache holds, or enough that launches take little of a GPU's time.
+CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**25
+MOST_STEPS = 512  # in a CUDA graph
+
+
+class TorchBackend(ArrayBackend):
+    """Mini-batch gradient descent on a device of PyTorch. Parameters are those of `Backend`.
+
+    On the CPU it uses one thread, as BLAS does in the other backends.
+    """
+
+    name: ClassVar[Name] = "torch"
+    compiled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        splits: Splits,
+        config: TrainConfig,
+        standardizer: Standardizer,
+        layer: SoftmaxLayer,
+        velocity: Velocity | None = None,
+    ) -> None:
+        import array_api_compat.torch
+        import torch
+
+        from onelayer.training.backends.feed import Feed, Held, of_arrays, width_of
+        from onelayer.training.backends.replay import Replay
+
+        self._xp: Any = array_api_compat.torch
+        self._name = devices.choose_device(config.device)
+        self._device = devices.prepare(self._name)
+        on_cpu, self._threads = self._device.type == "cpu", torch.get_num_threads()
+        library: Any = torch.cuda
+        self._stream = library.Stream(self._device) if self._device.type == "cuda" else None
+        self._replay = Replay(self._stream)
+        self._alone: AbstractContextManager[Any] = (
+            nullcontext() if on_cpu else threading.Lock()
+        )  # a GPU works for one thread at a time
+        self._precision, self._momentum = config.precision, config.momentum_taken
+        self._loss, self._l2 = layer.loss, config.l2
+        self._d, self._rate = len(standardizer.mean), 0.0
+        self._batch_size = B = min(config.batch_size, len(splits.train))
+        self._type = self._xp.float64 if layer.weights.dtype == np.float64 else self._xp.float32
+        self._exact = self._xp.float32 if self._device.type == "mps" else self._xp.float64  # of sums over blocks
+        numbers, width, K = CPU_NUMBERS if on_cpu else GPU_NUMBERS, width_of(self._d), len(layer.bias)
+        steps = max(1, min(numbers // width // B, MOST_STEPS, -(-len(splits.train) // B)))
+        views = splits.dataset.views
+        self._evaluated = max(1, numbers // max(width, K) // views) * views
+        factors = torch.bfloat16 if self._precision == "bfloat16" else self._type
+        self._needed = (2 * steps * B * width + 4 * (B + self._evaluated) * K + 4 * K * width) * self._type.itemsize
+        with self._working():
+            room = devices.room_on(self._name) - self._needed
+            held = Held.on(self._device, splits.dataset, self._exact, room)
+            self._train = Feed(held, standardizer, steps * B, factors)
+            self._scored = Feed(held, standardizer, self._evaluated, self._type)
+            self._A = of_arrays(layer.weights.T, layer.bias, self._device, self._type)  # (K, width)
+            V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
+            self._velocity: Any = of_arrays(V.T, v, self._device, self._type) if self._momentum else None
+
+    @staticmethod
+    def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
+        """Return `Backend.obstacle`; raise a ConfigError if the device does not exist."""
+        return devices.obstacle_of(dataset, config)
+
+    @property
+    def layer(self) -> SoftmaxLayer:
+        templates, bias = self._arrays(self._A)
+        return SoftmaxLayer(templates.T, bias, self._loss)
+
+    @property
+    def velocity(self) -> Velocity | None:
+        if self._velocity is None:
+            return None
+        V, v = self._arrays(self._velocity)
+        return V.T, v
+
+    def run_epoch(
+        self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
+    ) -> None:
+        with self._working():
+            if learning_rate != self._rate:  # it is a constant of the graphs
+                self._replay.forget()
+                self._rate = learning_rate
+            for X, y, w in self._train.blocks(train, self._train.size, flipped, cancelled):
+                self._replay.run(len(X), partial(self._steps, X, y, w, learning_rate))
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
+        with self._working():
+            return super().evaluate(layer, split, cancelled)
+
+    def objective(
+        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        with self._working():
+            return super().objective(layer, split, cancelled)
+
+    def _steps(self, X: Array, y: Array, w: Array | None, learning_rate: float) -> None:
+        """Take the steps of the batches of a block."""
+        for start in range(0, len(X), self._batch_size):
+            batch = slice(start, start + self._batch_size)
+            self._step(X[batch], y[batch], None if w is None else w[batch], learning_rate)
+
+    def _step(self, X: Array, y: Array, w: Array | None, learning_rate: float) -> None:
+        """Take a step on a batch X (B, width): dJ/dA is G^T X / B, and the penalty leaves the bias out."""
+        A, V, factor = self._A, self._velocity, 1 / len(X)
+        G = self._loss.tensor_residual(_product(X, A.T), y)  # (B, K): not divided by B
+        if w is not None:
+            G.mul_(w[:, None])
+        if V is not None:
+            _add_product(V.mul_(self._momentum), G.T, X, factor)
+            if self._l2:
+                V[:, : self._d].add_(A[:, : self._d], alpha=2 * self._l2)
+            A.add_(V, alpha=-learning_rate)
+            return
+        if self._l2:
+            A[:, : self._d].mul_(1 - 2 * learning_rate * self._l2)
+        _add_product(A, G.T, X, -learning_rate * factor)
+
+    def _folded(self, layer: SoftmaxLayer, split: Split) -> SoftmaxLayer:
+        from onelayer.training.backends.feed import of_arrays
+
+        A = of_arrays(layer.weights.T, layer.bias, self._device, self._type)
+        return SoftmaxLayer(A.T, A.new_zeros(len(A)), layer.loss)
+
+    def _unfolded(self, dV: Array, dc: Array, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        dW, db = (np.asarray(array.cpu().numpy(), np.float64) for array in (dV, dc))
+        return dW[: self._d], db
+
+    def _blocks(self, split: Split, cancelled: Callable[[], bool]) -> Iterator[Inputs]:
+        return self._scored.blocks(split, self._evaluated, None, cancelled)
+
+    def _arrays(self, A: Array) -> tuple[np.ndarray, np.ndarray]:
+        from onelayer.training.backends.feed import to_arrays
+
+        with self._working():
+            return to_arrays(A, self._d)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Set PyTorch up for the work of a block, and leave it as it was found."""
+        import torch
+
+        what = f"training on batches of {self._batch_size:,} rows of {self._d:,} features"
+        with ExitStack() as stack:
+            stack.enter_context(self._alone)
+            stack.enter_context(devices.one_thread(self._threads))
+            stack.enter_context(devices.explained(self._name, what, self._needed))
+            if self._device.type != "cpu":
+                stack.enter_context(devices.multiplying(self._precision))
+            if self._stream is not None:
+                stack.enter_context(torch.cuda.device(self._device))
+                stack.enter_context(torch.cuda.stream(self._stream))
+            yield
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Return a b in the type of the layer; bfloat16 rounds the factors, and the sums are float32."""
+    import torch
+
+    if a.dtype != torch.bfloat16:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.mm(a, b.to(a.dtype), out_dtype=torch.float32)
+    return a.float() @ b.to(a.dtype).float()
+
+
+def _add_product(A: Array, a: Array, b: Array, factor: float) -> None:
+    """Add factor times a b to A."""
+    import torch
+
+    if b.dtype != torch.bfloat16:
+        A.addmm_(a, b, alpha=factor)
+        return
+    A.add_(_product(a.to(b.dtype), b), alpha=factor)

@@ -1,0 +1,307 @@
+"""The backend torch: against NumPy in float64, the same bits each time, and nothing that waits within an epoch."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import assert_one_line, coursework, opened, relative, toy_dataset, toy_splits
+
+from onelayer import train
+from onelayer.config import TrainConfig
+from onelayer.errors import ConfigError
+from onelayer.features.standardizer import Standardizer
+from onelayer.losses import LOSSES
+from onelayer.runs.directory import Run
+from onelayer.training.backends import devices
+from onelayer.training.backends.pytorch import TorchBackend
+from onelayer.training.backends.registry import choose_backend
+from onelayer.training.state import TrainingState
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+SETTINGS = {
+    "plain": {},
+    "sigmoid": {"loss": "sigmoid"},
+    "penalty": {"l2": 0.1},
+    "momentum": {"momentum": 0.9, "l2": 0.1, "init_std": 0.0},
+    "flip": {"flip": True},
+    "decay": {"decay_every": 1, "decay_factor": 0.5},
+    "blocks": {"shuffle_blocks": 20},
+    "weights": {},
+}
+WEIGHTED = ("weights", "sigmoid", "momentum", "blocks")
+
+
+def weighted(splits):
+    weights = np.random.default_rng(0).choice([0, 0.25, 1, 3], len(splits.dataset.rows))
+    dataset = replace(splits.dataset, row_weights=weights)
+    parts = {part.name: replace(part, dataset=dataset) for part in splits}
+    return replace(splits, **parts)
+
+
+@pytest.fixture
+def resident(monkeypatch):
+    """Room for rows on the device; the CPU takes those of the host otherwise."""
+    monkeypatch.setattr(devices, "room_on", lambda device: 1e9)
+
+
+@pytest.mark.parametrize("rows", ["uint8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_it_trains_as_numpy_does_in_float64(rows, setting):
+    splits = weighted(toy_splits(dtype=rows)) if setting in WEIGHTED else toy_splits(dtype=rows)
+    exact = coursework(epochs=2, learning_rate=0.05, batch_size=32, dtype="float64", **SETTINGS[setting])
+    reference = train(splits, replace(exact, backend="numpy"))
+    moved = reference.model.layer.weights - TrainingState.initial(60, 4, exact).layer.weights
+    assert np.linalg.norm(moved) > 0.1
+    for dtype, error in (("float64", 1e-12), ("float32", 1e-5)):
+        found = train(splits, replace(exact, dtype=dtype, backend="torch"))
+        assert (found.backend, found.model.layer.weights.dtype) == ("torch", dtype)
+        assert relative(found.model.layer.weights, reference.model.layer.weights) < error
+        assert relative(found.model.layer.bias, reference.model.layer.bias) < error
+        for name, score in found.scores.items():
+            assert score.loss == pytest.approx(reference.scores[name].loss, rel=error)
+
+
+def test_views_are_scored_by_their_average():
+    dataset = toy_dataset(n=240)
+    dataset = replace(dataset, labels=np.repeat(dataset.labels[::2], 2), views=2)
+    config = coursework(dtype="float64")
+    layer = TrainingState.initial(60, 4, config).layer
+    of_rows = Standardizer.fit([dataset.rows])
+    found = opened(TorchBackend, dataset.everything, of_rows, layer).evaluate(layer, dataset.everything, bool)
+    S = layer.logits(of_rows.transform(dataset.rows)).reshape(120, 2, 4).mean(axis=1)
+    losses = layer.loss.of_rows(S, dataset.labels[::2])
+    assert found.loss == pytest.approx(2 * losses.sum(), rel=1e-12)
+    assert found.right == 2 * np.count_nonzero(S.argmax(1) == dataset.labels[::2]) > 0
+
+
+@pytest.mark.parametrize("setting", ["plain", "momentum", "flip", "blocks"])
+def test_rows_from_the_host_give_the_bits_of_resident_rows_and_so_does_a_second_time(setting, monkeypatch):
+    splits = weighted(toy_splits())
+    config = coursework(epochs=2, learning_rate=0.05, batch_size=32, backend="torch", **SETTINGS[setting])
+
+    def bits():
+        result = train(splits, config)
+        return result.model.layer.weights.tobytes(), result.model.layer.bias.tobytes(), result.scores
+
+    from_host = bits()
+    assert bits() == from_host
+    monkeypatch.setattr(devices, "room_on", lambda device: 1e9)
+    assert bits() == from_host
+
+
+def test_threads_change_no_bit_and_are_as_they_were_afterwards():
+    splits, config = toy_splits(), coursework(epochs=1, batch_size=240, backend="torch")
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(train(splits, config).model.layer.weights.tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_bfloat16_rounds_the_factors_only_in_training():
+    splits = toy_splits()
+    config = coursework(epochs=2, learning_rate=0.05, batch_size=32, backend="torch")
+    full, rough = (train(splits, replace(config, precision=name)) for name in ("full", "bfloat16"))
+    assert 1e-4 < relative(rough.model.layer.weights, full.model.layer.weights) < 2e-2
+    exact = train(splits, replace(config, backend="numpy", epochs=0), start=replace(rough.state, history=()))
+    assert exact.scores["validation"].loss == pytest.approx(rough.scores["validation"].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_residual_of_tensors_is_that_of_each_row(loss):
+    rng = np.random.default_rng(0)
+    S, y = rng.normal(0, 5, (50, 7)), rng.integers(0, 7, 50)
+    found = LOSSES[loss].tensor_residual(torch.from_numpy(S.copy()), torch.from_numpy(y)).numpy()
+    np.testing.assert_allclose(found, LOSSES[loss].residual(S, y) * 50, rtol=1e-13, atol=1e-15)
+
+
+# Nothing waits
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that a device would launch, and refuses those that wait for it or read a value of it."""
+
+    WAIT = re.compile("_local_scalar_dense|nonzero|item|is_nonzero|equal|unique|masked_select|_to_copy|_pin_memory")
+    NO_LAUNCH = re.compile(
+        r"view|slice|aten\.select\.|unsqueeze|transpose|aten\.t\.|expand|as_strided|alias|detach|permute|lift_fresh"
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = str(operation)
+        assert not self.WAIT.search(name), f"{name} waits for the device"
+        if not self.NO_LAUNCH.search(name):
+            self.names.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+def open_for(splits, **options):
+    config = coursework(**{"batch_size": 20, "device": "cpu", "init_std": 0.0} | options)
+    layer = TrainingState.initial(60, 4, config).layer
+    return TorchBackend(splits, config, splits.standardizer.for_training, layer)
+
+
+def launches_of(backend, train, flipped=None):
+    """The operations of an epoch on some rows, none of which waits."""
+    with Launches() as launches:
+        backend.run_epoch(train, 0.1, flipped, bool)
+    return [re.search(r"aten\.(\w+)", name)[1] for name in launches.names]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["mm", "_softmax", "scatter_", "addmm_"]),
+        ({"loss": "sigmoid"}, ["mm", "sigmoid", "scatter_", "div_", "addmm_"]),
+        ({"l2": 0.1}, ["mm", "_softmax", "scatter_", "mul_", "addmm_"]),
+        ({"momentum": 0.9}, ["mm", "_softmax", "scatter_", "mul_", "addmm_", "add_"]),
+        ({"momentum": 0.9, "l2": 0.1}, ["mm", "_softmax", "scatter_", "mul_", "addmm_", "add_", "add_"]),
+    ],
+)
+def test_a_step_is_few_launches_and_none_waits(resident, options, expected):
+    splits = toy_splits()
+    backend, train = open_for(splits, **options), splits.train
+    rows = ["index_select", "index_select", "copy_", "sub_", "div_"]  # labels, and a block of resident rows
+    assert launches_of(backend, replace(train, indices=train.indices[:100])) == [*rows, *5 * expected]
+
+
+def test_weights_and_flips_take_a_few_launches_more_for_a_block(resident):
+    splits = weighted(toy_splits())
+    batch = replace(splits.train, indices=splits.train.indices[:20])
+    assert launches_of(open_for(splits), batch, np.ones(20, bool)) == [
+        *("index_select", "index_select", "index_select"),  # labels, weights and rows
+        *("flip", "where", "copy_", "sub_", "div_"),
+        *("mm", "_softmax", "scatter_", "mul_", "addmm_"),
+    ]
+
+
+def test_what_waits_is_refused():
+    with Launches(), pytest.raises(AssertionError, match="waits for the device"):
+        float(torch.ones(2).sum())
+
+
+def test_cancelled_means_now():
+    backend, splits = open_for(toy_splits()), toy_splits()
+    for work in (
+        lambda: backend.run_epoch(splits.train, 0.1, None, lambda: True),
+        lambda: backend.evaluate(backend.layer, splits.train, lambda: True),
+        lambda: backend.objective(backend.layer, splits.train, lambda: True),
+    ):
+        with pytest.raises(InterruptedError):
+            work()
+
+
+# The choice
+
+
+def test_a_gpu_implies_torch_and_nothing_else_does(monkeypatch):
+    monkeypatch.setattr(devices, "devices_here", lambda: ["cuda:0", "cuda:1", "cpu"])
+    dataset = toy_dataset()
+    assert choose_backend(dataset, TrainConfig()) is not TorchBackend  # a GPU that appears changes no result
+    assert choose_backend(dataset, TrainConfig(device="cpu")) is not TorchBackend
+    for device in ("cuda", "cuda:1"):
+        assert choose_backend(dataset, TrainConfig(device=device)) is TorchBackend
+    for backend in ("native", "numpy"):
+        with pytest.raises(ConfigError, match=f"^device cuda is a setting of the backend torch, not of {backend};"):
+            choose_backend(dataset, TrainConfig(device="cuda", backend=backend))
+    with pytest.raises(ConfigError, match=r"^precision tf32 is a setting of the backend torch, not of numpy; leave"):
+        choose_backend(dataset, TrainConfig(precision="tf32", backend="numpy"))
+    assert devices.choose_device("auto") == devices.choose_device("cuda") == "cuda:0"
+    with pytest.raises(
+        ConfigError, match=r"^PyTorch finds no device cuda:2 here; take --device cuda:0 or cuda:1 or cpu"
+    ):
+        choose_backend(dataset, TrainConfig(device="cuda:2"))
+
+
+@pytest.mark.parametrize(
+    ("here", "options", "words"),
+    [
+        ("cpu", {"precision": "tf32"}, "has no precision tf32 on the device cpu: leave --precision out"),
+        (
+            "cpu",
+            {"precision": "bfloat16", "dtype": "float64"},
+            "has no precision bfloat16 in float64: leave --dtype or",
+        ),
+        ("mps", {"dtype": "float64"}, "does not do float64 on the device mps: leave --dtype out"),
+        ("mps", {"device": "mps"}, "takes no float64 rows on the device mps: store those of toy as float32"),
+    ],
+)
+def test_what_a_device_cannot_do_is_an_obstacle(monkeypatch, here, options, words):
+    monkeypatch.setattr(devices, "devices_here", lambda: [here])
+    with pytest.raises(ConfigError, match=f"^the backend torch {re.escape(words)}"):
+        choose_backend(toy_dataset(dtype="float64"), TrainConfig(backend="torch", **options))
+
+
+def test_without_pytorch_there_is_a_line(monkeypatch):
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    words = r"^the backend torch needs PyTorch, which is not installed: run pip install 'onelayer\[torch\]', or use the"
+    with pytest.raises(ConfigError, match=words):
+        train(toy_splits(), TrainConfig(device="cuda"))
+
+
+def test_a_full_device_says_how_much_is_needed(monkeypatch):
+    splits = toy_splits()
+    backend = open_for(splits)
+
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", full)
+    words = (
+        r"^the device cpu is out of memory: training on batches of 20 rows of 60 features needs about 0.0 GiB beside"
+    )
+    with pytest.raises(ConfigError, match=words):
+        backend.run_epoch(splits.train, 0.1, None, bool)
+
+
+def test_steps_that_are_too_long_are_an_error_as_everywhere(run_cli, tmp_path):
+    rows = np.random.default_rng(0).normal(6e4, 1e3, (90, 5)).astype(np.float16)  # half precision ends at 65,504
+    np.savez(tmp_path / "x.npz", x=rows, y=np.arange(90) % 3)
+    words = ["train", "--data", tmp_path / "x.npz", "--out", tmp_path / "run", "--backend", "torch", "--no-figures"]
+    assert run_cli(*words)[0] == 0
+    result = run_cli(*words, "--overwrite", "--lr", "1e38")
+    assert_one_line(
+        result, "the cost after epoch .* is not a finite number: the steps are too long; try a learning rate"
+    )
+
+
+# The command
+
+
+def test_the_command_end_to_end(run_cli, tmp_path):
+    out = tmp_path / "run"
+    words = ["--data", "digits", "--epochs", "3", "--seed", "1", "--no-figures"]
+    code, shown, err = run_cli("train", *words, "--backend", "torch", "--out", out)
+    assert (code, err) == (0, "")
+    device = devices.choose_device("auto")
+    assert f"(torch on {device}" in shown
+    run = Run.open(out)
+    assert (run.config.backend, run.config.device) == ("torch", device)
+    assert run.summary["device"].startswith(device)
+    assert run_cli("train", *words, "--backend", "numpy", "--out", tmp_path / "numpy")[0] == 0
+    ours, theirs = run.model.layer.weights, Run.open(tmp_path / "numpy").model.layer.weights
+    assert relative(ours, theirs) < 1e-5
+    assert "device" not in Run.open(tmp_path / "numpy").summary
+    code, shown, err = run_cli("resume", out, "--epochs", "4", "--no-figures")
+    assert (code, err) == (0, "")
+    uninterrupted = ["--data", "digits", "--epochs", "4", "--seed", "1", "--no-figures", "--backend", "torch"]
+    assert run_cli("train", *uninterrupted, "--out", tmp_path / "whole")[0] == 0
+    assert Run.open(tmp_path / "whole").model.layer.weights.tobytes() == run.model.layer.weights.tobytes()
+
+
+def test_pytorch_is_loaded_when_it_is_asked_for():
+    code = "import sys, onelayer, onelayer.training.state as s; assert 'torch' not in sys.modules, 'loaded'"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
