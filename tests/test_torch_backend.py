@@ -18,10 +18,13 @@ from onelayer.runs.directory import Run
 from onelayer.training.backends import devices
 from onelayer.training.backends.pytorch import TorchBackend
 from onelayer.training.backends.registry import choose_backend
-from onelayer.training.state import TrainingState
+from onelayer.training.converging.rows import Rows
+from onelayer.training.state import TrainingState, with_flips
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from onelayer.training.converging.device_rows import DeviceRows  # noqa: E402
 
 SETTINGS = {
     "plain": {},
@@ -123,6 +126,37 @@ def test_the_residual_of_tensors_is_that_of_each_row(loss):
     S, y = rng.normal(0, 5, (50, 7)), rng.integers(0, 7, 50)
     found = LOSSES[loss].tensor_residual(torch.from_numpy(S.copy()), torch.from_numpy(y)).numpy()
     np.testing.assert_allclose(found, LOSSES[loss].residual(S, y) * 50, rtol=1e-13, atol=1e-15)
+
+
+# The converged solver
+
+
+@pytest.mark.parametrize("rows", ["uint8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"flip": True, "loss": "sigmoid"}, {"dtype": "float64"}], ids=str)
+def test_the_solver_converged_takes_its_products_from_the_device(rows, options, monkeypatch):
+    splits = weighted(toy_splits(dtype=rows))
+    monkeypatch.setattr("onelayer.training.converging.rows.SMALL_NUMBERS", 0)  # products in float32 are enough
+    config = TrainConfig(solver="converged", l2=0.1, tol=1e-6, **options)
+    found, reference = (train(splits, replace(config, backend=name)) for name in ("torch", "numpy"))
+    assert found.history["gap"][-1] <= 1e-6
+    assert found.scores["train"].cost == pytest.approx(reference.scores["train"].cost, rel=1e-6)
+    assert relative(found.model.layer.weights, reference.model.layer.weights) < 2e-3
+    again = train(splits, replace(config, backend="torch"))
+    assert again.model.layer.weights.tobytes() == found.model.layer.weights.tobytes()
+
+
+@pytest.mark.parametrize(("rows", "flip"), [("uint8", False), ("uint8", True), ("float16", False), ("float64", True)])
+def test_the_products_are_those_of_numpy(rows, flip, resident):
+    splits = toy_splits(dtype=rows)
+    config = TrainConfig(solver="converged", flip=flip)
+    of_rows = with_flips(splits.standardizer, (3, 4, 5), config) if flip else splits.standardizer
+    options = {"flip": flip, "dtype": np.dtype("float64")}
+    ours, theirs = DeviceRows(splits.train, of_rows, "cpu", **options), Rows(splits.train, of_rows, **options)
+    rng = np.random.default_rng(0)
+    T, G = rng.standard_normal((4, ours.d)), rng.standard_normal((4, ours.n))
+    assert ours.d == (36 if flip else 60)
+    np.testing.assert_allclose(ours.scores(T), theirs.scores(T), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(ours.gradient(G), theirs.gradient(G), rtol=1e-9, atol=1e-10)
 
 
 # Nothing waits

@@ -10,6 +10,7 @@ import numpy as np
 from onelayer.errors import ConfigError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
+from onelayer.training.backends.pytorch import TorchBackend
 from onelayer.training.converged import RESCORED, Convergence, Iterate
 from onelayer.training.converging.rows import Rows
 from onelayer.training.history import EpochRecord
@@ -77,14 +78,15 @@ def convergence_of(problem: Problem, smallest_l2: float) -> Convergence:
     """Return the solver for the training rows of a problem, and for lambdas from this one on."""
     config = problem.config
     exact = np.dtype(np.float64) if config.dtype == "float64" else None
-    rows = Rows(
-        problem.splits.train,
-        problem.standardizer,
-        flip=config.flip,
-        dtype=exact,
-        compiled=problem.backend.compiled,
-        threads=config.threads,
-    )
+    options: dict[str, Any] = {"flip": config.flip, "dtype": exact, "threads": config.threads}
+    train = problem.splits.train
+    rows: Rows
+    if problem.backend is TorchBackend:
+        from onelayer.training.converging.device_rows import DeviceRows  # it loads PyTorch
+
+        rows = DeviceRows(train, problem.standardizer, config.device, **options)
+    else:
+        rows = Rows(train, problem.standardizer, compiled=problem.backend.compiled, **options)
     return Convergence(rows, LOSSES[config.loss], smallest_l2)
 
 

@@ -4,20 +4,19 @@ PyTorch is loaded by the functions that need it, and not with this module.
 """
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
 
-if TYPE_CHECKING:
-    import torch
-
 KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and to what PyTorch itself takes
 GIB = 2**30
+CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**25
 
 
 def devices_here() -> list[str]:
@@ -79,30 +78,69 @@ def room_on(device: str) -> float:
     return 0.0
 
 
+class Device:
+    """A device of PyTorch, and what must be set while it works, so that it repeats its bits.
+
+    Parameters
+    ----------
+    asked, precision : str
+        Values of the settings `device` and `precision`.
+
+    Attributes
+    ----------
+    name : str
+    torch : torch.device
+    exact : torch.dtype
+        The type of sums over blocks: float64 where the device has it.
+    numbers : int
+        Numbers in a block of rows: what the cache of a CPU holds, or enough that launches take a GPU little time.
+    stream : torch.cuda.Stream or None
+        The stream of all work on a CUDA device.
+    """
+
+    def __init__(self, asked: str, precision: str = "full") -> None:
+        import torch
+
+        # cuBLAS repeats its bits in a workspace of a fixed size; it reads the variable when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self.name, self._precision, library = choose_device(asked), precision, cast(Any, torch.cuda)
+        self.torch, self._threads = torch.device(self.name), torch.get_num_threads()
+        self.exact = torch.float32 if self.name == "mps" else torch.float64
+        self.numbers = CPU_NUMBERS if self.name == "cpu" else GPU_NUMBERS
+        self.stream = library.Stream(self.torch) if self.torch.type == "cuda" else None
+        # A GPU works for one thread at a time, and so does what is set for the whole process.
+        self._alone: AbstractContextManager[Any] = nullcontext() if self.name == "cpu" else threading.Lock()
+
+    @contextmanager
+    def working(self, what: str, needed: int) -> Iterator[None]:
+        """Set PyTorch up for a block, and leave it as it was; a full device is an error about `what`.
+
+        Parameters
+        ----------
+        what : str
+        needed : int
+            The bytes that it needs beside the rows.
+        """
+        import torch
+
+        with ExitStack() as stack:
+            stack.enter_context(self._alone)
+            stack.enter_context(_one_thread(self._threads))
+            if self.name != "cpu":
+                stack.enter_context(_multiplying(self._precision))
+            if self.stream is not None:
+                stack.enter_context(torch.cuda.device(self.torch))
+                stack.enter_context(torch.cuda.stream(self.stream))
+            try:
+                yield
+            except torch.cuda.OutOfMemoryError:
+                free, needs = room_on(self.name) / GIB, f"{what} needs about {needed / GIB:.1f} GiB beside the rows"
+                said = f"the device {self.name} is out of memory: {needs}, and {free:.1f} GiB are free"
+                raise ConfigError(f"{said}; lower --batch-size, or take --device cpu") from None
+
+
 @contextmanager
-def explained(device: str, what: str, needed: int) -> Iterator[None]:
-    """Turn PyTorch's error for a full device into a ConfigError about what needs so many bytes."""
-    import torch
-
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError:
-        free = room_on(device) / GIB
-        said = f"the device {device} is out of memory: {what} needs about {needed / GIB:.1f} GiB beside the rows"
-        raise ConfigError(f"{said}, and {free:.1f} GiB are free; lower --batch-size, or take --device cpu") from None
-
-
-def prepare(device: str) -> "torch.device":
-    """Return PyTorch's device, which is to repeat its bits."""
-    import torch
-
-    # cuBLAS repeats its bits in a workspace of a fixed size; it reads the variable when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return torch.device(device)
-
-
-@contextmanager
-def multiplying(precision: str) -> Iterator[None]:
+def _multiplying(precision: str) -> Iterator[None]:
     """Let a GPU round the factors of float32 products to TF32 only for the precision tf32."""
     import torch
 
@@ -115,7 +153,7 @@ def multiplying(precision: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread(after: int) -> Iterator[None]:
+def _one_thread(after: int) -> Iterator[None]:
     """Keep PyTorch to one thread on the CPU, so that threads change no bits; `after` threads are set at the end.
 
     PyTorch has a number for each thread that calls it, so several threads of Python may do this at the same time.

@@ -8,12 +8,14 @@ holds the templates and, in the column of the ones, the bias: the logits are X A
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from onelayer.data.dataset import Dataset, Split
 from onelayer.features.standardizer import Standardizer
+from onelayer.training.backends import devices
 
 ALIGNED = 8  # columns
 COPIED_BYTES = 2**26  # of rows at a time, from a memory map to a device
@@ -59,8 +61,21 @@ class Held:
     weights: torch.Tensor | None
 
     @classmethod
-    def on(cls, device: torch.device, dataset: Dataset, exact: torch.dtype, room: float) -> "Held":
-        """Return a data set on a device; its rows are there if they fit into this many bytes."""
+    def on(cls, device: devices.Device, dataset: Dataset, needed: int) -> "Held":
+        """Return a data set on a device: one that is held there already, or a new one.
+
+        Its rows are there if they fit, and leave the bytes that are needed beside them.
+        """
+        key, room = (id(dataset), device.name), devices.room_on(device.name) - needed
+        found = _resident.get(key)
+        if found is None:
+            found = cls._new(device.torch, dataset, device.exact, room)
+            if found.rows is not None:
+                _resident[key] = found
+        return found
+
+    @classmethod
+    def _new(cls, device: torch.device, dataset: Dataset, exact: torch.dtype, room: float) -> "Held":
         labels = torch.from_numpy(dataset.labels.copy()).to(device)  # a data set is read-only, which tensors are not
         weights = None
         if dataset.row_weights is not None:
@@ -72,6 +87,11 @@ class Held:
         for start in range(0, len(rows), step):
             rows[start : start + step].copy_(torch.from_numpy(dataset.rows[start : start + step].copy()))
         return cls(dataset, rows, labels, weights)
+
+
+# A data set is on a device once, as long as something trains or scores there. (A set that is held is not forgotten, so
+# no other one has its id.)
+_resident: WeakValueDictionary[tuple[int, str], Held] = WeakValueDictionary()
 
 
 class Feed:
@@ -86,9 +106,19 @@ class Feed:
         Rows in a block, at most.
     dtype : torch.dtype
         Type of the inputs.
+    fold : callable, optional
+        Makes the rows (k, d) that are standardised of raw rows, in the type of the standardisation.
     """
 
-    def __init__(self, held: Held, standardizer: Standardizer, size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        held: Held,
+        standardizer: Standardizer,
+        size: int,
+        dtype: torch.dtype,
+        fold: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self._fold = fold
         self.size, self._held, self._device = size, held, held.labels.device
         self._d = d = len(standardizer.mean)
         self._X = torch.zeros((size, width_of(d)), dtype=dtype, device=self._device)
@@ -96,7 +126,7 @@ class Feed:
         self._y = torch.zeros(size, dtype=torch.int64, device=self._device)
         self._w = None if held.weights is None else torch.zeros_like(held.weights[:1]).expand(size).clone()
         # Features of float64 may lie further from zero than float32 has digits for: the mean goes first.
-        wide = dtype == torch.float64 or held.dataset.rows.dtype == np.float64
+        wide = dtype == torch.float64 or held.dataset.rows.dtype == np.float64 or fold
         self._work = torch.float64 if wide else torch.float32
         self._mean, self._scale = (
             torch.from_numpy(np.array(array, np.float64)).to(self._work).to(self._device)
@@ -107,11 +137,10 @@ class Feed:
     def blocks(
         self,
         split: Split,
-        size: int,
         flipped: np.ndarray | None = None,
         cancelled: Callable[[], bool] = bool,
     ) -> Iterator[Block]:
-        """Yield inputs, labels and weights of at most `size` rows of a split at a time, valid until the next are.
+        """Yield inputs, labels and weights of a split's rows, a block at a time, valid until the next are.
 
         Nothing in it waits for the device, except that rows on the host wait for the copy of those two blocks before.
 
@@ -123,7 +152,7 @@ class Feed:
         held = self._held if split.dataset is self._held.dataset else None
         places = self._moved(split.indices) if held else None  # (n,)
         mirrored = None if flipped is None else self._moved(flipped)
-        for number, block in enumerate(split.blocks(size)):
+        for number, block in enumerate(split.blocks(self.size)):
             if cancelled():
                 raise InterruptedError
             k = block.stop - block.start
@@ -154,6 +183,8 @@ class Feed:
         if mirrored is not None and shape is not None:
             images = R.view(-1, *shape)
             R = torch.where(mirrored[block, None, None, None], images.flip(-1), images).view(R.shape)
+        if self._fold:
+            R = self._fold(R.to(self._work))
         inputs = X[:, : self._d]
         if self._work == X.dtype:
             inputs.copy_(R).sub_(self._mean).div_(self._scale)

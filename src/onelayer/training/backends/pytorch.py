@@ -6,9 +6,8 @@ each operation takes about as long as its launch, so there must be few, and on C
 Nothing within an epoch waits for the device.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -22,8 +21,6 @@ from onelayer.losses import Array
 from onelayer.training.backends import Name, Totals, Velocity, devices
 from onelayer.training.backends.array import ArrayBackend, Inputs
 
-# Numbers in a block of inputs: as much as a CPU's cache holds, or enough that launches take little of a GPU's time.
-CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**25
 MOST_STEPS = 512  # in a CUDA graph
 
 
@@ -51,35 +48,25 @@ class TorchBackend(ArrayBackend):
         from onelayer.training.backends.replay import Replay
 
         self._xp: Any = array_api_compat.torch
-        self._name = devices.choose_device(config.device)
-        self._device = devices.prepare(self._name)
-        on_cpu, self._threads = self._device.type == "cpu", torch.get_num_threads()
-        library: Any = torch.cuda
-        self._stream = library.Stream(self._device) if self._device.type == "cuda" else None
-        self._replay = Replay(self._stream)
-        self._alone: AbstractContextManager[Any] = (
-            nullcontext() if on_cpu else threading.Lock()
-        )  # a GPU works for one thread at a time
-        self._precision, self._momentum = config.precision, config.momentum_taken
-        self._loss, self._l2 = layer.loss, config.l2
-        self._d, self._rate = len(standardizer.mean), 0.0
+        self._device = on = devices.Device(config.device, config.precision)
+        self._replay, self._rate = Replay(on.stream), 0.0
+        self._loss, self._l2, self._momentum = layer.loss, config.l2, config.momentum_taken
         self._batch_size = B = min(config.batch_size, len(splits.train))
-        self._type = self._xp.float64 if layer.weights.dtype == np.float64 else self._xp.float32
-        self._exact = self._xp.float32 if self._device.type == "mps" else self._xp.float64  # of sums over blocks
-        numbers, width, K = CPU_NUMBERS if on_cpu else GPU_NUMBERS, width_of(self._d), len(layer.bias)
-        steps = max(1, min(numbers // width // B, MOST_STEPS, -(-len(splits.train) // B)))
-        views = splits.dataset.views
-        self._evaluated = max(1, numbers // max(width, K) // views) * views
-        factors = torch.bfloat16 if self._precision == "bfloat16" else self._type
-        self._needed = (2 * steps * B * width + 4 * (B + self._evaluated) * K + 4 * K * width) * self._type.itemsize
+        self._type = torch.float64 if layer.weights.dtype == np.float64 else torch.float32
+        self._exact = on.exact
+        self._d, K, views = len(standardizer.mean), len(layer.bias), splits.dataset.views
+        width = width_of(self._d)
+        steps = max(1, min(on.numbers // width // B, MOST_STEPS, -(-len(splits.train) // B)))
+        scored = max(1, on.numbers // max(width, K) // views) * views
+        self._needed = (2 * (steps * B + scored + K) * width + 4 * (B + scored) * K) * self._type.itemsize
+        factors = torch.bfloat16 if config.precision == "bfloat16" else self._type
         with self._working():
-            room = devices.room_on(self._name) - self._needed
-            held = Held.on(self._device, splits.dataset, self._exact, room)
+            held = Held.on(on, splits.dataset, self._needed)
             self._train = Feed(held, standardizer, steps * B, factors)
-            self._scored = Feed(held, standardizer, self._evaluated, self._type)
-            self._A = of_arrays(layer.weights.T, layer.bias, self._device, self._type)  # (K, width)
+            self._scored = Feed(held, standardizer, scored, self._type)
+            self._A = of_arrays(layer.weights.T, layer.bias, on.torch, self._type)  # (K, width)
             V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
-            self._velocity: Any = of_arrays(V.T, v, self._device, self._type) if self._momentum else None
+            self._velocity: Any = of_arrays(V.T, v, on.torch, self._type) if self._momentum else None
 
     @staticmethod
     def obstacle(dataset: Dataset, config: TrainConfig) -> str | None:
@@ -105,7 +92,7 @@ class TorchBackend(ArrayBackend):
             if learning_rate != self._rate:  # it is a constant of the graphs
                 self._replay.forget()
                 self._rate = learning_rate
-            for X, y, w in self._train.blocks(train, self._train.size, flipped, cancelled):
+            for X, y, w in self._train.blocks(train, flipped, cancelled):
                 self._replay.run(len(X), partial(self._steps, X, y, w, learning_rate))
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
@@ -143,7 +130,7 @@ class TorchBackend(ArrayBackend):
     def _folded(self, layer: SoftmaxLayer, split: Split) -> SoftmaxLayer:
         from onelayer.training.backends.feed import of_arrays
 
-        A = of_arrays(layer.weights.T, layer.bias, self._device, self._type)
+        A = of_arrays(layer.weights.T, layer.bias, self._device.torch, self._type)
         return SoftmaxLayer(A.T, A.new_zeros(len(A)), layer.loss)
 
     def _unfolded(self, dV: Array, dc: Array, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +138,7 @@ class TorchBackend(ArrayBackend):
         return dW[: self._d], db
 
     def _blocks(self, split: Split, cancelled: Callable[[], bool]) -> Iterator[Inputs]:
-        return self._scored.blocks(split, self._evaluated, None, cancelled)
+        return self._scored.blocks(split, cancelled=cancelled)
 
     def _arrays(self, A: Array) -> tuple[np.ndarray, np.ndarray]:
         from onelayer.training.backends.feed import to_arrays
@@ -159,22 +146,9 @@ class TorchBackend(ArrayBackend):
         with self._working():
             return to_arrays(A, self._d)
 
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Set PyTorch up for the work of a block, and leave it as it was found."""
-        import torch
-
+    def _working(self) -> AbstractContextManager[None]:
         what = f"training on batches of {self._batch_size:,} rows of {self._d:,} features"
-        with ExitStack() as stack:
-            stack.enter_context(self._alone)
-            stack.enter_context(devices.one_thread(self._threads))
-            stack.enter_context(devices.explained(self._name, what, self._needed))
-            if self._device.type != "cpu":
-                stack.enter_context(devices.multiplying(self._precision))
-            if self._stream is not None:
-                stack.enter_context(torch.cuda.device(self._device))
-                stack.enter_context(torch.cuda.stream(self._stream))
-            yield
+        return self._device.working(what, self._needed)
 
 
 def _product(a: Array, b: Array) -> Array:
