@@ -86,7 +86,11 @@ def test_options_are_in_groups(run_cli):
             "Output": "--out --overwrite --no-figures --quiet",
             "Options": "--config",
         },
-        "resume": {"Data": "--data", "Training": "--epochs --tol --max-passes", "Output": "--no-figures --quiet"},
+        "resume": {
+            "Data": "--data",
+            "Training": "--epochs --tol --max-passes --device",
+            "Output": "--no-figures --quiet",
+        },
         "study": {"Data": "--data", "Runs": "--seeds --seed --workers", "Output": "--out --overwrite --quiet"},
     }.items():
         panels = re.split(r"╭─ ([A-Z][a-z]+) ─+╮", run_cli(command, "--help")[1])[1:]

@@ -336,6 +336,29 @@ def test_the_command_end_to_end(run_cli, tmp_path):
     assert Run.open(tmp_path / "whole").model.layer.weights.tobytes() == run.model.layer.weights.tobytes()
 
 
+def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_path):
+    out = tmp_path / "run"
+    assert (
+        run_cli("train", "--data", "digits", "--epochs", "1", "--backend", "torch", "--device", "cpu", "--out", out)[0]
+        == 0
+    )
+    run = Run.open(out)
+    plan, state = run.read_checkpoint()
+    run.write_checkpoint(replace(plan, config=replace(plan.config, device="cuda:7")), state)  # as on another machine
+    words = r"PyTorch finds no device cuda:7 here; take --device .*cpu$"
+    assert_one_line(run_cli("resume", out, "--epochs", "2", "--no-figures"), words)
+    code, shown, err = run_cli("resume", out, "--epochs", "2", "--device", "cpu", "--no-figures")
+    assert (code, err) == (0, "")
+    assert "note: the run was on cuda:7 so far; cpu may give other last digits" in shown
+    assert run.config.device == "cpu"
+    assert (
+        run_cli("train", "--data", "digits", "--epochs", "1", "--backend", "numpy", "--out", out, "--overwrite")[0] == 0
+    )
+    refused = run_cli("resume", out, "--epochs", "2", "--device", "cuda")
+    assert_one_line(refused, "device cuda is a setting of the backend torch, not of numpy; leave it out")
+    assert run.config.device == "auto"
+
+
 def test_pytorch_is_loaded_when_it_is_asked_for():
     code = "import sys, onelayer, onelayer.training.state as s; assert 'torch' not in sys.modules, 'loaded'"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

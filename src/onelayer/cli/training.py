@@ -102,6 +102,7 @@ def resume(
     epochs: Annotated[int | Literal["auto"] | None, Parameter(group=TRAINING)] = None,
     tol: Annotated[float | None, Parameter(group=TRAINING)] = None,
     max_passes: Annotated[int | None, Parameter(group=TRAINING)] = None,
+    device: Annotated[str | None, Parameter(group=TRAINING)] = None,
     no_figures: NoFigures = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,6 +116,8 @@ def resume(
         Gap at which converged ends, as a share of the lowest cost possible; by default that of the run.
     max_passes
         Passes over the training rows in all, after which converged ends in any case; by default those of the run.
+    device
+        Device of the backend torch; by default that of the run, whose last bits another device may not repeat.
     """
     from onelayer.cli.screen import Screen
     from onelayer.runs import training as runs
@@ -142,12 +145,16 @@ def resume(
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
         say_if_weighted(screen, plan)
+        if device not in (None, plan.config.device):
+            screen.say(f"note: the run was on {plan.config.device} so far; {device} may give other last digits")
         with resumable(run):
             with (
                 screen.working("computing features") as progress,
                 screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch,
             ):
-                result = runs.resume(run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes, progress=progress)
+                result = runs.resume(
+                    run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes, device=device, progress=progress
+                )
             plan, _ = run.read_checkpoint()
             finish(screen, run, plan, splits, result, no_figures)
 

@@ -14,7 +14,7 @@ from onelayer.model import require_names
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
-from onelayer.training.backends.registry import settled
+from onelayer.training.backends.registry import named_backend, settled
 from onelayer.training.state import Problem, TrainingResult, TrainingState
 from onelayer.training.train import solve
 from onelayer.words import number
@@ -93,6 +93,7 @@ def resume(
     *,
     tol: float | None = None,
     max_passes: int | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Go on with an interrupted run, or with a complete one for more epochs, more passes or a smaller gap.
@@ -108,6 +109,8 @@ def resume(
         As for `train`.
     tol, max_passes : float, int, optional
         Of the solver converged, in place of those of the run.
+    device : str, optional
+        Of the backend torch, in place of that of the run, whose bits it need not repeat.
     progress : callable, optional
         Called with the rows whose features are computed, and their total.
 
@@ -121,9 +124,10 @@ def resume(
     with claimed(run.path):
         plan, state = run.read_checkpoint()
         require_resumable(run)
-        asked: dict[str, Any] = {"epochs": epochs, "tol": tol, "max_passes": max_passes}
+        asked: dict[str, Any] = {"epochs": epochs, "tol": tol, "max_passes": max_passes, "device": device}
         asked = {name: value for name, value in asked.items() if value is not None}
         config = replace(plan.config, **asked)  # refuses what the solver does not have
+        config = settled(config, named_backend(config)) if device else config
         if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()

@@ -37,13 +37,25 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
         if min(len(dataset.class_names), config.batch_size) >= BLAS_SIZE:
             return ArrayBackend
         return next(backend for backend in BACKENDS.values() if backend.obstacle(dataset, config) is None)
+    backend = named_backend(config)
+    if obstacle := backend.obstacle(dataset, config):
+        raise ConfigError(f"the backend {backend.name} {obstacle}, or use the backend {ArrayBackend.name}")
+    return backend
+
+
+def named_backend(config: TrainConfig) -> type[Backend]:
+    """Return the backend that the settings name, which is not auto.
+
+    Raises
+    ------
+    ConfigError
+        If the backend does not have the device or the precision.
+    """
     backend = BACKENDS[config.backend]
     if config.needs_torch and backend is not TorchBackend:
         name = "precision" if config.precision != "full" else "device"
         what = f"{name} {getattr(config, name)} is a setting of the backend torch, not of {backend.name}"
         raise ConfigError(f"{what}; leave it out, or take the backend torch")
-    if obstacle := backend.obstacle(dataset, config):
-        raise ConfigError(f"the backend {backend.name} {obstacle}, or use the backend {ArrayBackend.name}")
     return backend
 
 
