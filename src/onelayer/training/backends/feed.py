@@ -187,7 +187,7 @@ class Feed:
             R = self._fold(R.to(self._work))
         inputs = X[:, : self._d]
         if self._work == X.dtype:
-            inputs.copy_(R).sub_(self._mean).div_(self._scale)
+            torch.sub(R, self._mean, out=inputs).div_(self._scale)
         else:
             inputs.copy_(R.to(self._work).sub_(self._mean).div_(self._scale))
 
