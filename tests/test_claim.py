@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from helpers import coursework, toy_splits
@@ -153,3 +154,13 @@ def test_a_run_is_not_started_where_one_is_by_now(tmp_path):
     with pytest.raises(RunError, match="holds a run by now; choose another directory"):
         start(second, plan, Problem.of(splits, plan.config))
     assert {path: path.read_bytes() for path in first.path.iterdir()} == before
+
+
+def test_a_patient_process_waits_for_another_one(tmp_path):
+    with processes(1, tmp_path) as made:
+        assert go(made) == [str(tmp_path)]
+        with pytest.raises(RunError, match="has worked there since"), claimed(tmp_path, patience=0.2):
+            pass
+        Timer(0.3, go, [made]).start()
+        with claimed(tmp_path, patience=60):
+            assert made[0].wait(20) == 0

@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def claimed(path: Path | None, default: Path = Path()) -> Iterator[Path]:
+def claimed(path: Path | None, default: Path = Path(), patience: float = 0.0) -> Iterator[Path]:
     """Make a directory unless it exists, and claim it; a process may claim the same directory again.
 
     Parameters
@@ -34,11 +34,13 @@ def claimed(path: Path | None, default: Path = Path()) -> Iterator[Path]:
     path : Path or None
     default : Path
         If `path` is None, the first of ``<default>-1``, ``<default>-2``, ... that does not exist is made.
+    patience : float
+        Seconds to wait for another process that works there.
 
     Raises
     ------
     RunError
-        If another process works there, or the directory cannot be made.
+        If another process still works there, or the directory cannot be made.
     """
     path, made = _make(path, default)
     place = path.resolve()
@@ -50,7 +52,7 @@ def claimed(path: Path | None, default: Path = Path()) -> Iterator[Path]:
         return
     content = b""
     try:
-        content = _acquire(path / CLAIM)
+        content = _acquire(path / CLAIM, time.monotonic() + patience)
         yield path
     except BaseException:
         _release(path / CLAIM, content)
@@ -93,8 +95,11 @@ def _make(path: Path | None, default: Path) -> tuple[Path, bool]:
         ) from None
 
 
-def _acquire(claim: Path) -> bytes:
-    """Make the file of a claim, or take it over from a process that has ended; return its content."""
+def _acquire(claim: Path, until: float) -> bytes:
+    """Make the file of a claim, or take it over from a process that has ended; return its content.
+
+    Until this time of the monotonic clock it waits for a process that has not ended.
+    """
     me = {"host": platform.node(), "pids": _pids(), "pid": os.getpid(), "process": _process(os.getpid())}
     me |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
     content = json.dumps(me).encode()
@@ -111,6 +116,9 @@ def _acquire(claim: Path) -> bytes:
         pid = holder.get("pid")
         # This process does not hold the claim, so a claim in its name was left behind by an interruption.
         ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
+        if holder and not ended and time.monotonic() < until:
+            time.sleep(0.05)
+            continue
         if holder and not ended:
             raise RunError(
                 f"{claim.parent}: process {pid} on {holder.get('host')} has worked there since "
@@ -118,7 +126,7 @@ def _acquire(claim: Path) -> bytes:
             )
         # Several processes may find the same claim left behind; the one that makes the file named after it replaces it.
         right = claim.with_name(f"{CLAIM}-{hashlib.sha256(theirs).hexdigest()[:16]}")
-        _acquire(right)
+        _acquire(right, until)
         try:
             if _read(claim)[0] == theirs:
                 right.rename(claim)
