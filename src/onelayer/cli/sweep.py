@@ -1,6 +1,8 @@
 """The command that trains with many settings and chooses one."""
 
 import sys
+from collections import Counter
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,10 +29,12 @@ from onelayer.cli.options import (
 from onelayer.cli.stops import repeatable
 from onelayer.config import SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
-from onelayer.words import typed
+from onelayer.words import counted, typed
 
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
+    from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
+    from onelayer.experiments.sweep import SweepPlan
 
     Grid = Any  # has the fields of TrainConfig, each a list
 else:
@@ -62,6 +66,10 @@ class Search:
         Score of the validation rows that chooses a setting; by default loss, the finest, or that of the sweep in --out.
     report_test
         Settings whose test figures are shown; test figures must not choose a setting.
+    part
+        Part of the runs to train, such as 3/16, where processes share --out; the last part to end writes the table.
+    collect
+        Write the table of a sweep in parts, whose settings are in --out, once all have ended.
     """
 
     seeds: int = 1
@@ -71,6 +79,8 @@ class Search:
     select: Literal["loss", "accuracy", "balanced-accuracy"] | None = None
     report_test: Literal["chosen", "all"] = "chosen"
     workers: Workers = 0
+    part: str | None = None
+    collect: Annotated[bool, Parameter(negative="")] = False
 
 
 @app.command(default_parameter=Parameter(consume_multiple=True))
@@ -99,8 +109,7 @@ def sweep(
     figures
         Draw pictures of every run.
     """
-    from onelayer.cli.notes import note_on_batches, note_on_penalty, without_preset
-    from onelayer.cli.results import print_sweep
+    from onelayer.cli.notes import without_preset
     from onelayer.cli.screen import Screen
     from onelayer.coded import prepare
     from onelayer.data import load_splits
@@ -108,6 +117,13 @@ def sweep(
     from onelayer.runs.claim import claimed
 
     screen = Screen(quiet)
+    part, parts = _part(search, out, overwrite)
+    if search.collect:
+        others = replace(search, collect=False, workers=0, report_test="chosen")
+        given = options, preset, source_config, replace(split_config, refit=False), config_file, others
+        _require_none_else(given, (Grid(), None, SourceConfig(), SplitConfig(), None, Search()))
+        _collect(screen, data, out, search, split_config.refit, figures)
+        return
     _settings(options, search)  # refuses bad ones before it reads
     apart = replace(split_config, refit=False)  # until validation has chosen
     with screen.working("reading") as progress:
@@ -115,37 +131,20 @@ def sweep(
     configs, seeds = _settings(without_preset(screen, options, preset, data, splits), search)
     dataset = splits.dataset
     _require_fit(splits, configs)  # before anything is made
-    with screen.working("computing features") as progress:
-        prepare(splits, configs, progress)
     source_config = replace(source_config, fit=dataset.fit or "auto")
     rows = apart, dataset.source, dataset.fingerprint, source_config
-    with claimed(out, Path("sweeps") / dataset.name.lower()) as path:
+    own = sweeps.SweepPlan(configs, seeds, *rows, "accuracy", parts).runs_of(part)
+    with screen.working("computing features") as progress:
+        prepare(splits, [configs[setting] for setting in dict.fromkeys(setting for setting, _ in own)], progress)
+    with nullcontext(out or Path()) if search.part else claimed(out, Path("sweeps") / dataset.name.lower()) as path:
         select = search.select or sweeps.select_of(path, configs, overwrite=overwrite)
-        plan = sweeps.SweepPlan(configs, seeds, *rows, select)
+        plan = sweeps.SweepPlan(configs, seeds, *rows, select, parts)
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
-        screen.data(splits)
-        note_on_batches(screen, splits, configs)
-        note_on_penalty(screen, configs)
         with repeatable(path, given=out is not None, overwrite=overwrite):
-            solvers = {config.solver for config in configs}
-            noun = None if len(solvers) > 1 else "iteration" if "converged" in solvers else "epoch"
-            with screen.stages(noun) as on_progress:
-                found = sweeps.search(
-                    path,
-                    plan,
-                    splits,
-                    refit_best=split_config.refit,
-                    report_all=search.report_test == "all",
-                    workers=search.workers,
-                    on_progress=on_progress,
-                )
-            if figures:
-                with screen.working("drawing") as progress:
-                    sweeps.draw_runs(found, splits, progress)
-    print_sweep(screen, found)
-    screen.files(path)
-    if found.best is None or any(run.status == "damaged" for run in found.runs):
-        sys.exit(1)
+            if search.part:
+                _train_part(screen, path, plan, splits, search, split_config.refit, figures)
+            else:
+                _search(screen, path, plan, splits, search, split_config.refit, figures)
 
 
 def _settings(options: Grid, search: Search) -> tuple[tuple[TrainConfig, ...], tuple[int, ...]]:
@@ -174,3 +173,105 @@ def _require_fit(splits: "Splits", configs: tuple[TrainConfig, ...]) -> None:
     for config in configs:
         choose_backend(splits.dataset, config)
     warn_of_units(splits)
+
+
+def _part(search: Search, out: Path | None, overwrite: bool) -> tuple[int, int]:
+    """Return the part to train and the number of parts; both are 1 where nothing is shared."""
+    from onelayer.experiments import sweep as sweeps
+
+    part = sweeps.part_of(search.part) if search.part is not None else (1, 1)
+    name = "part" if search.part is not None else "collect"
+    if (search.part is not None or search.collect) and out is None:
+        raise ConfigError(f"--{name} needs the directory that all parts share; pass --out")
+    if search.part is not None and search.collect:
+        raise ConfigError("--part trains runs and --collect trains none; leave one out")
+    if (search.part is not None or search.collect) and overwrite:
+        raise ConfigError(f"--overwrite would remove the runs of the other parts; leave it out, or --{name}")
+    return part
+
+
+def _search(
+    screen: "Screen", path: Path, plan: "SweepPlan", splits: "Splits", search: Search, refit: bool, figures: bool
+) -> None:
+    """Train the runs that are missing, choose a setting, and print the table."""
+    from onelayer.cli.notes import note_on_batches, note_on_penalty
+    from onelayer.cli.results import print_sweep
+    from onelayer.experiments import sweep as sweeps
+
+    screen.data(splits)
+    note_on_batches(screen, splits, plan.configs)
+    note_on_penalty(screen, plan.configs)
+    with screen.stages(_noun(plan)) as on_progress:
+        found = sweeps.search(
+            path,
+            plan,
+            splits,
+            refit_best=refit,
+            report_all=search.report_test == "all",
+            workers=search.workers,
+            on_progress=on_progress,
+        )
+    if figures:
+        with screen.working("drawing") as progress:
+            sweeps.draw_runs(found, splits, progress)
+    print_sweep(screen, found)
+    screen.files(path)
+    if found.best is None or any(run.status == "damaged" for run in found.runs):
+        sys.exit(1)
+
+
+def _train_part(
+    screen: "Screen", path: Path, plan: "SweepPlan", splits: "Splits", search: Search, refit: bool, figures: bool
+) -> None:
+    """Train the runs of a part; the last part to end goes on as `_search` does."""
+    from onelayer.experiments import sweep as sweeps
+
+    part, _ = _part(search, path, False)
+    with screen.stages(_noun(plan)) as on_progress:
+        sweep = sweeps.train_part(
+            path,
+            plan,
+            part,
+            splits,
+            report_test=search.report_test == "all",
+            workers=search.workers,
+            on_progress=partial(on_progress, f"part {search.part}"),
+        )
+    ended = Counter(sweep.read(*run).status for run in plan.runs_of(part))
+    words = ", ".join(f"{counted(count, 'run')} {status}" for status, count in ended.items()) or "no runs"
+    screen.say(f"part {search.part} of {path}: {words}")
+    with ExitStack() as held:
+        if sweeps.claim_to_collect(sweep, held):
+            _search(screen, path, plan, splits, search, refit, figures)
+        elif ended["damaged"]:
+            sys.exit(1)
+
+
+def _collect(screen: "Screen", data: str, out: Path | None, search: Search, refit: bool, figures: bool) -> None:
+    """Go on as `_search` does with a sweep whose parts have ended, and whose settings are in its directory."""
+    from onelayer.coded import prepare
+    from onelayer.experiments import sweep as sweeps
+    from onelayer.runs.claim import claimed
+
+    sweep = sweeps.Sweep.open(out or Path())
+    sweeps.require_trained(sweep)
+    plan = sweep.plan
+    with screen.working("reading") as progress:
+        splits = plan.of_run(0, plan.seeds[0]).load_splits(None if data == "auto" else data, progress)
+    with screen.working("computing features") as progress:
+        prepare(splits, plan.configs, progress)
+    with claimed(sweep.path):
+        _search(screen, sweep.path, plan, splits, search, refit, figures)
+
+
+def _require_none_else(given: tuple[object, ...], defaults: tuple[object, ...]) -> None:
+    """Refuse settings beside --collect."""
+    if given != defaults:
+        what = "--collect takes the settings of the sweep in --out; leave out all other options except --data"
+        raise ConfigError(f"{what}, --refit, --report-test, --workers, --figures and --quiet")
+
+
+def _noun(plan: "SweepPlan") -> str | None:
+    """Return the noun for what is counted within the runs, if it is the same in all."""
+    solvers = {config.solver for config in plan.configs}
+    return None if len(solvers) > 1 else "iteration" if "converged" in solvers else "epoch"

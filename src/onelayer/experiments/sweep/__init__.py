@@ -8,6 +8,10 @@ from onelayer.experiments.sweep.directory import results as results
 from onelayer.experiments.sweep.directory import select_of as select_of
 from onelayer.experiments.sweep.edges import edge_notes as edge_notes
 from onelayer.experiments.sweep.edges import notes_on_choice as notes_on_choice
+from onelayer.experiments.sweep.parts import claim_to_collect as claim_to_collect
+from onelayer.experiments.sweep.parts import part_of as part_of
+from onelayer.experiments.sweep.parts import require_trained as require_trained
+from onelayer.experiments.sweep.parts import train_part as train_part
 from onelayer.experiments.sweep.plan import Select as Select
 from onelayer.experiments.sweep.plan import SweepPlan as SweepPlan
 from onelayer.experiments.sweep.plan import draws as draws

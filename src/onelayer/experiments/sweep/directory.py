@@ -5,6 +5,7 @@
 ``sweep.csv``                    a row a run, with its settings and scores
 ``grid.png``                     a picture of the validation scores by setting
 ``runs/<setting>-seed-<seed>/``  a run directory for each; settings are counted from 000
+``parts/<part>/``                what claims a part, where several processes share the runs
 ``refit/``                       a sweep of the chosen setting alone, on training and validation rows
 ===============================  ========================================================================
 """
@@ -30,6 +31,7 @@ from onelayer.runs.claim import claimed
 from onelayer.runs.directory import FILES, TEMPORARY, Run
 from onelayer.words import typed
 
+PATIENCE = 60.0  # seconds in which a process has written the plan
 DIVERGED = "diverged.txt"  # in the directory of a run that did, with the reason
 BALANCED = "validation_balanced_accuracy"  # in the summary of a run, where it chooses
 RUN_NAME = re.compile(r"\d{3,}-seed-\d+")
@@ -53,11 +55,13 @@ class Sweep:
             If it holds another sweep and `overwrite` is false, or holds anything else, or cannot be made.
         """
         sweep = cls(Path(path), plan)
-        with claimed(sweep.path):
+        # The processes of several parts may start at the same moment: the first one writes the plan.
+        with claimed(sweep.path, patience=PATIENCE if plan.parts > 1 else 0.0):
             if not sweep._is_made(overwrite):
                 settings = [config.settings for config in plan.configs]
                 content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
                 content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
+                content |= {"parts": plan.parts}
                 content |= {"source_config": asdict(plan.source_config), "select": plan.select}
                 write_mark(sweep._json_path, "sweep", content)
         return sweep
@@ -94,7 +98,8 @@ class Sweep:
             source, fingerprint = str(content["source"]), str(content["fingerprint"])
             data = split_config, source, fingerprint, source_config
             # Accuracy chose before there was a choice.
-            return SweepPlan(configs, tuple(content["seeds"]), *data, content.get("select", "accuracy"))
+            chosen_by, parts = content.get("select", "accuracy"), content.get("parts", 1)
+            return SweepPlan(configs, tuple(content["seeds"]), *data, chosen_by, parts)
 
         return cls(Path(path), read_mark(Path(path) / "sweep.json", "sweep", parse))
 
@@ -109,6 +114,10 @@ class Sweep:
     @property
     def _json_path(self) -> Path:
         return self.path / "sweep.json"
+
+    def part_path(self, part: int) -> Path:
+        """Return the directory whose claim says that a process works on a part, counted from 1."""
+        return self.path / "parts" / str(part)
 
     def run(self, setting: int, seed: int) -> Run:
         """Return the directory of a run, which need not exist yet."""
@@ -175,11 +184,14 @@ class Sweep:
         Raises
         ------
         RunError
-            If a run directory holds what no run wrote. Nothing is removed then.
+            If a process works on a part, or a run directory holds what no run wrote. Nothing is removed then.
         """
         folders = (self.path, self.path / "refit")
         found = [path for folder in folders for path in (folder / "runs").glob("*") if RUN_NAME.fullmatch(path.name)]
         made = [path for path in found if path.is_dir() and not path.is_symlink()]
+        for part in (self.path / "parts").glob("*"):
+            with claimed(part):  # refuses if a process works on it
+                pass
         for path in made:
             for file in path.iterdir():
                 if file.name not in (*FILES, DIVERGED) and not TEMPORARY.fullmatch(file.name):
@@ -191,6 +203,9 @@ class Sweep:
             (folder / "sweep.csv").unlink(missing_ok=True)
             (folder / "grid.png").unlink(missing_ok=True)
         (self.path / "refit" / "sweep.json").unlink(missing_ok=True)
+        for folder in (*(self.path / "parts").glob("*"), self.path / "parts"):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def results(sweep: Sweep) -> list[SettingResult]:

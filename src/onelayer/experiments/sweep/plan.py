@@ -11,7 +11,7 @@ import numpy as np
 from onelayer.config import SETTINGS, SOLVER_SETTINGS, SourceConfig, SplitConfig, TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.runs.plan import Plan
-from onelayer.words import option_value, spaced
+from onelayer.words import counted, option_value, spaced
 
 LOGARITHMIC = ("learning_rate", "l2")  # drawn from a range, each power of ten as likely as the next
 
@@ -92,6 +92,8 @@ class SweepPlan:
         Options that the source was read with.
     select : {"loss", "accuracy", "balanced-accuracy"}
         The score of the validation rows that chooses a setting.
+    parts : int
+        Number of processes that share the runs, see `runs_of`.
     """
 
     configs: tuple[TrainConfig, ...]
@@ -101,6 +103,7 @@ class SweepPlan:
     fingerprint: str
     source_config: SourceConfig = SourceConfig()
     select: Select = "loss"
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.select not in get_args(Select):
@@ -140,6 +143,16 @@ class SweepPlan:
         config = replace(self.configs[setting], seed=seed)
         return Plan(config, self.split_config, self.source, self.fingerprint, self.source_config)
 
+    def runs_of(self, part: int) -> list[tuple[int, int]]:
+        """Return the setting and the seed of each run of a part, counted from 1.
+
+        The runs are dealt in turn, those first that differ in the learning rate and lambda alone and thus take about as
+        long: of each such group, two parts have equally many runs, or one has one more.
+        """
+        runs = [(setting, seed) for setting in range(len(self.configs)) for seed in self.seeds]
+        kinds = [_kind(config) for config in self.configs]
+        return sorted(sorted(runs, key=lambda run: kinds[run[0]])[part - 1 :: self.parts])
+
     def difference(self, other: "SweepPlan") -> str:
         """Return the first difference from `other`, in words."""
         if self.fingerprint != other.fingerprint:
@@ -156,7 +169,14 @@ class SweepPlan:
             return "its settings come in another order"
         if self.select != other.select:
             return f"its setting is chosen by {self.select}, not by {other.select}"
+        if self.parts != other.parts:
+            return f"its runs are divided into {counted(self.parts, 'part')}, not {other.parts}"
         return "its rows are split in another way"
+
+
+def _kind(config: TrainConfig) -> list[str]:
+    """Return the settings on which the time of a run depends most, as words to sort by."""
+    return [str(getattr(config, name)) for name in SETTINGS if name not in LOGARITHMIC]
 
 
 def is_number(value: object) -> bool:

@@ -21,7 +21,7 @@ def refit(sweep: Sweep, setting: int) -> Sweep:
     plan = sweep.plan
     complete = [sweep.run(setting, seed) for seed in plan.seeds if sweep.read(setting, seed).status == "complete"]
     config = refit_config(plan.configs[setting], complete)
-    alone = replace(plan, configs=(config,), split_config=replace(plan.split_config, refit=True))
+    alone = replace(plan, configs=(config,), split_config=replace(plan.split_config, refit=True), parts=1)
     path = sweep.path / "refit"
     # It is made again where another setting was chosen before, for example because a damaged run was mended.
     overwrite = (path / "sweep.json").exists() and Sweep.open(path).plan != alone

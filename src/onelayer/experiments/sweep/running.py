@@ -1,7 +1,7 @@
 """Training the runs of a sweep, several at a time."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -27,6 +27,7 @@ def run_sweep(
     *,
     workers: int = 0,
     settings: Collection[int] | None = None,
+    part: int = 0,
     report_test: bool = False,
     on_progress: Told | None = None,
 ) -> None:
@@ -43,6 +44,8 @@ def run_sweep(
         Number of runs at a time; 0 is the number of cores. The results do not depend on it.
     settings : collection of int, optional
         Train these settings only.
+    part : int
+        Train the runs of this part of the plan only, counted from 1; 0 is all.
     report_test : bool
         Evaluate the test rows, also for runs that are complete without test scores.
     on_progress : callable, optional
@@ -61,7 +64,9 @@ def run_sweep(
         raise ConfigError(f"workers {workers} is not a whole number of at least 0")
     if splits.dataset.fingerprint != plan.fingerprint:
         raise DataError(f"{splits.dataset.name} is not the data of the sweep {sweep.path}; pass the right --data")
-    todo = _to_train(sweep, range(len(plan.configs)) if settings is None else settings, report_test)
+    named = range(len(plan.configs)) if settings is None else settings
+    asked = plan.runs_of(part) if part else [(setting, seed) for setting in named for seed in plan.seeds]
+    todo = _to_train(sweep, asked, report_test)
     missing = [plan.configs[run.setting].epochs for run in todo if run.status == "missing"]
     total = sum(epochs for epochs in missing if epochs != "auto")
     progress = _Progress(None if "auto" in missing else total, len(missing), on_progress)
@@ -84,11 +89,11 @@ def run_sweep(
             raise
 
 
-def _to_train(sweep: Sweep, settings: Collection[int], report_test: bool) -> list[SweepRun]:
+def _to_train(sweep: Sweep, runs: Iterable[tuple[int, int]], report_test: bool) -> list[SweepRun]:
     """Return the runs that are not complete, and those that lack the test scores asked for."""
     return [
         run
-        for run in (sweep.read(setting, seed) for setting in settings for seed in sweep.plan.seeds)
+        for run in (sweep.read(setting, seed) for setting, seed in runs)
         if run.status == "missing" or (run.status == "complete" and report_test and "test" not in run.scores)
     ]
 
