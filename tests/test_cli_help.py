@@ -73,7 +73,7 @@ def test_options_are_in_groups(run_cli):
             "Data": source,
             "Split": split,
             "Training": " ".join([*swept, "--preset"]),
-            "Runs": "--seeds --seed --random --random-seed --select --report-test --workers --part --collect",
+            "Runs": "--seeds --seed --random --random-seed --select --report-test --workers --stack --part --collect",
             "Output": "--out --overwrite --figures --quiet",
             "Options": "--config",
         },

@@ -66,6 +66,8 @@ class Search:
         Score of the validation rows that chooses a setting; by default loss, the finest, or that of the sweep in --out.
     report_test
         Settings whose test figures are shown; test figures must not choose a setting.
+    stack
+        Train the settings of a seed together, which share each pass over the rows; for the backend numpy.
     part
         Part of the runs to train, such as 3/16, where processes share --out; the last part to end writes the table.
     collect
@@ -79,6 +81,7 @@ class Search:
     select: Literal["loss", "accuracy", "balanced-accuracy"] | None = None
     report_test: Literal["chosen", "all"] = "chosen"
     workers: Workers = 0
+    stack: Annotated[bool, Parameter(negative="")] = False
     part: str | None = None
     collect: Annotated[bool, Parameter(negative="")] = False
 
@@ -130,7 +133,7 @@ def sweep(
         splits = load_splits(data, apart, source_config=source_config, progress=progress)
     configs, seeds = _settings(without_preset(screen, options, preset, data, splits), search)
     dataset = splits.dataset
-    _require_fit(splits, configs)  # before anything is made
+    _require_fit(splits, configs, search.stack)  # before anything is made
     source_config = replace(source_config, fit=dataset.fit or "auto")
     rows = apart, dataset.source, dataset.fingerprint, source_config
     own = sweeps.SweepPlan(configs, seeds, *rows, "accuracy", parts).runs_of(part)
@@ -138,7 +141,7 @@ def sweep(
         prepare(splits, [configs[setting] for setting in dict.fromkeys(setting for setting, _ in own)], progress)
     with nullcontext(out or Path()) if search.part else claimed(out, Path("sweeps") / dataset.name.lower()) as path:
         select = search.select or sweeps.select_of(path, configs, overwrite=overwrite)
-        plan = sweeps.SweepPlan(configs, seeds, *rows, select, parts)
+        plan = sweeps.SweepPlan(configs, seeds, *rows, select, parts, search.stack)
         sweeps.Sweep.create(path, plan, overwrite=overwrite)  # refuses before it prints
         with repeatable(path, given=out is not None, overwrite=overwrite):
             if search.part:
@@ -165,13 +168,16 @@ def _settings(options: Grid, search: Search) -> tuple[tuple[TrainConfig, ...], t
     return configs, tuple(range(search.seed, search.seed + search.seeds))
 
 
-def _require_fit(splits: "Splits", configs: tuple[TrainConfig, ...]) -> None:
+def _require_fit(splits: "Splits", configs: tuple[TrainConfig, ...], stack: bool) -> None:
     """Refuse settings that do not fit the data, and rows of unlike units."""
+    from onelayer.experiments.sweep import require_stackable
     from onelayer.training.backends.registry import choose_backend
     from onelayer.training.state import warn_of_units
 
     for config in configs:
         choose_backend(splits.dataset, config)
+        if stack:
+            require_stackable(config)
     warn_of_units(splits)
 
 

@@ -95,6 +95,7 @@ def resume(
     max_passes: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    backend: Any = None,
 ) -> TrainingResult:
     """Go on with an interrupted run, or with a complete one for more epochs, more passes or a smaller gap.
 
@@ -113,6 +114,8 @@ def resume(
         Of the backend torch, in place of that of the run, whose bits it need not repeat.
     progress : callable, optional
         Called with the rows whose features are computed, and their total.
+    backend : Seat, optional
+        In place of the backend of the run, which it stands for.
 
     Raises
     ------
@@ -137,6 +140,7 @@ def resume(
             plan = replace(plan, config=config)
             run.write_checkpoint(plan, state)
         problem = Problem.of(splits, plan.config, features=state.features, progress=progress)
+        problem = replace(problem, backend=backend or problem.backend)
         return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
 
 

@@ -26,3 +26,4 @@ from onelayer.experiments.sweep.search import Progress as Progress
 from onelayer.experiments.sweep.search import Search as Search
 from onelayer.experiments.sweep.search import draw_runs as draw_runs
 from onelayer.experiments.sweep.search import search as search
+from onelayer.experiments.sweep.stacks import require_stackable as require_stackable

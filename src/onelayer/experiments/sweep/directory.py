@@ -61,7 +61,7 @@ class Sweep:
                 settings = [config.settings for config in plan.configs]
                 content: dict[str, Any] = {"settings": settings, "seeds": plan.seeds}
                 content |= {"split": asdict(plan.split_config), "source": plan.source, "fingerprint": plan.fingerprint}
-                content |= {"parts": plan.parts}
+                content |= {"parts": plan.parts, "stack": plan.stack}
                 content |= {"source_config": asdict(plan.source_config), "select": plan.select}
                 write_mark(sweep._json_path, "sweep", content)
         return sweep
@@ -98,8 +98,9 @@ class Sweep:
             source, fingerprint = str(content["source"]), str(content["fingerprint"])
             data = split_config, source, fingerprint, source_config
             # Accuracy chose before there was a choice.
-            chosen_by, parts = content.get("select", "accuracy"), content.get("parts", 1)
-            return SweepPlan(configs, tuple(content["seeds"]), *data, chosen_by, parts)
+            chosen_by = content.get("select", "accuracy")
+            shared = content.get("parts", 1), content.get("stack", False)
+            return SweepPlan(configs, tuple(content["seeds"]), *data, chosen_by, *shared)
 
         return cls(Path(path), read_mark(Path(path) / "sweep.json", "sweep", parse))
 

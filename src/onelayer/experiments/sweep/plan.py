@@ -94,6 +94,8 @@ class SweepPlan:
         The score of the validation rows that chooses a setting.
     parts : int
         Number of processes that share the runs, see `runs_of`.
+    stack : bool
+        Train the runs that differ in the steps alone together, in one pass over the rows.
     """
 
     configs: tuple[TrainConfig, ...]
@@ -104,6 +106,7 @@ class SweepPlan:
     source_config: SourceConfig = SourceConfig()
     select: Select = "loss"
     parts: int = 1
+    stack: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in get_args(Select):
@@ -169,6 +172,9 @@ class SweepPlan:
             return "its settings come in another order"
         if self.select != other.select:
             return f"its setting is chosen by {self.select}, not by {other.select}"
+        if self.stack != other.stack:
+            ways = "one by one", "in stacks"
+            return f"its runs are trained {ways[self.stack]}, not {ways[other.stack]}"
         if self.parts != other.parts:
             return f"its runs are divided into {counted(self.parts, 'part')}, not {other.parts}"
         return "its rows are split in another way"

@@ -1,8 +1,10 @@
 """Training the runs of a sweep, several at a time."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +14,12 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
 from onelayer.experiments.sweep.results import SweepRun
+from onelayer.experiments.sweep.stacks import STACK, epochs_done, stacks_of
 from onelayer.files import write_file, write_json
 from onelayer.parts import count_cores
 from onelayer.runs import training as runs
 from onelayer.runs.directory import Run
+from onelayer.training.stacking import Seat, Stacking
 from onelayer.training.state import Problem, TrainingState
 
 Told = Callable[[int, int | None, tuple[int, int]], None]
@@ -72,14 +76,14 @@ def run_sweep(
     progress = _Progress(None if "auto" in missing else total, len(missing), on_progress)
     stopping = threading.Event()
 
-    def train(row: SweepRun) -> None:
+    def train(rows: Sequence[SweepRun]) -> None:
         if not stopping.is_set():
-            _train(sweep, row, splits, report_test, progress.advance, stopping.is_set)
+            _train_together(sweep, rows, splits, report_test, progress.advance, stopping)
 
     splits.standardizer, splits.duplicates  # noqa: B018, computed once, before the workers share them
     with one_blas_thread(), ThreadPoolExecutor(workers or count_cores()) as pool:
         try:
-            pending = {pool.submit(train, row) for row in todo}
+            pending = {pool.submit(train, rows) for rows in stacks_of(plan, todo, splits)}
             while pending:  # a signal that comes just before a thread falls asleep is not seen until it wakes
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -98,6 +102,34 @@ def _to_train(sweep: Sweep, runs: Iterable[tuple[int, int]], report_test: bool) 
     ]
 
 
+def _train_together(
+    sweep: Sweep,
+    rows: Sequence[SweepRun],
+    splits: Splits,
+    report_test: bool,
+    advance: Callable[..., None],
+    stopping: threading.Event,
+) -> None:
+    """Train the runs of a stack, each in a thread of its own, or a single run."""
+    if not sweep.plan.stack or rows[0].status != "missing":
+        for row in rows:
+            _train(sweep, row, splits, report_test, advance, stopping.is_set)
+        return
+    stacking = Stacking([epochs_done(sweep.run(row.setting, row.seed)) for row in rows])
+
+    def train(row: SweepRun, seat: Seat) -> None:
+        with seat.taken():
+            _train(sweep, row, splits, report_test, advance, stopping.is_set, seat)
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        try:
+            for future in as_completed([pool.submit(train, *pair) for pair in zip(rows, stacking.seats, strict=True)]):
+                future.result()
+        except BaseException:
+            stopping.set()  # the others leave a checkpoint as well
+            raise
+
+
 def _train(
     sweep: Sweep,
     row: SweepRun,
@@ -105,8 +137,10 @@ def _train(
     report_test: bool,
     advance: Callable[..., None],
     cancelled: Callable[[], bool],
+    seat: Seat | None = None,
 ) -> None:
-    """Train a run from the beginning, or go on with it."""
+    """Train a run from the beginning, or go on with it; with a seat, in a stack."""
+    backend: Any = seat  # which stands for one
     run, seen, expected = sweep.run(row.setting, row.seed), 0, sweep.plan.configs[row.setting].epochs
 
     def on_epoch(state: TrainingState) -> None:
@@ -116,14 +150,17 @@ def _train(
 
     try:
         if run.checkpoint_path.exists():
-            runs.resume(run, splits, None, on_epoch, report_test, cancelled)
+            runs.resume(run, splits, None, on_epoch, report_test, cancelled, backend=backend)
         else:
             plan = sweep.plan.of_run(row.setting, row.seed)
             problem = Problem.of(splits, plan.config)
+            problem = replace(problem, backend=backend or problem.backend)
             runs.start(Run.create(run.path), plan, problem, on_epoch, report_test, cancelled)
         if sweep.plan.select == "balanced-accuracy":
             of_classes = evaluate(run.model, splits.validation).class_accuracies
             write_json(run.summary_path, run.summary | {BALANCED: float(np.nanmean(of_classes))})
+        if seat:
+            write_json(run.summary_path, run.summary | {STACK: len(seat.stacking.seats)})
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
     if row.status == "missing":  # a run that diverged has epochs left
