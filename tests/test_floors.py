@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 FLOORS = (
     *("__main__", "cli", "transformer", "estimator", "passed", "report", "experiments", "pictures"),
     *("runs", "analysis", "export", "training", "coded", "model", "data", "features", "kernel"),
-    *("layer", "files", "container", "config", "losses", "drawing", "words", "blas", "parts", "errors"),
+    *("layer", "files", "container", "config", "losses", "drawing", "processes", "words", "blas", "parts", "errors"),
 )
 INSIDE_DATA = ("sources", "formats", "untrusted")
 

@@ -1,7 +1,7 @@
 """A data set as it was read, and its splits, which are views that copy no rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,30 @@ from onelayer.data.progress import Progress
 from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.drawing import html_table
 from onelayer.errors import DataError
-from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
+from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
+from onelayer.processes import Processes
 from onelayer.words import counted, printable
 
 MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend
+
+
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """The rows that this process holds, of a data set whose rows are divided among processes.
+
+    Parameters
+    ----------
+    processes : Processes
+        Those among which the rows are divided.
+    held : ndarray (n,), bool
+        The rows from which this process takes its part of each sum. Each row has one holder.
+    complete : bool
+        Whether the other rows can be read here, too. If not, they are zeros.
+    """
+
+    processes: Processes
+    held: np.ndarray
+    complete: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +74,10 @@ class Dataset:
         averaged for a score.
     made_by : mapping
         A note, as JSON can hold it, of what made rows that were encoded elsewhere; empty where there is none.
+    mark : str
+        The fingerprint, where the source names it; empty where it is that of the rows.
+    holding : Holding or None
+        The rows that this process holds; None if it has them all.
 
     Raises
     ------
@@ -74,6 +98,8 @@ class Dataset:
     fit: Fit | None = None
     views: int = 1
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    mark: str = ""
+    holding: Holding | None = None
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or 0 in self.rows.shape:
@@ -131,7 +157,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the rows, the labels and any row weights, part by part in the source's order.
 
-        It does not depend on the files from which they were read.
+        It does not depend on the files from which they were read, except where the source names it.
         """
         return self.scan().fingerprint
 
@@ -144,10 +170,19 @@ class Dataset:
             Called with the rows done and the total.
         """
         if "_scan" not in self.__dict__:
+            if not self.is_complete:  # each process has looked through its own rows when it read them
+                self.__dict__["_scan"] = Scan(self.mark, np.empty(0, np.int64), None)
+                return self.scan()
             parts = self.parts.values() or (slice(None),)
-            self.__dict__["_scan"] = scan(self.rows, self.labels, self.row_weights, parts, progress)
-        found: Scan = self.__dict__["_scan"]
-        return found
+            found = scan(self.rows, self.labels, self.row_weights, parts, progress)
+            self.__dict__["_scan"] = replace(found, fingerprint=self.mark) if self.mark else found
+        result: Scan = self.__dict__["_scan"]
+        return result
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all rows can be read in this process."""
+        return self.holding is None or self.holding.complete
 
     @cached_property
     def everything(self) -> "Split":
@@ -208,6 +243,22 @@ class Split:
             return self.dataset.rows[self.indices[0] + start : self.indices[0] + stop]
         return np.take(self.dataset.rows, self.indices[places], axis=0)  # takes half as long as indexing
 
+    @cached_property
+    def mine(self) -> "Split":
+        """The rows of the split that this process holds, in their order."""
+        holding = self.dataset.holding
+        return self if holding is None else replace(self, indices=self.indices[holding.held[self.indices]])
+
+    def rows_of_all(self, places: np.ndarray) -> np.ndarray:
+        """Return the raw rows (k, d) at `places` within the split, whoever holds them; all processes must ask."""
+        if self.dataset.holding is None:
+            return self.rows(places)
+        at, holding = self.indices[places], self.dataset.holding
+        rows = np.zeros((len(at), self.dataset.rows.shape[1]), self.dataset.rows.dtype)
+        held = holding.held[at]
+        rows[held] = np.take(self.dataset.rows, at[held], axis=0)
+        return holding.processes.sum(rows.view(np.uint8)).view(rows.dtype)  # all others have zeros, so bits add up
+
     def blocks(self, size: int) -> Iterator[slice]:
         """Return slices that cover the split, each of at most `size` rows."""
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
@@ -267,15 +318,30 @@ class Splits:
         trained_on = name == "validation" and self.validation.weight > 0 and not self.holds_out
         return f"{name}, trained on" if trained_on else name
 
-    @cached_property
+    @property
     def standardizer(self) -> Standardizer:
         """The standardizer of the training rows."""
+        if "_standardizer" not in self.__dict__:  # a cached_property of Python 3.11 would let one thread in at a time
+            self.__dict__["_standardizer"] = self._fit()
+        found: Standardizer = self.__dict__["_standardizer"]
+        return found
+
+    def _fit(self) -> Standardizer:
+        train, holding = self.train.mine, self.dataset.holding
         with read_forwards(self.dataset.rows):
-            return Standardizer.fit(self.train.row_blocks(BLOCK_ROWS), self.train.weight_blocks(BLOCK_ROWS))
+            blocks, weights = train.row_blocks(BLOCK_ROWS), train.weight_blocks(BLOCK_ROWS)
+            if holding is None:
+                return Standardizer.fit(blocks, weights)
+            return Moments.over(holding.processes, blocks, weights, self.dataset.rows[:0]).standardizer
 
     @cached_property
     def duplicates(self) -> dict[str, int]:
-        """The number of rows of a later split that equal a row of an earlier one: ``{"test in train": 3, ...}``."""
+        """The number of rows of a later split that equal a row of an earlier one: ``{"test in train": 3, ...}``.
+
+        It is empty where this process cannot read all rows.
+        """
+        if not self.dataset.is_complete:
+            return {}
         first = first_equals(self.dataset.rows, self.dataset.scan().hashes)
         counts = {}
         for a, b in ((self.validation, self.train), (self.test, self.train), (self.test, self.validation)):

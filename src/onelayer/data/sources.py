@@ -13,6 +13,7 @@ from onelayer.config import SourceConfig, SplitConfig
 from onelayer.data.cache import cache_directory
 from onelayer.data.catalogue import FORMATS, KNOWN, NAMES
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.division import divided
 from onelayer.data.download import fetch
 from onelayer.data.formats.cifar import MissingPartError, require_cifar
 from onelayer.data.formats.cifar_sets import CIFAR10
@@ -21,6 +22,7 @@ from onelayer.data.progress import Progress
 from onelayer.data.protocols import BATCH_PROTOCOL, split
 from onelayer.data.untrusted.reading import reading
 from onelayer.errors import ConfigError, DataError, DownloadError
+from onelayer.processes import ALONE, Processes, require_same
 from onelayer.words import listed
 
 VARIABLE = "ONELAYER_DATA"
@@ -195,6 +197,7 @@ def load_splits(
     *,
     source_config: SourceConfig = SourceConfig(),
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Splits:
     """Load the parts of a data set that a protocol needs, and divide them.
 
@@ -208,6 +211,8 @@ def load_splits(
         Settings of the reader.
     progress : callable, optional
         As for `load`; called again while all rows are looked through.
+    processes : Processes
+        Those among which the rows are divided; by default, this one has them all.
 
     Returns
     -------
@@ -227,7 +232,8 @@ def load_splits(
         only = dataset.class_names[trained[0]]
         raise DataError(f"{dataset.name}: the training rows are of one class only, {only}; a classifier needs two")
     dataset.scan(progress)  # the fingerprint or the duplicates are asked for next
-    return splits
+    require_same(processes, {"the data": (dataset.fingerprint, dataset.class_names)})
+    return divided(splits, processes)
 
 
 def load_for(

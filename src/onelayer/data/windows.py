@@ -100,7 +100,7 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
         rows = buffers[number % 2][: len(places)]
         _copy(dataset.rows, source, places, rows)
         weights = None if dataset.row_weights is None else dataset.row_weights[places]
-        window = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={})
+        window = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={}, holding=None)
         return Split(split.name, window, order)
 
     with ThreadPoolExecutor(1) as reader:

@@ -18,6 +18,7 @@ every row, V and dJ/dW are 0 too, and rounding cannot give it a weight.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain, repeat
 
 import numpy as np
@@ -25,9 +26,11 @@ import numpy as np
 from onelayer.errors import FeatureError
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array, namespace_of
+from onelayer.processes import Processes, gathered
 from onelayer.words import counted
 
 BLOCK_ROWS = 512  # standardised at a time: few enough for the cache, and enough to make Python's own time small
+NO_ROWS = "there are no rows with a weight above 0 to standardise with; pass at least one"
 PIXEL_ROWS = 256  # added up at a time: their squares sum to less than 2^24, which float32 holds exactly
 
 
@@ -71,10 +74,10 @@ class Moments:
         counted = _counted(blocks, weights)
         first = next(counted, None)
         if first is None:
-            raise FeatureError("there are no rows with a weight above 0 to standardise with; pass at least one")
+            raise FeatureError(NO_ROWS)
         counted = chain([first], counted)
         if weights is None and _are_pixels(first[0]):
-            return cls._of_pixels(block for block, _ in counted)
+            return cls._of_sums(*_pixel_sums((block for block, _ in counted), first[0].shape[1]))
         origin = first[0][0].astype(np.float64)
         moments = cls(0.0, origin, np.zeros_like(origin), np.zeros_like(origin))
         with np.errstate(over="ignore", invalid="ignore"):  # `standardizer` refuses what is not finite
@@ -95,18 +98,33 @@ class Moments:
         return cls(weight, origin, offset, np.einsum("i,ij,ij->j", w, D, D))
 
     @classmethod
-    def _of_pixels(cls, blocks: Iterable[np.ndarray]) -> "Moments":
-        n = 0
-        total = squares = np.zeros((), np.int64)
-        for block in blocks:
-            for start in range(0, len(block), PIXEL_ROWS):
-                R = block[start : start + PIXEL_ROWS].astype(np.float32)  # (k, d)
-                n += len(R)
-                total = total + R.sum(axis=0).astype(np.int64)  # (d,)
-                squares = squares + np.einsum("ij,ij->j", R, R).astype(np.int64)
+    def over(
+        cls, processes: Processes, blocks: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None, like: np.ndarray
+    ) -> "Moments":
+        """Return the moments of the rows of all processes, from the blocks that this one holds, as for `of`.
+
+        They are merged in the order of the ranks. `like` (0, d) has the type of the rows, and their number of features.
+        """
+        if weights is None and _are_pixels(like):
+            return cls._of_sums(*map(processes.sum, _pixel_sums(blocks, like.shape[1])))
+        try:
+            mine = cls.of(blocks, weights)
+        except FeatureError:  # no rows here
+            mine = cls(0.0, *np.zeros((3, like.shape[1])))
+        own = np.concatenate([[mine.weight], mine.origin, mine.offset, mine.squares])
+        found = [cls(float(of[0]), *np.split(of[1:], 3)) for of in gathered(processes, own) if of[0]]
+        if not found:
+            raise FeatureError(NO_ROWS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return reduce(cls.merge, found)
+
+    @classmethod
+    def _of_sums(cls, n: np.ndarray, total: np.ndarray, squares: np.ndarray) -> "Moments":
+        """Return the moments of pixels from the number of rows (), and the sums of pixels and of their squares (d,)."""
         # n^2 times the variance, in Python's integers: the terms that cancel have more digits than a float holds
-        spread = np.array([n * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
-        return cls(float(n), np.zeros(len(total)), total / n, spread / n)
+        count = int(n)
+        spread = np.array([count * int(q) - int(t) ** 2 for q, t in zip(squares, total, strict=True)], np.float64)
+        return cls(float(count), np.zeros(len(total)), total / count, spread / count)
 
     def merge(self, other: "Moments") -> "Moments":
         """Return the moments of the rows of both."""
@@ -247,6 +265,18 @@ def _counted(
             block, w = block[w != 0], w[w != 0]
         if len(block):
             yield block, w
+
+
+def _pixel_sums(blocks: Iterable[np.ndarray], d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the number of rows (), and the sums of pixels and of their squares (d,), int64."""
+    n, total, squares = np.zeros((), np.int64), np.zeros(d, np.int64), np.zeros(d, np.int64)
+    for block in blocks:
+        for start in range(0, len(block), PIXEL_ROWS):
+            R = block[start : start + PIXEL_ROWS].astype(np.float32)  # (k, d)
+            n += len(R)
+            total += R.sum(axis=0).astype(np.int64)
+            squares += np.einsum("ij,ij->j", R, R).astype(np.int64)
+    return n, total, squares
 
 
 def _are_pixels(R: Array) -> bool:

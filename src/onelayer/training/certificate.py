@@ -250,7 +250,9 @@ def certify(
     totals = np.bincount(split.labels, split.row_weights(slice(None)), K)
     classes = np.flatnonzero(totals > 0) if layer.loss.exclusive else np.arange(K)
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # `certificate` looks for what is not finite
-        total = reduce(add, _sums(in_float64, exact, split, classes, flip, progress))
+        total = reduce(add, _sums(in_float64, exact, split.mine, classes, flip, progress))
+        holding = split.dataset.holding
+        total = total if holding is None else total.over(holding.processes)
         first = split.rows(slice(0, 1))
         shares = total.answers.ravel()[: len(classes)], total.truth.ravel()[: len(classes)]
         product = exact.unfold_gradient(total.product, shares[0] - shares[1], first)
@@ -293,6 +295,10 @@ def _sums(
     if first.dtype == np.uint8:
         length = float(np.linalg.norm((255 + np.abs(standardizer.mean)) / standardizer.scale))
         length *= 1 + gamma(len(standardizer.mean) + 8)
+    if not len(split):  # the rows of this process, if others have them all
+        none = np.zeros(0, np.int64)
+        yield Sums.of(folded, np.zeros((0, len(layer.weights))), none, None, classes, length)
+        return
     windows = forward_windows(split)
     tick = counter(progress, len(windows))
     for window in loaded(split, windows):

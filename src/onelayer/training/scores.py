@@ -11,6 +11,7 @@ from onelayer.data.dataset import Split
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
 from onelayer.parts import count_cores
+from onelayer.processes import Processes
 from onelayer.training.backends import Backend
 from onelayer.training.history import Score
 from onelayer.training.state import Problem
@@ -32,12 +33,18 @@ def scores_of(
         for split in splits:
             if split.weight == 0:
                 continue
-            pieces = loaded(split, forward_windows(split)) if problem.config.shuffle_blocks else (split,)
+            by_windows = problem.config.shuffle_blocks and problem.processes.size == 1
+            pieces = loaded(split, forward_windows(split)) if by_windows else (split,)
             totals = [backend.evaluate(layer, piece, cancelled) for piece in pieces]
             loss = sum(total.loss for total in totals) / split.weight
             right = sum(total.right for total in totals) / split.weight
-            scores[split.name] = Score(loss, loss + penalty, right)
+            scores[split.name] = _of_first(problem.processes, Score(loss, loss + penalty, right))
     return scores
+
+
+def _of_first(processes: Processes, score: Score) -> Score:
+    """Return the score of rank 0, by which all decide."""
+    return Score(*map(float, processes.broadcast(np.array([score.loss, score.cost, score.accuracy], np.float64))))
 
 
 class Scorer:
@@ -57,7 +64,8 @@ class Scorer:
         self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1)
         threads = problem.config.threads
-        self.overlaps = min(threads or count_cores(), count_cores()) > 1
+        # Several processes must ask for their sums in one order.
+        self.overlaps = min(threads or count_cores(), count_cores()) > 1 and problem.processes.size == 1
 
     def submit(self, layer: SoftmaxLayer, splits: Iterable[Split]) -> Future[dict[str, Score]]:
         """Return the scores to come of a layer that nothing changes meanwhile."""

@@ -163,10 +163,10 @@ def _train_epoch(
     train, config = problem.splits.train, problem.config
     windows = draw_windows(len(train), config.shuffle_blocks, min(config.batch_size, len(train)), rng)
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
-    if config.shuffle_blocks:
+    if config.shuffle_blocks and problem.processes.size == 1:
         visits = loaded(train, windows)
-    else:
-        visits = iter([replace(train, indices=train.indices[windows[0]])])
+    else:  # one window, or several of which a process reads the rows that it holds, batch by batch
+        visits = (replace(train, indices=train.indices[window]) for window in windows)
     done = 0
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error
         for window in visits:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.processes import ALONE, Processes
 from onelayer.training.backends import Backend, Velocity
 from onelayer.training.backends.registry import choose_backend
+from onelayer.training.backends.shared import SharedBackend
 from onelayer.training.class_weights import weighted_by_class
 from onelayer.training.converging.rows import with_mirror_images
 from onelayer.training.history import SCORE_COLUMNS, History, Score, columns_of, noun_of, scores_in_words, table_of
@@ -199,6 +202,9 @@ class Problem:
         """
         if splits.train.weight == 0:
             raise DataError(f"{splits.dataset.name} has no rows of a weight above 0 to train on; pass at least one")
+        if splits.dataset.holding is not None and config.features != "none":
+            what = f"the features {config.features} are computed by one process"
+            raise ConfigError(f"{what}; train in one process, or save the features and train several on them")
         features = features or features_of(splits, config)
         raw, unweighted = splits, coded(splits, features, progress)
         splits = weighted_by_class(unweighted, config.class_weight)
@@ -262,7 +268,14 @@ class Problem:
         if state.first_rate is not None:
             return state.first_rate
         with one_blas_thread():
-            return safe_step(self.splits.train, self.standardizer, self._taken, len(self.splits.dataset.class_names))
+            rate = safe_step(self.splits.train, self.standardizer, self._taken, len(self.splits.dataset.class_names))
+        return float(self.processes.broadcast(np.array([rate]))[0])
+
+    @property
+    def processes(self) -> Processes:
+        """The processes among which the rows are divided."""
+        holding = self.splits.dataset.holding
+        return ALONE if holding is None else holding.processes
 
     def share_left(self, learning_rate: float) -> float:
         """Return the share of the weights that the penalty leaves in an epoch at this learning rate."""
@@ -279,7 +292,10 @@ class Problem:
 
     def open(self, layer: SoftmaxLayer, velocity: Velocity | None = None) -> Backend:
         """Return a backend that holds this layer and the rows."""
-        return self.backend(self.splits, self._taken, self.standardizer.for_training, layer, velocity)
+        given = self.splits, self._taken, self.standardizer.for_training, layer, velocity
+        if self.processes.size == 1:
+            return self.backend(*given)
+        return cast(Backend, SharedBackend(self.backend, *given))  # its name and traits are those of another class
 
     @property
     def _taken(self) -> TrainConfig:
@@ -380,4 +396,4 @@ def warn_of_units(splits: Splits) -> None:
 
 
 def _some_rows(split: Split) -> np.ndarray:
-    return split.rows(places_to_look_at(len(split)))
+    return split.rows_of_all(places_to_look_at(len(split)))

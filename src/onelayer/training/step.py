@@ -38,7 +38,7 @@ def safe_step(train: Split, standardizer: Standardizer, config: TrainConfig, K: 
     n = len(train)
     places, weights = _some_rows(train)
     used = standardizer.for_training
-    X = (train.rows(places).astype(np.float64) - used.mean) / used.scale  # (m, d)
+    X = (train.rows_of_all(places).astype(np.float64) - used.mean) / used.scale  # (m, d)
     X = np.column_stack([X, np.ones(len(X))])
     trace = float(weights @ (X**2).sum(axis=1)) / len(X)  # a row of weight w is w^2 in the square of a batch
     if n <= ROWS:

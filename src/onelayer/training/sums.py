@@ -19,11 +19,15 @@ whatever order.
 
 import math
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
+from typing import Any
 
 import numpy as np
 
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import dual_of, one_hot
+from onelayer.processes import Processes, gathered
 
 UNIT = 2.0**-53  # the largest relative error of a rounding in float64
 TINY = 1e-290  # more than is lost where numbers underflow
@@ -117,7 +121,7 @@ class Sums:
         product, labelled = _products(X, (P - true) * w[:, None], y, row_weights)
         if length is None:
             of_rows = np.einsum("ij,ij->i", X, X)  # (n,)
-            squares, longest = float(w @ of_rows), math.sqrt(of_rows.max())
+            squares, longest = float(w @ of_rows), math.sqrt(of_rows.max(initial=0.0))
         else:
             squares, longest = float(w.sum()) * length**2, length
         return cls(
@@ -140,6 +144,21 @@ class Sums:
         merged["longest"], merged["margin"] = max(both["longest"]), min(both["margin"])
         merged["roundings"] = max(both["roundings"]) + 1
         return Sums(**merged)
+
+    def over(self, processes: Processes) -> "Sums":
+        """Return the sum of those of all processes, in the order of the ranks."""
+        if processes.size == 1:
+            return self
+        own = {field.name: np.asarray(getattr(self, field.name), np.float64) for field in fields(self)}
+        found = gathered(processes, np.concatenate([array.ravel() for array in own.values()]))
+        ends = np.cumsum([array.size for array in own.values()])[:-1]
+        of_ranks = []
+        for of_rank in found:
+            pieces = zip(own.items(), np.split(of_rank, ends), strict=True)
+            values: dict[str, Any] = {name: piece.reshape(array.shape) for (name, array), piece in pieces}
+            scalars = {name: float(value) for name, value in values.items() if not value.ndim}
+            of_ranks.append(Sums(**{**values, **scalars, "roundings": int(values["roundings"])}))
+        return reduce(add, of_ranks)
 
     @property
     def error(self) -> float:

@@ -1,0 +1,119 @@
+"""A backend for rows that are divided among processes: each takes its part of every sum, and all step alike."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Dataset, Holding, Split, Splits
+from onelayer.features.standardizer import Standardizer
+from onelayer.layer import SoftmaxLayer
+from onelayer.processes import summed
+from onelayer.training.backends import Backend, Totals, Velocity, penalised_mean
+
+
+class SharedBackend:
+    """Mini-batch gradient descent on the rows of all processes, with the sums of another backend.
+
+    A batch has the rows that it has in a single process. Each process adds up the gradients of the rows that it holds,
+    in float64, and takes the step of the sum.
+
+    Parameters
+    ----------
+    backend : type of Backend
+        Does the arithmetic of the rows that this process holds.
+    splits, config, standardizer, layer, velocity
+        Those of `Backend`, of a data set with a holding.
+    """
+
+    def __init__(
+        self,
+        backend: type[Backend],
+        splits: Splits,
+        config: TrainConfig,
+        standardizer: Standardizer,
+        layer: SoftmaxLayer,
+        velocity: Velocity | None = None,
+    ) -> None:
+        # Its means are turned back into sums, so it has no penalty.
+        self._backend = backend(splits, replace(config, l2=0.0), standardizer, layer)
+        self._loss, self._l2, self._batch_size = layer.loss, config.l2, config.batch_size
+        self._templates = layer.weights.T.copy(order="C")  # (K, d): a class lies in one piece
+        self._bias = layer.bias.copy()
+        self._momentum = config.momentum_taken
+        V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
+        self._moving = V.T.astype(self._templates.dtype, order="C"), v.astype(self._bias.dtype)  # (K, d), (K,)
+
+    @property
+    def layer(self) -> SoftmaxLayer:
+        return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
+
+    @property
+    def velocity(self) -> Velocity | None:
+        V, v = self._moving
+        return (V.copy().T, v.copy()) if self._momentum else None
+
+    def run_epoch(
+        self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
+    ) -> None:
+        holding = _holding_of(train.dataset)
+        held = holding.held[train.indices]
+        rate, momentum = (self._templates.dtype.type(number) for number in (learning_rate, self._momentum))
+        for batch in train.blocks(self._batch_size):
+            if cancelled():
+                raise InterruptedError
+            places = batch.start + np.flatnonzero(held[batch])
+            part = replace(train, indices=train.indices[places])
+            if flipped is not None and train.dataset.image_shape is not None:
+                part = _mirrored(part, flipped[places])
+            layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
+            _, dW, db = summed(holding.processes, *self._sums(layer, part, cancelled))
+            rows = batch.stop - batch.start
+            V = (dW.T / rows + 2 * self._l2 * self._templates).astype(self._templates.dtype)
+            v = (db / rows).astype(self._bias.dtype)
+            if self._momentum:
+                V, v = self._moving = momentum * self._moving[0] + V, momentum * self._moving[1] + v
+            self._templates -= rate * V
+            self._bias -= rate * v
+
+    def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
+        mine = split.mine
+        of_mine = self._backend.evaluate(layer, mine, cancelled) if len(mine) else Totals(0.0, 0.0)
+        loss, right = summed(_holding_of(split.dataset).processes, of_mine.loss, of_mine.right)
+        return Totals(float(loss), float(right))
+
+    def objective(
+        self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        sums = self._sums(layer, split.mine, cancelled)
+        loss, dW, db = summed(_holding_of(split.dataset).processes, *sums)
+        return penalised_mean(float(loss), dW, db, layer, split, self._l2)
+
+    def _sums(
+        self, layer: SoftmaxLayer, part: Split, cancelled: Callable[[], bool]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the sums over some rows: loss, and its derivatives (d, K) and (K,), each row times its weight."""
+        if not part.weight:
+            return 0.0, np.zeros(layer.weights.shape), np.zeros(layer.bias.shape)
+        loss, dW, db = self._backend.objective(layer, part, cancelled)
+        return loss * part.weight, dW * part.weight, db * part.weight
+
+
+def _holding_of(dataset: Dataset) -> Holding:
+    if dataset.holding is None:
+        raise ValueError(f"the rows of {dataset.name} are not divided")
+    return dataset.holding
+
+
+def _mirrored(part: Split, flipped: np.ndarray) -> Split:
+    """Return some rows as a data set of their own, mirrored left to right where `flipped` (n,) is true."""
+    dataset = part.dataset
+    if not len(part) or dataset.image_shape is None:
+        return part
+    R = np.take(dataset.rows, part.indices, axis=0)  # (n, d)
+    images = R.reshape(-1, *dataset.image_shape)  # a view
+    images[flipped] = images[flipped, :, :, ::-1]
+    weights = part.row_weights(slice(None))
+    own = replace(dataset, rows=R, labels=part.labels, row_weights=weights, parts={}, holding=None)
+    return Split(part.name, own, np.arange(len(R)))
