@@ -37,6 +37,10 @@ class RunError(OnelayerError):
     """A run directory cannot be made, read or written."""
 
 
+class ProcessError(OnelayerError):
+    """Another process, with which this one works, has ended before its work was done."""
+
+
 class DivergedError(OnelayerError, ValueError):
     """The cost has stopped being a finite number.
 

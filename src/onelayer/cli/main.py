@@ -11,6 +11,7 @@ from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensErr
 from onelayer.cli import data, models, path, predictions, probe, runs, studies, sweep, training  # noqa: F401, their commands join the app
 from onelayer.cli.app import app, canonical, nearest, takes
 from onelayer.cli.hints import one_word_too_many, unknown_option
+from onelayer.cli.together import require_one_process
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
 from onelayer.words import printable
 
@@ -38,6 +39,8 @@ def _warnings_as_notes() -> Iterator[None]:
 
 def run_command(arguments: list[str]) -> None:
     """Run the command of a command line, given as words."""
+    if arguments and not arguments[0].startswith("-"):
+        require_one_process(arguments[0])
     tokens = []
     for place, argument in enumerate(arguments):
         if argument == "--":  # what follows are names

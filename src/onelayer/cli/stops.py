@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onelayer.errors import DivergedError
+from onelayer.errors import DivergedError, ProcessError
 
 if TYPE_CHECKING:
     from onelayer.runs.directory import Run
@@ -22,6 +22,8 @@ def resumable(run: "Run") -> Iterator[None]:
     except KeyboardInterrupt as stop:
         hint = f"; go on with: {resume_command(run.path)}" if run.checkpoint_path.exists() else ""
         raise type(stop)(f"stopped{hint}") from None
+    except ProcessError as error:
+        raise ProcessError(f"{error}; go on with: {resume_command(run.path)}") from None
     except DivergedError as error:
         raise DivergedError(f"{error}; {run.path} keeps the weights of epoch {error.epoch - 1}", error.epoch) from None
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -30,6 +30,7 @@ from onelayer.words import counted
 if TYPE_CHECKING:  # imported in each command, so that --help stays fast
     from onelayer.cli.screen import Screen
     from onelayer.data.dataset import Splits
+    from onelayer.processes import Processes
     from onelayer.runs.directory import Run
     from onelayer.runs.plan import Plan
     from onelayer.training.state import TrainingResult
@@ -56,21 +57,39 @@ def train(
     out
         Run directory to write; by default the next free one in runs/.
     """
+    from onelayer.cli.together import together
+
+    with together({"the settings": (config, split_config, source_config)}) as processes:
+        _train(processes, data, source_config, split_config, config, preset, out, overwrite, no_figures, quiet)
+
+
+def _train(
+    processes: "Processes",
+    data: str,
+    source_config: SourceConfig,
+    split_config: SplitConfig,
+    config: TrainConfig,
+    preset: str | None,
+    out: Path | None,
+    overwrite: bool,
+    no_figures: bool,
+    quiet: bool,
+) -> None:
     from onelayer.cli.notes import note_on_batches, note_on_penalty, without_preset
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
     from onelayer.kernel import kernel
     from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
+    from onelayer.runs.directory import Run, followed
     from onelayer.runs.plan import Plan
     from onelayer.runs.training import start
     from onelayer.training.state import Problem, warn_of_units
 
-    screen = Screen(quiet)
-    if out:
+    screen = Screen(quiet or processes.rank > 0)
+    if out and not processes.rank:
         Run(out).require_room(overwrite)
     with screen.working("reading") as progress:
-        splits = load_splits(data, split_config, source_config=source_config, progress=progress)
+        splits = load_splits(data, split_config, source_config=source_config, progress=progress, processes=processes)
     config = without_preset(screen, config, preset, data, splits)
     dataset = splits.dataset
     source_config = replace(source_config, fit=dataset.fit or "auto")
@@ -78,8 +97,11 @@ def train(
     with screen.working("computing features") as progress:
         problem = Problem.of(splits, config, progress=progress)  # refuses bad settings before a directory is made
     warn_of_units(splits)
-    with claimed(out, Path("runs") / splits.dataset.name.lower()) as path:
-        run = Run.create(path, overwrite=overwrite)
+    with (
+        followed(processes) as follower,
+        claimed(follower.path if follower else out, Path("runs") / splits.dataset.name.lower()) as path,
+    ):
+        run = follower or Run.create(path, overwrite=overwrite)
         screen.data(splits, classes=True)
         screen.features(problem.features)
         if config.backend == "auto" and kernel is None:
@@ -119,42 +141,59 @@ def resume(
     device
         Device of the backend torch; by default that of the run, whose last bits another device may not repeat.
     """
+    from onelayer.cli.together import together
+
+    asked = {"tol": tol, "max_passes": max_passes, "device": device}
+    with together({"the settings": (epochs, asked)}) as processes:
+        _resume(processes, run_directory, data, epochs, asked, no_figures, quiet)
+
+
+def _resume(
+    processes: "Processes",
+    run_directory: Path,
+    data: str | None,
+    epochs: int | Literal["auto"] | None,
+    asked: dict[str, Any],
+    no_figures: bool,
+    quiet: bool,
+) -> None:
     from onelayer.cli.screen import Screen
     from onelayer.runs import training as runs
     from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
+    from onelayer.runs.directory import Run, followed
     from onelayer.training.history import columns_of, noun_of
 
-    screen = Screen(quiet)
-    run = Run.open(run_directory)
-    with claimed(run.path):
+    screen = Screen(quiet or processes.rank > 0)
+    with (
+        followed(processes, lambda: Run.open(run_directory).checkpoint_path.read_bytes()) as follower,
+        claimed(follower.path if follower else Run.open(run_directory).path) as path,
+    ):
+        run = follower or Run.open(path)
         plan, state = run.read_checkpoint()
         runs.require_resumable(run)
         if epochs is not None and plan.config.solver == "converged":
             raise ConfigError(f"{run.path} has no epochs: the solver converged goes on to its end; leave out --epochs")
         with screen.working("reading") as progress:
-            splits = plan.load_splits(data, progress)
+            splits = plan.load_splits(data, progress, processes)
         screen.data(splits)
         target = plan.config.epochs if epochs is None else epochs
         longer = "; pass --epochs to train for more" if plan.config.solver == "sgd" else ""
         what = f"going on to {target}" if target != state.epoch else f"all of them{longer}"
         if target == "auto":
-            unchanged = epochs is tol is max_passes is None
+            unchanged = epochs is asked["tol"] is asked["max_passes"] is None
             what = f"{state.ended}{longer}" if unchanged and state.ended else "going on"
         if target == "auto" or target >= state.epoch:  # resuming refuses fewer
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
         say_if_weighted(screen, plan)
-        if device not in (None, plan.config.device):
+        if (device := asked["device"]) not in (None, plan.config.device):
             screen.say(f"note: the run was on {plan.config.device} so far; {device} may give other last digits")
         with resumable(run):
             with (
                 screen.working("computing features") as progress,
                 screen.training(state.epoch, target, holds_out=splits.holds_out) as on_epoch,
             ):
-                result = runs.resume(
-                    run, splits, epochs, on_epoch, tol=tol, max_passes=max_passes, device=device, progress=progress
-                )
+                result = runs.resume(run, splits, epochs, on_epoch, **asked, progress=progress)
             plan, _ = run.read_checkpoint()
             finish(screen, run, plan, splits, result, no_figures)
 
@@ -191,7 +230,7 @@ def say_if_weighted(screen: "Screen", plan: "Plan") -> None:
 def finish(
     screen: "Screen", run: "Run", plan: "Plan", splits: "Splits", result: "TrainingResult", no_figures: bool
 ) -> None:
-    """Judge, draw and print a finished training."""
+    """Judge, draw and print a finished training; of several processes, rank 0 does so, and all certify."""
     from onelayer.analysis.advice import PATH_OF_L2
     from onelayer.analysis.certification import certificate_summary, certify_if_useful
     from onelayer.analysis.judgement import judge
@@ -200,6 +239,9 @@ def finish(
 
     with screen.working("certifying") as progress:
         certificate = certify_if_useful(result.model, splits, plan.config, progress)
+    holding = splits.dataset.holding
+    if holding is not None and holding.processes.rank:
+        return
     judgement, found = judge(result, splits, plan.config), read_path(run)
     if judgement and found:  # the path is what it would advise
         judgement = replace(judgement, advice=[said for said in judgement.advice if PATH_OF_L2 not in said])

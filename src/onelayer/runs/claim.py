@@ -100,7 +100,12 @@ def _acquire(claim: Path, until: float) -> bytes:
 
     Until this time of the monotonic clock it waits for a process that has not ended.
     """
-    me = {"host": platform.node(), "pids": _pids(), "pid": os.getpid(), "process": _process(os.getpid())}
+    me = {
+        "host": platform.node(),
+        "pids": name_of_container(),
+        "pid": os.getpid(),
+        "process": name_of_process(os.getpid()),
+    }
     me |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)}
     content = json.dumps(me).encode()
     while True:
@@ -115,7 +120,7 @@ def _acquire(claim: Path, until: float) -> bytes:
         here = all(holder.get(name, me[name]) == me[name] for name in ("host", "pids"))
         pid = holder.get("pid")
         # This process does not hold the claim, so a claim in its name was left behind by an interruption.
-        ended = here and (pid == os.getpid() or _process(pid) != holder.get("process"))
+        ended = here and (pid == os.getpid() or name_of_process(pid) != holder.get("process"))
         if holder and not ended and time.monotonic() < until:
             time.sleep(0.05)
             continue
@@ -167,7 +172,7 @@ def _read(claim: Path) -> tuple[bytes, dict[str, Any] | None]:
     return content, {}
 
 
-def _pids() -> str:
+def name_of_container() -> str:
     """Return a name for the process numbers of this container, which differs between containers of one machine."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
@@ -175,7 +180,7 @@ def _pids() -> str:
         return ""
 
 
-def _process(pid: object) -> str | None:
+def name_of_process(pid: object) -> str | None:
     """Return a name for a process that no other process on this machine has, or None if it has ended."""
     if not isinstance(pid, int):
         return None

@@ -18,12 +18,14 @@ import math
 import platform
 import re
 import shlex
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +40,7 @@ from onelayer.files import HALF_WRITTEN, read_json, write_figure, write_file, wr
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
 from onelayer.model import MODEL_ARRAYS, Model, require_layer_shapes
+from onelayer.processes import Processes, bytes_of_first
 from onelayer.runs.claim import CLAIM, claimed
 from onelayer.runs.plan import Plan
 from onelayer.training.history import (
@@ -418,6 +421,40 @@ class Run(CurvePlots, ModelPlots):
             for file in self.path.iterdir():
                 if HALF_WRITTEN.fullmatch(file.name):
                     file.unlink(missing_ok=True)
+
+
+class FollowedRun(Run):
+    """The run of a process that does not write, as rank 0 does; its folder has a copy of the checkpoint, if any."""
+
+    def write_checkpoint(self, plan: Plan, state: TrainingState) -> None:
+        """Write nothing."""
+
+    def write_history(self, state: TrainingState) -> None:
+        """Write nothing."""
+
+    def write_result(self, plan: Plan, splits: Splits, result: TrainingResult) -> None:
+        """Write nothing."""
+
+
+@contextmanager
+def followed(processes: Processes, checkpoint: Callable[[], bytes] = bytes) -> Iterator[Run | None]:
+    """Yield the run that a process follows; None for rank 0, whose checkpoint the others get, if it has one.
+
+    Parameters
+    ----------
+    processes : Processes
+    checkpoint : callable
+        Returns the bytes of the file; called by rank 0 alone.
+    """
+    content = bytes_of_first(processes, b"" if processes.rank else checkpoint()) if processes.size > 1 else b""
+    if not processes.rank:
+        yield None
+        return
+    with TemporaryDirectory(prefix="onelayer-") as folder:
+        run = FollowedRun(Path(folder))
+        if content:
+            run.checkpoint_path.write_bytes(content)
+        yield run
 
 
 def load_run(path: str | Path) -> Run:

@@ -11,6 +11,7 @@ from onelayer.data.protocols import BATCH_PROTOCOL
 from onelayer.data.sources import load_for
 from onelayer.errors import ConfigError, DataError
 from onelayer.model import Model
+from onelayer.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ class Plan:
     source_config: SourceConfig = SourceConfig()
     started: str = field(default="", compare=False)
 
-    def load_splits(self, source: str | None = None, progress: Callable[..., None] | None = None) -> Splits:
-        """Read the run's own data again, from their old place or from `source`.
+    def load_splits(
+        self,
+        source: str | None = None,
+        progress: Callable[..., None] | None = None,
+        processes: Processes = ALONE,
+    ) -> Splits:
+        """Read the run's own data again, from their old place or from `source`, for this one of the processes.
 
         Raises
         ------
@@ -49,7 +55,13 @@ class Plan:
         if source is None and Path(self.source).is_absolute() and not Path(self.source).exists():
             raise DataError(f"{self.source}: the data of this run are not there; if they were moved, pass --data")
         source_config = self.source_config
-        splits = load_splits(source or self.source, self.split_config, source_config=source_config, progress=progress)
+        splits = load_splits(
+            source or self.source,
+            self.split_config,
+            source_config=source_config,
+            progress=progress,
+            processes=processes,
+        )
         if splits.dataset.fingerprint != self.fingerprint:
             raise DataError(
                 f"{source or self.source} is not the data of this run: its fingerprint begins with "

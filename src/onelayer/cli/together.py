@@ -1,0 +1,58 @@
+"""Commands that several processes run together, and those that one process runs."""
+
+import os
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from onelayer.errors import ConfigError, OnelayerWarning, UnitWarning
+
+if TYPE_CHECKING:
+    from onelayer.processes import Processes
+
+TOGETHER = ("train", "resume")
+
+
+@contextmanager
+def together(facts: Mapping[str, object]) -> Iterator["Processes"]:
+    """Join the other processes, if there are any, and yield them; these facts and the versions must be the same in all.
+
+    Raises
+    ------
+    ConfigError
+        If they differ.
+    """
+    from onelayer.processes import require_same
+    from onelayer.torchrun import joined
+
+    with joined() as processes, warnings.catch_warnings():
+        if processes.rank:  # rank 0 says them
+            warnings.simplefilter("ignore", OnelayerWarning)
+            warnings.simplefilter("error", UnitWarning)
+        if processes.size > 1:
+            require_same(processes, {**facts, "versions": _versions()})
+        yield processes
+
+
+def require_one_process(command: str) -> None:
+    """Raise a ConfigError if this is one of several processes, and the command is for one; only rank 0 says so."""
+    if command in TOGETHER or "RANK" not in os.environ:
+        return
+    from onelayer.torchrun import is_first, is_one_of_several
+
+    if not is_one_of_several():
+        return
+    if not is_first():
+        raise SystemExit(2)
+    raise ConfigError(f"{command} runs in one process; start it without torchrun, which {' and '.join(TOGETHER)} take")
+
+
+def _versions() -> tuple[object, ...]:
+    """Return what decides the bits of a number, beside the data and the settings."""
+    from onelayer.kernel import kernel
+
+    packages = [version(name) for name in ("onelayer", "numpy", "torch")]
+    return *packages, platform.machine(), None if kernel is None else kernel.variant()

@@ -1,0 +1,270 @@
+"""The processes that torchrun started, as `Processes`: sums by PyTorch's gloo, and a watch over the other processes.
+
+A collective of gloo ends with an error soon after a process of the same group has died, but the error does not say
+which one; and where a whole machine is gone it never ends. So each process writes into the store of addresses, which
+PyTorch keeps anyway, that it is still there, once a second, and, when it ends, why.
+"""
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from onelayer.errors import ConfigError, OnelayerError, ProcessError
+from onelayer.processes import ALONE, Processes
+from onelayer.runs.claim import name_of_container, name_of_process
+from onelayer.words import counted
+
+OPENING = 25.0  # seconds in which all processes must have come
+BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
+SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
+DIAGNOSIS = 18.0  # seconds in which a broken sum is explained
+FOREVER = timedelta(days=30)  # a process may read or draw for long while others wait, as long as it lives
+DONE = "done"
+
+
+def is_one_of_several() -> bool:
+    """Return whether torchrun, or the like, started this process with others."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return "RANK" in os.environ and size.isdigit() and int(size) > 1
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes."""
+    return not is_one_of_several() or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun started, and yield them; alone, there is nothing to join.
+
+    Of several processes that end with an error, the one of the lowest rank shows it, and the others exit.
+
+    Raises
+    ------
+    ConfigError
+        If PyTorch is not installed, the environment makes no sense, or the others do not come within half a minute.
+    ProcessError
+        If one of the others has ended before its work was done.
+    """
+    if not is_one_of_several():
+        yield ALONE
+        return
+    processes = _open()
+    try:
+        yield processes
+    except OnelayerError as error:
+        processes.end(str(error))
+        if processes.another_says():
+            raise SystemExit(2) from None
+        raise
+    except KeyboardInterrupt as stop:
+        lost = processes.lost or processes.find_lost(BEAT)  # torchrun stops the others as soon as one has ended
+        processes.end(lost or "it was stopped")
+        if lost:
+            raise type(stop)("; ".join(filter(None, [lost, str(stop)]))) from None
+        raise
+    except BaseException as error:
+        processes.end(f"{type(error).__name__}: {error}")
+        raise
+    else:
+        processes.end(DONE)
+
+
+def _open() -> "TorchProcesses":
+    try:
+        import torch.distributed
+    except ModuleNotFoundError:
+        raise ConfigError("several processes need PyTorch; install onelayer[torch], or start one process") from None
+    dist: Any = torch.distributed  # it does not say what it exports
+    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = [os.environ.get(name, "") for name in wanted]
+    if not all(values) or not all(values[place].isdigit() for place in (0, 1, 3)):
+        found = " ".join(f"{name}={value}" for name, value in zip(wanted, values, strict=True))
+        raise ConfigError(f"the environment does not tell where the other processes are ({found}); start with torchrun")
+    rank, size, host, port = int(values[0]), int(values[1]), values[2], int(values[3])
+    if rank >= size:
+        raise ConfigError(f"RANK {rank} is not below WORLD_SIZE {size}; start with torchrun")
+    keeps_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    until, timeout = time.monotonic() + OPENING, timedelta(seconds=OPENING)
+
+    def connect(serves: bool) -> Any:
+        store = dist.TCPStore(host, port, None, serves, timeout, wait_for_workers=False)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return dist.PrefixStore(f"onelayer/{attempt}", store)
+
+    try:
+        store, watch = connect(keeps_store), connect(False)
+    except (RuntimeError, ValueError, OSError):
+        verb = "cannot be opened here" if keeps_store else "does not answer"
+        raise ConfigError(
+            f"rank {rank}: {host}:{port}, the place of rank 0, {verb} (MASTER_ADDR, MASTER_PORT); start rank 0 there, "
+            "or start all with torchrun"
+        ) from None
+    watch.set(f"came/{rank}", _self())
+    while missing := [other for other in range(size) if not watch.check([f"came/{other}"])]:
+        if time.monotonic() > until:
+            who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            raise ConfigError(
+                f"rank {rank}: {who} of {counted(size, 'process')} did not come to {host}:{port}; start all"
+            )
+        time.sleep(0.05)
+    try:
+        dist.init_process_group(
+            "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=FOREVER
+        )
+    except RuntimeError as error:
+        what = f"rank {rank}: gloo cannot connect the processes ({_first_line(error)})"
+        raise ConfigError(f"{what}; name the network of this machine in GLOO_SOCKET_IFNAME") from None
+    return TorchProcesses(rank, size, watch)
+
+
+def _self() -> str:
+    """Return host, process number and start of this process."""
+    return "\n".join([platform.node(), name_of_container(), str(os.getpid()), name_of_process(os.getpid()) or ""])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+class TorchProcesses:
+    """The processes of a group of gloo.
+
+    Parameters
+    ----------
+    rank, size : int
+    store : torch.distributed.Store
+        The place of signs of life; for this object alone, as waiting for a key would hold others up.
+
+    Attributes
+    ----------
+    lost : str
+        What is said of a process that has ended too soon; empty as long as none has.
+    traffic : list of (str, int)
+        The name and the bytes of each collective so far.
+    """
+
+    def __init__(self, rank: int, size: int, store: Any) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self.lost = ""
+        self.traffic: list[tuple[str, int]] = []
+        self._others = [other for other in range(size) if other != rank]
+        self._known = {other: store.get(f"came/{other}").decode().split("\n") for other in self._others}
+        self._here = _self().split("\n")[:2]
+        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        store.set(f"alive/{rank}", "0")
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        import torch
+        import torch.distributed as dist
+
+        total = np.array(array, order="C")  # a copy, which the sum takes the place of
+        self._wait("sum", total.nbytes, lambda: dist.all_reduce(torch.from_numpy(total), async_op=True))
+        return total
+
+    def broadcast(self, array: np.ndarray) -> np.ndarray:
+        import torch
+        import torch.distributed as dist
+
+        sent = np.array(array, order="C")
+        self._wait("broadcast", sent.nbytes, lambda: dist.broadcast(torch.from_numpy(sent), 0, async_op=True))
+        return sent
+
+    def end(self, why: str) -> None:
+        """Say why this process ends, and stop the signs of life."""
+        with suppress(RuntimeError), self._lock:
+            self._store.set(f"ended/{self.rank}", why)
+        self._ended.set()
+
+    def another_says(self) -> bool:
+        """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
+        until = time.monotonic() + 3 * BEAT
+        lower = [other for other in self._others if other < self.rank and not self._is_gone(other)]
+        with suppress(RuntimeError):
+            while lower and time.monotonic() < until:
+                if any(self._said(other) not in (None, DONE) for other in lower):
+                    return True
+                time.sleep(0.05)
+        return False
+
+    def find_lost(self, seconds: float) -> str:
+        """Return what is known of a process that has ended too soon, or empty if none is found in this time."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                lost = [found for other in self._others if (found := self._why_lost(other))]
+            except RuntimeError:
+                lost = [
+                    "the process that keeps the addresses, at MASTER_ADDR, has ended: rank 0, or torchrun beside it"
+                ]
+            if lost:
+                self.lost = "; ".join(lost)
+                return self.lost
+            if time.monotonic() >= until:
+                return ""
+            time.sleep(0.1)
+
+    def _wait(self, name: str, size: int, begin: Callable[[], Any]) -> None:
+        self.traffic.append((name, size))
+        try:
+            work = begin()
+            while True:
+                try:
+                    work.wait(timedelta(seconds=BEAT))
+                    return
+                except RuntimeError as error:
+                    if "Operation timed out" not in str(error):
+                        raise
+                if self.find_lost(0):
+                    raise ProcessError(f"{self.lost}; all have stopped")
+        except RuntimeError as error:
+            lost = self.find_lost(DIAGNOSIS) or f"the connection to the others broke ({_first_line(error)})"
+            raise ProcessError(f"{lost}; all have stopped") from None
+
+    def _why_lost(self, other: int) -> str:
+        """Return what is known of another process, in words, if it has ended too soon; else empty."""
+        host, _, pid, _ = self._known[other]
+        name = f"rank {other} (process {pid} on {host})"
+        with self._lock:
+            said, beat = self._said(other), self._store.get(f"alive/{other}")
+        if said == DONE:
+            return ""
+        if said is not None:
+            return f"{name} has ended: {said}"
+        if self._is_gone(other):
+            return f"{name} has ended before its work was done, perhaps killed"
+        now = time.monotonic()
+        last, since = self._heard.get(other, (b"", now))
+        if beat != last:
+            self._heard[other] = beat, now
+            return ""
+        return f"{name} gives no sign of life" if now - since > SILENT else ""
+
+    def _is_gone(self, other: int) -> bool:
+        """Return whether another process of this machine has ended."""
+        *place, pid, process = self._known[other]
+        return place == self._here and name_of_process(int(pid)) != process
+
+    def _said(self, other: int) -> str | None:
+        key = f"ended/{other}"
+        return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._ended.wait(BEAT):
+            beat += 1
+            try:
+                with self._lock:
+                    self._store.set(f"alive/{self.rank}", str(beat))
+            except RuntimeError:  # the keeper of the store has ended; a sum will tell
+                return
