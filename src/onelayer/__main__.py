@@ -69,6 +69,11 @@ def _stop(number: int, _: object) -> NoReturn:
     """Stop a run on SIGTERM as on Ctrl-C."""
     global _stopped_by
     _stopped_by = number
+    if (
+        os.environ.get("WORLD_SIZE", "1") != "1"
+    ):  # of several processes, which get a signal from the keyboard and torchrun
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

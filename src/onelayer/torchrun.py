@@ -7,8 +7,11 @@ PyTorch keeps anyway, that it is still there, once a second, and, when it ends, 
 
 import os
 import platform
+import signal
+import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -19,14 +22,15 @@ import numpy as np
 from onelayer.errors import ConfigError, OnelayerError, ProcessError
 from onelayer.processes import ALONE, Processes
 from onelayer.runs.claim import name_of_container, name_of_process
-from onelayer.words import counted
+from onelayer.words import listed
 
 OPENING = 25.0  # seconds in which all processes must have come
 BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
 SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
 DIAGNOSIS = 18.0  # seconds in which a broken sum is explained
 FOREVER = timedelta(days=30)  # a process may read or draw for long while others wait, as long as it lives
-DONE = "done"
+STOPPED = "it was stopped"
+DONE, OF_ANOTHER = "done", "of another: "  # what is said at the end; before the reason, if that is another process
 
 
 def is_one_of_several() -> bool:
@@ -60,16 +64,19 @@ def joined() -> Iterator[Processes]:
     try:
         yield processes
     except OnelayerError as error:
-        processes.end(str(error))
+        _ignore_signals()  # torchrun stops all others as soon as one has ended
+        processes.end(str(error), of_another=bool(processes.lost))
         if processes.another_says():
             raise SystemExit(2) from None
         raise
     except KeyboardInterrupt as stop:
-        lost = processes.lost or processes.find_lost(BEAT)  # torchrun stops the others as soon as one has ended
-        processes.end(lost or "it was stopped")
-        if lost:
-            raise type(stop)("; ".join(filter(None, [lost, str(stop)]))) from None
-        raise
+        _ignore_signals()
+        lost = processes.find_lost(BEAT)
+        lost = "" if STOPPED in lost else lost
+        processes.end(lost or STOPPED, of_another=bool(lost))
+        if processes.another_says():
+            raise SystemExit(128 + signal.SIGINT) from None
+        raise type(stop)("; ".join(filter(None, [lost, str(stop) or "stopped"]))) from None
     except BaseException as error:
         processes.end(f"{type(error).__name__}: {error}")
         raise
@@ -77,52 +84,79 @@ def joined() -> Iterator[Processes]:
         processes.end(DONE)
 
 
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _open() -> "TorchProcesses":
+    rank, size, host, port = _environment()
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not serves:
+        _require_answer(rank, host, port)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it says more than a page where a process has ended
     try:
         import torch.distributed
     except ModuleNotFoundError:
         raise ConfigError("several processes need PyTorch; install onelayer[torch], or start one process") from None
     dist: Any = torch.distributed  # it does not say what it exports
-    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    values = [os.environ.get(name, "") for name in wanted]
-    if not all(values) or not all(values[place].isdigit() for place in (0, 1, 3)):
-        found = " ".join(f"{name}={value}" for name, value in zip(wanted, values, strict=True))
-        raise ConfigError(f"the environment does not tell where the other processes are ({found}); start with torchrun")
-    rank, size, host, port = int(values[0]), int(values[1]), values[2], int(values[3])
-    if rank >= size:
-        raise ConfigError(f"RANK {rank} is not below WORLD_SIZE {size}; start with torchrun")
-    keeps_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    until, timeout = time.monotonic() + OPENING, timedelta(seconds=OPENING)
 
     def connect(serves: bool) -> Any:
-        store = dist.TCPStore(host, port, None, serves, timeout, wait_for_workers=False)
+        store = dist.TCPStore(host, port, None, serves, timedelta(seconds=OPENING), wait_for_workers=False)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"onelayer/{attempt}", store)
 
     try:
-        store, watch = connect(keeps_store), connect(False)
-    except (RuntimeError, ValueError, OSError):
-        verb = "cannot be opened here" if keeps_store else "does not answer"
-        raise ConfigError(
-            f"rank {rank}: {host}:{port}, the place of rank 0, {verb} (MASTER_ADDR, MASTER_PORT); start rank 0 there, "
-            "or start all with torchrun"
-        ) from None
-    watch.set(f"came/{rank}", _self())
-    while missing := [other for other in range(size) if not watch.check([f"came/{other}"])]:
-        if time.monotonic() > until:
-            who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-            raise ConfigError(
-                f"rank {rank}: {who} of {counted(size, 'process')} did not come to {host}:{port}; start all"
-            )
-        time.sleep(0.05)
+        store, watch = connect(serves), connect(False)
+    except (RuntimeError, ValueError, OSError) as error:
+        what = f"rank {rank}: {host}:{port} (MASTER_ADDR, MASTER_PORT) cannot be used ({_first_line(error)})"
+        raise ConfigError(f"{what}; choose a free port of the machine of rank 0, or start with torchrun") from None
     try:
-        dist.init_process_group(
-            "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=FOREVER
-        )
+        _wait_for_all(rank, size, watch)
+        gloo = dist.PrefixStore("gloo", store)
+        dist.init_process_group("gloo", store=gloo, rank=rank, world_size=size, timeout=FOREVER)
+        return TorchProcesses(rank, size, watch)
     except RuntimeError as error:
-        what = f"rank {rank}: gloo cannot connect the processes ({_first_line(error)})"
-        raise ConfigError(f"{what}; name the network of this machine in GLOO_SOCKET_IFNAME") from None
-    return TorchProcesses(rank, size, watch)
+        what = f"rank {rank}: the processes cannot be connected ({_first_line(error)})"
+        raise ConfigError(f"{what}; start all at once, and name this machine's network in GLOO_SOCKET_IFNAME") from None
+
+
+def _environment() -> tuple[int, int, str, int]:
+    """Return rank, number of processes, and host and port of rank 0."""
+    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = [os.environ.get(name, "") for name in wanted]
+    rank, size, host, port = values
+    if not (rank.isdigit() and host and port.isdigit() and int(rank) < int(size)):
+        found = " ".join(f"{name}={value}" for name, value in zip(wanted, values, strict=True))
+        raise ConfigError(f"the environment does not tell where the other processes are ({found}); start with torchrun")
+    return int(rank), int(size), host, int(port)
+
+
+def _require_answer(rank: int, host: str, port: int) -> None:
+    """Wait until something answers at the place of rank 0."""
+    until = time.monotonic() + OPENING
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=max(0.1, until - time.monotonic())):
+                return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() + 0.2 > until:
+                what = f"rank {rank}: nobody answers at {host}:{port} (MASTER_ADDR, MASTER_PORT; {error})"
+                raise ConfigError(f"{what}; start rank 0 there, or start all with torchrun") from None
+        time.sleep(0.2)
+
+
+def _wait_for_all(rank: int, size: int, store: Any) -> None:
+    """Come, and wait until the others have: as long as one comes every now and then."""
+    store.set(f"came/{rank}", _self())
+    before, until = size, 0.0
+    while missing := [other for other in range(size) if not store.check([f"came/{other}"])]:
+        if len(missing) < before:
+            before, until = len(missing), time.monotonic() + OPENING
+        if time.monotonic() > until:
+            who = f"rank{'s' * (len(missing) > 1)} {listed(map(str, missing))}"
+            raise ConfigError(f"rank {rank}: {who} of {size} processes did not come; start all at once, with torchrun")
+        time.sleep(0.05)
 
 
 def _self() -> str:
@@ -147,14 +181,14 @@ class TorchProcesses:
     ----------
     lost : str
         What is said of a process that has ended too soon; empty as long as none has.
-    traffic : list of (str, int)
-        The name and the bytes of each collective so far.
+    traffic : Counter
+        The sums and broadcasts so far, and their bytes, by the names of these four numbers.
     """
 
     def __init__(self, rank: int, size: int, store: Any) -> None:
         self.rank, self.size, self._store = rank, size, store
         self.lost = ""
-        self.traffic: list[tuple[str, int]] = []
+        self.traffic: Counter[str] = Counter()
         self._others = [other for other in range(size) if other != rank]
         self._known = {other: store.get(f"came/{other}").decode().split("\n") for other in self._others}
         self._here = _self().split("\n")[:2]
@@ -180,10 +214,10 @@ class TorchProcesses:
         self._wait("broadcast", sent.nbytes, lambda: dist.broadcast(torch.from_numpy(sent), 0, async_op=True))
         return sent
 
-    def end(self, why: str) -> None:
-        """Say why this process ends, and stop the signs of life."""
+    def end(self, why: str, of_another: bool = False) -> None:
+        """Say why this process ends, and whether that is the end of another one; stop the signs of life."""
         with suppress(RuntimeError), self._lock:
-            self._store.set(f"ended/{self.rank}", why)
+            self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + why)
         self._ended.set()
 
     def another_says(self) -> bool:
@@ -203,19 +237,19 @@ class TorchProcesses:
         while True:
             try:
                 lost = [found for other in self._others if (found := self._why_lost(other))]
+                lost = [found for found in lost if not found.startswith(OF_ANOTHER)] or lost  # the cause
             except RuntimeError:
-                lost = [
-                    "the process that keeps the addresses, at MASTER_ADDR, has ended: rank 0, or torchrun beside it"
-                ]
+                gone = [self._killed(other) for other in self._others if self._is_gone(other)]
+                lost = gone or ["rank 0, or torchrun beside it, has ended before its work was done"]
             if lost:
-                self.lost = "; ".join(lost)
+                self.lost = "; ".join(dict.fromkeys(text.removeprefix(OF_ANOTHER) for text in lost))
                 return self.lost
             if time.monotonic() >= until:
                 return ""
             time.sleep(0.1)
 
     def _wait(self, name: str, size: int, begin: Callable[[], Any]) -> None:
-        self.traffic.append((name, size))
+        self.traffic.update({f"{name}s": 1, f"bytes of {name}s": size})
         try:
             work = begin()
             while True:
@@ -226,29 +260,37 @@ class TorchProcesses:
                     if "Operation timed out" not in str(error):
                         raise
                 if self.find_lost(0):
-                    raise ProcessError(f"{self.lost}; all have stopped")
+                    raise ProcessError(self.lost)
         except RuntimeError as error:
             lost = self.find_lost(DIAGNOSIS) or f"the connection to the others broke ({_first_line(error)})"
-            raise ProcessError(f"{lost}; all have stopped") from None
+            self.lost = lost
+            raise ProcessError(lost) from None
 
     def _why_lost(self, other: int) -> str:
         """Return what is known of another process, in words, if it has ended too soon; else empty."""
-        host, _, pid, _ = self._known[other]
-        name = f"rank {other} (process {pid} on {host})"
         with self._lock:
             said, beat = self._said(other), self._store.get(f"alive/{other}")
         if said == DONE:
             return ""
+        if said is not None and said.startswith(OF_ANOTHER):
+            return said
         if said is not None:
-            return f"{name} has ended: {said}"
+            return f"{self._name(other)} has ended: {said}"
         if self._is_gone(other):
-            return f"{name} has ended before its work was done, perhaps killed"
+            return self._killed(other)
         now = time.monotonic()
         last, since = self._heard.get(other, (b"", now))
         if beat != last:
             self._heard[other] = beat, now
             return ""
-        return f"{name} gives no sign of life" if now - since > SILENT else ""
+        return f"{self._name(other)} gives no sign of life" if now - since > SILENT else ""
+
+    def _name(self, other: int) -> str:
+        host, _, pid, _ = self._known[other]
+        return f"rank {other} (process {pid} on {host})"
+
+    def _killed(self, other: int) -> str:
+        return f"{self._name(other)} has ended before its work was done, perhaps killed"
 
     def _is_gone(self, other: int) -> bool:
         """Return whether another process of this machine has ended."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @contextmanager
 def resumable(run: "Run") -> Iterator[None]:
     """Name the command that goes on with a run, if something stops the run."""
-    from onelayer.runs.directory import resume_command
+    from onelayer.runs.directory import FollowedRun, resume_command
 
     try:
         yield
@@ -23,7 +23,9 @@ def resumable(run: "Run") -> Iterator[None]:
         hint = f"; go on with: {resume_command(run.path)}" if run.checkpoint_path.exists() else ""
         raise type(stop)(f"stopped{hint}") from None
     except ProcessError as error:
-        raise ProcessError(f"{error}; go on with: {resume_command(run.path)}") from None
+        follows = isinstance(run, FollowedRun)
+        command = "onelayer resume and the run directory of rank 0" if follows else resume_command(run.path)
+        raise ProcessError(f"{error}; all have stopped; go on with: {command}") from None
     except DivergedError as error:
         raise DivergedError(f"{error}; {run.path} keeps the weights of epoch {error.epoch - 1}", error.epoch) from None
 
