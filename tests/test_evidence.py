@@ -10,7 +10,8 @@ from patched import CLASSES, drawn, model_of, run_of, splits_of
 
 import onelayer.analysis.evidence
 from onelayer.analysis.evidence import evidence
-from onelayer.pictures.colours import SIGNED, stretched
+from onelayer.analysis.templates import stretched
+from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.finished import draw_run
 from onelayer.pictures.patches import MOST_WITH_PATCHES, speaking_patches
 from onelayer.report.html import render

@@ -24,6 +24,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from sklearn.neighbors import NearestCentroid
 
 from onelayer.analysis.evaluation import evaluate
+from onelayer.analysis.templates import picture, stretched
 from onelayer.config import COURSEWORK, SplitConfig
 from onelayer.data import load_splits
 from onelayer.data.protocols import split
@@ -31,7 +32,6 @@ from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
 from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
 from onelayer.files import write_json
-from onelayer.pictures.colours import picture, stretched
 from onelayer.report.facts import gradients, scores
 from onelayer.report.html import _unbroken, render
 from onelayer.report.opening import course

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from onelayer.analysis.explanation import CAVEAT, Explanation
-from onelayer.pictures.colours import SIGNED, picture
+from onelayer.analysis.templates import picture
+from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.page import INK, LABEL, MOST_TEMPLATES, SMALL, capped, fitted, mosaic, signed_bar
 
 PALEST = 0.6  # grey level, of 0 to 1, of a black pixel under the colours

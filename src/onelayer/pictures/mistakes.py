@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from onelayer.pictures.colours import picture
+from onelayer.analysis.templates import picture
 from onelayer.pictures.page import INK, LABEL, MARGIN, WIDTH, fitted, mosaic, new_page
 
 

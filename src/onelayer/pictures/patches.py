@@ -11,10 +11,11 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from onelayer.analysis.evidence import MOST_IMAGES, Evidence, evidence
+from onelayer.analysis.templates import picture, stretched
 from onelayer.data.dataset import Split
 from onelayer.features.patches import Patches
 from onelayer.model import Model
-from onelayer.pictures.colours import SIGNED, picture, stretched
+from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.page import (
     GAP,
     INK,

@@ -10,8 +10,9 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from onelayer.analysis.templates import MOST_CHARTED, picture, signed_scale, stretched, strongest
 from onelayer.features.standardizer import Standardizer
-from onelayer.pictures.colours import SIGNED, picture, stretched
+from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.page import (
     GAP,
     INK,
@@ -31,9 +32,6 @@ from onelayer.pictures.page import (
     signed_bar,
     text_length,
 )
-
-MOST_CHARTED = 24  # classes
-STRONGEST = 10  # features of a class
 
 
 def templates(
@@ -127,20 +125,6 @@ def start_in_words(init_std: float | None, learnt: np.ndarray | None) -> str:
     return f"Learnt: the weights less what is left of the random numbers that they began as ({known})."
 
 
-def signed_scale(weights: np.ndarray, standardizer: Standardizer) -> tuple[np.ndarray, float, float]:
-    """Return W / s (d, K), NaN for constant pixels, the number where its colours end, and the percentage beyond."""
-    V = np.asarray(weights, np.float64) / standardizer.scale[:, np.newaxis]  # (d, K)
-    constant = _constant_features(standardizer)
-    sizes = np.abs(V[~constant])
-    V[constant] = np.nan
-    # 2 in 100 normally distributed weights lie beyond 3.5 times the median. A high percentile instead would let
-    # the pixels that hardly ever vary, and so have a tiny s, set the scale of small images.
-    largest = sizes.max(initial=0)
-    limit = (min(3.5 * np.median(sizes), largest) or largest) if largest else 1.0
-    limit = float(f"{limit:.2g}")  # so that the numbers at the colour bar are exact
-    return V, limit, 100 * np.count_nonzero(sizes > limit) / max(sizes.size, 1)
-
-
 def strongest_weights(
     weights: np.ndarray,
     standardizer: Standardizer,
@@ -206,17 +190,6 @@ def strongest_weights(
     return figure
 
 
-def strongest(weights: np.ndarray, standardizer: Standardizer) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
-    """Return features and weights of the first classes, the largest |weight| first, and the largest of all, or 1."""
-    varying = np.flatnonzero(~_constant_features(standardizer))
-    classes = []
-    for column in weights.T[:MOST_CHARTED]:
-        of_class = np.asarray(column, np.float64)[varying]
-        order = np.argsort(-np.abs(of_class), kind="stable")[:STRONGEST]
-        classes.append((varying[order], of_class[order]))
-    return classes, max((abs(float(values[0])) for _, values in classes if len(values)), default=0) or 1.0
-
-
 def one_more(standardizer: Standardizer) -> str:
     """Return the amount of a feature that adds a weight to a logit, in words."""
     own = bool((standardizer.scale == 1).all())  # or all standard deviations are 1, and both are true
@@ -233,17 +206,3 @@ def signed_number(value: float, limit: float) -> str:
 def _columns(K: int) -> int:
     """Return the number of pictures in a row."""
     return K if K < 5 else 5 if K <= 10 else 6 if K <= 24 else 10
-
-
-def _constant_features(standardizer: Standardizer) -> np.ndarray:
-    """Return whether each feature (d,) was constant in training.
-
-    The model of an older file does not know this. There a scale of 1 says so, if the others are not near 1.
-    """
-    if standardizer.constant is not None:
-        return standardizer.constant
-    scale = standardizer.scale
-    ones: np.ndarray = scale == 1
-    if ones.all() or abs(np.median(scale[~ones]) - 1) < 0.01:  # features that came standardised
-        return np.zeros_like(ones)
-    return ones

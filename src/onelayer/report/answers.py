@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from onelayer.analysis.evaluation import Evaluation, bins_of
+from onelayer.analysis.templates import picture
 from onelayer.data.dataset import Split
 from onelayer.model import Model
-from onelayer.pictures.colours import picture
 from onelayer.pictures.confusion import confusion as draw_confusion
 from onelayer.pictures.confusion import confusion_shares
 from onelayer.pictures.probabilities import probability_histogram, reliability

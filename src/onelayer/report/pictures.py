@@ -9,17 +9,18 @@ import numpy as np
 from PIL import Image
 
 from onelayer.analysis.evidence import MOST_IMAGES, Evidence, evidence
+from onelayer.analysis.templates import picture, signed_scale, stretched, strongest
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError, RunError
 from onelayer.experiments.lambdas import COLUMNS, GAP, read_path
 from onelayer.features.patches import Patches
 from onelayer.model import Model
-from onelayer.pictures.colours import COLOURS, SIGNED, picture, stretched
+from onelayer.pictures.colours import COLOURS, SIGNED
 from onelayer.pictures.curves import curve
 from onelayer.pictures.page import MOST_TEMPLATES
 from onelayer.pictures.patches import MOST_WITH_PATCHES, ON_A_SIDE, no_picture
 from onelayer.pictures.path import chart_of_path
-from onelayer.pictures.templates import one_more, signed_number, signed_scale, strongest
+from onelayer.pictures.templates import one_more, signed_number
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg
 from onelayer.runs.directory import Run
 from onelayer.training.history import EpochRecord, History, columns_of, noun_of, table_of
