@@ -1,9 +1,12 @@
 """Numbers and names as people read them."""
 
 import math
+import shlex
 from collections.abc import Iterable
+from dataclasses import fields
 from decimal import Decimal
 from numbers import Integral
+from typing import Any
 
 
 def counted(count: int, noun: str) -> str:
@@ -57,6 +60,21 @@ def option_value(value: object) -> str:
 def typed(value: object) -> str:
     """Return a value as people type it: true for True."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def option_typed(name: str, value: object) -> str:
+    """Return an option of a command as it is typed in a shell."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {shlex.quote(str(value))}"
+
+
+def options_apart(config: Any, base: Any) -> list[str]:
+    """Return the options of a command, as they are typed, in which settings differ from others of their kind."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    apart = {name: value for name, value in values.items() if value != getattr(base, name)}
+    return [option_typed(name, value) for name, value in apart.items()]
 
 
 def mean_and_sd(mean: float, sd: float) -> str:

@@ -1,7 +1,7 @@
 """Facts of a report: settings and data, commands that train again, comparisons, and the gradient check."""
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
 from onelayer.runs.training import probe_of, strength_in_words
 from onelayer.training.history import columns_of, noun_of
-from onelayer.words import mean_and_sd, option_value, printable, spaced
+from onelayer.words import mean_and_sd, option_typed, option_value, options_apart, printable, spaced
 
 COMMAND_WIDTH = 88  # characters in a line
 MOST_VERDICTS = 24  # settings that are compared with the best
@@ -166,13 +166,16 @@ def train_command(setting: SettingRuns) -> str:
         words = [f"onelayer probe {shlex.quote(plan.source)}", *_options_of_probe(probe, plan.split_config)]
         return _in_lines(words)
     words = [f"--data {shlex.quote(plan.source)}"]
-    words += [*_options(plan.source_config, type(plan.source_config)()), *_options(plan.split_config, SplitConfig())]
+    words += [
+        *options_apart(plan.source_config, type(plan.source_config)()),
+        *options_apart(plan.split_config, SplitConfig()),
+    ]
     if path := read_path(setting.runs[0]):
         return _in_lines(["onelayer path", *words, *_options_of_path(path, plan.config)])
     words = ["onelayer train", *words]
     config = replace(plan.config, seed=TrainConfig.seed)
-    preset = ["--preset coursework", *_options(config, COURSEWORK)]
-    plain = _options(config, TrainConfig())
+    preset = ["--preset coursework", *options_apart(config, COURSEWORK)]
+    plain = options_apart(config, TrainConfig())
     words += preset if len(preset) < len(plain) else plain
     if len(setting.seeds) > 1:
         words = [f"for seed in {' '.join(map(str, setting.seeds))}; do {words[0]}", *words[1:], '--seed "$seed"; done']
@@ -182,15 +185,15 @@ def train_command(setting: SettingRuns) -> str:
 
 
 def _options_of_probe(probe: dict[str, Any], split_config: SplitConfig) -> list[str]:
-    options = [_option(name, probe.get(name)) for name in ("recipe", "normalize")]
-    return [*options, _option("split_seed", split_config.split_seed)]
+    options = [option_typed(name, probe.get(name)) for name in ("recipe", "normalize")]
+    return [*options, option_typed("split_seed", split_config.split_seed)]
 
 
 def _options_of_path(path: LambdaPath, config: TrainConfig) -> list[str]:
     l2s = [point.l2 for point in path.points]
-    options = _options(replace(config, seed=TrainConfig.seed), TrainConfig(solver="converged", l2=config.l2))
+    options = options_apart(replace(config, seed=TrainConfig.seed), TrainConfig(solver="converged", l2=config.l2))
     options += [f"--l2 {' '.join(map(str, l2s))}"] * (l2s != [*PATH_L2])
-    options += [_option("select", path.select)] * (path.select != LambdaPath.select)
+    options += [option_typed("select", path.select)] * (path.select != LambdaPath.select)
     return options + ["--one-standard-error"] * path.one_standard_error
 
 
@@ -203,21 +206,6 @@ def _in_lines(words: list[str]) -> str:
         else:
             lines.append(f"    {word}")
     return " \\\n".join(lines)
-
-
-def _options(config: Any, base: Any) -> list[str]:
-    """Return the options, as they are typed, in which settings differ from others."""
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    apart = {name: value for name, value in values.items() if value != getattr(base, name)}
-    return [_option(name, value) for name, value in apart.items()]
-
-
-def _option(name: str, value: object) -> str:
-    """Return an option as it is typed."""
-    words = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{words}" if value else f"--no-{words}"
-    return f"--{words} {shlex.quote(str(value))}"
 
 
 def verdicts(group: Group, splits: Splits) -> tuple[str, list[str]]:
