@@ -8,7 +8,7 @@ from typing import Any
 
 from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
-from onelayer.cli import data, models, path, predictions, probe, runs, studies, sweep, training  # noqa: F401, their commands join the app
+from onelayer.cli import data, live, models, path, predictions, probe, runs, studies, sweep, training  # noqa: F401, their commands join the app
 from onelayer.cli.app import app, canonical, nearest, takes
 from onelayer.cli.hints import one_word_too_many, unknown_option
 from onelayer.cli.together import require_one_process

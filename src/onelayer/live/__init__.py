@@ -1,0 +1,1 @@
+"""The page: a local server, or plain files, with which a person turns knobs and watches a layer learn."""
