@@ -125,7 +125,9 @@ REFERENCES: list[Callable[[Model, Split, Split, Evaluation], Reference | None]] 
 ]
 
 
-def references_for(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> list[Reference]:
+def references_for(
+    model: Model, train: Split, rows: Split, evaluation: Evaluation, *, labels_only: bool = False
+) -> list[Reference]:
     """Return the answers of all references on the rows that a model was evaluated on.
 
     Parameters
@@ -137,8 +139,11 @@ def references_for(model: Model, train: Split, rows: Split, evaluation: Evaluati
         Those of `evaluation`.
     evaluation : Evaluation
         Of `model` on `rows`.
+    labels_only : bool
+        Of the training rows, only the labels are known here.
     """
-    found = (reference(model, train, rows, evaluation) for reference in REFERENCES)
+    known = (class_frequencies,) if labels_only else REFERENCES
+    found = (reference(model, train, rows, evaluation) for reference in known)
     return [reference for reference in found if reference is not None]
 
 

@@ -17,7 +17,9 @@ from onelayer.data.formats.listing import find_listing, read_listing
 from onelayer.data.formats.parquet import find_parquet, read_parquet
 from onelayer.data.formats.parquet_lists import has_lists
 from onelayer.data.formats.parquet_table import lists_images
+from onelayer.data.formats.shards import find_manifest, read_manifest
 from onelayer.data.progress import Progress
+from onelayer.processes import Processes
 
 
 class Format(NamedTuple):
@@ -33,11 +35,14 @@ class Format(NamedTuple):
         reads all of them.
     coarse : bool
         Whether data of this format can have coarse labels. The reader then refuses data that have none.
+    read_share : callable, optional
+        Reads the rows that one of several processes holds, if the source itself divides them.
     """
 
     find: Callable[[Path], Path | None]
     read: Callable[[Path, SourceConfig, Collection[str] | None, Progress | None], Dataset]
     coarse: bool = False
+    read_share: Callable[[Path, Progress | None, Processes], Dataset] | None = None
 
 
 _CIFAR = Format(
@@ -59,6 +64,7 @@ FORMATS: dict[str, Format] = {
         )(path, config, progress),
         coarse=True,
     ),
+    "shards": Format(find_manifest, lambda path, _, __, progress: read_manifest(path, progress), False, read_manifest),
     "list": Format(find_listing, lambda path, config, _, progress: read_listing(path, config, progress)),
     "cifar below": _CIFAR._replace(find=find_cifar_below),
     "folder": Format(find_folder, lambda path, config, _, progress: read_folder(path, config, progress)),

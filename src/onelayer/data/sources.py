@@ -92,8 +92,8 @@ def find(source: str | Path) -> Source:
             raise DataError(f"{path}: is a folder; pass the path of a file in it: {listed(inside)}")
     raise DataError(
         f"{path}: holds no data that onelayer reads; pass CIFAR-10 or CIFAR-100 as published, IDX files like those of "
-        "MNIST, .npz, .npy, .safetensors or .pt arrays, parquet files with images or lists of numbers, a CSV file "
-        "of path,label, or a folder with a folder of images for each class"
+        "MNIST, .npz, .npy, .safetensors or .pt arrays, parquet files with images or lists of numbers, a manifest "
+        "NAME.shards.json, a CSV file of path,label, or a folder with a folder of images for each class"
     )
 
 
@@ -113,6 +113,7 @@ def load(
     source_config: SourceConfig = SourceConfig(),
     parts: Collection[str] | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Dataset:
     """Load a data set. One that is given by its name and not there is downloaded.
 
@@ -127,6 +128,8 @@ def load(
         The parts of CIFAR-10 to read, of data_batch_1 to data_batch_5 and test_batch; all by default.
     progress : callable, optional
         Called with the amount done and the total (None where unknown), during a download and again during reading.
+    processes : Processes
+        Those among which a manifest of shards divides the rows.
 
     Returns
     -------
@@ -158,7 +161,10 @@ def load(
             reason = f"these are scikit-learn's digits, as CIFAR-10 is not available: {error}"
             return _noting_size(load_digits(notes=(reason,)), source_config)
         path = cache_directory() / KNOWN[name].kept
-    dataset = form.read(path, source_config, parts, progress)
+    if form.read_share and processes.size > 1:
+        dataset = form.read_share(path, progress, processes)
+    else:
+        dataset = form.read(path, source_config, parts, progress)
     if (match := NUMBERED.fullmatch(path.name)) and int(match["count"]) > 1 and not path.is_dir():
         alone = f"only {path.name} is read, which is one of {int(match['count'])} files by its name"
         dataset = replace(dataset, notes=(alone, *dataset.notes))
@@ -183,12 +189,13 @@ def load_preferred(
     *,
     source_config: SourceConfig = SourceConfig(),
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Dataset:
     """Load these parts of a data set; all that it has if one of them is missing."""
     try:
-        return load(source, source_config=source_config, parts=parts, progress=progress)
+        return load(source, source_config=source_config, parts=parts, progress=progress, processes=processes)
     except MissingPartError:
-        return load(source, source_config=source_config, progress=progress)
+        return load(source, source_config=source_config, progress=progress, processes=processes)
 
 
 def load_splits(
@@ -225,7 +232,7 @@ def load_splits(
     ConfigError
         If the protocol does not fit it.
     """
-    dataset = load_for(source, split_config, source_config=source_config, progress=progress)
+    dataset = load_for(source, split_config, source_config=source_config, progress=progress, processes=processes)
     splits = split(dataset, split_config, progress)
     trained = np.unique(splits.train.labels)
     if len(trained) == 1:
@@ -242,10 +249,11 @@ def load_for(
     *,
     source_config: SourceConfig = SourceConfig(),
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Dataset:
     """Load the parts of a data set that a protocol needs."""
     parts = tuple(BATCH_PROTOCOL.values()) if split_config.protocol in (None, "batch") else None
-    return load_preferred(source, parts, source_config=source_config, progress=progress)
+    return load_preferred(source, parts, source_config=source_config, progress=progress, processes=processes)
 
 
 def load_digits(notes: tuple[str, ...] = ()) -> Dataset:

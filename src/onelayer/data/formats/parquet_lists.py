@@ -48,7 +48,7 @@ def list_rows(
         If a list is missing, empty, of another length than the first, or lacks a number.
     """
     first, n, dtype = next(iter(counts)), sum(counts.values()), np.dtype(columns.numbers)
-    d = _first_length(first, columns.rows)
+    d = first_length(first, columns.rows)
     _refuse_bomb(first, n * d * dtype.itemsize, sum(path.stat().st_size for path in counts))
 
     def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
@@ -103,7 +103,7 @@ def _numbers(path: Path, where: str, start: int, lists: "pa.Array", d: int) -> n
     return values.reshape(-1, d)
 
 
-def _first_length(path: Path, column: str) -> int:
+def first_length(path: Path, column: str) -> int:
     """Return the length of the first list; 1 if it is missing or empty, which reading then finds."""
     import pyarrow.compute as pc
 
