@@ -1,0 +1,190 @@
+"""Processes of their own, by torchrun and without it: they train one model, and none of them waits for ever."""
+
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_one_line, toy_dataset
+
+from onelayer import torchrun
+from onelayer.config import TrainConfig
+from onelayer.data.formats.shards import write_manifest
+from onelayer.data.sources import load_splits
+from onelayer.errors import ConfigError
+from onelayer.processes import ALONE
+from onelayer.runs.directory import Run
+from onelayer.training.train import train
+
+needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+END = 60  # seconds, of which starting takes most where the machine is busy
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Two shards of training rows, so that the third of three processes has none; the second lacks a class."""
+    dataset, shards, labels = toy_dataset(300, None, dtype="float32"), {}, {}
+    order = np.argsort(dataset.labels == 3, kind="stable")[::-1]
+    for part, places in (("train", order[:200]), ("validation", order[200:250]), ("test", order[250:])):
+        files = []
+        for number, of_file in enumerate(np.array_split(places, 2)):
+            files.append(tmp_path / f"{part}_{number}.npy")
+            np.save(files[-1], dataset.rows[of_file])
+        shards[part], labels[part] = files, dataset.labels[places]
+    write_manifest(tmp_path / "toy.shards.json", shards, labels)
+    return tmp_path / "toy.shards.json"
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    found = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {**os.environ, **found, "OMP_NUM_THREADS": "1"}
+
+
+def start_all(
+    size: int, *words: object, folder: Path, more: dict[int, list[str]] | None = None
+) -> list[subprocess.Popen]:
+    """Start `size` processes of a command, some of them with more words."""
+    port, command = free_port(), [sys.executable, "-m", "onelayer", *map(str, words)]
+    return [
+        subprocess.Popen(
+            [*command, *(more or {}).get(rank, [])],
+            cwd=folder,
+            env=environment(rank, size, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def ends_of(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """Return exit code, output and errors of each process."""
+    try:
+        found = [process.communicate(timeout=END) for process in processes]
+        return [(process.returncode, *texts) for process, texts in zip(processes, found, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@needs_torch
+def test_torchrun_trains_one_model(manifest: Path):
+    """Rank 0 alone writes and prints; the model is that of one process."""
+    words = ["train", "--data", manifest.name, "--out", "run", "--epochs", "4", "--batch-size", "32", "--no-figures"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "onelayer", *words]
+    done = subprocess.run(command, cwd=manifest.parent, capture_output=True, text=True, timeout=END)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^epoch 4/4 ", done.stdout, re.M)) == 1
+    assert "onelayer" not in done.stderr
+    run = Run.open(manifest.parent / "run")
+    assert not (run.path / ".onelayer-running").exists()
+    one = train(load_splits(manifest), TrainConfig(epochs=4, batch_size=32))
+    W = one.state.layer.weights
+    assert np.abs(run.model.layer.weights - W).max() < 1e-5 * np.abs(W).max()
+    assert run.scores["test"].accuracy == one.scores["test"].accuracy
+    assert run.summary["data"]["fingerprint"] == load_splits(manifest).dataset.fingerprint
+
+
+@needs_torch
+def test_a_killed_process_is_named_and_the_run_goes_on_with_fewer(manifest: Path, run_cli):
+    """None of the others waits for ever, and one process ends the run with the weights of one that was not killed."""
+    words = ["train", "--data", manifest, "--out", "run", "--epochs", "100000", "--batch-size", "16", "--no-figures"]
+    processes = start_all(3, *words, folder=manifest.parent)
+    victim, run = random.Random(os.getpid()).randrange(3), Run(manifest.parent / "run")
+    until = time.monotonic() + END
+    while not run.checkpoint_path.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    processes[victim].kill()
+    killed = time.monotonic()
+    ends = ends_of(processes)
+    assert time.monotonic() - killed < 30
+    errors = [error for rank, (_, _, error) in enumerate(ends) if rank != victim and error]
+    assert {code for rank, (code, _, _) in enumerate(ends) if rank != victim} == {2}
+    for error in errors:
+        assert re.fullmatch(
+            rf"onelayer: rank {victim} \(process \d+ on \S+\) has ended before its work was done, perhaps killed; "
+            r"all have stopped; go on with: onelayer resume .*\n",
+            error,
+        )
+    assert 1 <= len(errors) <= (2 if victim == 0 else 1)
+    _, state = run.read_checkpoint()
+    more = str(state.epoch + 2)
+    assert run_cli("resume", run.path, "--epochs", more, "--no-figures")[0] == 0
+    one = train(load_splits(manifest), TrainConfig(epochs=state.epoch + 2, batch_size=16))
+    difference = run.model.layer.weights - one.model.layer.weights
+    assert np.abs(difference).max() < 1e-4 * np.abs(one.model.layer.weights).max()
+
+
+@needs_torch
+def test_different_settings_are_refused_before_the_first_step(manifest: Path):
+    words = ["train", "--data", manifest, "--out", "run", "--epochs", "2"]
+    (code, out, error), (other, *silent) = ends_of(
+        start_all(2, *words, folder=manifest.parent, more={1: ["--l2", "0.1"]})
+    )
+    assert (code, other, out, silent) == (2, 2, "", ["", ""])
+    assert error == (
+        "onelayer: rank 1 and rank 0 differ in the settings; start all with the same command, data and versions\n"
+    )
+    assert not (manifest.parent / "run").exists()
+
+
+@needs_torch
+def test_an_error_of_one_process_ends_all(manifest: Path):
+    """Rank 1 finds a damaged shard; rank 0 says so."""
+    file = manifest.parent / "train_1.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    first, second = ends_of(start_all(2, "train", "--data", manifest, "--out", "run", folder=manifest.parent))
+    assert (first[0], second) == (2, (2, "", ""))
+    assert re.fullmatch(r"onelayer: rank 1 \(process .*\) has ended: .*train_1.npy: is not the file .*\n", first[2])
+
+
+def test_nobody_answers(manifest: Path, monkeypatch, run_cli):
+    for name, value in environment(1, 2, free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torchrun, "OPENING", 0.5)
+    result = run_cli("train", "--data", manifest)
+    assert_one_line(result, "rank 1: nobody answers at 127.0.0.1:")
+    assert torchrun.OPENING < 30
+
+
+def test_commands_for_one_process_are_refused_once(monkeypatch, run_cli):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    assert_one_line(run_cli("probe", "x.npz"), "probe runs in one process; start it without torchrun")
+    monkeypatch.setenv("RANK", "2")
+    code, out, error = run_cli("probe", "x.npz")
+    assert (code, out, error) == (2, "", "")
+
+
+@pytest.mark.parametrize("found", [{"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "4"}, {}])
+def test_one_process_is_alone(monkeypatch, found: dict[str, str]):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    with torchrun.joined() as processes:
+        assert processes is ALONE
+
+
+@pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])
+def test_an_environment_that_lacks_the_place_of_rank_0(monkeypatch, name: str):
+    for variable, value in environment(1, 2, 1).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=f"does not tell where the other processes are .*{name}="), torchrun.joined():
+        pass
