@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threads import in_threads
 
+from onelayer.analysis.certification import certify_model
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Holding, Splits
 from onelayer.data.division import divided
@@ -25,6 +26,7 @@ from onelayer.processes import (
     shares_by_size,
     summed,
 )
+from onelayer.training.converging import preconditioner
 from onelayer.training.state import TrainingResult, warn_of_units
 from onelayer.training.train import train
 
@@ -211,3 +213,61 @@ def test_features_are_refused():
 
     with pytest.raises(ConfigError, match="the features patches are computed by one process"):
         in_threads(2, work)
+
+
+CONVERGED = TrainConfig(solver="converged", l2=1e-3, tol=1e-6, dtype="float64")
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_converged_agrees_with_one_process(size: int):
+    splits = splits_of(dtype="float32")
+    owner = np.arange(len(splits.dataset.rows)) * size // len(splits.dataset.rows)
+    several = trained(splits, CONVERGED, owner, size)
+    one = train(splits, CONVERGED)
+    assert_same_training(one, several, 1e-9)
+    assert [result.state.epoch for result in several] == [one.state.epoch] * size
+    assert one.state.history[-1].gap < 1e-6 * one.state.history[-1].train_cost
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 4), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_converged_agrees_for_any_division(
+    size: int, seed: int, weighted: bool, flip: bool, sigmoid: bool, large: bool
+):
+    """Uneven shares, processes without rows or without a class; Newton's method, and L-BFGS with a basis."""
+    rng = np.random.default_rng(seed)
+    dataset = toy_dataset(150, K=4 if large else 3, seed=3)
+    if not large:  # few enough features for Newton's method
+        rows = np.ascontiguousarray(dataset.rows[:, :12])
+        dataset = replace(dataset, rows=rows, image_shape=(1, 3, 4), labels=dataset.labels)
+    if weighted:
+        dataset = replace(dataset, row_weights=rng.integers(0, 3, 150).astype(float))
+    splits = split(dataset, SplitConfig())
+    owner = dataset.labels % size if rng.random() < 0.3 else rng.choice(size, 150, p=rng.dirichlet(np.full(size, 0.4)))
+    loss = "sigmoid" if sigmoid else "softmax"
+    config = replace(CONVERGED, l2=0.01, tol=1e-9, flip=flip, loss=loss)
+    assert_same_training(train(splits, config), trained(splits, config, owner, size), 1e-6)
+
+
+def test_certificate_is_that_of_one_process():
+    splits = splits_of(dtype="float32")
+    result = train(splits, CONVERGED)
+    owner = np.where(np.arange(len(splits.dataset.rows)) < 250, 0, 2)
+    expected = certify_model(result.model, splits, CONVERGED)
+    work = lambda processes: certify_model(result.model, held_by(splits, owner, processes), CONVERGED)  # noqa: E731
+    for found in in_threads(3, work):
+        assert found.cost == pytest.approx(expected.cost, rel=1e-12)
+        assert found.bound == pytest.approx(expected.bound, rel=1e-9)
+        assert expected.bound > 0.01
+        assert found.rows == expected.rows
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1.0])
+def test_wide_rows_are_sketched_from_all(l2: int, monkeypatch: pytest.MonkeyPatch):
+    """A sketch, or a Cholesky factor, of rows that several processes hold."""
+    monkeypatch.setattr(preconditioner, "EXACT_COLUMNS", 20)
+    monkeypatch.setattr(preconditioner, "SKETCH_ROWS", 60)
+    splits = splits_of(dtype="float32")
+    owner = np.arange(len(splits.dataset.rows)) * 3 // len(splits.dataset.rows)
+    config = replace(CONVERGED, l2=l2)
+    assert_same_training(train(splits, config), trained(splits, config, owner, 3), 1e-6)

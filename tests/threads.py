@@ -22,7 +22,7 @@ class Threads:
     def _exchanged(self, array: np.ndarray) -> list[np.ndarray]:
         self._places[self.rank] = array.copy()
         self._barrier.wait(10)
-        found = list(self._places)
+        found = [one.copy() for one in self._places]
         self._barrier.wait(10)
         assert {(one.shape, one.dtype) for one in found} == {(array.shape, array.dtype)}
         return found

@@ -15,9 +15,11 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may use: its share, where torchrun started several."""
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // max(1, int(beside))) if beside.isdecimal() else cores
 
 
 def parts_of(n: int, work: int, least_rows: int | None = None) -> list[slice]:

@@ -12,7 +12,6 @@ and for sigmoids. The gradient brings an estimate of the gap with it: the produc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from onelayer.blas import one_blas_thread
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array, Loss
+from onelayer.processes import largest, summed
 from onelayer.training.converging.losses import Fit, ScoreLoss, Sigmoids, Softmax
 from onelayer.training.converging.newton import is_small, newton_direction
 from onelayer.training.converging.preconditioner import ByClass, Eigen, Preconditioner, choose_preconditioner
@@ -110,21 +110,24 @@ class Convergence:
 
     def __init__(self, rows: Rows, loss: Loss, smallest_l2: float) -> None:
         self.rows, self._loss, self._smallest_l2 = rows, loss, smallest_l2
-        shares = np.bincount(rows.labels, rows.weights, rows.K)
-        seen = (shares > 0) & (np.bincount(rows.labels, minlength=rows.K) < rows.n)
+        shares = rows.shares
+        seen = (shares > 0) & (rows.counts < rows.total)
         self.classes = np.flatnonzero(seen)  # (K',), those that have templates; a class with all rows needs none
         labels = np.maximum(np.cumsum(seen) - 1, 0)[rows.labels]  # without such classes, nobody looks at them
-        K, how = len(self.classes), (rows.compiled, rows.threads)
+        K, how = len(self.classes), (rows.compiled, rows.threads, rows.processes)
         self._of_scores: ScoreLoss = (
             Softmax(labels, rows.weights, K, *how)
             if loss.exclusive
             else Sigmoids(labels, rows.weights, K, *how, terms=rows.K)
         )
         self._certain = shares > 0
+        self._chosen: Preconditioner | ByClass | None = None
 
-    @cached_property
     def _preconditioner(self) -> Preconditioner | ByClass:
-        return choose_preconditioner(self.rows, len(self.classes), self._smallest_l2, self._loss.exclusive)
+        if self._chosen is None:
+            how = len(self.classes), self._smallest_l2, self._loss.exclusive
+            self._chosen = choose_preconditioner(self.rows, *how)
+        return self._chosen
 
     def initial(self) -> Iterate:
         """Return the layer that knows the shares of the classes only."""
@@ -139,7 +142,8 @@ class Convergence:
         b = np.where(self._certain, OUT, -OUT)
         if 0 < len(self.classes) < self.rows.K and self._loss.exclusive:
             S = self.rows.scores(at.T) if at.S is None else at.S
-            b[:] = float((S + at.b[:, None].astype(S.dtype)).max(axis=0).min()) - OUT
+            least = float((S + at.b[:, None].astype(S.dtype)).max(axis=0).min(initial=np.inf))
+            b[:] = -largest(self.rows.processes, -least) - OUT
         b[self.classes] = at.b
         return SoftmaxLayer(self.rows.unfold(T).T, b, self._loss)
 
@@ -178,7 +182,7 @@ class Convergence:
         if not len(self.classes):
             yield replace(at, loss=0.0, cost=0.0, gap=0.0, gradient_norm=0.0, ended=SURE, reached=True)
             return
-        descent = _Descent(self.rows, self._of_scores, lambda: self._preconditioner, l2, tol)
+        descent = _Descent(self.rows, self._of_scores, self._preconditioner, l2, tol)
         with one_blas_thread():
             at = descent.begin(at)
         if ended := self._why_ended(at, l2, tol, max_passes):
@@ -298,10 +302,10 @@ class _Descent:
         if of_means and (self._M is None or at.iteration & (at.iteration - 1) == 0):
             at = replace(at, M=self._loss.curvature(at.S, at.b))
             self._M = Eigen.of(at.M)
-        D = self._direction(at)
+        D = self._of_first(self._direction(at))
         D[:, ~self._rows.varies] = 0  # rounding cannot give a constant feature a weight
         S_D = self._rows.scores(D)
-        slope = float(np.vdot(self._gradient, D))
+        slope = float(self._of_first(np.vdot(self._gradient, D)))
         alpha, S, fit = self._search(at, D, S_D, slope)
         promise = -alpha * slope / 2
         T, passes = at.T + alpha * D, at.passes + 1
@@ -332,7 +336,7 @@ class _Descent:
 
     def _state(self, at: Iterate, fit: Fit) -> Iterate:
         cost = fit.loss + self._l2 * _square(at.T)
-        squared = _square(self._gradient)
+        cost, squared = map(float, self._of_first(np.array([cost, _square(self._gradient)])))
         shape = (0, *at.T.shape)
         steps, changes = [np.array(x) for x in zip(*self._pairs, strict=True)] if self._pairs else [np.empty(shape)] * 2
         precision = np.finfo(self._rows.dtype).eps / 16
@@ -348,6 +352,10 @@ class _Descent:
             hessian=self._loss.hessian,
             stalled=at.stalled + 1 if at.iteration and not at.cost - cost > precision * abs(cost) else 0,
         )
+
+    def _of_first(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers of rank 0, which decides."""
+        return self._rows.processes.broadcast(np.asarray(numbers, np.float64))
 
     def _gradient_of(self, T: np.ndarray, fit: Fit) -> np.ndarray:
         return self._rows.gradient(fit.G) + 2 * self._l2 * T
@@ -393,14 +401,15 @@ class _Descent:
         """
         linear, square = 2 * self._l2 * float(np.vdot(at.T, D)), 2 * self._l2 * _square(D)
         low, low_slope, high, high_slope = 0.0, first, np.inf, np.inf
-        furthest = max(float(S_D.max()), -float(S_D.min()))
+        furthest = largest(self._rows.processes, max(float(S_D.max(initial=0)), -float(S_D.min(initial=0))))
         alpha, b = min(1.0, FURTHEST / furthest) if furthest else 1.0, at.b
         S = self._rows.memory.empty(S_D.shape, S_D.dtype)
         for trial in range(1, TRIALS + 1):
             S = np.multiply(S_D, S_D.dtype.type(alpha), out=S)
             S += at.S
             fit = self._loss.fit(S, b, self._enough(at, -alpha * first / 2))
-            slope = float(np.vdot(fit.G, S_D)) + linear + alpha * square
+            slope = float(summed(self._rows.processes, float(np.vdot(fit.G, S_D)))[0]) + linear + alpha * square
+            slope = float(self._of_first(np.array(slope)))
             if abs(slope) <= FLATTENED[self._small] * abs(first) or trial == TRIALS:
                 break
             b = fit.b

@@ -13,6 +13,7 @@ import numpy as np
 
 from onelayer.kernel import kernel
 from onelayer.parts import Stopped, in_parts
+from onelayer.processes import ALONE, Processes, largest, summed
 from onelayer.training.converging.memory import Memory
 
 WORK = 128  # multiplications that take as long as the probability of a score
@@ -54,16 +55,24 @@ class ScoreLoss(ABC):
         Take the probabilities of float32 scores in the compiled kernel.
     threads : int
         As for `Rows`.
+    processes : Processes
+        Those among which the n rows are divided: means and sums are those of all, and scores are of these rows.
     """
 
     _name: ClassVar[str]  # of the loss in the kernel
 
     def __init__(
-        self, labels: np.ndarray, weights: np.ndarray, K: int, compiled: bool = False, threads: int = 0
+        self,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        K: int,
+        compiled: bool = False,
+        threads: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         self._labels, self._weights, self.K = labels, weights, K
-        self.compiled, self.threads = compiled, threads
-        self.shares = np.bincount(labels, weights, K)  # pi
+        self.compiled, self.threads, self.processes = compiled, threads, processes
+        self.shares = summed(processes, np.bincount(labels, weights, K))[0]  # pi
         self._memory = Memory()  # of probabilities
         self.hessian: np.ndarray | None = None  # of a bias that was looked for, and good enough for the next ones
 
@@ -113,10 +122,11 @@ class ScoreLoss(ABC):
         def work(part: slice, stopped: Stopped) -> tuple[float, np.ndarray]:
             return of_part(S[:, part], b, self._labels[part], self._weights[part], P[:, part], stopped)
 
-        for losses, means in in_parts(work, n, n * K * WORK, self.threads):
+        for losses, means in in_parts(work, n, n * K * WORK, self.threads) if n else ():
             loss += losses
             p += means
-        return loss, P, p
+        total, means = summed(self.processes, loss, p)
+        return float(total), P, means
 
     def _part(
         self, S: np.ndarray, b: np.ndarray, y: np.ndarray, w: np.ndarray, P: np.ndarray, stopped: Stopped
@@ -151,7 +161,7 @@ class ScoreLoss(ABC):
                 break
             if M is None:
                 M, fresh = (self._diagonal(P, p), False) if rough else (self._mean_hessian(P, p), True)
-            step = self._newton_step(M, residual)
+            step = self.processes.broadcast(self._newton_step(M, residual))
             longest = np.abs(step).max()
             if longest <= SMALLEST_STEP[S.dtype] or (longest <= LONGEST_STEP and abs(residual @ step) / 2 <= enough):
                 break
@@ -163,7 +173,7 @@ class ScoreLoss(ABC):
                     continue
             M, rough = None, False
             if fresh:  # even the Hessian at this very bias misleads
-                step, fresh = self._scaling_step(p), False
+                step, fresh = self.processes.broadcast(self._scaling_step(p)), False
                 b, (loss, P, p) = b + step, self.probabilities(S, b + step)
                 if np.abs(step).max() <= SMALLEST_STEP[S.dtype]:
                     break
@@ -175,7 +185,8 @@ class ScoreLoss(ABC):
         Z, places = S + b.astype(S.dtype)[:, None], (self._labels, np.arange(len(self._labels)))
         own = Z[places]
         Z[places] = -np.inf
-        return bool(self._margins(Z, own).min() > np.finfo(S.dtype).eps ** 0.5 * np.abs(S).max())
+        least = -largest(self.processes, -float(self._margins(Z, own).min(initial=np.inf)))
+        return bool(least > np.finfo(S.dtype).eps ** 0.5 * largest(self.processes, float(np.abs(S).max(initial=0))))
 
     def at(self, S: np.ndarray, b: np.ndarray) -> Fit:
         """Return the loss with this bias."""
@@ -203,7 +214,7 @@ class ScoreLoss(ABC):
 
     def _diagonal(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
         """Return the diagonal (K,) of `_mean_hessian`."""
-        diagonal: np.ndarray = p - np.array([np.square(row) @ self._weights for row in P])
+        diagonal: np.ndarray = p - self.processes.sum(np.array([np.square(row) @ self._weights for row in P]))
         return diagonal
 
     @abstractmethod
@@ -268,7 +279,7 @@ class Softmax(ScoreLoss):
 
     def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
         root = P * np.sqrt(self._weights).astype(P.dtype)
-        return np.diag(p) - (root @ root.T).astype(np.float64)
+        return np.diag(p) - self.processes.sum((root @ root.T).astype(np.float64))
 
     def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
         if M.ndim == 1:
@@ -297,10 +308,11 @@ class Sigmoids(ScoreLoss):
         K: int,
         compiled: bool = False,
         threads: int = 0,
+        processes: Processes = ALONE,
         *,
         terms: int,
     ) -> None:
-        super().__init__(labels, weights, K, compiled, threads)
+        super().__init__(labels, weights, K, compiled, threads, processes)
         self._number = terms
 
     @property
@@ -337,7 +349,7 @@ class Sigmoids(ScoreLoss):
         return P * (1 - P) * (self._weights / self._number), None
 
     def _mean_hessian(self, P: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return np.diag((P * (1 - P)) @ self._weights)
+        return np.diag(self.processes.sum((P * (1 - P)) @ self._weights))
 
     def _newton_step(self, M: np.ndarray, residual: np.ndarray) -> np.ndarray:
         return residual / np.maximum(M if M.ndim == 1 else np.diag(M), 1e-14)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from onelayer.blas import one_blas_thread
+from onelayer.processes import summed
 from onelayer.training.converging.losses import ScoreLoss
 from onelayer.training.converging.rows import Rows
 
@@ -13,7 +14,7 @@ FLOOR = 1e-10  # of the diagonal, as a share of its largest: without a penalty t
 def is_small(rows: Rows, K: int) -> bool:
     """Return whether the Hessian for K classes is worth its work."""
     numbers = (rows.d + 1) * K
-    return numbers <= MOST_NUMBERS and rows.n * numbers**2 <= MOST_WORK
+    return numbers <= MOST_NUMBERS and rows.total * numbers**2 <= MOST_WORK
 
 
 def newton_direction(
@@ -36,6 +37,7 @@ def newton_direction(
             if coupling is not None:
                 Q = (coupling[:, part].T[:, :, None] * X[:, None, :]).reshape(len(part), size)
                 H -= Q.T @ Q
+        H, diagonal = summed(rows.processes, H, diagonal)
         blocks = H.reshape(K, d + 1, K, d + 1)
         for k in range(K):
             blocks[k, :, k, :] += diagonal[k]

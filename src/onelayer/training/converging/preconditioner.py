@@ -79,21 +79,24 @@ class Spectrum:
     @classmethod
     def of(cls, rows: Rows) -> "Spectrum":
         """Return that of all rows, or of a sketch."""
-        if rows.d <= min(rows.n, EXACT_COLUMNS):
+        if rows.d <= min(rows.total, EXACT_COLUMNS):
             return cls.exact(rows)
-        wanted = rows.n if rows.n <= SKETCH_ROWS else max(FEWEST_SKETCHED, int(SKETCHED_PART * rows.n))
+        wanted = rows.total if rows.total <= SKETCH_ROWS else max(FEWEST_SKETCHED, int(SKETCHED_PART * rows.total))
         return cls._sketch(rows, max(1, min(wanted, SKETCH_ROWS, SKETCH_NUMBERS // rows.d)))
 
     @classmethod
     def exact(cls, rows: Rows) -> "Spectrum":
-        c, V = np.linalg.eigh(second_moments(rows, np.arange(rows.n)))
+        c, V = np.linalg.eigh(second_moments(rows, np.arange(rows.n), rows.total))
         return cls(np.ascontiguousarray(V.T), np.maximum(c, 0).astype(np.float64), 0.0)
 
     @classmethod
     def _sketch(cls, rows: Rows, count: int) -> "Spectrum":
-        Z = rows.standardised(np.arange(count) * rows.n // count)  # (count, d)
+        numbers, places = rows.spread(count)
+        Z = np.zeros((count, rows.d), rows.dtype)
+        Z[numbers] = rows.standardised(places)
+        Z = rows.processes.sum(Z)  # others have zeros there
         c, V = np.linalg.eigh(Z @ Z.T / count)
-        trace, whole = max(float(c.sum()), 0.0), count == rows.n
+        trace, whole = max(float(c.sum()), 0.0), count == rows.total
         kept = c > max(c[-1], 0) * 1e-6
         if not whole:
             kept &= np.arange(count) >= count // 2  # the least eigenvalues of a sample are much too small
@@ -130,9 +133,9 @@ class Factor:
     @classmethod
     def of(cls, rows: Rows) -> "Factor":
         """Return that of `FACTOR_ROWS` times as many rows as there are features, spread over all."""
-        count = min(rows.n, int(FACTOR_ROWS * rows.d))
-        C = second_moments(rows, np.arange(count) * rows.n // count)
-        if count < rows.n:
+        count = min(rows.total, int(FACTOR_ROWS * rows.d))
+        C = second_moments(rows, rows.spread(count)[1], count)
+        if count < rows.total:
             C[np.diag_indices(rows.d)] += SHRINKAGE * C.diagonal().mean()
         return cls(C)
 
@@ -234,21 +237,23 @@ class _Cholesky:
 def choose_preconditioner(rows: Rows, K: int, smallest_l2: float, exclusive: bool) -> Preconditioner | ByClass:
     """Return a preconditioner for K classes, which exclude each other or not, and penalties from `smallest_l2` on."""
     enough = 2 * smallest_l2 * K >= SKETCHED  # the curvature of a direction is about its eigenvalue over K
-    few = K >= MANY_CLASSES and np.bincount(rows.labels).max() <= FEW_ROWS
+    alone = rows.processes.size == 1  # `ByClass` looks at the rows one by one
+    few = alone and K >= MANY_CLASSES and np.bincount(rows.labels).max() <= FEW_ROWS
     quick = LEAST_NUMBERS < rows.n * rows.d <= MOST_NUMBERS and rows.d <= min(rows.n, (rows.n * K) ** 0.5)
     if exclusive and few and quick and not enough:
         return ByClass(rows)
-    if rows.d <= EXACT_COLUMNS or rows.d > MOST_COLUMNS or rows.n <= SKETCH_ROWS or enough:
+    if rows.d <= EXACT_COLUMNS or rows.d > MOST_COLUMNS or rows.total <= SKETCH_ROWS or enough:
         return Spectrum.of(rows)
     return Factor.of(rows)
 
 
-def second_moments(rows: Rows, places: np.ndarray) -> np.ndarray:
-    """Return C (d, d), in the type of the rows' products, of the rows at these places."""
+def second_moments(rows: Rows, places: np.ndarray, count: int) -> np.ndarray:
+    """Return C (d, d), in the type of the rows' products, of the rows at these places: `count` in all processes."""
     step = max(rows.block_rows, 1024, rows.d)  # as large as C: BLAS is slow for fewer rows
     C = np.zeros((rows.d, rows.d), rows.dtype)
     for start in range(0, len(places), step):
         Z = rows.standardised(places[start : start + step])
         C += Z.T @ Z
-    C /= len(places)
+    C = rows.processes.sum(C)
+    C /= count
     return C

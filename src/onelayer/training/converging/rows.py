@@ -24,6 +24,7 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
 from onelayer.parts import Stopped, in_parts
+from onelayer.processes import ALONE, gathered, summed
 from onelayer.training.converging.memory import Memory
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
@@ -34,7 +35,9 @@ Result = TypeVar("Result")
 
 
 class Rows:
-    """The products of the standardised rows of a split.
+    """The products of the standardised rows of a split; of several processes, those of the rows that this one holds.
+
+    Scores are those of its own rows, and a gradient is the sum over all processes.
 
     Parameters
     ----------
@@ -67,21 +70,29 @@ class Rows:
         compiled: bool = True,
         threads: int = 0,
     ) -> None:
+        holding, split = split.dataset.holding, split.mine
+        self.processes = ALONE if holding is None else holding.processes
         weights = split.row_weights(slice(None))
         if weights is not None and not weights.all():
             split = Split(split.name, split.dataset, split.indices[weights > 0])
             weights = split.row_weights(slice(None))
         self.split = split
         self.labels = split.labels
-        self.weights = np.full(len(split), 1 / len(split)) if weights is None else weights / weights.sum()  # (n,)
+        own = np.ones(len(split)) if weights is None else weights
+        counts = gathered(self.processes, np.array([len(split), own.sum()], np.float64))  # (processes, 2)
+        self.weights = own / counts[:, 1].sum()  # (n,)
+        self.total, self._before = int(counts[:, 0].sum()), int(counts[: self.processes.rank, 0].sum())
+        self.K = len(split.dataset.class_names)
+        per_class = np.bincount(self.labels, minlength=self.K), np.bincount(self.labels, self.weights, self.K)
+        self.counts, self.shares = summed(self.processes, *per_class)  # (K,) each: rows of each class, and their weight
         standardizer = standardizer.for_training
         self._mean, self._scale = standardizer.mean.astype(np.float64), standardizer.scale.astype(np.float64)
         self._mirror = _Mirror(split.dataset.image_shape) if flip and split.dataset.image_shape else None
         if self._mirror:
             self._mean, self._scale = self._mirror.of_features(self._mean, self._scale)
         self.varies = np.isfinite(self._scale)  # (d,)
-        self.n, self.d, self.K = len(split), len(self._mean), len(split.dataset.class_names)
-        self.dtype = np.dtype(dtype or (np.float64 if self.n * self.d <= SMALL_NUMBERS else np.float32))
+        self.n, self.d = len(split), len(self._mean)
+        self.dtype = np.dtype(dtype or (np.float64 if self.total * self.d <= SMALL_NUMBERS else np.float32))
         able = kernel is not None and takes(split.dataset.rows)
         self.compiled = compiled and able and self.dtype == np.float32
         if self.compiled:
@@ -115,10 +126,19 @@ class Rows:
         if self._folded and not in_kernel:
             total -= np.outer(G.sum(axis=1, dtype=np.float64), self._mean)
             total /= self._scale
-        return total
+        return self.processes.sum(total)
+
+    def spread(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of `count` rows, spread evenly over the rows of all processes, that this one holds.
+
+        The first array numbers them among the `count`, the second is their places here.
+        """
+        places = np.arange(count) * self.total // count - self._before
+        numbers = np.flatnonzero((places >= 0) & (places < self.n))
+        return numbers, places[numbers]
 
     def standardised(self, places: np.ndarray, *, weighted: bool = True) -> np.ndarray:
-        """Return some standardised rows (k, d), each times the root of n times its weight if `weighted`."""
+        """Return some standardised rows (k, d), each times the root of its weight over the mean one if `weighted`."""
         R = np.empty((len(places), self.d), self.dtype)
         for start in range(0, len(places), self.block_rows):
             part = places[start : start + self.block_rows]
@@ -127,7 +147,7 @@ class Rows:
             R -= self._mean.astype(self.dtype)
             R /= self._scale.astype(self.dtype)
         if weighted:
-            R *= np.sqrt(self.weights[places] * self.n).astype(self.dtype)[:, None]
+            R *= np.sqrt(self.weights[places] * self.total).astype(self.dtype)[:, None]
         return R
 
     def unfold(self, T: np.ndarray) -> np.ndarray:
@@ -176,6 +196,8 @@ class Rows:
             rows = replace(piece, indices=piece.indices[part])
             return task(rows, slice(done + part.start, done + part.stop), stopped)
 
+        if not self.n:  # other processes hold all rows
+            return
         with one_blas_thread(), read_forwards(self.split.dataset.rows):
             for piece in self._pieces:
                 yield from in_parts(of_part, len(piece), len(piece) * self.d * K, self.threads)
