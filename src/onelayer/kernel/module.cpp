@@ -113,7 +113,7 @@ thread_local nb::handle cancel;
 
 bool interrupted() {
     const auto now = std::chrono::steady_clock::now();
-    if (now - asked_last < std::chrono::milliseconds(100)) return false;
+    if (now - asked_last < std::chrono::milliseconds(10)) return false;  // a page waits for the end
     asked_last = now;
     nb::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) return true;
