@@ -35,6 +35,7 @@ MOST_TAUGHT_BYTES = 2**30  # of all taught images
 MOST_CLASSES = 200  # taught
 MOST_NAME = 60  # letters of the name of a class or a run
 MOST_SHOWN = 40  # images in an answer
+MOST_ARRAYS = 8
 DTYPES = ("uint8", "int32", "float32")
 
 
@@ -226,8 +227,9 @@ def read_text(text: str) -> Message:
 
 def read_bytes(data: bytes) -> Message:
     """Return the message of a binary frame, whose arrays are views of it; the errors are those of `read_text`."""
-    header, arrays = unpack(data)
-    return _checked(header, arrays)
+    if int.from_bytes(data[:4], "little") > MOST_HEADER:
+        raise MessageError(f"the header of a frame is longer than {MOST_HEADER:,} bytes")
+    return _checked(*unpack(data))
 
 
 def _parsed(text: str | bytes) -> dict[str, Any]:
@@ -304,11 +306,11 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not 4 < len(data) <= MOST_BYTES:
         raise MessageError(f"a frame has {len(data):,} bytes; at most {MOST_BYTES:,} are taken")
     (length,) = struct.unpack("<I", data[:4])
-    if length > min(MOST_HEADER, len(data) - 4) or (4 + length) % 8:
+    if length > len(data) - 4 or (4 + length) % 8:
         raise MessageError("a frame has no header")
     header = _parsed(data[4 : 4 + length])
     listed, arrays, start = header.get("arrays"), {}, 4 + length
-    if not isinstance(listed, list) or len(listed) > 4:
+    if not isinstance(listed, list) or len(listed) > MOST_ARRAYS:
         raise MessageError("a frame does not list its arrays")
     for entry in listed:
         name, dtype, shape = _entry(entry)

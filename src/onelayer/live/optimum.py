@@ -33,7 +33,7 @@ class Optimum:
     def find(self, run: int, data: Data, config: TrainConfig) -> None:
         """Look for the lowest cost of these settings, and send it once it is known."""
         self.cancel()
-        key = id(data), config.l2, config.loss, config.features, config.flip
+        key = data.splits.dataset.fingerprint, config.l2, config.loss, config.features, config.flip
         if key in self._known:
             self._outbox.put(self._known[key] | {"run": run})
             return

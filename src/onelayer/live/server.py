@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import websockets  # noqa: F401  # uvicorn needs it, and says so when a socket is opened
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -32,6 +33,7 @@ from onelayer.live.teaching import Taught
 
 PAGE = Path(__file__).with_name("page")
 HELLO_SECONDS = 5.0
+FULL_SECONDS = 0.005  # between two looks at a session that has too much to do
 MOST_SESSIONS = 12
 MOST_BAD = 100  # messages that are not of the protocol, after which a connection is closed
 SWITCH_SECONDS = 0.001  # after which a thread of Python lets another work, so that drawing does not hold up training
@@ -135,6 +137,8 @@ async def _send(socket: WebSocket, session: Session, ready: asyncio.Event) -> No
 async def _receive(socket: WebSocket, session: Session) -> None:
     bad = 0
     while True:
+        while session.is_full:
+            await asyncio.sleep(FULL_SECONDS)
         received = await socket.receive()
         if received["type"] == "websocket.disconnect":
             return
@@ -185,6 +189,11 @@ def listen(port: int) -> socket.socket:
 def serve(live: Live, listening: socket.socket, started: Callable[[], object]) -> None:
     """Serve until Ctrl-C or SIGTERM; `started` is called once pages are answered."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    server_of(live, started).run(sockets=[listening])
+
+
+def server_of(live: Live, started: Callable[[], object]) -> uvicorn.Server:
+    """Return the server of an application."""
     config = uvicorn.Config(
         live.app,
         http=GuardedProtocol,
@@ -199,10 +208,10 @@ def serve(live: Live, listening: socket.socket, started: Callable[[], object]) -
         log_config=None,
         log_level=logging.CRITICAL,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
     )
-    server = _Server(config, started)
-    server.run(sockets=[listening])
+    return _Server(config, started)
 
 
 class _Server(uvicorn.Server):

@@ -4,137 +4,31 @@ Three threads work for a page. One trains; a second makes frames of the newest s
 training its core; the third answers questions, one after the other. A new setting cancels the training before.
 """
 
-import shlex
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from onelayer.analysis.evaluation import Evaluation
-from onelayer.analysis.explanation import explain
-from onelayer.config import TrainConfig
-from onelayer.data.dataset import Split
 from onelayer.errors import DataError, DivergedError, OnelayerError
-from onelayer.layer import likeliest
-from onelayer.live import keeping
-from onelayer.live.frames import (
-    HISTORY,
-    Frame,
-    answers_arrays,
-    evaluated,
-    images_of,
-    interval,
-    quick,
-    thorough,
-)
-from onelayer.live.messages import MOST_SHOWN, Message, MessageError
+from onelayer.live import answers, keeping
+from onelayer.live.answers import Picture, Training
+from onelayer.live.frames import HISTORY, Frame, quick, thorough
+from onelayer.live.messages import Message, MessageError
 from onelayer.live.optimum import Optimum
 from onelayer.live.outbox import Outbox
-from onelayer.live.sources import Data, Room
-from onelayer.live.teaching import decoded, image_of
-from onelayer.model import Model
-from onelayer.training.state import Problem, TrainingState
+from onelayer.live.sources import Room
+from onelayer.live.teaching import image_of
+from onelayer.training.state import TrainingState
 from onelayer.training.train import solve
-from onelayer.words import options_apart
 
 FRAME_SECONDS = 1 / 30  # between two frames, at least
+CANCELLED, FAILED = "cancelled", "an error ended it"
 QUICK_SHARE, THOROUGH_SHARE = 0.2, 0.15  # of the time, at most, that frames and details take while it trains
 NOTE_SECONDS = 0.3  # between two notes on the progress of work
-MOST_QUESTIONS = 64  # that wait
-MOST_EXPLAINED = 24  # classes, the likeliest
-
-
-@dataclass(eq=False)
-class Training:
-    """A training that a page asked for.
-
-    Parameters
-    ----------
-    run : int
-        The page's number for it.
-    data : Data
-    config : TrainConfig
-    mistakes : frozenset of str
-    problem : Problem
-    cancelled : threading.Event
-    state : TrainingState or None
-        After the newest epoch; None before the first.
-    ended : str
-        The reason why it ended; empty while it goes on.
-    answers : dict of str to Evaluation
-        Of validation rows, by the newest layer that was asked about; of test rows, once they were opened.
-    """
-
-    run: int
-    data: Data
-    config: TrainConfig
-    mistakes: frozenset[str]
-    problem: Problem
-    cancelled: threading.Event
-    state: TrainingState | None = None
-    ended: str = ""
-    answers: dict[str, tuple[int, Evaluation]] = field(default_factory=dict)
-
-    @cached_property
-    def model_of_begin(self) -> Model:
-        """The model of some layer; `model` has that of the newest."""
-        return self.problem.model(self.reached.layer)
-
-    @property
-    def reached(self) -> TrainingState:
-        """The state after the newest epoch.
-
-        Raises
-        ------
-        MessageError
-            If no epoch has ended yet.
-        """
-        if self.state is None:
-            raise MessageError("no epoch has ended yet; ask again")
-        return self.state
-
-    @property
-    def model(self) -> Model:
-        """The model of the newest layer."""
-        state = self.reached
-        return replace(self.model_of_begin, layer=state.layer)
-
-    @property
-    def command(self) -> str:
-        """The command that does the same; empty with a mistake, which no command makes."""
-        if self.mistakes:
-            return ""
-        words = ["onelayer train", f"--data {shlex.quote(self.data.splits.dataset.source)}"]
-        return " ".join([*words, *options_apart(self.config, TrainConfig())])
-
-
-@dataclass(eq=False)
-class Picture:
-    """An image that the page asks about."""
-
-    id: int
-    content: bytes
-    rows: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)  # by image shape
-    features: tuple[Model, np.ndarray] | None = None
-
-    def row(self, model: Model) -> tuple[np.ndarray, str | None]:
-        """Return the image as a raw row (d,) for a model, and a note on its fit.
-
-        Raises
-        ------
-        DataError
-            If it cannot be read, or the model is not one of images.
-        """
-        if model.image_shape is None:
-            raise DataError("the rows of these data are not images, so an image has no answer")
-        found = decoded(self.content, model.image_shape, model.fit)
-        return found.row, found.fitted
+MOST_QUESTIONS, MOST_QUESTION_BYTES = 64, 2**26  # that wait for an answer
 
 
 class Session:
@@ -174,14 +68,19 @@ class Session:
             elif message.type == "cancel":
                 self._cancelled.set()
                 self._optimum.cancel()
-            elif len(self._questions) >= MOST_QUESTIONS:
-                raise MessageError(f"{message.type}: more than {MOST_QUESTIONS} questions wait for an answer")
             else:
                 self._questions.append(message)
             self._condition.notify_all()
 
-    def close(self, seconds: float = 0.0) -> None:
-        """Cancel all work, as the page has gone, and wait up to this long for its end."""
+    @property
+    def is_full(self) -> bool:
+        """True while so much waits for an answer that the page must wait, too."""
+        waiting = [*self._questions]
+        size = sum(array.nbytes for message in waiting for array in message.arrays.values())
+        return len(waiting) >= MOST_QUESTIONS or size >= MOST_QUESTION_BYTES
+
+    def close(self, seconds: float = 0.0) -> bool:
+        """Cancel all work, as the page has gone, wait up to this long for its end, and return whether it came."""
         with self._condition:
             self._closed = True
             self._cancelled.set()
@@ -190,6 +89,7 @@ class Session:
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     # The thread that trains
 
@@ -205,7 +105,7 @@ class Session:
                 self._guarded("train", self._train, message, cancelled, run=message["run"])
 
     def _train(self, message: Message, cancelled: threading.Event) -> None:
-        training = None
+        training, why = None, FAILED
         try:
             notes = self._notes("the data", cancelled)
             data = self._room.get(message["data"], notes)
@@ -219,19 +119,22 @@ class Session:
             on_epoch = self._reached(training)
             why = solve(problem, begin, on_epoch=on_epoch, report_test=False, cancelled=cancelled.is_set).ended
         except InterruptedError:
-            why = "cancelled"
+            why = CANCELLED
         except DivergedError as error:
             why = str(error)
+        finally:
+            with self._condition:
+                if training is not None:
+                    training.ended, self._changed = why, True
+                    self._condition.notify_all()
         if training is None:
             self.outbox.put({"type": "ended", "run": message["run"], "why": why, "epoch": 0})
-            return
-        with self._condition:
-            training.ended, self._changed = why, True
-            self._condition.notify_all()
 
     def _begin(self, training: Training, begin: TrainingState) -> None:
         with self._condition:
-            self._training, self._changed = training, False
+            before, self._training, self._changed = self._training, training, False
+        if before is not None:
+            self._tell_end(before)
         config = training.config
         self.outbox.put(
             {
@@ -294,7 +197,8 @@ class Session:
                     thorough_at = now + drawn[1] / THOROUGH_SHARE if drawn[1] else thorough_at
                 quick_at = max(quick_at, now)
             if ended:
-                self._end(training, ended)
+                self._tell_end(training)
+                self._look_for_best(training)
 
     def _pause(self, until: float) -> None:
         """Wait until this time, or until the training has ended."""
@@ -304,41 +208,59 @@ class Session:
                     return
                 self._condition.wait(left)
 
+    def _look_for_best(self, training: Training) -> None:
+        config = training.config
+        reached = training.state is not None and training.ended not in (CANCELLED, FAILED)
+        if reached and config.solver == "sgd" and config.l2 and not training.mistakes:
+            self._optimum.find(training.run, training.data, config)
+
     def _draw(self, training: Training, state: TrainingState, details: bool) -> tuple[float, float]:
         """Send the frame of a state, and return the seconds that it and its details took."""
         began = time.monotonic()
         problem = training.problem
         fields, arrays = quick(problem, training.model_of_begin, state)
-        frame = Frame(training.run, state.history, fields, arrays)
-        if not training.cancelled.is_set() or training.ended:
-            self.outbox.put_frame(frame)
+        self._put_frame(training, Frame(training.run, state.history, fields, arrays))
         self._answer_again(training, state)
         middle = time.monotonic()
-        if not details or training.cancelled.is_set():
+
+        def unwanted() -> bool:
+            stops = training.cancelled.is_set() and not training.ended
+            return stops or self._closed or self._asked is not None or training is not self._training
+
+        if not details or unwanted():
             return middle - began, 0.0
         try:
-            more, of_rows = thorough(problem, state, training.cancelled.is_set)
+            more, of_rows = thorough(problem, state, unwanted)
         except InterruptedError:
             return middle - began, 0.0
-        self.outbox.put_frame(Frame(training.run, state.history, fields | more, arrays | of_rows))
+        self._put_frame(training, Frame(training.run, state.history, fields | more, arrays | of_rows))
         return middle - began, time.monotonic() - middle
 
-    def _end(self, training: Training, why: str) -> None:
-        state = training.state
-        self.outbox.put({"type": "ended", "run": training.run, "why": why, "epoch": state.epoch if state else 0})
-        if state is not None and not training.mistakes and why != "cancelled" and training.config.l2:
-            self._optimum.find(training.run, training.data, training.config)
+    def _put_frame(self, training: Training, frame: Frame) -> None:
+        """Send a frame, unless the next training has begun."""
+        with self._condition:
+            if training is self._training:
+                self.outbox.put_frame(frame)
+
+    def _tell_end(self, training: Training) -> None:
+        """Tell the page that a training has ended, once."""
+        with self._condition:
+            told, training.told = training.told, True
+        if not told:
+            epoch = training.state.epoch if training.state else 0
+            self.outbox.put({"type": "ended", "run": training.run, "why": training.ended, "epoch": epoch})
 
     # The thread that answers
 
     def _answer_all(self) -> None:
-        answers: dict[str, Callable[[Message], None]] = {
-            "cell": self._cell,
-            "mistakes": self._mistakes,
-            "open-test": self._open_test,
+        put, closed = self.outbox.put, lambda: self._closed
+        work: dict[str, Callable[[Message], None]] = {
+            "cell": lambda message: put(*answers.cell(self._now(), message, closed)),
+            "mistakes": lambda message: put(*answers.mistakes(self._now(), message, closed)),
+            "open-test": lambda _: put(*answers.opened_test(self._now(), closed)),
             "image": self._image,
             "explain": self._explain,
-            "teach": lambda message: self.outbox.put(self._room.taught.change(message)),
+            "teach": lambda message: put(self._room.taught.change(message)),
             "keep": self._keep,
         }
         while True:
@@ -347,7 +269,7 @@ class Session:
                 if self._closed:
                     return
                 message = self._questions.popleft()
-            self._guarded(message.type, answers[message.type], message, id=message.fields.get("id"))
+            self._guarded(message.type, work[message.type], message, id=message.fields.get("id"))
 
     def _guarded(self, about: str, work: Callable[..., Any], *arguments: object, **fields: object) -> Any:
         """Do some work; what goes wrong becomes a message of one line."""
@@ -356,7 +278,7 @@ class Session:
         except OnelayerError as error:
             text = " ".join(str(error).split())
         except InterruptedError:
-            text = "cancelled"
+            text = CANCELLED
         except MemoryError:
             text = "there is not enough memory for it; take fewer features or smaller images"
         except Exception as error:  # the page goes on, and says what to report
@@ -370,113 +292,26 @@ class Session:
             raise MessageError("nothing was trained yet; turn a knob")
         return self._training
 
-    def _answers(self, training: Training, name: str) -> tuple[Evaluation, Split]:
-        """Return the answers on validation rows, or on test rows once they were opened, and their raw rows."""
-        state, split = training.reached, getattr(training.problem.splits, name)
-        raw = getattr(training.problem.raw, name)
-        if name == "test" and "test-on-train" in training.mistakes:
-            raw = training.problem.raw.train
-        if name == "test" and name not in training.answers:
-            raise MessageError("the test rows are closed; open them first")
-        if not len(split):
-            raise MessageError(f"there are no {name} rows")
-        found = training.answers.get(name)
-        if found is None or (name != "test" and found[0] != state.epoch):
-            answers = evaluated(training.problem, state.layer, split, lambda: self._closed)
-            found = training.answers[name] = state.epoch, answers
-        return found[1], raw
-
-    def _show(self, message: Message, chosen: Callable[[Evaluation], np.ndarray], **fields: object) -> None:
-        """Send the images of the rows that are chosen (n,), bool, the most confident first."""
-        training = self._now()
-        answers, raw = self._answers(training, message["split"])
-        all_chosen = chosen(answers)
-        places = answers.most_confident(all_chosen, MOST_SHOWN)
-        rows = [
-            {
-                "row": int(raw.indices[place]),
-                "true": int(answers.labels[place]),
-                "predicted": int(answers.predictions[place]),
-                "probability": float(answers.confidences[place]),
-                "true_probability": float(answers.true_class_probabilities[place]),
-            }
-            for place in places
-        ]
-        found = {"type": "images", "about": message.type, "run": training.run, "split": message["split"], "rows": rows}
-        found |= {"total": int(all_chosen.sum()), **fields}
-        shape = raw.dataset.image_shape
-        self.outbox.put(found, None if shape is None or not rows else {"images": images_of(raw.rows(places), shape)})
-
-    def _cell(self, message: Message) -> None:
-        true, predicted = message["true"], message["predicted"]
-
-        def chosen(answers: Evaluation) -> np.ndarray:
-            found: np.ndarray = (answers.labels == true) & (answers.predictions == predicted)
-            return found
-
-        self._show(message, chosen, true=true, predicted=predicted)
-
-    def _mistakes(self, message: Message) -> None:
-        self._show(message, lambda answers: ~answers.right)
-
-    def _open_test(self, message: Message) -> None:
-        training = self._now()
-        state, of_train = training.reached, "test-on-train" in training.mistakes
-        problem = training.problem
-        split = problem.splits.train if of_train else problem.splits.test
-        if not len(split):
-            raise MessageError("there are no test rows")
-        if not of_train:
-            training.data.times_read += 1
-        answers = evaluated(problem, state.layer, split, lambda: self._closed)
-        training.answers["test"] = state.epoch, answers
-        figures = {"accuracy": interval(answers.accuracy, split), "loss": answers.loss, "rows": len(answers.labels)}
-        told = {"type": "test", "run": training.run, "epoch": state.epoch, "times_read": training.data.times_read}
-        self.outbox.put({**told, **figures, "of_train": of_train}, answers_arrays(answers))
-
     def _image(self, message: Message) -> None:
         self._picture = picture = Picture(message["id"], image_of(message))
         training = self._training
-        if training is not None and training.state is not None:
-            row, note = picture.row(training.model_of_begin)
-            model = training.model
-            seen = images_of(row[np.newaxis], model.image_shape)[0] if model.image_shape else None
-            answer = self._answer(picture, training, training.reached)
-            self.outbox.put(answer | {"note": note}, None if seen is None else {"seen": seen})
-
-    def _answer(self, picture: Picture, training: Training, state: TrainingState) -> dict[str, Any]:
-        base = training.model_of_begin
-        if picture.features is None or picture.features[0] is not base:
-            row, _ = picture.row(base)
-            picture.features = base, base.features.transform(row[np.newaxis])
-        S = replace(base, layer=state.layer).logits_of_features([picture.features[1]])
-        P = np.asarray(base.layer.loss.probabilities(S))[0]
-        numbers = {"logits": S[0].tolist(), "probabilities": P.tolist(), "predicted": int(likeliest(S)[0])}
-        return {"type": "answer", "id": picture.id, "run": training.run, "epoch": state.epoch, **numbers}
+        if training is not None and training.state is not None:  # otherwise it is answered after the first epoch
+            self.outbox.put(*answers.first_answer(picture, training))
 
     def _answer_again(self, training: Training, state: TrainingState) -> None:
         """Answer the last image by a new layer."""
         if picture := self._picture:
             try:
-                self.outbox.put(self._answer(picture, training, state))
+                self.outbox.put(answers.answer(picture, training, state))
             except DataError as error:
                 self._picture = None
                 self.outbox.put({"type": "error", "about": "image", "id": picture.id, "message": str(error)})
 
     def _explain(self, message: Message) -> None:
-        picture, training = self._picture, self._now()
+        picture = self._picture
         if picture is None or picture.id != message["id"]:
             raise MessageError("there is no such image now; send it again")
-        model, epoch = training.model, training.reached.epoch
-        row, _ = picture.row(model)
-        found = explain(model, row, min(MOST_EXPLAINED, len(model.class_names)))
-        shape = model.image_shape or (1, 1, len(row))
-        arrays = {"contributions": found.contributions.reshape(-1, *shape).sum(axis=1).astype(np.float32)}
-        if found.windows is not None:
-            arrays["windows"] = found.windows.astype(np.float32)
-        told: dict[str, Any] = {"type": "contributions", "id": picture.id, "run": training.run, "epoch": epoch}
-        told |= {"classes": found.classes.tolist(), "bias": found.bias.tolist(), "logits": found.logits.tolist()}
-        self.outbox.put(told | {"probabilities": found.probabilities.tolist()}, arrays)
+        self.outbox.put(*answers.explained(picture, self._now()))
 
     def _keep(self, message: Message) -> None:
         training = self._now()
@@ -484,8 +319,8 @@ class Session:
             raise MessageError("a run with a mistake in it is not kept; switch the mistake off")
         if not training.ended or training.state is None:
             raise MessageError("the training has not ended; wait for its end, then keep it")
-        if training.ended == "cancelled":
-            raise MessageError("the training was cancelled; train again, then keep it")
+        if training.ended in (CANCELLED, FAILED):
+            raise MessageError("the training did not come to its end; train again, then keep it")
         training.data.times_read += 1  # a run holds its test accuracy
         progress = self._notes("the run", threading.Event())
         kept = keeping.keep(training.data, training.problem, message, Path("runs"), progress, lambda: self._closed)

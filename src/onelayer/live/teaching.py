@@ -13,7 +13,6 @@ from onelayer.data.formats.folder_walk import is_hidden
 from onelayer.data.progress import silent
 from onelayer.data.untrusted.images import Decoded, Encoded, decode_image, each_image
 from onelayer.errors import DataError
-from onelayer.files import write_file
 from onelayer.live.messages import MOST_CLASSES, MOST_IMAGES, MOST_NAME, MOST_TAUGHT_BYTES, Message, MessageError
 from onelayer.words import is_name
 
@@ -164,7 +163,7 @@ class Taught:
             raise MessageError(f"at most {MOST_IMAGES:,} images and {MOST_TAUGHT_BYTES // 2**20:,} MB are taught here")
         suffix = next((suffix for start, suffix in SUFFIXES.items() if content.startswith(start)), ".png")
         file = self._path / name / f"{id:06}{suffix}"
-        write_file(file, content)
+        file.write_bytes(content)
         of_class[id] = file
         self._bytes += len(content)
         self._version += 1
