@@ -150,7 +150,8 @@ template <class F>
 inline auto with_source(Type type, F &&f) {
     switch (type) {
         case Type::uint8: return f.template operator()<uint8_t>();
-        case Type::float16: return f.template operator()<Half>();
+        case Type::float16:
+            if constexpr (!SMALL) return f.template operator()<Half>();
         default: return f.template operator()<float>();
     }
 }
@@ -316,7 +317,7 @@ void forward(const Chunk<Held> &X, int64_t n, const Folded &layer, float *S, int
     for (int64_t p = 0; p < X.panels.panels; ++p) {
         const int64_t width = round_up(X.panels.width(p), int64_t(LANES));
         for_class_tiles(K, [&]<int C>(int64_t k) {
-            constexpr int R = C == CLASSES ? 2 : ACCUMULATORS / C < 6 ? ACCUMULATORS / C : 6;
+            constexpr int R = SMALL || C == CLASSES ? 2 : ACCUMULATORS / C < 6 ? ACCUMULATORS / C : 6;
             const float *V = layer.V.at(p, k);
             auto tile = [&]<int rows, bool PREFETCH>(int64_t i) {
                 const Held *x[rows];
@@ -329,8 +330,8 @@ void forward(const Chunk<Held> &X, int64_t n, const Folded &layer, float *S, int
                 tile_forward<rows, C, PREFETCH>(x, next, X.ahead, V, layer.V.stride, width, to, S_stride);
             };
             int64_t i = 0;
-            if (k == 0)
-                for (; i + R <= n; i += R) tile.template operator()<R, true>(i);
+            if (!SMALL && k == 0)
+                for (; i + R <= n; i += R) tile.template operator()<R, !SMALL>(i);
             else
                 for (; i + R <= n; i += R) tile.template operator()<R, false>(i);
             for (; i < n; ++i) tile.template operator()<1, false>(i);
@@ -673,8 +674,9 @@ bool standardise(const Standardised &s) {
 // Calls f<Held>() for the type in which a chunk holds the rows.
 template <class F>
 bool with_held(const Visit &visit, F &&f) {
-    if (visit.rows.type == Type::uint8 && !visit.rows.width && visit.K <= 2 * CLASSES)
-        return f.template operator()<uint8_t>();
+    if constexpr (!SMALL)
+        if (visit.rows.type == Type::uint8 && !visit.rows.width && visit.K <= 2 * CLASSES)
+            return f.template operator()<uint8_t>();
     return f.template operator()<float>();
 }
 

@@ -13,6 +13,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 namespace onelayer {
@@ -30,6 +32,12 @@ constexpr int LANES = 4, CLASSES = 10, PANEL = 768;
 constexpr int LANES = 4, CLASSES = 5, PANEL = 1024;
 #endif
 constexpr int ACCUMULATORS = 2 * CLASSES;
+// A browser downloads the code: it has fewer shapes of tiles, and holds rows of any type as floats.
+#if defined(__wasm__)
+constexpr bool SMALL = true;
+#else
+constexpr bool SMALL = false;
+#endif
 constexpr int STEP = 4 * LANES;  // rows are padded to this
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
@@ -51,6 +59,10 @@ inline Vector load(const uint8_t *p) {
 #elif defined(__AVX2__)
     __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(p));
     return reinterpret_cast<Vector>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+#elif defined(__wasm_simd128__)
+    v128_t integers = wasm_u32x4_extend_low_u16x8(wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p)));
+    asm("" : "+r"(integers));  // clang would convert each lane for itself
+    return reinterpret_cast<Vector>(wasm_f32x4_convert_i32x4(integers));
 #else
     typedef uint8_t Bytes __attribute__((vector_size(LANES)));
     typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
