@@ -60,7 +60,7 @@ class Iterate:
         In nats; the gap is an estimate, and infinite where lambda is 0.
     gradient_norm : float
         That of dJ/dW.
-    steps, changes : ndarray (m, K', d'), float64
+    steps, changes : sequence of m ndarrays (K', d'), float64
         The last steps of T, and what the gradient changed by, for L-BFGS.
     M, hessian : ndarray (K', K')
         Those of the preconditioner and of the bias.
@@ -86,8 +86,8 @@ class Iterate:
     cost: float = np.nan
     gap: float = np.inf
     gradient_norm: float = np.inf
-    steps: Array = None
-    changes: Array = None
+    steps: Sequence[np.ndarray] = ()
+    changes: Sequence[np.ndarray] = ()
     M: Array = None
     hessian: np.ndarray | None = None
     promise: float = np.inf
@@ -239,8 +239,8 @@ class Convergence:
     def _carried(self, before: Iterate | None, last: Iterate, was: float, l2: float) -> Iterate:
         """Return the state to start from: the last one, of another lambda, or further on where that is better."""
         here = Iterate(last.T, last.b, last.S, hessian=last.hessian, scale=last.scale)
-        if last.steps is not None and last.changes is not None:  # the gradient of the penalty is linear
-            here = replace(here, steps=last.steps, changes=last.changes + 2 * (l2 - was) * last.steps)
+        changes = [y + 2 * (l2 - was) * s for s, y in zip(last.steps, last.changes, strict=True)]  # the penalty's too
+        here = replace(here, steps=last.steps, changes=changes)
         if before is None or before.S is None or last.S is None or not len(self.classes):
             return here
         T, b = (a + CARRIED * (a - c) for a, c in ((last.T, before.T), (last.b, before.b)))
@@ -287,9 +287,8 @@ class _Descent:
         fit = self._loss.at(S, at.b) if resumed else self._loss.fit(S, at.b)
         self._pairs: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._most = max(2, min(PAIRS, PAIR_BYTES // (16 * max(at.T.size, 1))))
-        if at.steps is not None and at.changes is not None:
-            for pair in zip(at.steps, at.changes, strict=True):
-                self._remember(*pair)
+        for pair in zip(at.steps, at.changes, strict=True):
+            self._remember(*pair)
         self._gradient = self._gradient_of(at.T, fit)
         if resumed:
             return replace(at, S=S)
@@ -337,8 +336,6 @@ class _Descent:
     def _state(self, at: Iterate, fit: Fit) -> Iterate:
         cost = fit.loss + self._l2 * _square(at.T)
         cost, squared = map(float, self._of_first(np.array([cost, _square(self._gradient)])))
-        shape = (0, *at.T.shape)
-        steps, changes = [np.array(x) for x in zip(*self._pairs, strict=True)] if self._pairs else [np.empty(shape)] * 2
         precision = np.finfo(self._rows.dtype).eps / 16
         return replace(
             at,
@@ -347,8 +344,8 @@ class _Descent:
             cost=cost,
             gap=squared / (4 * self._l2) if self._l2 else np.inf,
             gradient_norm=squared**0.5,
-            steps=steps,
-            changes=changes,
+            steps=[step for step, _ in self._pairs],
+            changes=[change for _, change in self._pairs],
             hessian=self._loss.hessian,
             stalled=at.stalled + 1 if at.iteration and not at.cost - cost > precision * abs(cost) else 0,
         )

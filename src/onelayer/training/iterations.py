@@ -109,6 +109,7 @@ def _from_layer(start: TrainingState, convergence: Convergence) -> Iterate:
 def _held(at: Iterate) -> SolverState:
     """Return what the solver needs to go on with the same bits; its scores are computed anew."""
     values = {name: getattr(at, name) for name in HELD}
+    values |= {name: np.reshape(values[name], (len(values[name]), *at.T.shape)) for name in ("steps", "changes")}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return SolverState(arrays, {name: value for name, value in values.items() if isinstance(value, float | int | str)})
 
