@@ -17,7 +17,7 @@ from onelayer.analysis.evaluation import evaluate, logits_of
 from onelayer.analysis.references import nearest_class_mean
 from onelayer.coded import _key_of, coded, feature_blocks, features_of
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Dataset
+from onelayer.data.dataset import Dataset, Split
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError, DataError, OnelayerWarning
 from onelayer.experiments.path import solve_path
@@ -426,7 +426,8 @@ def test_few_pages_of_features_in_the_cache_are_held(monkeypatch, tmp_path):
     monkeypatch.setattr("onelayer.coded._found", lambda *_: np.memmap(path, np.uint8, "r", shape=shape))
     dataset = Dataset(np.zeros((20_000, 3), np.uint8), np.zeros(20_000, np.int64), ("a",), None, "many")
     held = []
-    for place, (_, F) in enumerate(feature_blocks(dataset.everything, UnitLength(3))):
+    mixed = Split("all", dataset, np.random.default_rng(0).permutation(20_000))
+    for place, (_, F) in enumerate(feature_blocks(mixed, UnitLength(3))):
         assert F.min() == F.max() == 7
         smaps = Path("/proc/self/smaps").read_text() if place % 5 == 4 else ""
         held += [int(kilobytes) for kilobytes in re.findall(rf"{path}\n(?:.*\n)*?Rss: +(\d+) kB", smaps)]

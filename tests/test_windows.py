@@ -155,8 +155,13 @@ def test_the_system_is_asked_for_blocks_and_not_for_what_lies_between(tmp_path, 
     monkeypatch.setattr(windows, "madvise", record)
     (window,) = loaded(part, [np.array([40, 3, 5, 4])])
     assert np.array_equal(window.dataset.rows[window.indices], rows[[40, 3, 5, 4]])
-    ranges = [(13 * page, 3 * page + 128), (50 * page, page + 128)]
-    assert asked == [(advice, *r) for advice in (mmap.MADV_WILLNEED, mmap.MADV_DONTNEED) for r in ranges]
+    wanted = [(13 * page, 16 * page + 128), (50 * page, 51 * page + 128)]
+    first, last, expected = 10 * page, len(content), []  # of the rows
+    for advice, piece in ((mmap.MADV_WILLNEED, page), (mmap.MADV_DONTNEED, windows.HELD_BYTES)):
+        for a, b in wanted:  # whole pieces, without what is not of the rows
+            a, b = (start + a) // piece * piece - start, -(-(start + b) // piece) * piece - start
+            expected.append((advice, max(first, a), min(last, b) - max(first, a)))
+    assert asked == expected
 
 
 def test_what_was_written_to_a_map_is_not_undone(tmp_path):

@@ -24,6 +24,7 @@ WINDOW_BLOCKS = 64
 PART_BYTES, PARTS_AHEAD = 2**20, 8  # bytes copied at a time, and how many such parts are read ahead
 LEAST_ROWS = 256  # evaluated together, however long they are: setting up a layer takes as long as a few rows
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
+HELD_BYTES = 64 * 2**10  # Linux holds pages of a map in pieces of this length, around each that is read
 
 
 # Python's own madvise holds the interpreter's lock, and asking for pages can take as long as reading them.
@@ -133,9 +134,11 @@ def _advise(rows: np.ndarray, places: np.ndarray, advice: int) -> None:
     """Give the system an advice on the rows at ascending `places`, without waiting for it."""
     if not rows.flags.c_contiguous:  # a row is in many pieces
         return
-    row_bytes = rows.strides[0]
+    row_bytes, start = rows.strides[0], rows.ctypes.data
+    start -= start % mmap.PAGESIZE
+    aligned = HELD_BYTES if advice == mmap.MADV_DONTNEED else mmap.PAGESIZE
     gaps = np.flatnonzero(np.diff(places) * row_bytes > NEAR_BYTES + row_bytes)
     for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
-        begin = rows.ctypes.data + int(first) * row_bytes
-        begin -= begin % mmap.PAGESIZE
-        madvise(begin, rows.ctypes.data + (int(last) + 1) * row_bytes - begin, advice)  # an error does no harm
+        begin, end = (rows.ctypes.data + place * row_bytes for place in (int(first), int(last) + 1))
+        begin, end = max(start, begin - begin % aligned), min(rows.ctypes.data + rows.nbytes, end + -end % aligned)
+        madvise(begin, end - begin, advice)  # an error does no harm
