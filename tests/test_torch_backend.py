@@ -47,6 +47,13 @@ def weighted(splits):
     return replace(splits, **parts)
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of 128 rows, so that there are several."""
+    monkeypatch.setattr(devices, "CPU_NUMBERS", 2**13)
+    monkeypatch.setattr(devices, "GPU_NUMBERS", 2**13)
+
+
 @pytest.fixture
 def resident(monkeypatch):
     """Room for rows on the device; the CPU takes those of the host otherwise."""
@@ -397,23 +404,19 @@ def test_the_command_end_to_end(run_cli, tmp_path):
 
 def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_path):
     out = tmp_path / "run"
-    assert (
-        run_cli("train", "--data", "digits", "--epochs", "1", "--backend", "torch", "--device", "cpu", "--out", out)[0]
-        == 0
-    )
+    words = ["train", "--data", "digits", "--epochs", "1", "--no-figures", "--out", out]
+    assert run_cli(*words, "--backend", "torch", "--device", "cpu")[0] == 0
     run = Run.open(out)
     plan, state = run.read_checkpoint()
     run.write_checkpoint(replace(plan, config=replace(plan.config, device="cuda:7")), state)  # as on another machine
-    words = r"PyTorch finds no device cuda:7 here; take --device .*cpu$"
-    assert_one_line(run_cli("resume", out, "--epochs", "2", "--no-figures"), words)
-    code, shown, err = run_cli("resume", out, "--epochs", "2", "--device", "cpu", "--no-figures")
+    more = ["resume", out, "--epochs", "2", "--no-figures"]
+    assert_one_line(run_cli(*more), r"PyTorch finds no device cuda:7 here; take --device .*cpu$")
+    code, shown, err = run_cli(*more, "--device", "cpu")
     assert (code, err) == (0, "")
     assert "note: the run was on cuda:7 so far; cpu may give other last digits" in shown
     assert run.config.device == "cpu"
-    assert (
-        run_cli("train", "--data", "digits", "--epochs", "1", "--backend", "numpy", "--out", out, "--overwrite")[0] == 0
-    )
-    refused = run_cli("resume", out, "--epochs", "2", "--device", "cuda")
+    assert run_cli(*words, "--backend", "numpy", "--overwrite")[0] == 0
+    refused = run_cli(*more, "--device", "cuda")
     assert_one_line(refused, "device cuda is a setting of the backend torch, not of numpy; leave it out")
     assert run.config.device == "auto"
 

@@ -16,7 +16,7 @@ from onelayer.errors import ConfigError
 
 KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and to what PyTorch itself takes
 GIB = 2**30
-CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**25
+CPU_NUMBERS, GPU_NUMBERS = 2**21, 2**25
 
 
 def devices_here() -> list[str]:
