@@ -3,9 +3,9 @@
     python benchmarks/torch_on_cpu.py [--data DIRECTORY] [--rounds 5]
 
 The backends take turns in one process, each on one thread; the figures are medians over the rounds. An epoch trains on
-all rows once and does not evaluate; "scores" evaluates the same rows. An error is the distance of the weights after an
-epoch from those of NumPy in float64, relative to their length, for the three backends in this order. Without --data, the
-images of the coursework's run are random.
+all rows once and does not evaluate; "scores" evaluates the same rows. An error is the distance of the weights, after
+an epoch, from those of NumPy in float64, relative to their length, for the three backends in this order. Without --data
+the images of the coursework are random.
 """
 
 import argparse

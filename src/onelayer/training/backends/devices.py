@@ -18,6 +18,10 @@ KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and t
 GIB = 2**30
 CPU_NUMBERS, GPU_NUMBERS = 2**21, 2**25
 
+# GPUs work for one thread at a time: what is set for a block belongs to the process, and no other thread may start work
+# while a CUDA graph is captured.
+_alone = threading.RLock()
+
 
 def devices_here() -> list[str]:
     """Return the names of the devices of this machine, the one first that ``auto`` takes."""
@@ -116,8 +120,7 @@ class Device:
         self.exact = torch.float32 if self.name == "mps" else torch.float64
         self.numbers = CPU_NUMBERS if self.name == "cpu" else GPU_NUMBERS
         self.stream = library.Stream(self.torch) if self.torch.type == "cuda" else None
-        # A GPU works for one thread at a time, and so does what is set for the whole process.
-        self._alone: AbstractContextManager[Any] = nullcontext() if self.name == "cpu" else threading.Lock()
+        self._alone: AbstractContextManager[Any] = nullcontext() if self.name == "cpu" else _alone
 
     @contextmanager
     def working(self, what: str, needed: int) -> Iterator[None]:
