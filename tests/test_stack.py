@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_one_line, coursework, start, toy_splits
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.errors import DivergedError, RunError
+from onelayer.errors import ConfigError, DivergedError, RunError
 from onelayer.experiments.sweep import Sweep, SweepPlan, grid, run_sweep
 from onelayer.experiments.sweep.stacks import stacks_of
 from onelayer.runs.directory import Run
@@ -69,7 +69,9 @@ def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolera
     heads = [Head(start, rate, l2, config.momentum_taken) for rate, l2 in own]
     orders = [replace(train, indices=rng.permutation(train.indices)) for _ in range(2)]
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
-    place = StackRows(problem.standardizer.for_training, dtype, namespace=namespace(library))
+    # The rows are resident on cpu:0 as on a GPU, and stay where they are for the library's own CPU.
+    device = "cpu:0" if library == "torch" and rows != "float64" else None
+    place = StackRows(problem.standardizer.for_training, dtype, namespace=namespace(library), device=device)
     stack = Stack(heads, place.array)
     for order in orders:
         place.train(stack, order, 16, flipped, bool)
@@ -258,16 +260,48 @@ def test_an_interrupted_stack_goes_on(alone, tmp_path, monkeypatch, behind):
     assert max(passes.heads[: max(done) + 1]) >= len(partial) - 1
 
 
+@pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
+def test_a_stack_on_a_device_of_pytorch(alone, tmp_path):
+    configs = tuple(replace(config, backend="torch", device="cpu") for config in OF_ALL_KINDS)
+    sweep = Sweep.create(tmp_path / "sweep", plan_of(configs))
+    run_sweep(sweep, toy_splits())
+    for setting in range(len(configs)):
+        found, expected = sweep.read(setting, 42), alone.read(setting, 42)
+        assert (found.status, found.note) == (expected.status, expected.note)
+        if found.status == "complete":
+            models = (of.run(setting, 42).model.layer.weights for of in (sweep, alone))
+            np.testing.assert_allclose(*models, rtol=0, atol=1e-12)
+            summary = sweep.run(setting, 42).summary
+            assert (summary["backend"], summary["device"], summary["stack"]) == ("torch", "cpu", 16)
+
+
+def test_rows_that_a_device_has_no_room_for_are_refused(monkeypatch):
+    stacking = Stacking([0], "torch")
+    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
+
+    class Full:
+        name, torch = "cuda:0", None
+
+    monkeypatch.setattr("onelayer.training.stacking.Device", lambda *_: Full())
+    monkeypatch.setattr("onelayer.training.stacking.room_on", lambda _: 17_999.0)
+    with pytest.raises(
+        ConfigError, match=r"--stack keeps all rows on the device, and cuda:0 has no room for toy; leave"
+    ):
+        stacking.open(problem.splits.dataset, problem.standardizer, problem.config)
+
+
 def test_the_last_test_rows_of_a_stack_and_balanced_accuracy(tmp_path):
     splits, found = toy_splits(), []
     for stack in (False, True):
         configs = grid(AUTO | {"learning_rate": [0.1, 0.01], "epochs": [3]})
         plan = replace(plan_of(configs, stack=stack), select="balanced-accuracy")
         sweep = Sweep.create(tmp_path / str(stack), plan)
-        run_sweep(sweep, splits, report_test=True)
+        run_sweep(sweep, splits)
+        run_sweep(sweep, splits, settings=[0], report_test=True)
+        assert [sweep.run(setting, 42).summary.get("stack") for setting in (0, 1)] == [2 if stack else None] * 2
         found.append([sweep.read(setting, 42) for setting in (0, 1)])
+    assert found[1][0].scores["test"].loss == pytest.approx(found[0][0].scores["test"].loss, rel=1e-12)
     for alone, stacked in zip(*found, strict=True):
-        assert stacked.scores["test"].loss == pytest.approx(alone.scores["test"].loss, rel=1e-12)
         assert stacked.balanced_accuracy == alone.balanced_accuracy
 
 
@@ -341,7 +375,8 @@ def test_settings_that_make_no_stack(run_cli, tmp_path):
     for words, message in {
         "--solver converged": "--stack is for the solver sgd, not for converged; leave it out",
         "--shuffle-blocks 0 10": "--stack reads the rows in any order; leave it out, or --shuffle-blocks",
-        "--backend native": "--stack multiplies in numpy, not in native; leave it out, or --backend",
+        "--backend torch --precision bfloat16": "--stack has no precision bfloat16; leave it out, or --precision",
+        "--backend native": "--stack multiplies in numpy or torch, not in native; leave it out",
     }.items():
         assert_one_line(run_cli("sweep", "--data", "digits", "--stack", "--out", "S", *words.split()), message)
     assert list(tmp_path.iterdir()) == []

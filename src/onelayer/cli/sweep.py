@@ -67,7 +67,7 @@ class Search:
     report_test
         Settings whose test figures are shown; test figures must not choose a setting.
     stack
-        Train the settings of a seed together, which share each pass over the rows; for the backend numpy.
+        Train the settings of a seed together, in one pass over the rows; for the backends numpy and torch.
     part
         Part of the runs to train, such as 3/16, where processes share --out; the last part to end writes the table.
     collect

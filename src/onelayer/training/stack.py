@@ -20,7 +20,7 @@ from array_api_compat import to_device
 from onelayer.data.dataset import Split
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.layer import SoftmaxLayer, likeliest
-from onelayer.losses import Array, namespace_of
+from onelayer.losses import Array, Loss, namespace_of
 from onelayer.training.backends import Totals, Velocity, of_views
 
 MOST_HEADS = 256  # each of which is a thread
@@ -88,14 +88,15 @@ class Stack:
     def step(self, X: Array, y: Array, w: Array | None) -> None:
         """Take a step with a batch: standardised rows X (k, d), labels y (k,), and row weights w (k,) or None."""
         Z, labels = self._of_heads(X @ self._templates.T + self._bias, y)  # (k H, K), (k H,)
-        G = (self._loss.residual(Z, labels) * self._size).reshape(len(y), -1)  # (k, H K); it was divided by k H
+        G = _residuals(self._loss, Z, labels).reshape(len(y), -1)  # (k, H K)
         if w is not None:
             G = G * w[:, None]
         if self._moving is None and self._twice_l2 is None:
-            G = G * self._rates  # before the product, whose result is larger
-            self._templates -= G.T @ X
-            self._bias -= G.sum(0)
+            G = G * (self._rates / -len(y))  # before the product, whose result is larger
+            _add_product(self._templates, G.T, X)
+            self._bias += G.sum(0)
             return
+        G = G / len(y)
         dW, db = G.T @ X, G.sum(0)  # (H K, d), (H K,)
         if self._twice_l2 is not None:
             dW += self._twice_l2[:, None] * self._templates
@@ -144,6 +145,19 @@ class Stack:
         return S.reshape(-1, self._K), labels.reshape(-1)
 
 
+def _residuals(loss: Loss, Z: Array, y: Array) -> Array:
+    """Return the derivative (n, K) of each row's own loss, for logits Z (n, K) and labels y (n,)."""
+    return loss.residual(Z, y) * len(y) if isinstance(Z, np.ndarray) else loss.tensor_residual(Z, y)
+
+
+def _add_product(A: Array, a: Array, b: Array) -> None:
+    """Add a b to A, on a device without another array of this size."""
+    if isinstance(A, np.ndarray):
+        A += a @ b
+    else:
+        A.addmm_(a, b)
+
+
 class StackRows:
     """Rows for stacks: on a CPU where they are, on another device resident in their own type.
 
@@ -162,6 +176,7 @@ class StackRows:
         self, standardizer: Standardizer, dtype: str, *, namespace: ModuleType = np, device: object = None
     ) -> None:
         self._xp, self._device, self._dtype = namespace, device, dtype
+        self._is_cpu = str(device) in ("None", "cpu")
         self._raw_standardizer = standardizer
         self._standardizers: dict[str, Standardizer] = {}  # by their type
         self._resident: tuple[np.ndarray | None, Array] = (None, None)
@@ -187,7 +202,7 @@ class StackRows:
         """Return `Backend.evaluate` for each head of a stack."""
         read, y, w = self._opened(split, None, self._exact)
         views = split.dataset.views
-        most = BLOCK_ROWS if self._xp is np else EVALUATED // (stack.columns + split.dataset.rows.shape[1])
+        most = BLOCK_ROWS if self._is_cpu else EVALUATED // (stack.columns + split.dataset.rows.shape[1])
         size = max(1, most // views) * views
         loss, right = 0.0, 0.0
         for block in split.blocks(size):
@@ -209,7 +224,7 @@ class StackRows:
         mirrored = None if flipped is None or shape is None else self.array(flipped)[:, None, None, None]
 
         def read(places: slice) -> Array:
-            R = split.rows(places) if xp is np else xp.take(resident, order[places], axis=0)
+            R = self.array(split.rows(places)) if resident is None else xp.take(resident, order[places], axis=0)
             if mirrored is not None and shape is not None:
                 images = R.reshape(-1, *shape)  # (k, c, h, w)
                 R = xp.where(mirrored[places], xp.flip(images, axis=3), images).reshape(R.shape)
@@ -225,7 +240,10 @@ class StackRows:
             self._standardizers[dtype] = self._raw_standardizer.to(lambda array: self.array(array.astype(dtype)))
         return self._standardizers[dtype]
 
-    def _on_device(self, rows: np.ndarray) -> Array:
+    def _on_device(self, rows: np.ndarray) -> Array | None:
+        """Return the rows (n, d) on the device; None on a CPU, which has them in memory or maps them from a file."""
+        if self._is_cpu:
+            return None
         if self._resident[0] is not rows:
             self._resident = rows, self.array(rows)
         return self._resident[1]

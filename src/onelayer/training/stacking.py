@@ -9,20 +9,21 @@ Trainings that are behind, because they were resumed from an earlier epoch, are 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Split, Splits
+from onelayer.data.dataset import Dataset, Split, Splits
+from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Totals, Velocity
 from onelayer.training.backends.array import ArrayBackend
+from onelayer.training.backends.devices import Device, room_on
 from onelayer.training.stack import Head, Stack, StackRows
 
 
@@ -71,18 +72,14 @@ class Stacking:
     ----------
     epochs : sequence of int
         The epochs that each training has done already.
-    namespace, device
-        As for `StackRows`.
     name : str
-        The backend that does the arithmetic.
+        The backend whose arithmetic is done, numpy or torch.
     """
 
-    def __init__(
-        self, epochs: Sequence[int], *, namespace: ModuleType = np, device: object = None, name: str = "numpy"
-    ) -> None:
-        self.seats = [Seat(self, epoch, name) for epoch in epochs]
-        self._namespace, self._device = namespace, device
+    def __init__(self, epochs: Sequence[int], name: str = "numpy") -> None:
+        self.seats, self._name = [Seat(self, epoch, name) for epoch in epochs], name
         self._rows: StackRows | None = None
+        self._device: Device | None = None
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
     def call(self, call: _Call) -> Any:
@@ -101,11 +98,28 @@ class Stacking:
             self._seated -= 1
             self._serve_if_complete()
 
-    def open(self, standardizer: Standardizer, dtype: str) -> None:
-        """Make room for the rows, of which all trainings have the same."""
+    def open(self, dataset: Dataset, standardizer: Standardizer, config: TrainConfig) -> None:
+        """Make room for the rows, of which all trainings have the same.
+
+        Raises
+        ------
+        ConfigError
+            If a device has no room for them.
+        """
         with self._turn:
-            if self._rows is None:
-                self._rows = StackRows(standardizer, dtype, namespace=self._namespace, device=self._device)
+            if self._rows is not None:
+                return
+            if self._name != "torch":
+                self._rows = StackRows(standardizer, config.dtype)
+                return
+            import array_api_compat.torch
+
+            self._device = device = Device(config.device, config.precision)
+            if device.name != "cpu" and dataset.rows.nbytes > room_on(device.name):
+                what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
+                raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
+            library = array_api_compat.torch
+            self._rows = StackRows(standardizer, config.dtype, namespace=library, device=device.torch)
 
     def _serve_if_complete(self) -> None:
         if not self._calls or len(self._calls) < self._seated:
@@ -129,11 +143,14 @@ class Stacking:
     def _answers(self, calls: Sequence[_Call]) -> Sequence[Any]:
         """Return the answers to calls that are alike."""
         assert self._rows is not None  # noqa: S101, a call is made by a backend, which has opened them
-        first, stack = calls[0], Stack([call.head for call in calls], self._rows.array)
-        if not first.batch_size:
-            return self._rows.evaluate(stack, first.split, first.cancelled)
-        self._rows.train(stack, first.split, first.batch_size, first.flipped, first.cancelled)
-        return list(zip(stack.layers, stack.velocities, strict=True))
+        first, layer = calls[0], calls[0].head.layer
+        needed = 4 * len(calls) * layer.weights.nbytes  # weights, velocity and gradient
+        with self._device.working(f"a stack of {len(calls)}", needed) if self._device else nullcontext():
+            stack = Stack([call.head for call in calls], self._rows.array)
+            if not first.batch_size:
+                return self._rows.evaluate(stack, first.split, first.cancelled)
+            self._rows.train(stack, first.split, first.batch_size, first.flipped, first.cancelled)
+            return list(zip(stack.layers, stack.velocities, strict=True))
 
 
 class Seat:
@@ -176,7 +193,7 @@ class StackedBackend(ArrayBackend):
         velocity: Velocity | None,
     ) -> None:
         super().__init__(splits, config, standardizer, layer, velocity)
-        seat.stacking.open(standardizer, config.dtype)
+        seat.stacking.open(splits.dataset, standardizer, config)
         self._seat, self._momentum = seat, config.momentum_taken
         self._state = layer, velocity
 

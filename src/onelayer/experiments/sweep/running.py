@@ -14,7 +14,7 @@ from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError, DivergedError
 from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
 from onelayer.experiments.sweep.results import SweepRun
-from onelayer.experiments.sweep.stacks import STACK, epochs_done, stacks_of
+from onelayer.experiments.sweep.stacks import STACK, backend_of, epochs_done, stacks_of
 from onelayer.files import write_file, write_json
 from onelayer.parts import count_cores
 from onelayer.runs import training as runs
@@ -115,7 +115,8 @@ def _train_together(
         for row in rows:
             _train(sweep, row, splits, report_test, advance, stopping.is_set)
         return
-    stacking = Stacking([epochs_done(sweep.run(row.setting, row.seed)) for row in rows])
+    done = [epochs_done(sweep.run(row.setting, row.seed)) for row in rows]
+    stacking = Stacking(done, backend_of(sweep.plan.configs[rows[0].setting]))
 
     def train(row: SweepRun, seat: Seat) -> None:
         with seat.taken():
@@ -142,6 +143,7 @@ def _train(
     """Train a run from the beginning, or go on with it; with a seat, in a stack."""
     backend: Any = seat  # which stands for one
     run, seen, expected = sweep.run(row.setting, row.seed), 0, sweep.plan.configs[row.setting].epochs
+    before = run.summary if run.summary_path.exists() else {}  # to read the test rows writes another
 
     def on_epoch(state: TrainingState) -> None:
         nonlocal seen
@@ -159,8 +161,8 @@ def _train(
         if sweep.plan.select == "balanced-accuracy":
             of_classes = evaluate(run.model, splits.validation).class_accuracies
             write_json(run.summary_path, run.summary | {BALANCED: float(np.nanmean(of_classes))})
-        if seat:
-            write_json(run.summary_path, run.summary | {STACK: len(seat.stacking.seats)})
+        if heads := len(seat.stacking.seats) if seat else before.get(STACK):
+            write_json(run.summary_path, run.summary | {STACK: heads})
     except DivergedError as error:
         write_file(run.path / DIVERGED, f"{error}\n".encode())
     if row.status == "missing":  # a run that diverged has epochs left

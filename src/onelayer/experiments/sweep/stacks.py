@@ -23,8 +23,15 @@ def require_stackable(config: TrainConfig) -> None:
         raise ConfigError(f"--stack is for the solver sgd, not for {config.solver}; leave it out")
     if config.shuffle_blocks:
         raise ConfigError("--stack reads the rows in any order; leave it out, or --shuffle-blocks")
-    if config.backend not in ("auto", "numpy"):
-        raise ConfigError(f"--stack multiplies in numpy, not in {config.backend}; leave it out, or --backend")
+    if config.backend == "native":
+        raise ConfigError("--stack multiplies in numpy or torch, not in native; leave it out, or --backend")
+    if config.precision == "bfloat16":
+        raise ConfigError("--stack has no precision bfloat16; leave it out, or --precision")
+
+
+def backend_of(config: TrainConfig) -> str:
+    """Return the name of the backend that does the arithmetic of a stack."""
+    return "torch" if config.backend == "torch" or config.needs_torch else "numpy"
 
 
 def stacks_of(plan: SweepPlan, rows: Sequence[SweepRun], splits: Splits) -> list[list[SweepRun]]:

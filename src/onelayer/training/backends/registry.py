@@ -61,10 +61,10 @@ def named_backend(config: TrainConfig) -> type[Backend]:
 
 def device_of(config: TrainConfig, backend: type[Backend]) -> str:
     """Return the device of the backend torch in words; nothing for another backend."""
-    return in_words(config) if backend is TorchBackend else ""
+    return in_words(config) if backend.name == TorchBackend.name else ""
 
 
 def settled(config: TrainConfig, backend: type[Backend]) -> TrainConfig:
     """Return the settings that choose this backend again, and the same device."""
-    device = choose_device(config.device) if backend is TorchBackend else config.device
+    device = choose_device(config.device) if backend.name == TorchBackend.name else config.device
     return replace(config, backend=backend.name, device=device)
