@@ -78,7 +78,7 @@ class Stack:
 
         self._templates, self._bias = joined([(layer.weights, layer.bias) for layer in layers])
         self._rates = of_columns([head.learning_rate for head in heads])
-        self._twice_l2 = of_columns([2 * head.l2 for head in heads]) if any(head.l2 for head in heads) else None
+        self._l2 = of_columns([head.l2 for head in heads]) if any(head.l2 for head in heads) else None
         self._moving: tuple[Array, Array] | None = None
         if any(head.momentum for head in heads):
             self._momentum = of_columns([head.momentum for head in heads])
@@ -91,20 +91,22 @@ class Stack:
         G = _residuals(self._loss, Z, labels).reshape(len(y), -1)  # (k, H K)
         if w is not None:
             G = G * w[:, None]
-        if self._moving is None and self._twice_l2 is None:
-            G = G * (self._rates / -len(y))  # before the product, whose result is larger
+        if self._moving is None:  # the rates go into the smaller factor of the product
+            if self._l2 is not None:
+                self._templates *= (1 - 2 * self._rates * self._l2)[:, None]
+            G = G * (self._rates / -len(y))
             _add_product(self._templates, G.T, X)
             self._bias += G.sum(0)
             return
-        G = G / len(y)
-        dW, db = G.T @ X, G.sum(0)  # (H K, d), (H K,)
-        if self._twice_l2 is not None:
-            dW += self._twice_l2[:, None] * self._templates
-        if self._moving is not None:
-            V, v = self._moving
-            dW, db = self._moving = self._momentum[:, None] * V + dW, self._momentum * v + db
-        self._templates -= self._rates[:, None] * dW
-        self._bias -= self._rates * db
+        G, (V, v) = G / len(y), self._moving
+        V *= self._momentum[:, None]
+        v *= self._momentum
+        _add_product(V, G.T, X)
+        v += G.sum(0)
+        if self._l2 is not None:
+            V += (2 * self._l2)[:, None] * self._templates
+        self._templates -= self._rates[:, None] * V
+        self._bias -= self._rates * v
 
     def totals(self, X: Array, y: Array, w: Array | None, views: int, exact: object) -> tuple[Array, Array]:
         """Return the loss and the right answers of each head over some rows, each (H,) of the type `exact`."""
@@ -224,7 +226,7 @@ class StackRows:
         mirrored = None if flipped is None or shape is None else self.array(flipped)[:, None, None, None]
 
         def read(places: slice) -> Array:
-            R = self.array(split.rows(places)) if resident is None else xp.take(resident, order[places], axis=0)
+            R = self.array(split.rows(places)) if resident is None else resident[order[places]]
             if mirrored is not None and shape is not None:
                 images = R.reshape(-1, *shape)  # (k, c, h, w)
                 R = xp.where(mirrored[places], xp.flip(images, axis=3), images).reshape(R.shape)
