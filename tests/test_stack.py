@@ -118,6 +118,36 @@ def test_a_diverged_head_enters_no_other():
     assert [bool(np.isfinite(layer.weights).all()) for layer in stack.layers] == [True, False, True]
 
 
+@pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
+@pytest.mark.parametrize(("l2", "launches"), [(0.0, 14), (0.1, 18)])
+def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_for_none(l2, launches):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counted(TorchDispatchMode):
+        names: list[str]
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            views = ("slice", "permute", "view", "expand", "unsqueeze")
+            if not any(word in str(function) for word in views):
+                self.names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
+    rows, counts = problem.splits.train, []
+    place = StackRows(problem.standardizer.for_training, "float32", namespace=namespace("torch"), device="cpu:0")
+    for heads in (2, 13):
+        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, place.array)
+        place.train(stack, rows, 20, None, bool)  # puts the rows on the device
+        for batch in (len(rows), len(rows) // 5):
+            with Counted() as counted:
+                counted.names = []
+                place.train(stack, rows, batch, None, bool)
+            assert not any("_local_scalar_dense" in name or "nonzero" in name for name in counted.names)
+            counts.append(len(counted.names))
+    assert counts[:2] == counts[2:]
+    assert counts[1] - counts[0] == 4 * launches
+
+
 def test_no_array_of_numpy_is_shared_with_the_heads():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", momentum=0.5))
     start, place = problem.begin().layer, StackRows(problem.standardizer.for_training, "float32")
