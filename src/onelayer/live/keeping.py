@@ -7,18 +7,19 @@ from typing import Any
 from onelayer.analysis.certification import certificate_summary, certify_if_useful
 from onelayer.analysis.judgement import judge
 from onelayer.data.progress import Progress
+from onelayer.export import to_onnx, write
 from onelayer.files import is_report, write_over
+from onelayer.live.answers import Training
 from onelayer.live.messages import Message, MessageError
 from onelayer.live.sources import Data
 from onelayer.runs.claim import claimed
 from onelayer.runs.directory import Run
 from onelayer.runs.training import start
-from onelayer.training.state import Problem
 from onelayer.words import is_name
 
 
 def keep(
-    data: Data, problem: Problem, message: Message, parent: Path, progress: Progress, cancelled: Callable[[], bool]
+    training: Training, message: Message, parent: Path, progress: Progress, cancelled: Callable[[], bool]
 ) -> dict[str, Any]:
     """Train again, in a run directory, and return what the message ``kept`` says.
 
@@ -34,8 +35,12 @@ def keep(
     """
     from onelayer.pictures.finished import draw_run  # matplotlib, which it loads, takes a second
 
-    splits = data.splits
+    data, problem, splits = training.data, training.problem, training.data.splits
     named = parent / _run_name(message["name"]) if message["name"] else None
+    if named and named.exists():
+        raise MessageError(f"there is a run {named.name} already; choose another name")
+    if message["onnx"]:
+        to_onnx(training.model)  # refuses, before anything is written, what it cannot hold
     plan = data.plan(problem.config)
     with claimed(named, parent / splits.dataset.name.lower()) as path:
         run = Run.create(path)
@@ -47,8 +52,6 @@ def keep(
         of_test = judgement.evaluation if judgement and splits.test.weight > 0 else None
         draw_run(run, plan, result.state.history, result.model, splits, progress, evaluation=of_test)
         if message["onnx"]:
-            from onelayer.export import write
-
             write(result.model, path / "model.onnx")
         if message["report"]:
             _write_report(path, data, progress)

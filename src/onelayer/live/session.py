@@ -321,7 +321,7 @@ class Session:
             raise MessageError("the training has not ended; wait for its end, then keep it")
         if training.ended in (CANCELLED, FAILED):
             raise MessageError("the training did not come to its end; train again, then keep it")
-        training.data.times_read += 1  # a run holds its test accuracy
         progress = self._notes("the run", threading.Event())
-        kept = keeping.keep(training.data, training.problem, message, Path("runs"), progress, lambda: self._closed)
+        kept = keeping.keep(training, message, Path("runs"), progress, lambda: self._closed)
+        training.data.times_read += 1  # a run holds its test accuracy
         self.outbox.put({"type": "kept", "times_read": training.data.times_read, **kept})
