@@ -1,4 +1,5 @@
 # make train    train on CIFAR-10 where it is or can be downloaded, else on the digits that scikit-learn carries
+# make live     open the page on which every turn of a knob trains again
 # make test     lint, types and tests
 # make check    compare the gradients with complex steps and central differences, and with PyTorch where it is installed
 # make benchmark   time onelayer against NumPy, PyTorch, scikit-learn and JAX, as far as they are installed
@@ -18,10 +19,13 @@ TEST_PACKAGES ?=
 # Other packages are another installation.
 TESTS_INSTALLED := $(VENV)/installed-for-tests$(subst /,_,$(subst $(eval ) ,,$(TEST_PACKAGES)))
 
-.PHONY: train check test lowest mutants benchmark wheel clean
+.PHONY: train live check test lowest mutants benchmark wheel clean
 
 train: $(VENV)/installed
 	$(VENV)/bin/onelayer train --preset coursework $(ARGS)
+
+live: $(VENV)/installed-live
+	$(VENV)/bin/onelayer live $(ARGS)
 
 check: $(VENV)/installed
 	$(VENV)/bin/onelayer check $(ARGS)
@@ -41,7 +45,7 @@ test: $(TESTS_INSTALLED)
 lowest: $(VENV)/bin/python
 	$(PIP) uv
 	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/lowest
-	$(VENV)/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct '.[onnx,parquet]' --group test
+	$(VENV)/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct '.[live,onnx,parquet]' --group test
 	build/lowest/bin/pytest -n 2 --dist worksteal $(ARGS)
 
 mutants: $(TESTS_INSTALLED)
@@ -67,9 +71,13 @@ $(VENV)/installed: pyproject.toml $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
+$(VENV)/installed-live: $(VENV)/installed
+	$(PIP) --editable '.[live]'
+	@touch $@
+
 # pip knows --group since 25.1; the one that venv brings may be older.
 $(TESTS_INSTALLED): pyproject.toml $(VENV)/bin/python
 	@echo "installing into $(VENV), which takes a minute"
 	$(PIP) 'pip>=25.1'
-	$(PIP) --editable '.[onnx,parquet]' --group dev $(TEST_PACKAGES)
+	$(PIP) --editable '.[live,onnx,parquet]' --group dev $(TEST_PACKAGES)
 	@touch $@ $(VENV)/installed
