@@ -18,7 +18,8 @@ let training = null;
 let picture = null; // {id, arrays}, the image that the page asks about
 let opened = null; // answers on the test rows
 let ready = true; // the page has drawn the last frame
-const turns = new MessageChannel();
+const turns = new MessageChannel(), waiting = [];
+turns.port1.onmessage = () => waiting.shift()();
 
 function send(message, arrays = {}) {
   postMessage({message, arrays}, Object.values(arrays).map(({data}) => data.buffer));
@@ -26,7 +27,7 @@ function send(message, arrays = {}) {
 
 // Let other messages be handled.
 const turn = () => new Promise(resolve => {
-  turns.port1.onmessage = resolve;
+  waiting.push(resolve);
   turns.port2.postMessage(null);
 });
 
@@ -60,7 +61,7 @@ async function train({run, data: name, settings: given, mistakes = []}) {
   if (mistakes.includes("init-0.1")) settings.init_std = 0.1;
   const data = name === "taught" ? taught.data() : sets[name];
   if (!data) throw new RangeError(`train: there is no data ${name}`);
-  opened = null;
+  opened = training = null;
   const own = training = new Training(kernel, data, run, settings, mistakes);
   send({
     type: "started", run, columns: COLUMNS, data: data.description, rate: own.firstRate, features: data.d, epochs: settings.epochs,
@@ -88,7 +89,7 @@ function frame(of, history, full) {
   if (full && sizes.validation) Object.assign(arrays, countsOf(of.answers("validation"), K));
   ready = false;
   send({type: "epoch", run: of.run, epoch: of.done, rate: row[1], accuracy, weights_norm: of.size, ...details, ...more, history}, arrays);
-  if (picture) again();
+  if (picture) again().catch(error => complain("image", error, {id: picture?.id}));
 }
 
 function trained() {
@@ -96,12 +97,18 @@ function trained() {
   return training;
 }
 
+function complain(about, error, more) {
+  if (about === "image") picture = null;
+  send({type: "error", about, message: error.message, ...more});
+}
+
 async function again(seen = false) {
   const {data, settings, layer, run, done} = trained(), {id, arrays} = picture;
   if (!data.shape) throw new TypeError("the rows of these data are not images, so an image has no answer");
   const shape = String(data.shape);
-  picture.rows[shape] ??= await rowOf(arrays, data.shape, data.about.fit);
-  if (picture?.id !== id || training.data !== data) return;
+  const own = picture;
+  own.rows[shape] ??= await rowOf(arrays, data.shape, data.about.fit);
+  if (picture !== own || training?.data !== data) return;
   const {logits, probabilities} = kernel.answer(layer, picture.rows[shape], settings.loss);
   const predicted = logits.indexOf(Math.max(...logits));
   const more = seen ? {seen: imagesOf(picture.rows[shape], data.shape)} : {};
@@ -179,7 +186,7 @@ onmessage = async ({data: {message, arrays}}) => {
     if (!Object.hasOwn(handlers, type)) throw new RangeError(`there is no message ${type}`);
     await handlers[type](message, arrays ?? {});
   } catch (error) {
-    send({type: "error", about: Object.hasOwn(handlers, type) ? type : "message", message: error.message, id: message?.id, run: message?.run});
+    complain(Object.hasOwn(handlers, type) ? type : "message", error, {id: message?.id, run: message?.run});
   }
 };
 send(welcome);
