@@ -202,7 +202,7 @@ def _sent() -> int:
 def kill(times: int, seed: int) -> None:
     """Train, kill one of the processes, resume, and so on; then compare with a run that was left alone."""
     rng = random.Random(seed)  # noqa: S311
-    words = ["train", "--data", "digits", "--epochs", "60", "--batch-size", "100", "--no-figures", "--quiet"]
+    words = ["train", "--data", "digits", "--epochs", "1000000", "--batch-size", "100", "--no-figures", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         run, done = Run(Path(folder) / "killed"), 0
         begin = [*words, "--out", str(run.path)]
@@ -210,10 +210,11 @@ def kill(times: int, seed: int) -> None:
             count = rng.choice((2, 3))
             with hosts(count) as places:
                 processes = start(places, "-m", "onelayer", *begin)
-                while not run.checkpoint_path.exists() and any(process.poll() is None for process in processes):
-                    time.sleep(0.05)
+                before = _written(run)
+                while _written(run) == before and all(process.poll() is None for process in processes):
+                    time.sleep(0.05)  # until it trains
                 begin = ["resume", str(run.path), "--epochs", "1000000", "--no-figures", "--quiet"]
-                time.sleep(rng.uniform(0, 12))
+                time.sleep(rng.uniform(0, 5))
                 victim = rng.randrange(count)
                 if processes[victim].poll() is not None:
                     continue  # it has ended by itself
@@ -248,6 +249,11 @@ def kill(times: int, seed: int) -> None:
         subprocess.run([*command, "--epochs", *of_both], check=True)
         ours, theirs = (one.read_checkpoint()[1].layer.weights for one in (run, other))
         print(f"after {epochs} epochs, the weights differ by {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e}")
+
+
+def _written(run: Run) -> int:
+    """Return when the checkpoint was written, in nanoseconds; 0 if there is none."""
+    return run.checkpoint_path.stat().st_mtime_ns if run.checkpoint_path.exists() else 0
 
 
 def main() -> None:

@@ -320,6 +320,11 @@ def test_a_gpu_implies_torch_and_nothing_else_does(monkeypatch):
     with pytest.raises(ConfigError, match=r"^precision tf32 is a setting of the backend torch, not of numpy; leave"):
         choose_backend(dataset, TrainConfig(precision="tf32", backend="numpy"))
     assert devices.choose_device("auto") == devices.choose_device("cuda") == "cuda:0"
+    for rank, device in (("1", "cuda:1"), ("2", "cuda:0")):  # of processes that torchrun started on this machine
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert devices.choose_device("auto") == devices.choose_device("cuda") == device
+        assert devices.choose_device("cuda:1") == "cuda:1"
+    monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(
         ConfigError, match=r"^PyTorch finds no device cuda:2 here; take --device cuda:0 or cuda:1 or cpu"
     ):

@@ -19,6 +19,7 @@ from onelayer.config import TrainConfig
 from onelayer.data.formats.shards import write_manifest
 from onelayer.data.sources import load_splits
 from onelayer.errors import ConfigError
+from onelayer.parts import count_cores
 from onelayer.processes import ALONE
 from onelayer.runs.directory import Run
 from onelayer.training.train import train
@@ -179,6 +180,14 @@ def test_one_process_is_alone(monkeypatch, found: dict[str, str]):
         monkeypatch.setenv(name, value)
     with torchrun.joined() as processes:
         assert processes is ALONE
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    cores = count_cores()
+    for processes, share in (("1", cores), (str(2 * cores), 1), ("x", cores), (str(cores), 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert count_cores() == share
 
 
 @pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])

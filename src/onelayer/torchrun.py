@@ -24,7 +24,7 @@ from onelayer.processes import ALONE, Processes
 from onelayer.runs.claim import name_of_container, name_of_process
 from onelayer.words import listed
 
-OPENING = 25.0  # seconds in which all processes must have come
+OPENING = 20.0  # seconds in which all processes must have come
 BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
 SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
 DIAGNOSIS = 18.0  # seconds in which a broken sum is explained

@@ -40,7 +40,10 @@ def choose_device(asked: str) -> str:
         If this machine does not have it.
     """
     here = devices_here()
-    name = here[0] if asked == "auto" else "cuda:0" if asked == "cuda" else asked
+    gpus = [name for name in here if name.startswith("cuda")]
+    beside = os.environ.get("LOCAL_RANK", "0")  # of several processes of torchrun on this machine, each takes another
+    first = gpus[int(beside) % len(gpus)] if gpus and beside.isdecimal() else here[0]
+    name = first if asked == "auto" or (asked == "cuda" and gpus) else asked
     if name not in here:
         raise ConfigError(f"PyTorch finds no device {asked} here; take --device {' or '.join(here)}")
     return name
