@@ -1,0 +1,66 @@
+// The command line that does the same, and keeping the run of this moment as a directory.
+
+import {$, counted, el, percent, write} from "./dom.js";
+
+export class Keep {
+  #command = "";
+  #timer = 0;
+
+  constructor(send) {
+    $("copy").addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(this.#command);
+        this.#copied("Copied");
+      } catch {
+        getSelection().selectAllChildren($("command"));
+        this.#copied("Selected: copy it with your keys");
+      }
+    });
+    $("keep").addEventListener("submit", event => {
+      event.preventDefault();
+      write($("kept"), "Training once more, and writing …");
+      $("keep-now").disabled = true;
+      send({type: "keep", name: $("keep-name").value.trim(), report: $("keep-report").checked, onnx: $("keep-onnx").checked});
+    });
+  }
+
+  #copied(words) {
+    write($("copied"), words);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => write($("copied"), ""), 3000);
+  }
+
+  // A training began with this command; an empty one means a mistake is on.
+  started({command}) {
+    this.#command = command;
+    // A line may break before an option, not within one.
+    const tokens = command.split(/ (?=--)/).flatMap((token, k) => [k ? " " : "", el("span", {}, token)]);
+    $("command").replaceChildren(...command ? tokens : ["No command trains with a mistake; switch the mistakes off."]);
+    $("command").classList.toggle("quiet", !command);
+    $("copy").disabled = !command;
+    this.#open(Boolean(command));
+  }
+
+  #open(open) {
+    $("keep-fields").disabled = !open;
+    $("keep-now").disabled = false;
+    write($("keep-closed"), open ? "" : "Closed while a mistake is switched on.");
+  }
+
+  // Where there is no server, nothing can be written.
+  close(why) {
+    $("keep-fields").disabled = true;
+    write($("keep-closed"), why);
+  }
+
+  kept({run, path, files, accuracy: {validation, test}, times_read: times}) {
+    $("keep-now").disabled = false;
+    const scores = [["validation", validation], ["test", test]].filter(([, score]) => score != null).map(([name, score]) => `${name} accuracy ${percent(score)}`);
+    $("kept").replaceChildren(el("b", {}, run), `: ${scores.join(", ")}. It lies in ${path} with ${files.join(", ")}. `, `A run holds its test accuracy, so the test rows were read ${counted(times, "time")}.`);
+  }
+
+  failed(message) {
+    $("keep-now").disabled = false;
+    write($("kept"), message);
+  }
+}
