@@ -64,8 +64,8 @@ export function axes({context, width, height}, {x: [x0, x1], y: [y0, y1], xLabel
   return {x, y, clip: () => context.clip()};
 }
 
-// Draw a line through points [x, y]; its name stands at its end, if there is one.
-export function line(context, place, points, {colour, dash = [], wide = 1.8, name = "", above = true}) {
+// Draw a line through points [x, y]; its name, if there is one, stands at its end or at its first point.
+export function line(context, place, points, {colour, dash = [], wide = 1.8, name = "", above = true, first = false}) {
   const good = points.filter(([, v]) => Number.isFinite(v));
   if (!good.length) return;
   context.strokeStyle = context.fillStyle = colour;
@@ -82,8 +82,9 @@ export function line(context, place, points, {colour, dash = [], wide = 1.8, nam
     context.fill();
   }
   if (name) {
-    context.textAlign = place.x(a) > LEFT + context.measureText(name).width + 4 ? "right" : "left";
+    const [x, y] = first ? good[0] : [a, b];
+    context.textAlign = !first && place.x(x) > LEFT + context.measureText(name).width + 4 ? "right" : "left";
     context.textBaseline = above ? "bottom" : "top";
-    context.fillText(name, place.x(a), place.y(b) + (above ? -4 : 5));
+    context.fillText(name, place.x(x) + (first ? 4 : 0), place.y(y) + (above ? -4 : 5));
   }
 }

@@ -81,9 +81,11 @@ export class Curves {
     const values = mine.flat().map(([, v]) => v).filter(Number.isFinite);
     const pinned = this.#earlier.filter(other => other.pinned);
     for (const other of pinned) values.push(...this.#points(other, `validation_${kind}`).map(([, v]) => v).filter(Number.isFinite));
-    const line0 = kind === "cost" && Number.isFinite(run.best) ? run.best : null;
-    if (line0 != null) values.push(line0);
     values.sort((a, b) => a - b);
+    // The lowest cost widens the chart, but a far one would make all other lines flat.
+    const near = run.best > values[0] - 1.5 * (values.at(-1) - values[0]);
+    const line0 = kind === "cost" && near ? run.best : null;
+    if (line0 != null) values.unshift(Math.min(line0, values[0]));
     const low = values[0] ?? 0;
     const middle = values[values.length >> 1] ?? 1;
     const high = Math.min(values.at(-1) ?? 1, middle + 8 * (middle - low) + 0.2); // one wild value does not flatten the rest
@@ -100,7 +102,7 @@ export class Curves {
       const style = other.pinned ? {colour: colour("quiet"), wide: 1.6, name: other.name || other.words} : {colour: colour("faint"), wide: 1.2};
       line(context, place, this.#points(other, `validation_${kind}`), {dash: [6, 3], ...style});
     }
-    if (line0 != null) line(context, place, x.map(v => [v, line0]), {colour: colour("ink"), dash: [1, 3], wide: 1.4, name: "lowest training cost for this lambda"});
+    if (line0 != null) line(context, place, x.map(v => [v, line0]), {colour: colour("ink"), dash: [1, 3], wide: 1.4, name: "lowest training cost", first: true});
     const lower = (mine[0].at(-1)?.[1] ?? 0) <= (mine[1].at(-1)?.[1] ?? 0);
     line(context, place, mine[1], {colour: colour("validation"), dash: [6, 3], name: "validation", above: lower});
     line(context, place, mine[0], {colour: colour("train"), name: "train", above: !lower});

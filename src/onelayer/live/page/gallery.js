@@ -20,7 +20,7 @@ export function show(section, heading, {rows, total}, {images}, names, onclose) 
     paint(canvas, images, k);
     return el("figure", {}, canvas, caption);
   });
-  const rest = total > rows.length ? [el("p", {className: "quiet"}, `The ${rows.length} most confident of ${total} are shown.`)] : [];
+  const rest = total > rows.length ? [el("p", {className: "quiet"}, `The ${rows.length} most confident of ${total.toLocaleString("en")} are shown.`)] : [];
   section.replaceChildren(el("div", {className: "titled"}, title, close), el("div", {className: "gallery", tabIndex: 0, role: "group", "aria-label": heading}, ...figures), ...rest);
   section.hidden = false;
   title.focus({preventScroll: true});

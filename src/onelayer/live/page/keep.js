@@ -56,7 +56,8 @@ export class Keep {
   kept({run, path, files, accuracy: {validation, test}, times_read: times}) {
     $("keep-now").disabled = false;
     const scores = [["validation", validation], ["test", test]].filter(([, score]) => score != null).map(([name, score]) => `${name} accuracy ${percent(score)}`);
-    $("kept").replaceChildren(el("b", {}, run), `: ${scores.join(", ")}. It lies in ${path} with ${files.join(", ")}. `, `A run holds its test accuracy, so the test rows were read ${counted(times, "time")}.`);
+    const shown = files.filter(name => ["report.html", "model.onnx"].includes(name));
+    $("kept").replaceChildren(el("b", {}, run), `: ${scores.join(", ")}. It lies in ${path}: ${counted(files.length, "file")}${shown.length ? `, with ${shown.join(" and ")}` : ""}. `, `A run holds its test accuracy, so the test rows were read ${counted(times, "time")}.`);
   }
 
   failed(message) {

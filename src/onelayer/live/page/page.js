@@ -41,6 +41,8 @@ let answers = null;
 function train(values) {
   asked = values;
   run += 1;
+  $("stop").disabled = false;
+  write($("state"), "starting");
   send({type: "train", run, ...values});
 }
 
@@ -138,7 +140,7 @@ const handlers = {
     keep.started(message);
     write($("train-error"), "");
     write($("note"), "");
-    $("best").hidden = true;
+    $("best").hidden = $("best-words").hidden = true;
     $("stop").disabled = false;
     $("with-mistake").hidden = !message.mistakes.length;
     state("training");
@@ -157,7 +159,7 @@ const handlers = {
     drawNow();
     settle();
     curves.ended();
-    setTimeout(() => { confusion.settle(); reliability.settle(); }, SETTLED_EVERY + 50);
+    setTimeout(() => { templates.settle(); confusion.settle(); reliability.settle(); }, SETTLED_EVERY + 50);
     const words = message.why === "cancelled" ? `stopped after ${counted(message.epoch, "epoch")}` : message.why;
     state(words);
     const accuracy = $("accuracy").textContent;
@@ -166,8 +168,8 @@ const handlers = {
   best(message) {
     if (message.run !== run) return;
     curves.best(message);
-    write($("best-cost"), `${nats(message.cost)} nats`);
-    $("best").hidden = false;
+    write($("best-cost"), nats(message.cost));
+    $("best").hidden = $("best-words").hidden = false;
   },
   answer(message, arrays) {
     if (!picture.is(message.id)) return;

@@ -31,7 +31,7 @@ export class Templates {
       const number = el("span", {className: "quiet"});
       const figure = el("figure", {}, el("div", {className: "views"}, ...Object.values(canvases)), el("figcaption", {}, el("b", {}, name), number));
       this.#watch.observe(figure);
-      return {figure, canvases, number, key: ""};
+      return {figure, canvases, number, painted: false};
     });
     $("template-tiles").replaceChildren(...this.#tiles.map(tile => tile.figure));
     $("template-tiles").classList.toggle("many", names.length > 30);
@@ -63,13 +63,21 @@ export class Templates {
     else if (message.strongest) this.#bars(message.strongest, message.largest);
   }
 
+  // Draw those that are not on the screen too, once a training has ended.
+  settle() {
+    for (const tile of this.#tiles) tile.painted = false;
+    this.#paint();
+  }
+
   #paint() {
     if (!this.#frame?.arrays.learnt) return;
     const {message: {signed}, arrays} = this.#frame;
     const pictures = {...arrays, weights: arrays.weights ?? arrays.learnt};
     const drawn = arrays.learnt.shape[0];
-    this.#tiles.forEach(({figure, canvases}, k) => {
-      if (!this.#seen.has(figure) || k >= drawn) return;
+    this.#tiles.forEach((tile, k) => {
+      const {figure, canvases} = tile;
+      if (tile.painted && !this.#seen.has(figure) || k >= drawn) return;
+      tile.painted = true;
       for (const [view, canvas] of Object.entries(canvases)) {
         if (!canvas.hidden && pictures[view]) (view === "signed" ? paintCodes : paint)(canvas, pictures[view], k);
       }
