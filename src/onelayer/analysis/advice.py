@@ -12,6 +12,7 @@ from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.references import Verdict
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
+from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.map import Identity
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES, Loss
@@ -42,9 +43,11 @@ def loss_before(model: Model, initial: SoftmaxLayer, train: Split) -> float:
     """Return the mean training loss of the initial layer of a model, in nats, on evenly spaced rows."""
     places = np.unique(np.linspace(0, len(train) - 1, min(START_ROWS, len(train))).astype(np.int64))
     of_features = replace(model, layer=initial, features=Identity(len(initial.weights)))
-    S = of_features.unchecked_logits(train.rows(places))
-    losses = np.asarray(initial.loss.of_rows(S, train.labels[places]))
-    return float(np.average(losses, weights=train.row_weights(places)))
+    few, losses = replace(train, indices=train.indices[places]), []
+    for piece in loaded(few, forward_windows(few)):  # which holds few pages of a memory map
+        S = of_features.unchecked_logits(piece.rows(slice(None)))
+        losses.append(np.asarray(initial.loss.of_rows(S, piece.labels)))
+    return float(np.average(np.concatenate(losses), weights=few.row_weights(slice(None))))
 
 
 def advice_on_training(
