@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from helpers import assert_one_line, start, toy_splits
@@ -133,6 +134,17 @@ def test_the_last_of_two_that_end_together_collects(tmp_path):
     with ExitStack() as held:
         assert claim_to_collect(sweep, held)
         assert (sweep.path / CLAIM).exists()
+
+
+def test_a_part_waits_for_another_one_that_writes_the_plan(tmp_path):
+    path = tmp_path / "sweep"
+    with claimed(path):
+        pass
+    (path / CLAIM).write_text(json.dumps({"host": "node7", "pids": "", "pid": 1, "process": "", "since": "now"}))
+    with pytest.raises(RunError, match="process 1 on node7 has worked there since now; wait"):
+        Sweep.create(path, plan_of(parts=1))
+    Timer(0.3, (path / CLAIM).unlink).start()
+    assert Sweep.create(path, plan_of()).plan.parts == 4
 
 
 def test_what_a_part_left_behind_on_another_machine_does_not_stop_it(tmp_path):
