@@ -353,6 +353,24 @@ def test_an_error_in_one_run_ends_the_others_with_a_checkpoint(tmp_path, monkeyp
     assert [sweep.read(setting, 42).status for setting in short] == ["complete"] * 2
 
 
+@pytest.mark.parametrize("most", [2, 4, 7])
+def test_a_system_that_starts_no_more_threads_is_told_and_nothing_waits(tmp_path, monkeypatch, most):
+    splits, original, started = toy_splits(), threading.Thread.start, []
+    sweep = Sweep.create(
+        tmp_path / "sweep", plan_of(grid(AUTO | {"epochs": [100_000], "l2": [0.0, 0.1, 0.2, 0.3]}), (42,))
+    )
+
+    def full(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) > most:
+            raise RuntimeError("can't start new thread")
+        original(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    with pytest.raises(RunError, match=r"starts no more threads, of which a stack of 4 runs has two for each; raise"):
+        run_sweep(sweep, splits)
+
+
 def test_trainings_need_no_sweep(tmp_path):
     splits, config = toy_splits(), TrainConfig(backend="numpy", dtype="float64", threads=1, epochs=3)
     configs = [replace(config, learning_rate=rate) for rate in (0.1, 1e308, 0.3)]

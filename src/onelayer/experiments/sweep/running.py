@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from onelayer.analysis.evaluation import evaluate
 from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Splits
-from onelayer.errors import ConfigError, DataError, DivergedError
+from onelayer.errors import ConfigError, DataError, DivergedError, RunError
 from onelayer.experiments.sweep.directory import BALANCED, DIVERGED, Sweep
 from onelayer.experiments.sweep.results import SweepRun
 from onelayer.experiments.sweep.stacks import STACK, backend_of, epochs_done, stacks_of
@@ -122,12 +122,19 @@ def _train_together(
         with seat.taken():
             _train(sweep, row, splits, report_test, advance, stopping.is_set, seat)
 
+    futures: list[Future[None]] = []
     with ThreadPoolExecutor(len(rows)) as pool:
         try:
-            for future in as_completed([pool.submit(train, *pair) for pair in zip(rows, stacking.seats, strict=True)]):
+            futures += (pool.submit(train, *pair) for pair in zip(rows, stacking.seats, strict=True))
+            for future in as_completed(futures):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             stopping.set()  # the others leave a checkpoint as well
+            for _ in rows[len(futures) :]:  # of which no thread was started
+                stacking.leave()
+            if isinstance(error, RuntimeError) and "start new thread" in str(error):
+                what = f"the system starts no more threads, of which a stack of {len(rows)} runs has two for each"
+                raise RunError(f"{what}; raise its limit (ulimit -u), or leave --stack out") from None
             raise
 
 
