@@ -53,12 +53,15 @@ class Held:
         None if they stay on the host, from where each block is copied when it is needed.
     labels : tensor (n,), int64
     weights : tensor (n,), or None
+    exact : torch.dtype
+        Type of weights.
     """
 
     dataset: Dataset
     rows: torch.Tensor | None
     labels: torch.Tensor
     weights: torch.Tensor | None
+    exact: torch.dtype
 
     @classmethod
     def on(cls, device: devices.Device, dataset: Dataset, needed: int) -> "Held":
@@ -81,12 +84,12 @@ class Held:
         if dataset.row_weights is not None:
             weights = torch.from_numpy(dataset.row_weights.copy()).to(device, exact)
         if dataset.rows.nbytes > room:
-            return cls(dataset, None, labels, weights)
+            return cls(dataset, None, labels, weights, exact)
         rows = torch.empty(dataset.rows.shape, dtype=_type_of(dataset), device=device)
         step = max(1, COPIED_BYTES // max(1, dataset.rows[:1].nbytes))
         for start in range(0, len(rows), step):
             rows[start : start + step].copy_(torch.from_numpy(dataset.rows[start : start + step].copy()))
-        return cls(dataset, rows, labels, weights)
+        return cls(dataset, rows, labels, weights, exact)
 
 
 # A data set is on a device once, as long as something trains or scores there. (A set that is held is not forgotten, so
@@ -124,7 +127,7 @@ class Feed:
         self._X = torch.zeros((size, width_of(d)), dtype=dtype, device=self._device)
         self._X[:, d] = 1
         self._y = torch.zeros(size, dtype=torch.int64, device=self._device)
-        self._w = None if held.weights is None else torch.zeros_like(held.weights[:1]).expand(size).clone()
+        self._w = torch.zeros(size, dtype=held.exact, device=self._device)
         # Features of float64 may lie further from zero than float32 has digits for: the mean goes first.
         wide = dtype == torch.float64 or held.dataset.rows.dtype == np.float64 or fold
         self._work = torch.float64 if wide else torch.float32
@@ -149,31 +152,35 @@ class Feed:
         InterruptedError
             Once `cancelled()` is true.
         """
-        held = self._held if split.dataset is self._held.dataset else None
-        places = self._moved(split.indices) if held else None  # (n,)
+        near = split.dataset.rows is self._held.dataset.rows  # those of another data set come from the host
+        rows, places = self._held.rows if near else None, self._moved(split.indices)  # places (n,)
         mirrored = None if flipped is None else self._moved(flipped)
         for number, block in enumerate(split.blocks(self.size)):
             if cancelled():
                 raise InterruptedError
-            k = block.stop - block.start
-            X, y = self._X[:k], self._y[:k]
-            w = None if self._w is None else self._w[:k]
-            if held and places is not None:
-                torch.index_select(held.labels, 0, places[block], out=y)
-                if held.weights is not None:
-                    torch.index_select(held.weights, 0, places[block], out=w)
-            else:
-                y.copy_(self._moved(split.labels[block]))
-                if w is not None:
-                    w.copy_(self._moved(split.row_weights(block)))
-            if held and held.rows is not None and places is not None:
-                self._standardise(held.rows.index_select(0, places[block]), X, split, block, mirrored)
+            X = self._X[: block.stop - block.start]
+            if rows is not None:
+                self._standardise(rows.index_select(0, places[block]), X, split, block, mirrored)
             elif self._device.type == "cuda":
                 self._stream(split, block, number, X, mirrored)
             else:
                 raw = np.take(split.dataset.rows, split.indices[block], axis=0)
                 self._standardise(torch.from_numpy(raw).to(self._device), X, split, block, mirrored)
-            yield X, y, w
+            yield X, *self._answers(split, block, places)
+
+    def _answers(self, split: Split, block: slice, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return labels (k,) and weights (k,) of a block; rows that are trained with weights are scored without too."""
+        held, k, weighted = self._held, block.stop - block.start, split.dataset.row_weights is not None
+        y, w = self._y[:k], self._w[:k] if weighted else None
+        if split.dataset is held.dataset:
+            torch.index_select(held.labels, 0, places[block], out=y)
+            if w is not None and held.weights is not None:
+                torch.index_select(held.weights, 0, places[block], out=w)
+            return y, w
+        y.copy_(self._moved(split.labels[block]))
+        if w is not None:
+            w.copy_(self._moved(split.row_weights(block)))
+        return y, w
 
     def _standardise(
         self, R: torch.Tensor, X: torch.Tensor, split: Split, block: slice, mirrored: torch.Tensor | None
