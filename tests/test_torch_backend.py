@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from onelayer.training.state import TrainingState, with_flips
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from onelayer.training.backends.feed import Held  # noqa: E402
 from onelayer.training.backends.replay import Replay  # noqa: E402
 from onelayer.training.converging.device_rows import DeviceRows  # noqa: E402
 
@@ -129,6 +131,31 @@ def test_bfloat16_rounds_the_factors_only_in_training():
     assert 1e-4 < relative(rough.model.layer.weights, full.model.layer.weights) < 2e-2
     exact = train(splits, replace(config, backend="numpy", epochs=0), start=replace(rough.state, history=()))
     assert exact.scores["validation"].loss == pytest.approx(rough.scores["validation"].loss, rel=1e-6)
+
+
+def test_products_on_a_gpu_have_all_digits_unless_fewer_are_asked_for():
+    device, before = devices.Device("cpu"), torch.get_float32_matmul_precision()
+    device.name = "mps"  # what is set does not depend on a GPU
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for asked, expected in (("full", "highest"), ("bfloat16", "highest"), ("tf32", "high")):
+            with device.working("a test", 0, asked):
+                assert torch.get_float32_matmul_precision() == expected
+            assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_rows_are_on_a_device_once_as_long_as_they_are_used(resident):
+    device, dataset = devices.Device("cpu"), toy_dataset()
+    first = Held.on(device, dataset, 0)
+    assert first is Held.on(device, dataset, 0)
+    assert first.rows.dtype == torch.uint8
+    np.testing.assert_array_equal(first.rows, dataset.rows)
+    gone = weakref.ref(first)
+    del first
+    assert gone() is None
+    assert Held.on(device, dataset, 10**9).rows is None  # no room
 
 
 @pytest.mark.parametrize("loss", LOSSES)

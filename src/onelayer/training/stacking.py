@@ -80,6 +80,7 @@ class Stacking:
         self.seats, self._name = [Seat(self, epoch, name) for epoch in epochs], name
         self._rows: StackRows | None = None
         self._device: Device | None = None
+        self._precision = "full"
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
     def call(self, call: _Call) -> Any:
@@ -114,7 +115,8 @@ class Stacking:
                 return
             import array_api_compat.torch
 
-            self._device = device = Device(config.device, config.precision)
+            self._device = device = Device(config.device)
+            self._precision = config.precision
             if device.name != "cpu" and dataset.rows.nbytes > room_on(device.name):
                 what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
                 raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
@@ -145,7 +147,8 @@ class Stacking:
         assert self._rows is not None  # noqa: S101, a call is made by a backend, which has opened them
         first, layer = calls[0], calls[0].head.layer
         needed = 4 * len(calls) * layer.weights.nbytes  # weights, velocity and gradient
-        with self._device.working(f"a stack of {len(calls)}", needed) if self._device else nullcontext():
+        precision = self._precision if first.batch_size else "full"  # scores are never rounded
+        with self._device.working(f"a stack of {len(calls)}", needed, precision) if self._device else nullcontext():
             stack = Stack([call.head for call in calls], self._rows.array)
             if not first.batch_size:
                 return self._rows.evaluate(stack, first.split, first.cancelled)

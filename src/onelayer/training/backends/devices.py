@@ -98,8 +98,8 @@ class Device:
 
     Parameters
     ----------
-    asked, precision : str
-        Values of the settings `device` and `precision`.
+    asked : str
+        Value of the setting `device`.
 
     Attributes
     ----------
@@ -113,12 +113,12 @@ class Device:
         The stream of all work on a CUDA device.
     """
 
-    def __init__(self, asked: str, precision: str = "full") -> None:
+    def __init__(self, asked: str) -> None:
         import torch
 
         # cuBLAS repeats its bits in a workspace of a fixed size; it reads the variable when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self.name, self._precision, library = choose_device(asked), precision, cast(Any, torch.cuda)
+        self.name, library = choose_device(asked), cast(Any, torch.cuda)
         self.torch, self._threads = torch.device(self.name), torch.get_num_threads()
         self.exact = torch.float32 if self.name == "mps" else torch.float64
         self.numbers = CPU_NUMBERS if self.name == "cpu" else GPU_NUMBERS
@@ -126,7 +126,7 @@ class Device:
         self._alone: AbstractContextManager[Any] = nullcontext() if self.name == "cpu" else _alone
 
     @contextmanager
-    def working(self, what: str, needed: int) -> Iterator[None]:
+    def working(self, what: str, needed: int, precision: str = "full") -> Iterator[None]:
         """Set PyTorch up for a block, and leave it as it was; a full device is an error about `what`.
 
         Parameters
@@ -134,6 +134,8 @@ class Device:
         what : str
         needed : int
             The bytes that it needs beside the rows.
+        precision : str
+            Value of the setting `precision`.
         """
         import torch
 
@@ -141,7 +143,7 @@ class Device:
             stack.enter_context(self._alone)
             stack.enter_context(_one_thread(self._threads))
             if self.name != "cpu":
-                stack.enter_context(_multiplying(self._precision))
+                stack.enter_context(_multiplying(precision))
             if self.stream is not None:
                 stack.enter_context(torch.cuda.device(self.torch))
                 stack.enter_context(torch.cuda.stream(self.stream))

@@ -48,8 +48,8 @@ class TorchBackend(ArrayBackend):
         from onelayer.training.backends.replay import Replay
 
         self._xp: Any = array_api_compat.torch
-        self._device = on = devices.Device(config.device, config.precision)
-        self._replay, self._rate = Replay(on.stream), 0.0
+        self._device = on = devices.Device(config.device)
+        self._replay, self._rate, self._precision = Replay(on.stream), 0.0, config.precision
         self._loss, self._l2, self._momentum = layer.loss, config.l2, config.momentum_taken
         self._batch_size = B = min(config.batch_size, len(splits.train))
         self._type = torch.float64 if layer.weights.dtype == np.float64 else torch.float32
@@ -88,7 +88,7 @@ class TorchBackend(ArrayBackend):
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
-        with self._working():
+        with self._working(self._precision):
             if learning_rate != self._rate:  # it is a constant of the graphs
                 self._replay.forget()
                 self._rate = learning_rate
@@ -146,9 +146,9 @@ class TorchBackend(ArrayBackend):
         with self._working():
             return to_arrays(A, self._d)
 
-    def _working(self) -> AbstractContextManager[None]:
+    def _working(self, precision: str = "full") -> AbstractContextManager[None]:
         what = f"training on batches of {self._batch_size:,} rows of {self._d:,} features"
-        return self._device.working(what, self._needed)
+        return self._device.working(what, self._needed, precision)
 
 
 def _product(a: Array, b: Array) -> Array:
