@@ -154,6 +154,7 @@ def test_an_error_of_one_process_ends_all(manifest: Path):
     assert re.fullmatch(r"onelayer: rank 1 \(process .*\) has ended: .*train_1.npy: is not the file .*\n", first[2])
 
 
+@needs_torch
 def test_nobody_answers(manifest: Path, monkeypatch, run_cli):
     for name, value in environment(1, 2, free_port()).items():
         monkeypatch.setenv(name, value)

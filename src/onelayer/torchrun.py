@@ -5,10 +5,12 @@ which one; and where a whole machine is gone it never ends. So each process writ
 PyTorch keeps anyway, that it is still there, once a second, and, when it ends, why.
 """
 
+import atexit
 import os
 import platform
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +26,8 @@ from onelayer.processes import ALONE, Processes
 from onelayer.runs.claim import name_of_container, name_of_process
 from onelayer.words import listed
 
-OPENING = 20.0  # seconds in which all processes must have come
+OPENING = 20.0  # seconds in which rank 0 must answer
+COMING = 60.0  # seconds in which the next process must come, once rank 0 answers
 BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
 SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
 DIAGNOSIS = 18.0  # seconds in which a broken sum is explained
@@ -66,6 +69,7 @@ def joined() -> Iterator[Processes]:
     except OnelayerError as error:
         _ignore_signals()  # torchrun stops all others as soon as one has ended
         processes.end(str(error), of_another=bool(processes.lost))
+        _leave_at_once(processes, 2)
         if processes.another_says():
             raise SystemExit(2) from None
         raise
@@ -74,6 +78,7 @@ def joined() -> Iterator[Processes]:
         lost = processes.find_lost(BEAT)
         lost = "" if STOPPED in lost else lost
         processes.end(lost or STOPPED, of_another=bool(lost))
+        _leave_at_once(processes, 128 + signal.SIGTERM)
         if processes.another_says():
             raise SystemExit(128 + signal.SIGINT) from None
         raise type(stop)("; ".join(filter(None, [lost, str(stop) or "stopped"]))) from None
@@ -89,16 +94,28 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _leave_at_once(processes: "TorchProcesses", code: int) -> None:
+    """Let this process end without waiting for a sum to which another process will add nothing any more."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    if processes.lost:
+        atexit.register(leave)
+
+
 def _open() -> "TorchProcesses":
     rank, size, host, port = _environment()
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not serves:
-        _require_answer(rank, host, port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it says more than a page where a process has ended
     try:
         import torch.distributed
     except ModuleNotFoundError:
         raise ConfigError("several processes need PyTorch; install onelayer[torch], or start one process") from None
+    if not serves:  # PyTorch is loaded by now, as rank 0 must load it before it answers
+        _require_answer(rank, host, port)
     dist: Any = torch.distributed  # it does not say what it exports
 
     def connect(serves: bool) -> Any:
@@ -152,7 +169,7 @@ def _wait_for_all(rank: int, size: int, store: Any) -> None:
     before, until = size, 0.0
     while missing := [other for other in range(size) if not store.check([f"came/{other}"])]:
         if len(missing) < before:
-            before, until = len(missing), time.monotonic() + OPENING
+            before, until = len(missing), time.monotonic() + COMING
         if time.monotonic() > until:
             who = f"rank{'s' * (len(missing) > 1)} {listed(map(str, missing))}"
             raise ConfigError(f"rank {rank}: {who} of {size} processes did not come; start all at once, with torchrun")
@@ -222,7 +239,7 @@ class TorchProcesses:
 
     def another_says(self) -> bool:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
-        until = time.monotonic() + 3 * BEAT
+        until = time.monotonic() + 6 * BEAT
         lower = [other for other in self._others if other < self.rank and not self._is_gone(other)]
         with suppress(RuntimeError):
             while lower and time.monotonic() < until:
