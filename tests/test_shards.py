@@ -1,6 +1,7 @@
 """Manifests of shards: written, read as one data set, divided among processes, and refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onelayer.data import load, load_splits
 from onelayer.data.dataset import Splits
 from onelayer.data.formats import shards as shards_module
 from onelayer.data.formats.shards import parse_manifest, write_manifest
-from onelayer.errors import DataError
+from onelayer.errors import ConfigError, DataError
 from onelayer.processes import Processes
 from onelayer.training.train import train
 
@@ -129,6 +130,18 @@ def test_trains_as_one_process(manifest: Path):
 def test_bad_manifests_are_refused(manifest: Path, change: Callable[[dict], object], match: str):
     with pytest.raises(DataError, match=match):
         load(changed(manifest, change))
+
+
+def test_processes_with_other_data_are_refused(manifest: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(manifest.parent / "train", other / "train")
+    write_manifest(
+        other / "toy.shards.json",
+        {"train": [other / "train" / "img_emb_0.npy"], "test": [other / "train" / "one.safetensors"]},
+    )
+    places = [manifest, other / "toy.shards.json", manifest]
+    with pytest.raises(ConfigError, match=r"^rank 1 and rank 0 differ in the data; start all with the same command"):
+        in_threads(3, lambda processes: load_splits(places[processes.rank], processes=processes))
 
 
 def test_a_damaged_shard_is_found_by_the_process_that_holds_it(manifest: Path):

@@ -33,7 +33,7 @@ def together(facts: Mapping[str, object]) -> Iterator["Processes"]:
             warnings.simplefilter("ignore", OnelayerWarning)
             warnings.simplefilter("error", UnitWarning)
         if processes.size > 1:
-            require_same(processes, {**facts, "versions": _versions()})
+            require_same(processes, {**facts, "versions or processors": _versions()})
         yield processes
 
 
@@ -51,8 +51,11 @@ def require_one_process(command: str) -> None:
 
 
 def _versions() -> tuple[object, ...]:
-    """Return what decides the bits of a number, beside the data and the settings."""
+    """Return what decides the bits of a number, beside the data and the settings: all must decide alike."""
+    from threadpoolctl import threadpool_info
+
     from onelayer.kernel import kernel
 
     packages = [version(name) for name in ("onelayer", "numpy", "torch")]
-    return *packages, platform.machine(), None if kernel is None else kernel.variant()
+    blas = [library.get("architecture") for library in threadpool_info() if library["user_api"] == "blas"]
+    return *packages, platform.machine(), None if kernel is None else kernel.variant(), blas
