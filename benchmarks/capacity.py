@@ -1,6 +1,6 @@
 """The capacity table of docs/scaling.md, and the model that it is computed from.
 
-    python benchmarks/capacity.py [--rate 2e10] [--network 1.25e9] [--latency 1e-4]
+    python benchmarks/capacity.py [--rate 4.8e10] [--network 1.25e9] [--latency 1e-4]
 
 A pass over n rows of d features with K classes, forwards and backwards, is 4 n d K operations. Each of W processes
 does its share of them at `rate` operations in a second, and then sums the gradient: 8 (d K + K + 1) bytes, of which a
@@ -74,8 +74,8 @@ class Case:
 
     @property
     def scores(self) -> float:
-        """Bytes that converged takes more: four arrays of scores in float32, and ten pairs of steps and changes."""
-        return 4 * 4 * math.ceil(self.n / self.W) * self.K + min(20 * 8 * self.d * self.K, 2**29)
+        """Bytes that converged takes more: six arrays of scores in float32, and ten pairs of steps and changes."""
+        return 6 * 4 * math.ceil(self.n / self.W) * self.K + min(20 * 8 * self.d * self.K, 2**29)
 
     def calculation(self, machine: Machine) -> float:
         """Seconds in which a process calculates its share of a pass."""
@@ -120,7 +120,7 @@ def _seconds(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=2e10)
+    parser.add_argument("--rate", type=float, default=4.8e10)
     parser.add_argument("--network", type=float, default=1.25e9, help="bytes in a second; the default is 10 Gbit/s")
     parser.add_argument("--latency", type=float, default=1e-4)
     arguments = parser.parse_args()
