@@ -15,6 +15,7 @@ from onelayer.data.dataset import Holding, Splits
 from onelayer.data.division import divided
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
+from onelayer.features.function import Function
 from onelayer.processes import (
     ALONE,
     Processes,
@@ -213,6 +214,9 @@ def test_features_are_refused():
 
     with pytest.raises(ConfigError, match="the features patches are computed by one process"):
         in_threads(2, work)
+    function = Function.of(lambda images: images.reshape(len(images), -1)[:, :4], (3, 4, 5))
+    with pytest.raises(ConfigError, match="the features .* are computed by one process"):
+        in_threads(2, lambda processes: train(divided(splits, processes), TrainConfig(), features=function))
 
 
 CONVERGED = TrainConfig(solver="converged", l2=1e-3, tol=1e-6, dtype="float64")
