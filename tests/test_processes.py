@@ -215,7 +215,7 @@ def test_features_are_refused():
     with pytest.raises(ConfigError, match="the features patches are computed by one process"):
         in_threads(2, work)
     function = Function.of(lambda images: images.reshape(len(images), -1)[:, :4], (3, 4, 5))
-    with pytest.raises(ConfigError, match="the features .* are computed by one process"):
+    with pytest.raises(ConfigError, match=r"the features .* are computed by one process"):
         in_threads(2, lambda processes: train(divided(splits, processes), TrainConfig(), features=function))
 
 

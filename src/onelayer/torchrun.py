@@ -30,6 +30,7 @@ OPENING = 20.0  # seconds in which rank 0 must answer
 COMING = 60.0  # seconds in which the next process must come, once rank 0 answers
 BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
 SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
+NOTICED = 10.0  # seconds in which others notice that a process has ended
 DIAGNOSIS = 18.0  # seconds in which a broken sum is explained
 FOREVER = timedelta(days=30)  # a process may read or draw for long while others wait, as long as it lives
 STOPPED = "it was stopped"
@@ -239,12 +240,14 @@ class TorchProcesses:
 
     def another_says(self) -> bool:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
-        until = time.monotonic() + 6 * BEAT
-        lower = [other for other in self._others if other < self.rank and not self._is_gone(other)]
+        until = time.monotonic() + NOTICED
         with suppress(RuntimeError):
-            while lower and time.monotonic() < until:
-                if any(self._said(other) not in (None, DONE) for other in lower):
+            while time.monotonic() < until:
+                lower = [self._said(other) for other in range(self.rank) if not self._is_gone(other)]
+                if any(said not in (None, DONE) for said in lower):
                     return True
+                if None not in lower:
+                    return False
                 time.sleep(0.05)
         return False
 
