@@ -337,6 +337,23 @@ class TestTraining:
         started = [message for message, _ in page.seen if message["type"] == "started"]
         assert started[0]["rate"] == started[1]["rate"] > 0
 
+    def test_features_that_are_computed_are_cancelled_too(self, page, monkeypatch):
+        computing = threading.Event()
+
+        def slow(*_, progress, **__):
+            while True:
+                computing.set()
+                progress(1, 100)
+                time.sleep(0.001)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Problem, "of", slow)
+            page.train({**SETTINGS, "flip": True})
+            assert computing.wait(5)
+            page.ask("cancel")
+            assert page.until("ended")[0]["why"] == "cancelled"
+        page.trained()
+
     def test_an_error_is_a_line_and_the_page_goes_on(self, page):
         page.train(data="taught")
         error, _ = page.until("error")

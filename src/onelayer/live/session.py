@@ -31,6 +31,10 @@ NOTE_SECONDS = 0.3  # between two notes on the progress of work
 MOST_QUESTIONS, MOST_QUESTION_BYTES = 64, 2**26  # that wait for an answer
 
 
+class StoppedError(Exception):
+    """Work was cancelled; an InterruptedError would be taken for one of the disk by what writes files."""
+
+
 class Session:
     """A page.
 
@@ -118,7 +122,7 @@ class Session:
             self._begin(training, begin)
             on_epoch = self._reached(training)
             why = solve(problem, begin, on_epoch=on_epoch, report_test=False, cancelled=cancelled.is_set).ended
-        except InterruptedError:
+        except (InterruptedError, StoppedError):
             why = CANCELLED
         except DivergedError as error:
             why = str(error)
@@ -166,7 +170,7 @@ class Session:
         def progress(done: int, total: int | None, _: str = "") -> None:
             nonlocal said
             if cancelled.is_set():
-                raise InterruptedError
+                raise StoppedError
             if (now := time.monotonic()) - said >= NOTE_SECONDS:
                 said = now
                 self.outbox.put({"type": "note", "about": what, "done": done, "total": total})
@@ -277,7 +281,7 @@ class Session:
             return work(*arguments)
         except OnelayerError as error:
             text = " ".join(str(error).split())
-        except InterruptedError:
+        except (InterruptedError, StoppedError):
             text = CANCELLED
         except MemoryError:
             text = "there is not enough memory for it; take fewer features or smaller images"
