@@ -130,7 +130,7 @@ def main() -> None:
     print(f"the whole training, on the page   {1000 * whole:6.0f} ms, {whole / own:.2f} times that without it")
     print(f"the same without the page         {1000 * own:6.0f} ms")
     print(
-        f"CPU time of the server, a training {1000 * cpu_of_page:5.0f} ms, {cpu_of_page / cpu:.2f} times that without it"
+        f"CPU time of it, on the page       {1000 * cpu_of_page:6.0f} ms, {cpu_of_page / cpu:.2f} times that without it"
     )
     print(f"frames a second                   {statistics.median(times['frames']):6.1f}")
     print(f"from cancel to its end            {1000 * statistics.median(cancels):6.0f} ms")

@@ -1,5 +1,7 @@
 """The lowest cost for a lambda, found by the converged solver while the page is idle."""
 
+import os
+import sys
 import threading
 from collections import OrderedDict
 
@@ -51,6 +53,8 @@ class Optimum:
     ) -> None:
         if cancelled.wait(IDLE_SECONDS):
             return
+        if sys.platform == "linux":  # elsewhere, a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         same = {name: getattr(config, name) for name in ("l2", "loss", "features", "flip", "seed")}
         try:
             config = TrainConfig(solver="converged", max_passes=MOST_PASSES, threads=1, **same)
