@@ -1,6 +1,9 @@
 """The command live: a page on this machine, on which a person trains by turning knobs."""
 
+import os
+import sys
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -47,9 +50,14 @@ def live(
 
         def started() -> None:
             screen.say(f"{address}\nthe page is at this address, on this machine only; Ctrl-C ends it")
-            if not no_browser:
+            if not no_browser and _has_screen():
                 import webbrowser
 
-                webbrowser.open(address)
+                Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
         serve(served, listening, started)
+
+
+def _has_screen() -> bool:
+    """Return whether a browser can have a window; without one, a browser for terminals would take this terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
