@@ -18,7 +18,7 @@ from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import OnelayerError
 from onelayer.live import messages
-from onelayer.live.frames import as_picture, evaluated
+from onelayer.live.frames import Frame, as_picture, evaluated
 from onelayer.live.messages import KNOBS, MessageError, config_of, pack, read_bytes, read_text, unpack, write_text
 from onelayer.live.outbox import MOST_WAITING, Outbox
 from onelayer.live.session import Session
@@ -201,6 +201,21 @@ class TestOutbox:
         page.until("ended")
         assert [row[0] for row in page.history] == list(range(1, 301))
         assert sum(message["type"] == "epoch" for message, _ in page.seen) < 60
+
+    def test_pictures_of_a_training_that_is_over_do_not_follow_the_next(self):
+        outbox = Outbox(bool)
+        outbox.put_frame(Frame(1, (), {"epoch": 3}, {}))
+        outbox.put({"type": "started", "run": 2})
+        assert json.loads(outbox.take())["type"] == "started"
+        assert outbox.take() is None
+
+    def test_figures_that_are_not_in_every_frame_are_not_lost(self):
+        outbox = Outbox(bool)
+        outbox.put_frame(Frame(1, (), {"epoch": 3, "details_epoch": 3}, {"confusion": np.eye(2, dtype=np.int32)}))
+        outbox.put_frame(Frame(1, (), {"epoch": 4}, {"learnt": np.zeros(3, np.uint8)}))
+        header, arrays = unpack(outbox.take())
+        assert (header["epoch"], header["details_epoch"]) == (4, 3)
+        assert set(arrays) == {"confusion", "learnt"}
 
     def test_a_page_that_never_reads_is_given_up(self):
         outbox = Outbox(bool)

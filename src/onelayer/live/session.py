@@ -79,7 +79,8 @@ class Session:
     @property
     def is_full(self) -> bool:
         """True while so much waits for an answer that the page must wait, too."""
-        waiting = [*self._questions]
+        with self._condition:
+            waiting = [*self._questions]
         size = sum(array.nbytes for message in waiting for array in message.arrays.values())
         return len(waiting) >= MOST_QUESTIONS or size >= MOST_QUESTION_BYTES
 
