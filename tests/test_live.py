@@ -641,6 +641,13 @@ class TestTeaching:
         assert "no class" in self.teach(page, "add-image", "b", good, id=1)["message"]
         assert "already" in self.teach(page, "add-class", "A")["message"]
 
+    def test_a_folder_that_cannot_be_written_is_a_line(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        page = Page(noisy_splits(), tmp_path / "file")
+        error = self.teach(page, "add-class", "a")
+        assert "Not a directory; choose another folder" in error["message"]
+        assert page.session.close(5.0)
+
     def test_limits(self, page, tmp_path, monkeypatch):
         monkeypatch.setattr("onelayer.live.teaching.MOST_CLASSES", 1)
         monkeypatch.setattr("onelayer.live.teaching.MOST_IMAGES", 1)

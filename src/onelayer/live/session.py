@@ -284,6 +284,8 @@ class Session:
             text = " ".join(str(error).split())
         except (InterruptedError, StoppedError):
             text = CANCELLED
+        except OSError as error:
+            text = f"{error.filename or 'the disk'}: {error.strerror}; choose another folder to start onelayer in"
         except MemoryError:
             text = "there is not enough memory for it; take fewer features or smaller images"
         except Exception as error:  # the page goes on, and says what to report
