@@ -13,9 +13,9 @@ export class WorkerEngine {
       this.onmessage(message, arrays);
       if (message.type === "epoch") requestAnimationFrame(() => this.send({type: "drawn"}));
     };
-    this.#worker.onerror = event => {
-      event.preventDefault();
-      this.onmessage({type: "error", about: "train", message: `the engine of this page cannot start: ${event.message ?? "its files are missing"}`}, {});
+    this.#worker.onerror = () => {
+      const message = "the engine of this page cannot start: a file is missing, or this browser is too old";
+      this.onmessage({type: "error", about: "train", message}, {});
     };
   }
 

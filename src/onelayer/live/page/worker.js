@@ -10,7 +10,10 @@ import {COLUMNS, Data, Training} from "./worker-training.js";
 const DETAILS_SHARE = 0.15, MOST_EXPLAINED = 24;
 const [kernel, {message: about, arrays: numbers}] = await Promise.all([
   Kernel.load("kernel.wasm.gz"), fetch("data.bin").then(answer => answer.arrayBuffer()).then(unpack)
-]);
+]).catch(error => {
+  send({type: "error", about: "train", message: `the engine of this page cannot start: ${error.message}`});
+  throw error;
+});
 const {welcome, defaults} = about;
 const sets = Object.fromEntries(about.data.map(of => [of.name, new Data(of, numbers[`${of.name} rows`].data, numbers[`${of.name} labels`].data)]));
 const taught = new Taught(welcome.limits);
@@ -184,6 +187,7 @@ onmessage = async ({data: {message, arrays}}) => {
   const type = message?.type;
   try {
     if (!Object.hasOwn(handlers, type)) throw new RangeError(`there is no message ${type}`);
+    if (arrays?.file?.data.length > welcome.limits.most_bytes) throw new RangeError(`${type}: the file has more than ${welcome.limits.most_bytes} bytes`);
     await handlers[type](message, arrays ?? {});
   } catch (error) {
     complain(Object.hasOwn(handlers, type) ? type : "message", error, {id: message?.id, run: message?.run});
