@@ -22,6 +22,7 @@ import onelayer
 from onelayer.analysis.estimates import fraction
 from onelayer.analysis.evaluation import evaluate
 from onelayer.analysis.explanation import explain
+from onelayer.analysis.templates import signed_scale
 from onelayer.config import TrainConfig
 from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
@@ -309,8 +310,9 @@ def test_figures_of_a_frame(digits, trained):
     constant = model.standardizer.constant.reshape(1, 8, 8)
     assert constant.any()
     assert ((arrays["signed"] == 0) == constant).all()
-    V = (W.T / model.standardizer.scale).reshape(10, 1, 8, 8)
-    expected = np.where(constant, 0, 128 + 127 * np.clip(V / message["signed"]["limit"], -1, 1))
+    V, limit, beyond = signed_scale(W, model.standardizer)
+    assert (message["signed"]["limit"], np.isclose(message["signed"]["beyond"], beyond)) == (limit, True)
+    expected = np.where(constant, 0, 128 + 127 * np.clip(V.T.reshape(10, 1, 8, 8) / limit, -1, 1))
     assert np.abs(arrays["signed"] - expected).max() < 1
 
 

@@ -55,7 +55,7 @@ function settingsOf(given) {
 function commandOf({source, complete, sizes, of}, settings) {
   const options = Object.entries({...settings, keep: "last"}).filter(([name, value]) => value !== defaults[name])
     .map(([name, value]) => value === true ? `--${name}` : `--${name.replaceAll("_", "-")} ${value}`);
-  const rest = complete ? [] : [` # on all ${of.train} training rows; this page has ${sizes.train}`];
+  const rest = complete ? [] : [` # on all ${of.train.toLocaleString("en")} training rows; this page has ${sizes.train.toLocaleString("en")}`];
   return [`onelayer train --data ${source}`, ...options, ...rest].join(" ");
 }
 
