@@ -11,6 +11,8 @@ export class Answer {
   #bars = [];
   #last = null; // {id, probabilities}
   #maps = [];
+  #seen = false; // the picture that the model sees is shown, or was asked for
+  onunseen = () => {};
 
   constructor(send) {
     this.ask = atMost(700, () => {
@@ -26,6 +28,7 @@ export class Answer {
 
   clear() {
     this.#last = null;
+    this.#seen = false;
     this.#maps = [];
     $("answer").hidden = true;
     $("contributions").replaceChildren();
@@ -42,7 +45,8 @@ export class Answer {
     if (seen) {
       paint($("seen"), seen);
       write($("answer-note"), note ?? "");
-    }
+    } else if (!this.#seen) this.onunseen(); // the image came before the first epoch
+    this.#seen = true;
     const few = this.#names.length <= SHOWN;
     const shown = few ? [...this.#names.keys()] : this.#likeliest(SHOWN);
     if (this.#bars.length !== shown.length || $("answer").hidden) this.#makeBars(shown.length);

@@ -1,6 +1,6 @@
 // Line charts on a canvas, with axes, labels and direct names of lines.
 
-const LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 34, FONT = 12;
+const LEFT = 50, RIGHT = 12, TOP = 10, BOTTOM = 34, FONT = 12;
 
 // Colours of the style sheet at this moment, light or dark.
 export function colours() {
@@ -9,13 +9,13 @@ export function colours() {
 }
 
 // Numbers in round steps from low to high.
-function ticks(low, high, most) {
+function ticks(low, high, most, least = 0) {
   const rough = (high - low) / most || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= rough * 0.999);
+  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= rough * 0.999 && s >= least) ?? least;
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push([k * step, (k * step).toFixed(decimals)]);
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push([k * step, Math.abs(high) < 1e4 ? (k * step).toFixed(decimals) : (k * step).toExponential(1)]);
   return found;
 }
 
@@ -50,8 +50,8 @@ export function axes({context, width, height}, {x: [x0, x1], y: [y0, y1], xLabel
   }
   context.textBaseline = "top";
   context.textAlign = "center";
-  for (const [value, text] of ticks(x0, x1, Math.max(2, (width - LEFT - RIGHT) / 60))) {
-    if (!whole || Number.isInteger(Number(text))) context.fillText(text, x(value), height - BOTTOM + 5);
+  for (const [value, text] of ticks(x0, x1, Math.max(2, (width - LEFT - RIGHT) / 60), whole ? 1 : 0)) {
+    context.fillText(text, x(value), height - BOTTOM + 5);
   }
   context.fillText(xLabel, LEFT + (width - LEFT - RIGHT) / 2, height - FONT - 1);
   context.save();
@@ -85,6 +85,10 @@ export function line(context, place, points, {colour, dash = [], wide = 1.8, nam
     const [x, y] = first ? good[0] : [a, b];
     context.textAlign = !first && place.x(x) > LEFT + context.measureText(name).width + 4 ? "right" : "left";
     context.textBaseline = above ? "bottom" : "top";
-    context.fillText(name, place.x(x) + (first ? 4 : 0), place.y(y) + (above ? -4 : 5));
+    const at = [place.x(x) + (first ? 4 : 0), place.y(y) + (above ? -4 : 5)];
+    context.strokeStyle = colours()("page"); // a rim, so that lines do not run through the letters
+    context.lineWidth = 4;
+    context.strokeText(name, ...at);
+    context.fillText(name, ...at);
   }
 }

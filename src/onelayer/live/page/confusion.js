@@ -13,7 +13,7 @@ export class Confusion {
   #shares = [];
   #matrix = null;
   #asked = null;
-  #large = null; // {canvas, list, selects} with many classes
+  #large = null; // {canvas, list} with many classes
 
   constructor(send) {
     this.send = send;
@@ -32,7 +32,7 @@ export class Confusion {
     const names = this.#names;
     const head = el("tr", {}, el("th", {scope: "col"}, el("span", {className: "corner"}, "true ↓ taken for →")), ...names.map(name => el("th", {scope: "col"}, el("span", {}, name))));
     const rows = names.map((name, k) => el("tr", {}, el("th", {scope: "row"}, name), ...names.map((_, j) => {
-      const button = el("button", {type: "button", tabIndex: k + j ? -1 : 0, disabled: false}, "");
+      const button = el("button", {type: "button", tabIndex: k + j ? -1 : 0}, "–");
       button.addEventListener("click", () => this.#open(k, j, button));
       this.#cells.push(button);
       return el("td", {className: k === j ? "right" : ""}, button);

@@ -3,11 +3,11 @@
 import {pack, unpack} from "./frames.js";
 
 const REFUSED = 1008; // the server's code for a wrong token
-const WAITS = [500, 1000, 2000, 4000, 8000]; // milliseconds before each try
+const WAITS = [500, 1000, 2000, 4000]; // milliseconds before each try
 
 export class Connection {
   onmessage = () => {};
-  onstate = () => {}; // "open", "lost" with the seconds until the next try, or "refused"
+  onstate = () => {}; // "open", "lost" or "refused"
   #socket = null;
   #tries = 0;
   #timer = 0;
@@ -27,7 +27,7 @@ export class Connection {
     socket.onmessage = ({data}) => {
       const {message, arrays} = typeof data === "string" ? {message: JSON.parse(data), arrays: {}} : unpack(data);
       if (message.type === "welcome") {
-        if (this.#tries >= 0) this.onstate("open");
+        this.onstate("open");
         this.#tries = 0;
       }
       this.onmessage(message, arrays);
@@ -36,9 +36,8 @@ export class Connection {
       if (socket !== this.#socket) return;
       this.#socket = null;
       if (code === REFUSED) return this.onstate("refused");
-      const wait = WAITS[Math.min(this.#tries++, WAITS.length - 1)];
-      this.#timer = setTimeout(() => this.open(), wait);
-      this.onstate("lost", wait / 1000);
+      this.#timer = setTimeout(() => this.open(), WAITS[Math.min(this.#tries++, WAITS.length - 1)]);
+      this.onstate("lost");
     };
   }
 
@@ -47,17 +46,13 @@ export class Connection {
     if (!this.#socket) this.open();
   }
 
-  get connected() {
-    return this.#socket?.readyState === WebSocket.OPEN;
-  }
-
   // True if the last messages still wait for the network, so that one more picture would only wait too.
   get busy() {
     return (this.#socket?.bufferedAmount ?? 0) > 1e6;
   }
 
   send(message, arrays = null) {
-    if (this.connected) this.#socket.send(arrays ? pack(message, arrays) : JSON.stringify(message));
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(arrays ? pack(message, arrays) : JSON.stringify(message));
   }
 }
 

@@ -93,7 +93,7 @@ export class Curves {
     const reached = Math.max(1, ...[run, ...pinned].map(other => other.rows.at(-1)?.[other.columns.indexOf("epoch")] ?? 0));
     const first = Math.min(run.rows[0]?.[run.columns.indexOf("epoch")] ?? 1, 1);
     const x = [first, Math.max(first + 1, reached, Number.isFinite(run.epochs) ? run.epochs : 0)];
-    const scale = {x, y: [low - margin, high + margin], xLabel: "epoch", yLabel: `${kind} (nats)`};
+    const scale = {x, y: [low - margin, high + margin], xLabel: run.epochs ? "epoch" : "iteration", yLabel: `${kind} (nats)`};
     const {context} = paper;
     context.save();
     const place = axes(paper, scale, colour, true);

@@ -20,7 +20,7 @@ export function write(element, text) {
 }
 
 export const percent = share => share == null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(2)} %`;
-export const nats = value => value == null || Number.isNaN(value) ? "–" : value.toFixed(4);
+export const nats = value => value == null || Number.isNaN(value) ? "–" : Math.abs(value) < 1e4 ? value.toFixed(4) : value.toExponential(3);
 export const counted = (n, noun, plural = `${noun}s`) => `${n.toLocaleString("en")} ${n === 1 ? noun : plural}`;
 export function short(value) {
   if (value == null || Number.isNaN(value)) return "–";

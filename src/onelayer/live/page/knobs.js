@@ -8,13 +8,12 @@ const DRAGGED_EVERY = 200; // milliseconds between trainings while a slider is d
 
 // The values that a slider has: auto, zero, then round numbers from the least to the most.
 export function positions({least, most, logarithmic, auto, zero, whole}) {
-  const values = [...auto ? ["auto"] : [], ...zero ? [0] : []];
-  if (!logarithmic) {
-    const step = whole ? Math.max(1, Math.round((most - least) / 100)) : (most - least) / 100;
-    for (let k = 0; least + k * step <= most * (1 + 1e-9); k++) values.push(Number((least + k * step).toPrecision(6)));
+  const values = [...auto ? ["auto"] : [], ...zero || !least ? [0] : []];
+  if (!logarithmic && !whole) {
+    for (let k = 0; k <= 100; k++) values.push(Number((least + k * (most - least) / 100).toPrecision(6)));
     return [...new Set(values)];
   }
-  for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power++) {
+  for (let power = Math.floor(Math.log10(least || 1)); power <= Math.log10(most); power++) {
     for (const digit of [1, 1.5, 2, 3, 5, 7]) {
       const value = Number(`${digit}e${power}`);
       if (value >= least && value <= most && (!whole || Number.isInteger(value))) values.push(value);
@@ -44,10 +43,9 @@ export class Knobs {
       for (const input of document.querySelectorAll("#mistakes input")) input.checked = false;
       this.#turned();
     });
-    this.#dragged = atMost(DRAGGED_EVERY, () => this.#turned());
   }
 
-  #dragged;
+  #dragged = atMost(DRAGGED_EVERY, () => this.#turned());
 
   // Make the knobs that the engine names; those that stand keep their values.
   welcome({knobs, data}) {
@@ -55,7 +53,7 @@ export class Knobs {
     if (this.#knobs.length) return;
     this.#knobs = knobs;
     for (const knob of knobs) {
-      const control = knob.choices?.length ? knob.choices.includes(true) ? this.#switch(knob) : this.#select(knob) : this.#slider(knob);
+      const control = knob.choices.length ? knob.choices.includes(true) ? this.#switch(knob) : this.#select(knob) : this.#slider(knob);
       this.#controls[knob.name] = control;
       $(FIRST.includes(knob.name) ? "first-knobs" : "more-knobs").append(control.row);
     }
@@ -149,7 +147,8 @@ export class Knobs {
 
   #slider(knob) {
     const {name} = knob;
-    const values = knob.most > MOST_STEPS && !knob.logarithmic ? [] : positions(knob);
+    const drawn = !knob.logarithmic && knob.most > MOST_STEPS; // a seed, which has no order
+    const values = drawn ? [] : positions(knob);
     let value = knob.default;
     const range = el("input", {type: "range", min: 0, max: values.length - 1, step: 1, id: `knob-${name}`, "aria-describedby": `help-${name}`});
     const typed = el("input", {type: "text", inputMode: "decimal", size: 7, autocomplete: "off", spellcheck: false, id: `typed-${name}`});
@@ -158,7 +157,6 @@ export class Knobs {
     typed.setAttribute("aria-label", `${label}, typed`);
     const another = el("button", {type: "button", className: "small"}, "Another");
     another.addEventListener("click", () => { set(1 + Math.floor(Math.random() * 9999)); this.#turned(); });
-    const drawn = !knob.logarithmic && knob.most > MOST_STEPS; // a seed, which has no order
     row.prepend(el("label", {for: (drawn ? typed : range).id}, label), typed, drawn ? another : range, wrong);
     const set = other => {
       value = other;

@@ -17,6 +17,9 @@ import {Templates} from "./templates.js";
 const SETTLED_EVERY = 200; // milliseconds between drawings of the matrix and of all that is slower than pictures
 const STILL_EVERY = 1000; // milliseconds between pictures for those who asked for less motion
 
+const MOST_DROPPED = 5000; // files of a class in a folder
+const ERRORS = {image: "picture-words", cell: "rights-error", mistakes: "rights-error", "open-test": "test-result"};
+
 const engine = await chooseEngine();
 const send = (message, arrays) => engine.send(message, arrays);
 const knobs = new Knobs();
@@ -37,6 +40,7 @@ let shown = null; // the data of which the parts show classes
 let newest = null; // the frame to draw
 let details = null; // the newest confusion and reliability
 let answers = null;
+let resending = false; // taught images, after which the training can begin
 
 function train(values) {
   asked = values;
@@ -59,6 +63,7 @@ function arrange(data) {
   testRows.clear();
   $("test-rows").hidden = !sizes.test;
   $("mistake-images").hidden = true;
+  write($("rights-error"), "");
   $("yours-none").hidden = Boolean(data.image_shape);
   if (first) return;
   curves.forget();
@@ -70,7 +75,6 @@ const drawNow = () => {
     templates.draw(newest.message, newest.arrays);
     curves.draw();
     figures();
-    newest.drawn = true;
   }
   if (answers) answer.show(...answers);
   answers = null;
@@ -101,6 +105,7 @@ function figures() {
   if (!row) return;
   const {accuracy, weights_norm: length, gradient_norm: slope} = newest.message;
   write($("epoch"), String(row.epoch));
+  write($("epoch-name"), begun.epochs ? "epoch" : "iteration");
   write($("epochs"), begun.epochs ? `of ${begun.epochs}` : "");
   const wrong = begun.mistakes.includes("test-on-train");
   const [share, low, high] = (wrong ? accuracy.train : accuracy.validation) ?? [];
@@ -129,7 +134,8 @@ const handlers = {
     const given = message.data.find(({name}) => name === "given");
     if (!shown && given?.classes) arrange(given);
     picture.again();
-    train(asked ?? knobs.values);
+    resending = asked?.data === "taught";
+    if (!resending) train(asked ?? knobs.values);
   },
   started(message) {
     if (message.run !== run) return;
@@ -185,19 +191,22 @@ const handlers = {
   },
   test: message => testRows.show(message),
   taught: message => knobs.taught(teach.taught(message)),
-  kept: message => keep.kept(message),
-  note: ({about, done, total}) => write($(about === "the run" ? "kept" : "note"), `Working on ${about}: ${done.toLocaleString("en")}${total ? ` of ${total.toLocaleString("en")}` : ""} …`),
-  error({about, message, id}) {
-    const places = {keep: () => keep.failed(message), image: () => picture.failed(message), explain: () => {}, teach: () => teach.failed(message, id)};
-    if (places[about]) return places[about]();
-    write($("train-error"), message);
+  kept(message) {
     write($("note"), "");
+    keep.kept(message);
+  },
+  note: ({about, done, total}) => write($("note"), `Working on ${about}: ${done.toLocaleString("en")}${total ? ` of ${total.toLocaleString("en")}` : ""} …`),
+  error({about, message, id}) {
+    write($("note"), "");
+    if (about === "keep") keep.failed(message);
+    else if (about === "teach") teach.failed(message, id);
+    else if (about !== "explain") write($(ERRORS[about] ?? "train-error"), message);
     if (about === "train") state("not training");
   },
 };
 
 engine.onmessage = (message, arrays) => handlers[message.type]?.(message, arrays);
-engine.onstate = (now, seconds) => {
+engine.onstate = now => {
   $("lost").hidden = now === "open";
   if (now === "open") {
     if ($("lost-words").textContent) announce("The server is back.");
@@ -217,12 +226,17 @@ $("show-mistakes").addEventListener("click", () => send({type: "mistakes", split
 knobs.onchange = train;
 picture.onforget = () => answer.clear();
 teach.ontrain = () => knobs.take("taught");
+teach.onresent = () => {
+  if (resending) train(asked);
+  resending = false;
+};
+answer.onunseen = () => picture.again();
 takeDrops({
   onfiles: (files, target) => {
     const images = files.filter(isImage);
     if (!images.length) return picture.failed(`${files[0].name} is not an image.`);
     if (!teach.dropped(images, target)) picture.file(images[0]);
   },
-  onfolder: async folder => teach.addAll(await classesOf(folder, 2000)),
+  onfolder: async folder => teach.addAll(await classesOf(folder, MOST_DROPPED)),
 });
 engine.open();

@@ -10,6 +10,7 @@ const HELD_EVERY = 200; // milliseconds between pictures while the button is hel
 
 export class Teach {
   ontrain = () => {};
+  onresent = () => {}; // an engine that was started anew has all again
   #classes = []; // {name, images: [{id, file or pixels}], held, card, thumbs, count}; held is the engine's count, which includes images of other pages
   #next = Date.now(); // numbers of images that no other page takes
   #limits = {};
@@ -27,10 +28,9 @@ export class Teach {
       $("class-name").value = "";
       made?.card.querySelector("input[type=file]").focus();
     });
-    $("pick-folder").addEventListener("change", async () => {
-      const classes = classesOfFiles($("pick-folder").files);
+    $("pick-folder").addEventListener("change", () => {
+      this.addAll(classesOfFiles($("pick-folder").files));
       $("pick-folder").value = "";
-      await this.addAll(classes);
     });
     $("train-taught").addEventListener("click", () => this.ontrain());
     $("take").addEventListener("pointerdown", () => { this.#timer = setInterval(() => this.#take(), HELD_EVERY); });
@@ -50,7 +50,10 @@ export class Teach {
     if (op === "add-image") classes = [{name: of, count}];
     else this.#path = path;
     const renamed = op === "rename-class" && this.#find(of);
-    if (renamed) renamed.name = renamed.wanted;
+    if (renamed) {
+      renamed.name = renamed.wanted;
+      renamed.card.setAttribute("aria-label", `Class ${renamed.name}`);
+    }
     for (const {name, count} of classes) {
       const known = this.#find(name) ?? this.#make(name);
       known.held = count;
@@ -69,9 +72,8 @@ export class Teach {
     for (const known of this.#classes) {
       known.images = known.images.filter(image => image.id !== id);
       known.field.value = known.name;
-      if (!id && known.held === null) known.card.remove(); // its name was refused
     }
-    if (!id) this.#classes = this.#classes.filter(({held}) => held !== null);
+    if (!id) this.#classes.filter(({held}) => held === null).forEach(known => this.#drop(known)); // their names were refused
     $(`thumb-${id}`)?.remove();
     write($("taught-words"), message);
   }
@@ -79,24 +81,33 @@ export class Teach {
   // Send classes again to an engine that was started anew and does not hold them.
   async #again(held) {
     const names = new Set(held.map(({name}) => name));
-    for (const known of this.#classes.filter(({name}) => !names.has(name))) {
+    const lost = this.#classes.filter(({name}) => !names.has(name));
+    lost.filter(({images}) => !images.length).forEach(known => this.#drop(known)); // another page's
+    for (const known of lost.filter(({images}) => images.length)) {
       this.#send("add-class", known);
       for (const image of known.images) await this.#sendImage(known, image);
     }
+    await this.#answered();
+    this.onresent();
+  }
+
+  // Wait until no more than these many images wait for an answer.
+  async #answered(most = 0) {
+    while (this.engine.busy || this.#sent.size > most) await new Promise(resolve => setTimeout(resolve, 20));
   }
 
   #find(name) {
     return this.#classes.find(known => known.name.toLowerCase() === name.toLowerCase());
   }
 
-  // Add {class name: files}; a class of that name gets them, if there is one.
+  // Add {class name: files} to the classes of these names, old or new, and train.
   async addAll(classes) {
     $("teach").open = true;
     for (const [name, files] of Object.entries(classes)) {
-      const known = this.#find(name) ?? this.#add(name);
-      if (!known) break;
-      await this.#addFiles(known, files);
+      await this.#addFiles(this.#find(name) ?? this.#add(name), files);
     }
+    await this.#answered();
+    if (!$("train-taught").disabled) this.ontrain();
   }
 
   // Files that were dropped on the card of a class; false if they were dropped elsewhere.
@@ -141,9 +152,7 @@ export class Teach {
     film.addEventListener("click", () => this.#film(known));
     const remove = el("button", {type: "button", className: "small", "aria-label": `Remove ${known.name}`}, "Remove");
     remove.addEventListener("click", () => {
-      if (this.filming === known) this.#film(null);
-      this.#classes.splice(this.#classes.indexOf(known), 1);
-      known.card.remove();
+      this.#drop(known);
       this.#send("remove-class", known);
       $("class-name").focus();
     });
@@ -152,6 +161,12 @@ export class Teach {
     known.card = el("div", {className: "card", role: "group", "aria-label": `Class ${known.name}`}, el("div", {className: "titled"}, name, known.count),
       el("div", {className: "buttons"}, pick, el("label", {for: pick.id, className: "button small"}, "Images"), film, remove), known.thumbs);
     $("taught-classes").append(known.card);
+  }
+
+  #drop(known) {
+    if (this.filming === known) this.#film(null);
+    this.#classes.splice(this.#classes.indexOf(known), 1);
+    known.card.remove();
   }
 
   async #addFiles(known, files) {
@@ -169,7 +184,7 @@ export class Teach {
   }
 
   async #sendImage(known, image) {
-    while (this.engine.busy || this.#sent.size >= MOST_SENT) await new Promise(resolve => setTimeout(resolve, 20));
+    await this.#answered(MOST_SENT);
     this.#sent.add(image.id);
     const {file, pixels} = image;
     const arrays = file ? {file: {data: new Uint8Array(await file.arrayBuffer())}} : {pixels: {data: pixels.data.slice(), shape: pixels.shape}};

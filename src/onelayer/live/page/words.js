@@ -4,7 +4,6 @@ export const KNOBS = {
   learning_rate: ["Learning rate", "Step size; auto measures the longest safe step."],
   l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 is no penalty."],
   batch_size: ["Batch size", "Rows in a step."],
-  momentum: ["Momentum", "Share of the last step that the next one repeats."],
   epochs: ["Epochs", "Passes over the training rows; auto stops by itself."],
   decay_every: ["Decay every", "Epochs between cuts of the learning rate; 0 is never."],
   decay_factor: ["Decay factor", "Each cut multiplies the learning rate by it."],
@@ -14,7 +13,6 @@ export const KNOBS = {
   loss: ["Loss", "The mean over rows that training lowers."],
   features: ["Features", "Numbers that the layer sees in place of pixels."],
   solver: ["Solver", "sgd takes small steps; converged goes to the optimum."],
-  tol: ["Gap", "Share above the lowest cost at which converged ends."],
 };
 
 export const FIRST = ["features", "loss", "learning_rate", "l2", "batch_size", "epochs"]; // others are behind "More knobs"
