@@ -4,6 +4,7 @@ import {$, counted, el, percent, write} from "./dom.js";
 
 export class Keep {
   #command = "";
+  #alone = false; // there is no server
   #timer = 0;
 
   constructor(send) {
@@ -18,7 +19,7 @@ export class Keep {
     });
     $("keep").addEventListener("submit", event => {
       event.preventDefault();
-      write($("kept"), "Training once more, and writing …");
+      write($("kept"), this.#alone ? "" : "Training once more, and writing …");
       $("keep-now").disabled = true;
       send({type: "keep", name: $("keep-name").value.trim(), report: $("keep-report").checked, onnx: $("keep-onnx").checked});
     });
@@ -30,34 +31,32 @@ export class Keep {
     this.#timer = setTimeout(() => write($("copied"), ""), 3000);
   }
 
-  // A training began with this command; an empty one means a mistake is on.
-  started({command}) {
+  // Without a server there are no runs: the browser saves the model.
+  onlyModel() {
+    this.#alone = true;
+    $("keep-title").textContent = "Keep this model";
+    $("keep-now").textContent = "Download";
+    $("keep-report").parentElement.hidden = $("keep-onnx").parentElement.hidden = true;
+  }
+
+  // A training began with this command; it is empty with a mistake on, and for images that only the page has.
+  started({command, mistakes}) {
     this.#command = command;
     // A line may break before an option, not within one.
     const tokens = command.split(/ (?=--)/).flatMap((token, k) => [k ? " " : "", el("span", {}, token)]);
-    $("command").replaceChildren(...command ? tokens : ["No command trains with a mistake; switch the mistakes off."]);
+    $("command").replaceChildren(...command ? tokens : [mistakes.length ? "No command trains with a mistake; switch the mistakes off." : "No command trains on images that only this page has."]);
     $("command").classList.toggle("quiet", !command);
     $("copy").disabled = !command;
-    this.#open(Boolean(command));
-  }
-
-  #open(open) {
-    $("keep-fields").disabled = !open;
+    $("keep-fields").disabled = mistakes.length > 0;
     $("keep-now").disabled = false;
-    write($("keep-closed"), open ? "" : "Closed while a mistake is switched on.");
-  }
-
-  // Where there is no server, nothing can be written.
-  close(why) {
-    $("keep-fields").disabled = true;
-    write($("keep-closed"), why);
+    write($("keep-closed"), mistakes.length ? "Closed while a mistake is switched on." : "");
   }
 
   kept({run, path, files, accuracy: {validation, test}, times_read: times}) {
     $("keep-now").disabled = false;
     const scores = [["validation", validation], ["test", test]].filter(([, score]) => score != null).map(([name, score]) => `${name} accuracy ${percent(score)}`);
     const shown = files.filter(name => ["report.html", "model.onnx"].includes(name));
-    $("kept").replaceChildren(el("b", {}, run), `: ${scores.join(", ")}. It lies in ${path}: ${counted(files.length, "file")}${shown.length ? `, with ${shown.join(" and ")}` : ""}. `, `A run holds its test accuracy, so the test rows were read ${counted(times, "time")}.`);
+    $("kept").replaceChildren(el("b", {}, run), `: ${scores.join(", ")}. It lies in ${path}: ${counted(files.length, "file")}${shown.length ? `, with ${shown.join(" and ")}` : ""}. `, this.#alone ? "" : `A run holds its test accuracy, so the test rows were read ${counted(times, "time")}.`);
   }
 
   failed(message) {

@@ -130,7 +130,7 @@ const handlers = {
     picture.limits(message.limits);
     teach.limits(message.limits);
     knobs.welcome(message);
-    if (message.engine === "worker") keep.close("Only a server can write a run: onelayer live");
+    if (message.engine === "worker") keep.onlyModel();
     const given = message.data.find(({name}) => name === "given");
     if (!shown && given?.classes) arrange(given);
     picture.again();
