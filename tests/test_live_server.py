@@ -276,6 +276,10 @@ class TestForged:
             slow.sendall(b"GET / HTTP/1.1\r\nHost: ")
             with suppress(ConnectionResetError):
                 assert slow.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", served.port), timeout=5) as slow:
+            slow.sendall(f"GET / HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
+            while slow.recv(2**16):  # a second request has no older connection to wait in
+                pass
 
 
 class TestCommand:
