@@ -343,6 +343,8 @@ class TestTraining:
     def test_the_converged_solver_is_shown_like_the_other(self, page):
         frame, _ = page.trained({"solver": "converged", "l2": 0.1})
         assert frame["rate"] is None
+        assert 0 < frame["gap"] <= 1e-4 * page.history[-1][3]
+        assert frame["passes"] > 1
         assert all(row[1] is None for row in page.history)
 
     def test_a_measured_learning_rate_is_measured_once(self, page, monkeypatch):

@@ -64,6 +64,8 @@ def quick(problem: Problem, model: Model, state: TrainingState) -> tuple[dict[st
         "accuracy": accuracy,
         "weights_norm": float(np.sqrt(np.einsum("ij,ij->", W, W, dtype=np.float64))),
     }
+    if record.gap is not None:  # of the solver converged
+        fields |= {"gap": record.gap, "passes": record.passes}
     views = {"learnt": learnt(state.last, problem.config) if problem.config.init_std else W}
     if problem.config.init_std:
         views["weights"] = W
