@@ -8,6 +8,7 @@ PyTorch keeps anyway, that it is still there, once a second, and, when it ends, 
 import atexit
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -241,14 +242,17 @@ class TorchProcesses:
     def another_says(self) -> bool:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
         until = time.monotonic() + NOTICED
-        with suppress(RuntimeError):
-            while time.monotonic() < until:
-                lower = [self._said(other) for other in range(self.rank) if not self._is_gone(other)]
-                if any(said not in (None, DONE) for said in lower):
-                    return True
-                if None not in lower:
-                    return False
-                time.sleep(0.05)
+        lost = [other for other in range(self.rank) if re.search(rf"\brank {other}\b", self.lost)]
+        lower = [other for other in range(self.rank) if other not in lost and not self._is_gone(other)]
+        while lower and time.monotonic() < until:
+            try:
+                said = {other: self._said(other) for other in lower}
+            except RuntimeError:  # the keeper of the store has ended since: rank 0, which said why
+                return True
+            if any(text not in (None, DONE) or (text is None and self._is_gone(other)) for other, text in said.items()):
+                return True
+            lower = [other for other, text in said.items() if text is None]
+            time.sleep(0.05)
         return False
 
     def find_lost(self, seconds: float) -> str:
