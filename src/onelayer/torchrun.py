@@ -71,7 +71,7 @@ def joined() -> Iterator[Processes]:
     except OnelayerError as error:
         _ignore_signals()  # torchrun stops all others as soon as one has ended
         processes.end(str(error), of_another=bool(processes.lost))
-        _leave_at_once(processes, 2)
+        _leave_at_once(2)
         if processes.another_says():
             raise SystemExit(2) from None
         raise
@@ -80,12 +80,13 @@ def joined() -> Iterator[Processes]:
         lost = processes.find_lost(BEAT)
         lost = "" if STOPPED in lost else lost
         processes.end(lost or STOPPED, of_another=bool(lost))
-        _leave_at_once(processes, 128 + signal.SIGTERM)
+        _leave_at_once(128 + signal.SIGTERM)
         if processes.another_says():
             raise SystemExit(128 + signal.SIGINT) from None
         raise type(stop)("; ".join(filter(None, [lost, str(stop) or "stopped"]))) from None
     except BaseException as error:
         processes.end(f"{type(error).__name__}: {error}")
+        _leave_at_once(1)
         raise
     else:
         processes.end(DONE)
@@ -96,16 +97,15 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _leave_at_once(processes: "TorchProcesses", code: int) -> None:
-    """Let this process end without waiting for a sum to which another process will add nothing any more."""
+def _leave_at_once(code: int) -> None:
+    """Let this process end without tidying up: gloo would wait for a sum that never comes, or abort the process."""
 
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    if processes.lost:
-        atexit.register(leave)
+    atexit.register(leave)
 
 
 def _open() -> "TorchProcesses":
@@ -215,7 +215,8 @@ class TorchProcesses:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         store.set(f"alive/{rank}", "0")
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         import torch
@@ -238,6 +239,7 @@ class TorchProcesses:
         with suppress(RuntimeError), self._lock:
             self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + why)
         self._ended.set()
+        self._beating.join(2 * BEAT)  # a thread in the middle of a call would abort the process when Python ends
 
     def another_says(self) -> bool:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
