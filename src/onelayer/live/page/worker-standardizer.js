@@ -64,8 +64,10 @@ export function spectrum(rows, n, d, standardizer) {
       product /= length * m;
       for (let j = 0; j < wide; j++) next[j] += x[j] * product;
     }
+    const before = length;
     v = next;
     length = norm(v);
+    if (Math.abs(length - before) < 1e-14 * length) break; // more rounds would only round
   }
   return {largest: length, trace: trace / m};
 }
