@@ -491,6 +491,18 @@ def test_the_page_itself(serve, tmp_path):
     assert page.locator("#knob-solver").count() == 0
 
 
+def test_the_command_that_writes_it(run_cli, tmp_path, monkeypatch):
+    (tmp_path / "kernel").write_bytes(b"code")
+    monkeypatch.setattr(static, "KERNEL", tmp_path / "kernel")
+    code, out, err = run_cli("live", "--data", "digits", "--static", "my site")
+    assert (code, err) == (0, "")
+    assert out.endswith("  python -m http.server --bind 127.0.0.1 --directory 'my site'\n")
+    assert {"index.html", "page.js", "worker.js", "data.bin"} < {file.name for file in (tmp_path / "my site").iterdir()}
+    for option in (["--port", "80"], ["--no-browser"]):
+        code, _, err = run_cli("live", "--data", "digits", "--static", "other", *option)
+        assert (code, err) == (2, "onelayer: --static starts no server; leave --port and --no-browser out\n")
+
+
 def test_what_is_refused(tmp_path, monkeypatch):
     splits = load_splits("digits")
     (tmp_path / "other").write_text("mine")

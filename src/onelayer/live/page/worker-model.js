@@ -1,4 +1,4 @@
-// A layer as a model file of onelayer, in the form of safetensors: `onelayer predict` and the others read it.
+// A layer as a model file of onelayer, in the form of safetensors: `onelayer.Model.load` reads it.
 
 export async function modelFile({layer: {templates, bias}, settings: {loss}, standardizer: {mean, scale}, data: {about, shape, rows, K, d}}) {
   const weights = Float32Array.from({length: d * K}, (_, at) => templates[at % K * d + Math.floor(at / K)]); // (d, K)
