@@ -118,7 +118,7 @@ class Copy:
             nanobind = _output([sys.executable, "-m", "nanobind", "--cmake_dir"], self.path)
             options = [f"-Dnanobind_DIR={nanobind}", f"-DPython_EXECUTABLE={sys.executable}"]
             _output(["cmake", "-S", ".", "-B", "build", "-DSKBUILD_STATE=editable", *options], self.path)
-        _output(["cmake", "--build", "build"], self.path)
+        _output(["cmake", "--build", "build", "--target", "_kernel"], self.path)
 
     def notices(self, fault: Fault) -> bool:
         """Plant a fault, run its tests, and take it out again."""
