@@ -456,7 +456,14 @@ def test_vectors(serve, tmp_path):
     labels = rng.integers(0, 3, 300)
     rows = (rng.normal(size=(300, 7)) + 3 * labels[:, None] + 1000).astype(np.float16)
     rows[:, 2] = 5
-    dataset = Dataset(name="vectors", rows=rows, labels=labels, class_names=("a", "b", "c"), image_shape=None)
+    dataset = Dataset(
+        name="vectors",
+        rows=rows,
+        labels=labels,
+        class_names=("a", "b", "c"),
+        image_shape=None,
+        source="/home/me/my rows.npz",
+    )
     parts = {name: Split(name, dataset, np.arange(k, 300, 3)) for k, name in enumerate(("train", "validation", "test"))}
     splits = Splits(**parts, protocol="mine")
     write_static(splits, tmp_path / "site")
@@ -472,7 +479,8 @@ def test_vectors(serve, tmp_path):
     strongest = np.abs(expected.layer.weights[:, 0]).argmax()
     assert message["strongest"][0][0][0] == strongest
     assert started["data"]["image_shape"] is None
-    assert started["command"].startswith("onelayer train --data ")
+    assert started["command"].startswith("onelayer train --data 'my rows.npz' --epochs 10")
+    assert b"/home" not in (tmp_path / "site" / "data.bin").read_bytes()
 
 
 def test_the_page_itself(serve, tmp_path):

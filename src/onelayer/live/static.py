@@ -5,6 +5,7 @@ Any server of files can serve it. tools/build_wasm.sh builds the kernel where cl
 
 import gzip
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -115,7 +116,7 @@ def _some(splits: Splits) -> tuple[Splits, Splits]:
     rows = np.take(dataset.rows, indices, axis=0)
     if rows.dtype != np.uint8:
         rows = rows.astype(np.float32)
-    few = replace(dataset, rows=rows, labels=dataset.labels[indices], parts={}, source=Path(dataset.source).name)
+    few = replace(dataset, rows=rows, labels=dataset.labels[indices], parts={})
     named = zip(splits, pairwise(ends), strict=True)
     parts = {split.name: Split(split.name, few, np.arange(begin, end)) for split, (begin, end) in named}
     return Splits(**parts, protocol=splits.protocol), splits
@@ -127,6 +128,7 @@ def _described(name: str, few: Splits, splits: Splits) -> dict[str, Any]:
     complete = all(len(a) == len(b) for a, b in zip(few, splits, strict=True))
     return {
         **Data(name, few).describe(),
+        "source": shlex.quote(Path(few.dataset.source).name),  # in a command; a path would tell about this machine
         "fit": few.dataset.fit or "squeeze",
         "of": sizes,
         "complete": complete,
