@@ -3,10 +3,12 @@
 from functools import cache
 
 import numpy as np
+import pytest
 
 from onelayer import Model, SplitConfig, Standardizer, TrainConfig, train
 from onelayer.data.dataset import Dataset
 from onelayer.data.protocols import split
+from onelayer.features import filters as recipe
 from onelayer.features.patches import Patches
 from onelayer.layer import SoftmaxLayer
 from onelayer.losses import LOSSES
@@ -28,7 +30,9 @@ def images(shape, n=6, seed=0):
 @cache
 def drawn(shape, filters=10, seed=3, n=6, **options):
     rows = images(shape, n).reshape(n, -1)
-    return Patches.drawn(rows, np.arange(n), shape, filters=filters, seed=seed, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "DRAWN", 5000)  # patches, a tenth of the usual number
+        return Patches.drawn(rows, np.arange(n), shape, filters=filters, seed=seed, **options)
 
 
 def responses(bank, image):

@@ -50,11 +50,12 @@ def test_it_is_chosen_only_by_name(monkeypatch):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_codes_are_those_of_rounded_filters(shape, emulated):
-    patches, some = drawn(shape), images(shape, 3, seed=1)
+    n = 1 if shape == (3, 48, 64) else 3
+    patches, some = drawn(shape), images(shape, n, seed=1)
     expected = np.array([spelled_out(in_bfloat16(patches), image) for image in some])
     exact = np.array([spelled_out(patches, image) for image in some])
     emulated()
-    codes = patches.transform(some.reshape(3, -1)).reshape(3, patches.views, patches.d_out)
+    codes = patches.transform(some.reshape(n, -1)).reshape(n, patches.views, patches.d_out)
     np.testing.assert_allclose(codes, expected, atol=0.502)  # half a grey level, and rounding
     assert abs(codes - exact).max() > 0.53  # the filters are rounded
 
@@ -62,7 +63,7 @@ def test_codes_are_those_of_rounded_filters(shape, emulated):
 def test_most_codes_of_photos_are_those_of_float32_and_the_rest_one_grey_level_off(cifar, emulated):
     splits = load_splits(str(cifar), SplitConfig(protocol="batch"))
     rows, places = splits.dataset.rows, splits.train.indices
-    patches, some = Patches.drawn(rows, places, (3, 32, 32), filters=16), rows[splits.test.indices[:100]]
+    patches, some = Patches.drawn(rows, places, (3, 32, 32), filters=16), rows[splits.test.indices[:30]]
     codes = patches.transform(some).astype(int)
     emulated()
     apart = abs(codes - patches.transform(some))

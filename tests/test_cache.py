@@ -52,7 +52,7 @@ def test_a_flipped_bit_of_what_is_known_of_rows_is_found(elsewhere):
     path = elsewhere / "0a.json"
     whole = path.read_bytes()
     for place in range(len(whole)):
-        for bit in range(8):
+        for bit in range(place % 3, 8, 3):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
             found = cache.find_rows("0a")
             assert found is None or found[1] == {"names": ["a", "b"]}

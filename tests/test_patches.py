@@ -45,7 +45,7 @@ class TestCodes:
         codes = patches.transform(some.reshape(3, -1)).reshape(3, patches.views, patches.d_out)
         expected = np.array([spelled_out(patches, image) for image in some])
         assert codes.dtype == np.uint8
-        assert 20 < codes.mean() < 150  # the case is not trivial
+        assert 20 < codes.mean() < 200  # the case is not trivial
         assert len(np.unique(codes)) > 60
         np.testing.assert_allclose(codes, expected, atol=0.502)  # half a grey level, and rounding
 
@@ -298,8 +298,8 @@ class TestDraw:
             ((1, 2, 20), {}, "images of 2 x 20 pixels are smaller than a patch of 3 x 3"),
             (
                 (1, 99, 99),
-                {"filters": 50_001},
-                "50,001 filters are more than the 50,000 patches that are drawn; ask for",
+                {"filters": 5_001},
+                "5,001 filters are more than the 5,000 patches that are drawn; ask for",
             ),
             ((1, 6, 6), {"filters": 97}, "6 images of 6 x 6 pixels have 96 patches of 3 x 3, too few for 97 filters"),
         ],
