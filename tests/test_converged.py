@@ -24,10 +24,9 @@ from onelayer.losses import LOSSES
 from onelayer.training import converged
 from onelayer.training.certificate import certify
 from onelayer.training.converged import Convergence, Iterate
-from onelayer.training.converging import losses, newton, preconditioner
+from onelayer.training.converging import losses, memory, newton, preconditioner
 from onelayer.training.converging import rows as rows_module
 from onelayer.training.converging.losses import Sigmoids, Softmax
-from onelayer.training.converging.memory import Memory
 from onelayer.training.converging.preconditioner import ByClass, Eigen, Factor, Spectrum, choose_preconditioner
 from onelayer.training.converging.rows import Rows, with_mirror_images
 from onelayer.training.iterations import convergence_of
@@ -728,18 +727,43 @@ def test_wide_rows_take_a_sketch_or_a_factor(monkeypatch):
 
 
 def test_memory_is_used_again_once_nobody_has_it():
-    memory, shape = Memory(), (512, 512)
-    first, second = memory.empty(shape, np.float32), memory.empty(shape, np.float32)
+    arrays, shape = memory.Memory(), (512, 512)
+    first, second = arrays.empty(shape, np.float32), arrays.empty(shape, np.float32)
     first[:], second[:] = 1, 2
     place, part = first.ctypes.data, first[3:5].T
     del first
-    third = memory.empty(shape, np.float32)
+    third = arrays.empty(shape, np.float32)
     third[:] = 3
     assert (part == 1).all() and (second == 2).all()  # a view keeps the memory
     del part
-    again = memory.empty((1024, 256), np.float32)
+    again = arrays.empty((1024, 256), np.float32)
     assert again.shape == (1024, 256) and again.ctypes.data == place
-    assert memory.empty((3,), np.float64).shape == (3,)
+    assert arrays.empty((3,), np.float64).shape == (3,)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_iterates_that_a_caller_keeps_do_not_change(loss, monkeypatch):
+    monkeypatch.setattr(newton, "MOST_NUMBERS", 0)
+    split = split_of(200, 12, 4)
+    paths, seen = [], []
+    for large in (0, 2**60):  # memory is used again, and never
+        monkeypatch.setattr(memory, "LARGE", large)
+        convergence = Convergence(Rows(split, standardizer_of(split)), LOSSES[loss], 1e-3)
+        seen.clear()
+        states = list(
+            convergence.path(
+                [0.1, 0.01, 1e-3], tol=1e-9, max_passes=50, on_iterate=lambda at: seen.append((at, copied(at)))
+            )
+        )
+        assert len(seen) > 10
+        assert all(held == copied(at) for at, held in seen)
+        paths.append(list(map(copied, states)))
+    assert paths[0] == paths[1]
+
+
+def copied(at: Iterate) -> tuple[bytes, ...]:
+    arrays = (at.T, at.b, at.S, *at.steps, *at.changes)
+    return tuple(array.tobytes() for array in arrays)
 
 
 def test_sigmoids_take_a_class_with_nearly_all_weight():

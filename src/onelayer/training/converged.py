@@ -198,7 +198,7 @@ class Convergence:
             yield at
 
     def _why_ended(self, at: Iterate, l2: float, tol: float, max_passes: float) -> str:
-        if l2 > 0 and at.gap <= tol * (at.cost - at.gap):
+        if _reached(at, l2, tol):
             return REACHED
         if l2 == 0 and at.iteration and at.promise <= tol * at.cost:
             return FLAT
@@ -238,9 +238,10 @@ class Convergence:
 
     def _carried(self, before: Iterate | None, last: Iterate, was: float, l2: float) -> Iterate:
         """Return the state to start from: the last one, of another lambda, or further on where that is better."""
-        here = Iterate(last.T, last.b, last.S, hessian=last.hessian, scale=last.scale)
         changes = [y + 2 * (l2 - was) * s for s, y in zip(last.steps, last.changes, strict=True)]  # the penalty's too
-        here = replace(here, steps=last.steps, changes=changes)
+        here = Iterate(
+            last.T, last.b, last.S, steps=last.steps, changes=changes, hessian=last.hessian, scale=last.scale
+        )
         if before is None or before.S is None or last.S is None or not len(self.classes):
             return here
         T, b = (a + CARRIED * (a - c) for a, c in ((last.T, before.T), (last.b, before.b)))
