@@ -43,7 +43,7 @@ def splits_of(
     class_weight : dict, 'balanced' or None
         As scikit-learn has it.
     validation_fraction : float
-        Of the weight of each class, that is held out.
+        The share of each class's weight that is held out.
     hold_out_seed : int or None
 
     Returns
@@ -56,7 +56,7 @@ def splits_of(
     Raises
     ------
     ValueError
-        If a class weight is not finite, or no class has a row to hold out.
+        If class weights are not finite, negative or all zero, or no class has a row to hold out.
     """
     labels = LabelEncoder().fit(classes).transform(y)
     factors = _class_factors(class_weight, classes, labels, weights)

@@ -134,11 +134,11 @@ def _advise(rows: np.ndarray, places: np.ndarray, advice: int) -> None:
     """Give the system an advice on the rows at ascending `places`, without waiting for it."""
     if not rows.flags.c_contiguous:  # a row is in many pieces
         return
-    row_bytes, start = rows.strides[0], rows.ctypes.data
-    start -= start % mmap.PAGESIZE
+    row_bytes, data = rows.strides[0], rows.ctypes.data
+    start = data - data % mmap.PAGESIZE
     aligned = HELD_BYTES if advice == mmap.MADV_DONTNEED else mmap.PAGESIZE
     gaps = np.flatnonzero(np.diff(places) * row_bytes > NEAR_BYTES + row_bytes)
     for first, last in zip(places[np.append(0, gaps + 1)], places[np.append(gaps, -1)], strict=True):
-        begin, end = (rows.ctypes.data + place * row_bytes for place in (int(first), int(last) + 1))
-        begin, end = max(start, begin - begin % aligned), min(rows.ctypes.data + rows.nbytes, end + -end % aligned)
+        begin, end = (data + place * row_bytes for place in (int(first), int(last) + 1))
+        begin, end = max(start, begin - begin % aligned), min(data + rows.nbytes, end + -end % aligned)
         madvise(begin, end - begin, advice)  # an error does no harm
