@@ -4,7 +4,7 @@ export const KNOBS = {
   learning_rate: ["Learning rate", "Step size; auto measures the longest safe step."],
   l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 is no penalty."],
   batch_size: ["Batch size", "Rows in a step."],
-  epochs: ["Epochs", "Passes over the training rows; auto stops by itself."],
+  epochs: ["Epochs", "Passes over the training rows."],
   decay_every: ["Decay every", "Epochs between cuts of the learning rate; 0 is never."],
   decay_factor: ["Decay factor", "Each cut multiplies the learning rate by it."],
   flip: ["Flips", "Mirror each image at random in every epoch."],
