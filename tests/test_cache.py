@@ -103,10 +103,12 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(elsewhere.parent)], stdout=subprocess.PIPE, text=True
     ) as other:
-        assert other.stdout.readline() == "writing\n"
-        cache.cached_rows("0a", (4, 3), fill)
-        assert [path.name[:4] for path in elsewhere.glob(".*")] == [".0b-"]
-        other.kill()
+        try:
+            assert other.stdout.readline() == "writing\n"
+            cache.cached_rows("0a", (4, 3), fill)
+            assert [path.name[:4] for path in elsewhere.glob(".*")] == [".0b-"]
+        finally:
+            other.kill()
     cache.cached_rows("0c", (4, 3), fill)
     assert sorted(path.name for path in elsewhere.iterdir()) == ["0a.json", "0a.rows", "0c.json", "0c.rows"]
 
