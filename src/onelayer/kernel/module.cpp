@@ -11,6 +11,7 @@
 #include <cpuid.h>
 #endif
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -108,13 +109,11 @@ const Kernel &chosen() {
 
 // Python handles a signal only when asked to, and only in the main thread; for others there is `cancel`, a function or
 // None.
-thread_local std::chrono::steady_clock::time_point asked_last;
+constexpr std::chrono::milliseconds PAUSE(10);  // between two questions, as a page waits for the end
+thread_local std::chrono::steady_clock::time_point ask_next;
 thread_local nb::handle cancel;
 
-bool interrupted() {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - asked_last < std::chrono::milliseconds(10)) return false;  // a page waits for the end
-    asked_last = now;
+bool asked_to_end() {
     nb::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) return true;
     if (cancel.is_none()) return false;
@@ -122,6 +121,18 @@ bool interrupted() {
     const int yes = answer ? PyObject_IsTrue(answer) : -1;  // -1: it raised
     Py_XDECREF(answer);
     return yes != 0;
+}
+
+// Another thread of Python may keep the interpreter for milliseconds. Then the kernel asks less often, so that it waits
+// for a twentieth of the time at most.
+bool interrupted() {
+    using std::chrono::steady_clock;
+    const auto begin = steady_clock::now();
+    if (begin < ask_next) return false;
+    const bool ends = asked_to_end();
+    const auto end = steady_clock::now();
+    ask_next = end + std::max<steady_clock::duration>(PAUSE, 20 * (end - begin));
+    return ends;
 }
 
 using Array = nb::ndarray<nb::ro, nb::device::cpu>;  // read-only arrays are welcome
@@ -286,11 +297,11 @@ void call(nb::handle cancelled, Call &&kernel_call) {
     // A signal handler, or `cancelled` itself, may call the kernel too: what was asked then is put back.
     struct Outer {
         nb::handle cancel = onelayer::cancel;
-        decltype(onelayer::asked_last) asked_last = onelayer::asked_last;
-        ~Outer() { onelayer::cancel = cancel, onelayer::asked_last = asked_last; }
+        decltype(onelayer::ask_next) ask_next = onelayer::ask_next;
+        ~Outer() { onelayer::cancel = cancel, onelayer::ask_next = ask_next; }
     } outer;
     cancel = cancelled;
-    asked_last = std::chrono::steady_clock::now();
+    ask_next = std::chrono::steady_clock::now() + PAUSE;
     bool finished;
     {
         nb::gil_scoped_release release;
