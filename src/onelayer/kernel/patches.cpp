@@ -96,7 +96,7 @@ struct Image {
             for (int64_t x = 0; x < p.k - 1; ++x) sum += sums[x], square += squares[x];
             for (int64_t x = 0; x < across; ++x) {
                 sum += sums[x + p.k - 1], square += squares[x + p.k - 1];
-                mean[x] = double(sum) / double(dim);
+                if constexpr (TOGETHER > 1) mean[x] = double(sum) / double(dim);
                 variance[x] = double(dim * square - sum * sum);
                 sum -= sums[x], square -= squares[x];
             }
