@@ -75,6 +75,10 @@ class Held:
             found = cls._new(device.torch, dataset, device.exact, room)
             if found.rows is not None:
                 _resident[key] = found
+        elif device.stream is not None:  # the memory is that of the stream which it was made on
+            for tensor in (found.rows, found.labels, found.weights):
+                if tensor is not None:
+                    tensor.record_stream(device.stream)
         return found
 
     @classmethod
@@ -221,6 +225,7 @@ class _Slot:
         library: Any = torch.cuda  # whose constructors have no types
         self._copying = library.Stream(device)
         self._copied, self.used = library.Event(), library.Event()
+        self._copying.wait_stream(torch.cuda.current_stream(device))  # on which this memory may still be in use
 
     def filled(self, split: Split, block: slice) -> torch.Tensor:
         """Return a block's raw rows on the device, for the current stream."""
