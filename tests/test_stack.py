@@ -28,13 +28,16 @@ AUTO = {"backend": ["numpy"], "dtype": ["float64"], "batch_size": [16]}
 
 
 def libraries() -> list[object]:
-    return ["numpy", pytest.param("torch", marks=pytest.mark.skipif(not has_torch(), reason="PyTorch is missing"))]
+    return ["numpy", pytest.param("torch", marks=needs_torch)]
 
 
 def has_torch() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("torch") is not None
+
+
+needs_torch = pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
 
 
 def namespace(library: str) -> object:
@@ -118,7 +121,7 @@ def test_a_diverged_head_enters_no_other():
     assert [bool(np.isfinite(layer.weights).all()) for layer in stack.layers] == [True, False, True]
 
 
-@pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
+@needs_torch
 @pytest.mark.parametrize(("l2", "launches"), [(0.0, 14), (0.1, 18)])
 def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_for_none(l2, launches):
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -290,7 +293,7 @@ def test_an_interrupted_stack_goes_on(alone, tmp_path, monkeypatch, behind):
     assert max(passes.heads[: max(done) + 1]) >= len(partial) - 1
 
 
-@pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
+@needs_torch
 def test_a_stack_on_a_device_of_pytorch(alone, tmp_path):
     configs = tuple(replace(config, backend="torch", device="cpu") for config in OF_ALL_KINDS)
     sweep = Sweep.create(tmp_path / "sweep", plan_of(configs))
@@ -305,19 +308,44 @@ def test_a_stack_on_a_device_of_pytorch(alone, tmp_path):
             assert (summary["backend"], summary["device"], summary["stack"]) == ("torch", "cpu", 16)
 
 
-def test_rows_that_a_device_has_no_room_for_are_refused(monkeypatch):
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A device that is the CPU by another name, as tensors on it must be copied there."""
+    from onelayer.training.backends import devices
+
+    class Gpu(devices.Device):
+        def __init__(self, asked: str) -> None:
+            super().__init__("cpu")
+            self.name, self.torch = "cuda:0", devices.Device("cpu").torch
+
+    monkeypatch.setattr("onelayer.training.stacking.Device", Gpu)
+    return devices
+
+
+@needs_torch
+def test_rows_that_a_device_has_no_room_for_are_refused(monkeypatch, a_gpu):
     stacking = Stacking([0], "torch")
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
-
-    class Full:
-        name, torch = "cuda:0", None
-
-    monkeypatch.setattr("onelayer.training.stacking.Device", lambda *_: Full())
-    monkeypatch.setattr("onelayer.training.stacking.room_on", lambda _: 17_999.0)
+    monkeypatch.setattr(a_gpu, "room_on", lambda _: 17_999.0)
     with pytest.raises(
         ConfigError, match=r"--stack keeps all rows on the device, and cuda:0 has no room for toy; leave"
     ):
         stacking.open(problem.splits.dataset, problem.standardizer, problem.config)
+
+
+@needs_torch
+def test_stacks_share_the_rows_on_a_device(monkeypatch, a_gpu):
+    places = []
+    monkeypatch.setattr("onelayer.training.stacking.StackRows", lambda *_, **given: places.append(given["resident"]))
+    monkeypatch.setattr(a_gpu, "room_on", lambda _: 1e9)
+    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
+    stackings = [Stacking([0], "torch") for _ in range(2)]  # which hold the rows
+    for stacking in stackings:
+        stacking.open(problem.splits.dataset, problem.standardizer, problem.config)
+    (rows, first), (_, second) = places
+    assert first is second
+    assert rows is problem.splits.dataset.rows
+    np.testing.assert_array_equal(first, rows)
 
 
 def test_the_last_test_rows_of_a_stack_and_balanced_accuracy(tmp_path):

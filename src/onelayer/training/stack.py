@@ -172,16 +172,24 @@ class StackRows:
     namespace : module
         NumPy, or an array library with the array API standard, such as ``array_api_compat.torch``.
     device : device of that library, or None
+    resident : (ndarray (n, d), array (n, d)), optional
+        The raw rows of a data set, and the same rows on the device.
     """
 
     def __init__(
-        self, standardizer: Standardizer, dtype: str, *, namespace: ModuleType = np, device: object = None
+        self,
+        standardizer: Standardizer,
+        dtype: str,
+        *,
+        namespace: ModuleType = np,
+        device: object = None,
+        resident: tuple[np.ndarray | None, Array] = (None, None),
     ) -> None:
         self._xp, self._device, self._dtype = namespace, device, dtype
         self._is_cpu = str(device) in ("None", "cpu")
         self._raw_standardizer = standardizer
         self._standardizers: dict[str, Standardizer] = {}  # by their type
-        self._resident: tuple[np.ndarray | None, Array] = (None, None)
+        self._resident = resident
         self._exact = "float32" if str(device).startswith("mps") else "float64"  # the type of sums over rows
 
     def array(self, array: np.ndarray) -> Array:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Totals, Velocity
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.backends.devices import Device, room_on
+from onelayer.training.backends.devices import Device
 from onelayer.training.stack import Head, Stack, StackRows
+
+if TYPE_CHECKING:
+    from onelayer.training.backends.feed import Held
 
 
 @dataclass(eq=False)
@@ -80,6 +83,7 @@ class Stacking:
         self.seats, self._name = [Seat(self, epoch, name) for epoch in epochs], name
         self._rows: StackRows | None = None
         self._device: Device | None = None
+        self._held: Held | None = None
         self._precision = "full"
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
@@ -115,13 +119,24 @@ class Stacking:
                 return
             import array_api_compat.torch
 
+            from onelayer.training.backends.feed import Held
+
             self._device = device = Device(config.device)
-            self._precision = config.precision
-            if device.name != "cpu" and dataset.rows.nbytes > room_on(device.name):
-                what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
-                raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
-            library = array_api_compat.torch
-            self._rows = StackRows(standardizer, config.dtype, namespace=library, device=device.torch)
+            self._precision, resident = config.precision, None
+            if device.name != "cpu":
+                with device.working("a stack", 0):
+                    self._held = held = Held.on(device, dataset, 0)  # other stacks have the same
+                if held.rows is None:
+                    what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
+                    raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
+                resident = held.rows
+            self._rows = StackRows(
+                standardizer,
+                config.dtype,
+                namespace=array_api_compat.torch,
+                device=device.torch,
+                resident=(dataset.rows, resident),
+            )
 
     def _serve_if_complete(self) -> None:
         if not self._calls or len(self._calls) < self._seated:
