@@ -353,8 +353,10 @@ def test_a_gpu_implies_torch_and_nothing_else_does(monkeypatch):
     for rank, device in (("1", "cuda:1"), ("2", "cuda:0")):  # of processes that torchrun started on this machine
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert devices.choose_device("auto") == devices.choose_device("cuda") == device
-        assert devices.choose_device("cuda:1") == "cuda:1"
+        assert devices.choose_device("cuda:1") == devices.settled_device("cuda:1") == "cuda:1"
+        assert devices.settled_device("auto") == devices.settled_device("cuda") == "cuda"  # resumed, each has its own
     monkeypatch.delenv("LOCAL_RANK")
+    assert devices.settled_device("auto") == "cuda:0"
     with pytest.raises(
         ConfigError, match=r"^PyTorch finds no device cuda:2 here; take --device cuda:0 or cuda:1 or cpu"
     ):

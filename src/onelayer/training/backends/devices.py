@@ -17,6 +17,7 @@ from onelayer.errors import ConfigError
 KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and to what PyTorch itself takes
 GIB = 2**30
 CPU_NUMBERS, GPU_NUMBERS = 2**21, 2**25
+BESIDE = "LOCAL_RANK"  # the variable with the number of a process of torchrun on this machine; each takes another GPU
 
 # GPUs work for one thread at a time: what is set for a block belongs to the process, and no other thread may start work
 # while a CUDA graph is captured.
@@ -41,12 +42,18 @@ def choose_device(asked: str) -> str:
     """
     here = devices_here()
     gpus = [name for name in here if name.startswith("cuda")]
-    beside = os.environ.get("LOCAL_RANK", "0")  # of several processes of torchrun on this machine, each takes another
+    beside = os.environ.get(BESIDE, "0")
     first = gpus[int(beside) % len(gpus)] if gpus and beside.isdecimal() else here[0]
     name = first if asked == "auto" or (asked == "cuda" and gpus) else asked
     if name not in here:
         raise ConfigError(f"PyTorch finds no device {asked} here; take --device {' or '.join(here)}")
     return name
+
+
+def settled_device(asked: str) -> str:
+    """Return the value of the setting `device` that chooses the same device again, for processes side by side too."""
+    name = choose_device(asked)
+    return "cuda" if BESIDE in os.environ and asked in ("auto", "cuda") and name.startswith("cuda") else name
 
 
 def obstacle_of(dataset: Dataset, config: TrainConfig) -> str | None:

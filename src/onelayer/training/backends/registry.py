@@ -8,7 +8,7 @@ from onelayer.errors import ConfigError
 from onelayer.losses import LOSSES, dual_of
 from onelayer.training.backends import Backend
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.backends.devices import choose_device, in_words
+from onelayer.training.backends.devices import in_words, settled_device
 from onelayer.training.backends.native import NativeBackend
 from onelayer.training.backends.pytorch import TorchBackend
 
@@ -66,5 +66,5 @@ def device_of(config: TrainConfig, backend: type[Backend]) -> str:
 
 def settled(config: TrainConfig, backend: type[Backend]) -> TrainConfig:
     """Return the settings that choose this backend again, and the same device."""
-    device = choose_device(config.device) if backend.name == TorchBackend.name else config.device
+    device = settled_device(config.device) if backend.name == TorchBackend.name else config.device
     return replace(config, backend=backend.name, device=device)
