@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,17 +134,37 @@ def test_bfloat16_rounds_the_factors_only_in_training():
     assert exact.scores["validation"].loss == pytest.approx(rough.scores["validation"].loss, rel=1e-6)
 
 
-def test_products_on_a_gpu_have_all_digits_unless_fewer_are_asked_for():
-    device, before = devices.Device("cpu"), torch.get_float32_matmul_precision()
+@pytest.mark.parametrize("newer", [True, False])  # the switch that PyTorch has from 2.9 on
+def test_products_on_a_gpu_have_all_digits_unless_fewer_are_asked_for(monkeypatch, newer):
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
+    if newer:
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision="tf32"))
+    switch, before = torch.backends.cuda.matmul, dict(vars(torch.backends.cuda.matmul))
+    device = devices.Device("cpu")
     device.name = "mps"  # what is set does not depend on a GPU
-    torch.set_float32_matmul_precision("medium")
+    for asked, expected in (("full", ("ieee", False)), ("bfloat16", ("ieee", False)), ("tf32", ("tf32", True))):
+        with device.working("a test", 0, asked):
+            assert [*vars(switch).values()] == [expected[not newer]]
+        assert vars(switch) == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch has no newer switch")
+def test_a_caller_may_have_set_the_digits_of_products_by_the_newer_switch():
+    device, switch = devices.Device("cpu"), torch.backends.cuda.matmul
+    device.name, before, switch.fp32_precision = "mps", switch.fp32_precision, "tf32"
     try:
-        for asked, expected in (("full", "highest"), ("bfloat16", "highest"), ("tf32", "high")):
-            with device.working("a test", 0, asked):
-                assert torch.get_float32_matmul_precision() == expected
-            assert torch.get_float32_matmul_precision() == "medium"
+        with device.working("a test", 0):
+            assert switch.fp32_precision == "ieee"
+        assert switch.fp32_precision == "tf32"
     finally:
-        torch.set_float32_matmul_precision(before)
+        switch.fp32_precision = before
+
+
+def test_memory_that_pytorch_keeps_for_itself_has_room_for_rows(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3000, 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4000)
+    assert devices.room_on("cuda:0") == pytest.approx(0.9 * 5000)
 
 
 def test_rows_are_on_a_device_once_as_long_as_they_are_used(resident):
@@ -389,18 +410,21 @@ def test_without_pytorch_there_is_a_line(monkeypatch):
         train(toy_splits(), TrainConfig(device="cuda"))
 
 
-def test_a_full_device_says_how_much_is_needed(monkeypatch):
+@pytest.mark.parametrize("kind", [torch.cuda.OutOfMemoryError, RuntimeError], ids=["cuda", "mps"])
+def test_a_full_device_says_how_much_is_needed(monkeypatch, kind):
     splits = toy_splits()
     backend = open_for(splits)
 
     def full(*_):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        raise kind(words)
 
     monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", full)
-    words = (
-        r"^the device cpu is out of memory: training on batches of 20 rows of 60 features needs about 0.0 GiB beside"
-    )
-    with pytest.raises(ConfigError, match=words):
+    words = "MPS backend out of memory (MPS allocated: 20.00 MiB)"
+    said = r"^the device cpu is out of memory: training on batches of 20 rows of 60 features needs about 0.0 GiB beside"
+    with pytest.raises(ConfigError, match=rf"{said} the rows, and 0.0 GiB are free; lower --batch-size, or take"):
+        backend.run_epoch(splits.train, 0.1, None, bool)
+    words = "the size of tensor a must match"
+    with pytest.raises(kind, match="must match"):
         backend.run_epoch(splits.train, 0.1, None, bool)
 
 

@@ -94,7 +94,8 @@ def room_on(device: str) -> float:
     import torch
 
     if device.startswith("cuda"):
-        return (1 - KEPT_FREE) * torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, to be used again
+        return (1 - KEPT_FREE) * (torch.cuda.mem_get_info(device)[0] + kept)
     if device == "mps":
         return (1 - KEPT_FREE) * (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return 0.0
@@ -133,7 +134,9 @@ class Device:
         self._alone: AbstractContextManager[Any] = nullcontext() if self.name == "cpu" else _alone
 
     @contextmanager
-    def working(self, what: str, needed: int, precision: str = "full") -> Iterator[None]:
+    def working(
+        self, what: str, needed: int, precision: str = "full", remedy: str = "lower --batch-size, or "
+    ) -> Iterator[None]:
         """Set PyTorch up for a block, and leave it as it was; a full device is an error about `what`.
 
         Parameters
@@ -143,6 +146,8 @@ class Device:
             The bytes that it needs beside the rows.
         precision : str
             Value of the setting `precision`.
+        remedy : str
+            Words of the error before "take --device cpu".
         """
         import torch
 
@@ -156,10 +161,12 @@ class Device:
                 stack.enter_context(torch.cuda.stream(self.stream))
             try:
                 yield
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:  # PyTorch has a class of its own for CUDA, and none for MPS
+                if "out of memory" not in str(error):
+                    raise
                 free, needs = room_on(self.name) / GIB, f"{what} needs about {needed / GIB:.1f} GiB beside the rows"
                 said = f"the device {self.name} is out of memory: {needs}, and {free:.1f} GiB are free"
-                raise ConfigError(f"{said}; lower --batch-size, or take --device cpu") from None
+                raise ConfigError(f"{said}; {remedy}take --device cpu") from None
 
 
 @contextmanager
@@ -167,12 +174,16 @@ def _multiplying(precision: str) -> Iterator[None]:
     """Let a GPU round the factors of float32 products to TF32 only for the precision tf32."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    matmul: Any = torch.backends.cuda.matmul
+    # From PyTorch 2.9 on, the older switch cannot be read where the caller has set the newer one.
+    newer = hasattr(matmul, "fp32_precision")
+    name, values = ("fp32_precision", ("ieee", "tf32")) if newer else ("allow_tf32", (False, True))
+    before = getattr(matmul, name)
+    setattr(matmul, name, values[precision == "tf32"])
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(matmul, name, before)
 
 
 @contextmanager

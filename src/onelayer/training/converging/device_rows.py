@@ -1,6 +1,7 @@
 """The training rows of the converged solver on a device of PyTorch, which takes the two products of `Rows`."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -42,7 +43,7 @@ class DeviceRows(Rows):
         width = width_of(self.d)
         size = max(1, min(self.n, self._device.numbers // max(width, self.K)))
         self._needed = (size * (width + 2 * self.K) + 4 * self.K * width) * self.dtype.itemsize
-        with self._device.working("the solver converged", self._needed):
+        with self._working():
             held = Held.on(self._device, self.split.dataset, self._needed)
             folded = Standardizer(self._mean, self._scale)
             fold = partial(_folded, shape) if self._mirror and (shape := self.split.dataset.image_shape) else None
@@ -50,19 +51,22 @@ class DeviceRows(Rows):
 
     def scores(self, T: np.ndarray) -> np.ndarray:
         S = np.empty((len(T), self.n), self.dtype)
-        with self._device.working("the solver converged", self._needed):
+        with self._working():
             A = of_arrays(T, np.zeros(len(T)), self._device.torch, self._type)
             for place, X in self._blocks():
                 S[:, place] = (A @ X.T).cpu().numpy()
         return S
 
     def gradient(self, G: np.ndarray) -> np.ndarray:
-        with self._device.working("the solver converged", self._needed):
+        with self._working():
             total = torch.zeros((len(G), width_of(self.d)), dtype=self._device.exact, device=self._device.torch)
             for place, X in self._blocks():
                 of_block = torch.from_numpy(np.ascontiguousarray(G[:, place])).to(self._device.torch, self._type)
                 total += of_block @ X
             return total[:, : self.d].cpu().numpy().astype(np.float64)
+
+    def _working(self) -> AbstractContextManager[None]:
+        return self._device.working("the solver converged", self._needed, remedy="")
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield the places of a block of rows, and its inputs X (k, width)."""
