@@ -4,11 +4,10 @@
 
 An operation takes the longest of three times: that of a launch, that of the bytes it reads and writes at the bandwidth
 of the memory, and that of its floating-point operations at the speed of its products. Nothing overlaps. The figures of
-the card are NVIDIA's own, for the H100 SXM (https://www.nvidia.com/en-us/data-center/h100/): 3.35 TB/s, 67 TFLOP/s in
-float32, 495 in TF32 and 989 in bfloat16, without sparsity, and 64 GB/s in each direction over PCIe. The launch is that
-which NVIDIA measured for small kernels, overheads included, in a CUDA graph and one at a time with overlap, on a V100
-(https://developer.nvidia.com/blog/cuda-graphs/): 3.4 and 3.8 us. Python launches one in about 8 us, which is an
-assumption.
+the card are those that NVIDIA gives for the H100 SXM, read in a seller's table, which gives products with sparsity and
+both directions of PCIe (https://archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html): 3.35 TB/s, 67 TFLOP/s in
+float32, 495 in TF32 without sparsity, and 64 GB/s in each direction. That a small kernel takes 3.4 us in a CUDA graph,
+and 8 us if Python launches it, are assumptions. The first epoch, the capture and the work of the host are left out.
 """
 
 import re
@@ -30,7 +29,7 @@ from onelayer.training.backends import devices
 from onelayer.training.backends.pytorch import TorchBackend
 
 BANDWIDTH, PCIE = 3.35e12, 64e9  # bytes a second
-FLOPS = {"full": 67e12, "tf32": 495e12, "bfloat16": 989e12}  # a second
+FLOPS = {"full": 67e12, "tf32": 495e12}  # a second
 IN_GRAPH, FROM_PYTHON = 3.4e-6, 8e-6  # seconds
 VIEWS = re.compile(
     r"aten\.(view|slice|select|unsqueeze|transpose|t|expand|as_strided|alias|detach|permute|lift_fresh)\."
