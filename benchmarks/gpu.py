@@ -28,7 +28,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import devices
 from onelayer.training.backends.pytorch import TorchBackend
 
-TESTS = ("test_torch_backend.py", "test_backends.py", "test_constant_features.py")
+TESTS = ("test_torch_backend.py", "test_backends.py", "test_constant_features.py", "test_stack.py")
 RATES = tuple(10 ** np.linspace(-4, 0, 13))
 EMBEDDINGS, FEATURES, CLASSES, BATCH = 1_281_167, 768, 1000, 1024
 

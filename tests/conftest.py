@@ -46,6 +46,13 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _no_gpu_of_apple(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch take the CPU of a Mac: its GPU has no float64, in which most is compared."""
+    if sys.platform == "darwin":
+        monkeypatch.setattr("onelayer.training.backends.devices.devices_here", lambda: ["cpu"])
+
+
+@pytest.fixture(autouse=True)
 def _no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tester's own data, cache and network out of every test; NAMED was read before."""
     with monkeypatch.context() as patch:
