@@ -9,10 +9,13 @@ from onelayer.words import printable
 
 _DECAY = "the rate decays by --decay-every EPOCHS and --decay-factor FACTOR"
 _DESCENT = "training is plain gradient descent in batches; leave it out"
+_DEVICE = "it runs on the CPU, and only train, resume, sweep and path take a device; leave it out"
 _EPOCHS = "--epochs counts the passes over the training rows"
+_GPU = "--device cuda trains on a GPU of NVIDIA, --device mps on one of Apple"
 _OUT = "the place to write to is --out"
 _PENALTY = "--l2 is the weight lambda of the penalty lambda ||W||^2"
-_PROCESSOR = "training takes seconds on the processor; leave it out"
+_PROCESSES = "torchrun --nproc-per-node N -m onelayer train divides the rows among N processes"
+_ROUNDED = "--precision bfloat16 rounds the factors of products"
 _SCALED = "the rows are always standardised; leave it out"
 _STOPPING = "--epochs auto stops when the validation loss has stopped falling; --patience is how long it waits"
 
@@ -25,7 +28,10 @@ HINTS = {
     **dict.fromkeys(("--max-iter", "--max-epochs", "--iterations", "--steps"), _EPOCHS),
     **dict.fromkeys(("--output", "--output-dir", "--outdir", "--save-dir"), _OUT),
     **dict.fromkeys(("--reg", "--regularization", "--penalty", "--alpha"), _PENALTY),
-    **dict.fromkeys(("--gpu", "--cuda", "--device"), _PROCESSOR),
+    **dict.fromkeys(("--gpu", "--cuda", "--mps", "--use-gpu", "--accelerator"), _GPU),
+    **dict.fromkeys(("--gpus", "--num-gpus", "--nodes", "--nnodes", "--nproc-per-node", "--distributed"), _PROCESSES),
+    **dict.fromkeys(("--amp", "--bf16", "--fp16", "--half", "--mixed-precision"), _ROUNDED),
+    "--device": _DEVICE,
     **dict.fromkeys(("--normalize", "--normalise", "--standardize", "--standardise"), _SCALED),
     **dict.fromkeys(("--no-plots", "--no-pictures"), "type --no-figures"),
     "--augment": "--flip mirrors training images at random",
@@ -53,7 +59,10 @@ def unknown_option(option: str, words: list[str], known: list[str]) -> ConfigErr
     """
     command, name = words[0], canonical(option)
     hint = _weight_decay(name, words) if name in ("--weight-decay", "--wd") else HINTS.get(name, "")
-    if not hint or not all(takes(command, named) for named in re.findall(r"--[a-z0-9-]+", hint) if named != name):
+    if hint == _GPU and not takes(command, "--device"):
+        hint = _DEVICE
+    ours = "" if hint == _PROCESSES else hint  # it names an option of torchrun
+    if not hint or not all(takes(command, named) for named in re.findall(r"--[a-z0-9-]+", ours) if named != name):
         near = nearest(option, [other for other in known if other.lstrip("-") not in DESTRUCTIVE])
         hint = f"did you mean --{near}?" if near else f"see onelayer {command} --help"
     return ConfigError(f"unknown option {printable(option)}; {hint}")
