@@ -3,18 +3,21 @@
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset
 
 from onelayer import torchrun
+from onelayer.__main__ import _exit
 from onelayer.config import TrainConfig
 from onelayer.data.formats.shards import write_manifest
 from onelayer.data.sources import load_splits
@@ -198,3 +201,27 @@ def test_an_environment_that_lacks_the_place_of_rank_0(monkeypatch, name: str):
     monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match=f"does not tell where the other processes are .*{name}="), torchrun.joined():
         pass
+
+
+@pytest.mark.parametrize(("said", "silent"), [("run holds a run already", True), (torchrun.DONE, False), (None, False)])
+def test_what_a_process_said_before_it_ended_is_not_said_again(monkeypatch, said: str | None, silent: bool):
+    class Store(dict):
+        def multi_get(self, names: list[str]) -> list[bytes]:
+            return [self.get(name, b"") for name in names]
+
+    monkeypatch.setattr(torchrun, "name_of_process", lambda pid: None)  # it is gone
+    processes = object.__new__(torchrun.TorchProcesses)
+    processes.rank, processes._here, processes._known = 1, ["host", "box"], {0: ["host", "box", "1", "its start"]}
+    processes._others, processes._lock, processes.lost = [0], Lock(), ""
+    processes._store = Store({"ended/0": said.encode()} if said else {})
+    assert processes.another_says() is silent
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "onelayer: stopped\n"), ("1", "")])
+def test_of_several_processes_that_are_stopped_the_first_says_so(monkeypatch, capsys, rank: str, said: str):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        _exit("stopped", 143)
+    assert (ended.value.code, capsys.readouterr().err) == (143, said)

@@ -65,13 +65,15 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
+def _is_one_of_several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def _stop(number: int, _: object) -> NoReturn:
     """Stop a run on SIGTERM as on Ctrl-C."""
     global _stopped_by
     _stopped_by = number
-    if (
-        os.environ.get("WORLD_SIZE", "1") != "1"
-    ):  # of several processes, which get a signal from the keyboard and torchrun
+    if _is_one_of_several():  # they get a signal from the keyboard and one from torchrun
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -117,6 +119,8 @@ def _exit(text: str, code: int) -> NoReturn:
         text, code = "stopped", 128 + _stopped_by
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if text == "stopped" and _is_one_of_several() and os.environ.get("RANK") != "0":
+        sys.exit(code)  # rank 0 says it
     line = " ".join(text.split())
     name = "\x1b[1;31monelayer:\x1b[0m" if sys.stderr.isatty() else "onelayer:"
     print(name, line, file=sys.stderr)

@@ -47,7 +47,8 @@ def require_one_process(command: str) -> None:
         return
     if not is_first():
         raise SystemExit(2)
-    raise ConfigError(f"{command} runs in one process; start it without torchrun, which {' and '.join(TOGETHER)} take")
+    several = " and ".join(TOGETHER)
+    raise ConfigError(f"{command} runs in one process; start it without torchrun, which is for {several}")
 
 
 def _versions() -> tuple[object, ...]:
