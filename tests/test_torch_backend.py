@@ -379,7 +379,7 @@ def test_a_gpu_implies_torch_and_nothing_else_does(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK")
     assert devices.settled_device("auto") == "cuda:0"
     with pytest.raises(
-        ConfigError, match=r"^PyTorch finds no device cuda:2 here; take --device cuda:0 or cuda:1 or cpu"
+        ConfigError, match=r"^PyTorch finds no device cuda:2 here.*; take --device cuda:0 or cuda:1 or cpu"
     ):
         choose_backend(dataset, TrainConfig(device="cuda:2"))
 
@@ -405,9 +405,25 @@ def test_what_a_device_cannot_do_is_an_obstacle(monkeypatch, here, options, word
 
 def test_without_pytorch_there_is_a_line(monkeypatch):
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    words = r"^the backend torch needs PyTorch, which is not installed: run pip install 'onelayer\[torch\]', or use the"
-    with pytest.raises(ConfigError, match=words):
+    words = r"^the backend torch needs PyTorch, which is not installed: run pip install 'onelayer\[torch\]'"
+    with pytest.raises(ConfigError, match=words + "$"):  # NumPy does not have the device
         train(toy_splits(), TrainConfig(device="cuda"))
+    with pytest.raises(ConfigError, match=words + ", or use the backend numpy$"):
+        train(toy_splits(), TrainConfig(backend="torch"))
+    with pytest.raises(ConfigError, match=r"^the device cpu needs PyTorch, which is not installed: run pip install"):
+        devices.choose_device("cpu")
+
+
+def test_a_pytorch_without_cuda_is_named(monkeypatch):
+    monkeypatch.setattr(devices, "devices_here", lambda: ["cpu"])
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    words = rf"^PyTorch finds no device cuda:7 here \(version {re.escape(torch.__version__)} is made without GPUs of "
+    with pytest.raises(ConfigError, match=words):
+        devices.choose_device("cuda:7")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(ConfigError, match=r"^PyTorch finds no device cuda:7 here; take --device cpu$"):
+        devices.choose_device("cuda:7")
 
 
 @pytest.mark.parametrize("kind", [torch.cuda.OutOfMemoryError, RuntimeError], ids=["cuda", "mps"])
@@ -471,7 +487,7 @@ def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_pat
     plan, state = run.read_checkpoint()
     run.write_checkpoint(replace(plan, config=replace(plan.config, device="cuda:7")), state)  # as on another machine
     more = ["resume", out, "--epochs", "2", "--no-figures"]
-    assert_one_line(run_cli(*more), r"PyTorch finds no device cuda:7 here; take --device .*cpu$")
+    assert_one_line(run_cli(*more), r"PyTorch finds no device cuda:7 here.*; take --device .*cpu$")
     code, shown, err = run_cli(*more, "--device", "cpu")
     assert (code, err) == (0, "")
     assert "note: the run was on cuda:7 so far; cpu may give other last digits" in shown
@@ -479,6 +495,8 @@ def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_pat
     assert run_cli(*words, "--backend", "numpy", "--overwrite")[0] == 0
     refused = run_cli(*more, "--device", "cuda")
     assert_one_line(refused, "device cuda is a setting of the backend torch, not of numpy; leave it out")
+    refused = run_cli(*more, "--device", "gpu", "--data", "nowhere")  # before the data are looked for
+    assert_one_line(refused, "device 'gpu' is not auto, cpu, cuda, cuda:N for GPU number N, or mps")
     assert run.config.device == "auto"
 
 

@@ -173,6 +173,7 @@ def _resume(
         runs.require_resumable(run)
         if epochs is not None and plan.config.solver == "converged":
             raise ConfigError(f"{run.path} has no epochs: the solver converged goes on to its end; leave out --epochs")
+        config = runs.changed(plan.config, epochs=epochs, **asked)
         with screen.working("reading") as progress:
             splits = plan.load_splits(data, progress, processes)
         screen.data(splits)
@@ -186,8 +187,8 @@ def _resume(
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
         say_if_weighted(screen, plan)
-        if (device := asked["device"]) not in (None, plan.config.device):
-            screen.say(f"note: the run was on {plan.config.device} so far; {device} may give other last digits")
+        if config.device != plan.config.device:
+            screen.say(f"note: the run was on {plan.config.device} so far; {config.device} may give other last digits")
         with resumable(run):
             with (
                 screen.working("computing features") as progress,

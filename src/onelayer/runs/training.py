@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.data.progress import Progress
 from onelayer.errors import ConfigError, OnelayerError, RunError
@@ -127,10 +128,7 @@ def resume(
     with claimed(run.path):
         plan, state = run.read_checkpoint()
         require_resumable(run)
-        asked: dict[str, Any] = {"epochs": epochs, "tol": tol, "max_passes": max_passes, "device": device}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        config = replace(plan.config, **asked)  # refuses what the solver does not have
-        config = settled(config, named_backend(config)) if device else config
+        config = changed(plan.config, epochs=epochs, tol=tol, max_passes=max_passes, device=device)
         if isinstance(epochs, int) and epochs < state.epoch:
             raise ConfigError(f"epochs {epochs} is below the {state.epoch} that are done; ask for more")
         run.remove_temporary()
@@ -142,6 +140,18 @@ def resume(
         problem = Problem.of(splits, plan.config, features=state.features, progress=progress)
         problem = replace(problem, backend=backend or problem.backend)
         return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
+
+
+def changed(config: TrainConfig, **asked: Any) -> TrainConfig:
+    """Return the settings of a run with those that are asked for and not None.
+
+    Raises
+    ------
+    ConfigError
+        If the solver, the backend or this machine does not have one of them.
+    """
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
+    return settled(config, named_backend(config)) if asked.get("device") is not None else config
 
 
 def _mirrored(layer: SoftmaxLayer, splits: Splits) -> SoftmaxLayer:

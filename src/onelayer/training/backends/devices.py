@@ -16,6 +16,7 @@ from onelayer.errors import ConfigError
 
 KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and to what PyTorch itself takes
 GIB = 2**30
+MISSING = "needs PyTorch, which is not installed: run pip install 'onelayer[torch]'"
 CPU_NUMBERS, GPU_NUMBERS = 2**21, 2**25
 BESIDE = "LOCAL_RANK"  # the variable with the number of a process of torchrun on this machine; each takes another GPU
 
@@ -38,15 +39,18 @@ def choose_device(asked: str) -> str:
     Raises
     ------
     ConfigError
-        If this machine does not have it.
+        If this machine does not have it, or PyTorch is not installed.
     """
+    if find_spec("torch") is None:
+        raise ConfigError(f"the device {asked} {MISSING}")
     here = devices_here()
     gpus = [name for name in here if name.startswith("cuda")]
     beside = os.environ.get(BESIDE, "0")
     first = gpus[int(beside) % len(gpus)] if gpus and beside.isdecimal() else here[0]
     name = first if asked == "auto" or (asked == "cuda" and gpus) else asked
     if name not in here:
-        raise ConfigError(f"PyTorch finds no device {asked} here; take --device {' or '.join(here)}")
+        why = f" ({_build()} is made without GPUs of NVIDIA)" if asked.startswith("cuda") and _build() else ""
+        raise ConfigError(f"PyTorch finds no device {asked} here{why}; take --device {' or '.join(here)}")
     return name
 
 
@@ -56,10 +60,17 @@ def settled_device(asked: str) -> str:
     return "cuda" if BESIDE in os.environ and asked in ("auto", "cuda") and name.startswith("cuda") else name
 
 
+def _build() -> str:
+    """Return the version of a PyTorch that is made without CUDA, or its like of AMD; else empty."""
+    import torch
+
+    return f"version {torch.__version__}" if not (torch.version.cuda or torch.version.hip) else ""
+
+
 def obstacle_of(dataset: Dataset, config: TrainConfig) -> str | None:
     """Return `Backend.obstacle` of the backend torch; raise a ConfigError where the device does not exist."""
     if find_spec("torch") is None:
-        return "needs PyTorch, which is not installed: run pip install 'onelayer[torch]'"
+        return MISSING
     device = choose_device(config.device)
     if config.precision == "tf32" and not device.startswith("cuda"):
         return f"has no precision tf32 on the device {device}: leave --precision out"

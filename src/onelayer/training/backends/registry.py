@@ -39,7 +39,8 @@ def choose_backend(dataset: Dataset, config: TrainConfig) -> type[Backend]:
         return next(backend for backend in BACKENDS.values() if backend.obstacle(dataset, config) is None)
     backend = named_backend(config)
     if obstacle := backend.obstacle(dataset, config):
-        raise ConfigError(f"the backend {backend.name} {obstacle}, or use the backend {ArrayBackend.name}")
+        instead = "" if config.needs_torch else f", or use the backend {ArrayBackend.name}"
+        raise ConfigError(f"the backend {backend.name} {obstacle}{instead}")
     return backend
 
 
