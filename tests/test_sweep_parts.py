@@ -114,8 +114,9 @@ def test_a_part_of_another_plan_is_refused(tmp_path):
         "its learning rate is 0.05, 0.001, 1e\\+300, not 0.05": plan_of(CONFIGS[:2]),
         "its seeds are 42, 43, not 42": plan_of(seeds=1),
     }
-    for message, plan in others.items():
-        with pytest.raises(RunError, match=f"is another sweep: {message}"):
+    for message, plan in others.items():  # to overwrite would remove the runs of the other parts
+        own = "choose another --out or pass" if plan.parts == 1 else "give every part the same options, or choose"
+        with pytest.raises(RunError, match=f"is another sweep: {message}.*; {own}"):
             train_part(tmp_path / "sweep", plan, 1, splits)
     shutil.rmtree(tmp_path / "sweep" / "parts")
     assert Sweep.create(tmp_path / "sweep", plan_of(parts=1), overwrite=True).plan.parts == 1

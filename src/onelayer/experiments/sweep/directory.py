@@ -74,7 +74,9 @@ class Sweep:
                 there = Sweep.open(path)
                 if there.plan != self.plan:
                     reason = there.plan.difference(self.plan)
-                    raise RunError(f"{path} is another sweep: {reason}; choose another --out or pass --overwrite")
+                    own = "choose another --out or pass --overwrite"
+                    remedy = "give every part the same options, or choose another --out" if self.plan.parts > 1 else own
+                    raise RunError(f"{path} is another sweep: {reason}; {remedy}")
                 return True
             self._remove_runs()
         except OSError as error:
