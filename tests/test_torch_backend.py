@@ -418,7 +418,7 @@ def test_a_pytorch_without_cuda_is_named(monkeypatch):
     monkeypatch.setattr(devices, "devices_here", lambda: ["cpu"])
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
-    words = rf"^PyTorch finds no device cuda:7 here \(version {re.escape(torch.__version__)} is made without GPUs of "
+    words = rf"^PyTorch finds no device cuda:7 here \(version {re.escape(torch.__version__)} is built without CUDA\)"
     with pytest.raises(ConfigError, match=words):
         devices.choose_device("cuda:7")
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -49,7 +49,7 @@ def choose_device(asked: str) -> str:
     first = gpus[int(beside) % len(gpus)] if gpus and beside.isdecimal() else here[0]
     name = first if asked == "auto" or (asked == "cuda" and gpus) else asked
     if name not in here:
-        why = f" ({_build()} is made without GPUs of NVIDIA)" if asked.startswith("cuda") and _build() else ""
+        why = f" ({_build()} is built without CUDA)" if asked.startswith("cuda") and _build() else ""
         raise ConfigError(f"PyTorch finds no device {asked} here{why}; take --device {' or '.join(here)}")
     return name
 
