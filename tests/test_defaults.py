@@ -98,6 +98,7 @@ def test_a_number_of_epochs_is_kept():
     assert ended == ["", "", "", "", "", "", "all 6 epochs are done"]
     assert decide(config, history(*[2.0] * 6)).decays == 2
     assert decide(replace(config, epochs=0), ()).ended == "all 0 epochs are done"
+    assert decide(replace(config, epochs=1), history(2.0)).ended == "the one epoch is done"
 
 
 def test_the_cap_is_said():

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from onelayer.config import TrainConfig
 from onelayer.training.history import EpochRecord
-from onelayer.words import counted
 
 DECAYS = 2  # of --decay-every auto; after a third the steps would be too short to change anything
 MOST_EPOCHS = 1000  # of --epochs auto
@@ -82,7 +81,8 @@ def decide(config: TrainConfig, history: Sequence[EpochRecord], holds_out: bool 
 def _end(config: TrainConfig, history: Sequence[EpochRecord], stalled: bool, holds_out: bool) -> str:
     done = len(history)
     if config.epochs != "auto":
-        return f"all {counted(config.epochs, 'epoch')} are done" if done >= config.epochs else ""
+        all_of_them = "the one epoch is done" if config.epochs == 1 else f"all {config.epochs:,} epochs are done"
+        return all_of_them if done >= config.epochs else ""
     if stalled:
         which = "validation loss" if holds_out else "loss of the validation rows, which are trained on,"
         which = "training cost" if math.isnan(history[-1].validation_loss) else which
