@@ -80,7 +80,7 @@ def joined() -> Iterator[Processes]:
         lost = processes.find_lost(BEAT)
         lost = "" if STOPPED in lost else lost
         processes.end(lost or STOPPED, of_another=bool(lost))
-        _leave_at_once(128 + signal.SIGTERM)
+        _leave_at_once(128 + signal.SIGINT)
         if processes.another_says():
             raise SystemExit(128 + signal.SIGINT) from None
         raise type(stop)("; ".join(filter(None, [lost, str(stop) or "stopped"]))) from None
@@ -245,15 +245,16 @@ class TorchProcesses:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
         until = time.monotonic() + NOTICED
         lost = [other for other in range(self.rank) if re.search(rf"\brank {other}\b", self.lost)]
-        lower = [other for other in range(self.rank) if other not in lost and not self._is_gone(other)]
+        lower = [other for other in range(self.rank) if other not in lost]
         while lower and time.monotonic() < until:
+            gone = {other for other in lower if self._is_gone(other)}  # looked at first, as it may say why and go
             try:
                 said = {other: self._said(other) for other in lower}
-            except RuntimeError:  # the keeper of the store has ended since: rank 0, which said why
+            except RuntimeError:  # the keeper of the store has ended: rank 0, which said why
                 return True
-            if any(text not in (None, DONE) or (text is None and self._is_gone(other)) for other, text in said.items()):
+            if any(text not in (None, DONE) for text in said.values()):
                 return True
-            lower = [other for other, text in said.items() if text is None]
+            lower = [other for other, text in said.items() if text is None and other not in gone]
             time.sleep(0.05)
         return False
 
