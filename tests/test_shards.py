@@ -124,6 +124,9 @@ def test_trains_as_one_process(manifest: Path):
         (lambda c: c.update(format="x"), "is not a manifest of shards"),
         (lambda c: c.pop("shards"), "is not a manifest of shards"),
         (lambda c: c["shards"][0].update(part="dev"), "is not a manifest of shards"),
+        (lambda c: c["shards"][0].update(part="\x1b[2J"), r"a shard is of the part \?\[2J"),
+        (lambda c: c["shards"][0].update(count=float("inf")), "is not a manifest of shards"),
+        (lambda c: c.update(features=10**12), "says 1,000,000,000,000 of float32"),
         (lambda c: c.update(class_names=["a", "a", "b"]), "is not a manifest of shards"),
     ],
 )
@@ -177,8 +180,14 @@ def test_not_a_number_is_named(tmp_path: Path):
 
 
 def test_what_cannot_be_a_shard_is_refused_when_the_manifest_is_written(tmp_path: Path):
+    import pyarrow.parquet as pq
+
     np.save(tmp_path / "a.npy", np.ones((4, 2), np.float32))
     np.save(tmp_path / "b.npy", np.ones((4, 3), np.float32))
+    pq.write_table(
+        pa.table({"embedding": pa.array([], pa.list_(pa.float32())), "label": pa.array([], pa.int8())}),
+        tmp_path / "none.parquet",
+    )
     (tmp_path / "c.txt").write_text("1 2")
     inside = tmp_path / "inside"
     inside.mkdir()
@@ -189,7 +198,21 @@ def test_what_cannot_be_a_shard_is_refused_when_the_manifest_is_written(tmp_path
         ("x.shards.json", ["a.npy", "b.npy"], y, "rows of another type or length"),
         ("x.shards.json", ["c.txt"], y, "is not a shard"),
         ("inside/x.shards.json", ["a.npy"], y, "outside its folder"),
-        ("x.shards.json", ["a.npy"], {"train": np.zeros(3, int)}, "pass a whole number for each row"),
+        (
+            "x.shards.json",
+            ["a.npy"],
+            {"train": np.zeros(3, int)},
+            r"labels of train have the shape \(3,\); pass a whole number",
+        ),
+        (
+            "x.shards.json",
+            ["a.npy"],
+            {"test": np.zeros(4, int)},
+            r"labels of train have the shape \(0,\); pass a whole number",
+        ),
+        ("x.shards.json", ["a.npy"], {"train": np.zeros(4)}, "the labels are float64; pass a whole number for each"),
+        ("x.shards.json", ["none.parquet"], {"train": np.zeros(0, int)}, "none.parquet: has no rows; leave it out"),
+        ("x.shards.json", [], y, "there are no shards; name some"),
     ]:
         with pytest.raises(DataError, match=match):
             write_manifest(tmp_path / path, {"train": [tmp_path / file for file in files]}, labels)

@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -137,6 +138,11 @@ def read_manifest(path: Path, progress: Progress | None = None, processes: Proce
                     progress(done, total)
         return len(rows), {}
 
+    for shard in mine[:1]:  # before room is made for rows as long as the manifest says
+        with reading(shard.path):
+            require_file(shard.path)
+            for block in islice(_rows_of(shard.path, manifest.features), 1):
+                _require_fit(manifest, shard, block)
     if alone:
         rows, notes = copied(_key(manifest), shape, manifest.dtype, fill, "they are in shards")
     else:
@@ -187,8 +193,9 @@ def parse_manifest(path: Path) -> Manifest:
             raise ValueError("its type or its class names make no sense")
         of_labels = _inside(path, found["labels"]), str(found["labels_sha256"])
         return Manifest(path, names, int(found["features"]), np.dtype(found["dtype"]), *of_labels, tuple(shards))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: is not a manifest of shards ({error!s:.100}); write it with write_manifest") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        why = printable(str(error))
+        raise DataError(f"{path}: is not a manifest of shards ({why}); write it with write_manifest") from None
 
 
 def write_manifest(
@@ -223,25 +230,26 @@ def write_manifest(
     if unknown := sorted(set(shards) - set(order)):
         raise DataError(f"{path}: there is no part {printable(unknown[0])}; the parts are train, validation and test")
     files = [(part, Path(file)) for part in order for file in shards[part]]
+    if not files:
+        raise DataError(f"{path}: there are no shards; name some")
     entries: list[dict[str, Any]] = []
     found, kinds = [], set()
     for part, file in files:
         blocks = [(len(block), block.dtype.name, block.shape[1]) for block in _rows_of(file, None)]
         count = sum(size for size, _, _ in blocks)
         kinds |= {block[1:] for block in blocks}
+        if not count:
+            raise DataError(f"{file}: has no rows; leave it out")
         if len(kinds) > 1:
             raise DataError(f"{file}: has rows of another type or length than the shards before; save all alike")
         named = os.path.relpath(file.resolve(), path.resolve().parent)
         _inside(path, named)
         entries.append({"path": named, "part": part, "count": count, "sha256": _sha256(file)})
         if labels is None:
-            own = _own_labels(file)
-            if len(own) != count:
-                raise DataError(f"{file}: has {counted(count, 'row')} and {counted(len(own), 'label')}")
-            found.append(own)
-    y = np.concatenate(found if labels is None else [labels[part] for part in order])
-    if len(y) != sum(entry["count"] for entry in entries) or y.dtype.kind not in "iu":
-        raise DataError(f"{path}: the labels are {y.dtype} {y.shape}; pass a whole number for each row")
+            found.append(_own_labels(file, count))
+    y = np.concatenate(found if labels is None else _given_labels(path, labels, entries))
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{path}: the labels are {y.dtype}; pass a whole number for each row")
     names = list(class_names) or [str(k) for k in range(int(y.max()) + 1)]
     require_labels(y.astype(np.int64), len(names), str(path))
     of_labels = path.with_name(f"{path.name.removesuffix(SUFFIX)}.labels.npy")
@@ -250,6 +258,21 @@ def write_manifest(
     content = {"format": FORMAT, "version": 1, "class_names": names, "features": features, "dtype": dtype}
     content |= {"labels": of_labels.name, "labels_sha256": _sha256(of_labels), "shards": entries}
     write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _given_labels(
+    path: Path, labels: Mapping[str, np.ndarray], entries: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray]:
+    """Return the labels of each part in the order of the shards; a DataError if a part has not as many as rows."""
+    found = []
+    for part in dict.fromkeys(entry["part"] for entry in entries):
+        count = sum(entry["count"] for entry in entries if entry["part"] == part)
+        given = np.asarray(labels.get(part, ()))
+        if given.shape != (count,):
+            what = f"the labels of {part} have the shape {given.shape}"
+            raise DataError(f"{path}: {what}; pass a whole number for each of {count:,} rows")
+        found.append(given)
+    return found
 
 
 def _inside(path: Path, named: Any) -> Path:
@@ -295,9 +318,7 @@ def _checked(manifest: Manifest, shard: Shard) -> Iterator[tuple[np.ndarray, int
             raise DataError(f"{path}: is not the file that {name} names: its hash differs; {AGAIN}")
         start = 0
         for block in _rows_of(path, manifest.features):
-            if block.shape[1] != manifest.features or block.dtype != manifest.dtype:
-                found = f"rows of {block.shape[1]:,} numbers of {block.dtype}"
-                raise DataError(f"{path}: has {found}; {name} says {manifest.features:,} of {manifest.dtype}")
+            _require_fit(manifest, shard, block)
             if start + len(block) <= shard.count:
                 if place := first_not_finite(block):
                     refuse_number(block, place, str(path), start)
@@ -305,6 +326,13 @@ def _checked(manifest: Manifest, shard: Shard) -> Iterator[tuple[np.ndarray, int
             start += len(block)
         if start != shard.count:
             raise DataError(f"{path}: has {counted(start, 'row')}; {name} says {shard.count:,}")
+
+
+def _require_fit(manifest: Manifest, shard: Shard, block: np.ndarray) -> None:
+    if block.shape[1] != manifest.features or block.dtype != manifest.dtype:
+        found = f"rows of {block.shape[1]:,} numbers of {block.dtype}"
+        expected = f"{manifest.features:,} of {manifest.dtype}"
+        raise DataError(f"{shard.path}: has {found}; {manifest.path.name} says {expected}")
 
 
 def _rows_of(path: Path, d: int | None) -> Iterator[np.ndarray]:
@@ -333,8 +361,15 @@ def _rows_of(path: Path, d: int | None) -> Iterator[np.ndarray]:
     yield from stored.blocks()
 
 
-def _own_labels(path: Path) -> np.ndarray:
-    """Return the labels that lie in a shard, or beside it."""
+def _own_labels(path: Path, count: int) -> np.ndarray:
+    """Return the labels that lie in a shard of `count` rows, or beside it."""
+    found = _labels_of(path)
+    if len(found) != count:
+        raise DataError(f"{path}: has {counted(count, 'row')} and {counted(len(found), 'label')}")
+    return found
+
+
+def _labels_of(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return read_labels(path, find_columns(path, False))
