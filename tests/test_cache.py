@@ -28,6 +28,15 @@ def fail(rows: np.ndarray) -> tuple[int, dict[str, object]]:
     raise AssertionError("this should not be made again")
 
 
+def test_who_cancels_is_not_told_of_the_disk(elsewhere):
+    def stop(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        cache.cached_rows("0a", (4, 3), stop)
+    assert not [*elsewhere.iterdir()]
+
+
 def test_rows_are_made_once(elsewhere):
     expected = np.arange(12, dtype=np.uint8).reshape(4, 3)[:3]
     for make in (fill, fail):

@@ -111,6 +111,8 @@ def _make_rows(
         made.flush()
         del made
         _keep(key, temporary, (n, shape[1]), dtype, facts)
+    except InterruptedError:  # raised by a progress, to cancel; it is an OSError
+        raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = f"{error.strerror or error}; {'free some space' if full else 'make it writable'}"
