@@ -149,6 +149,10 @@ class TestMessages:
             ('{"type": "train", "run": 1, "data": "given", "settings": {"epochs": 1e9}}', "epochs is not from 1"),
             ('{"type": "train", "run": 1, "data": "given", "settings": {"epochs": 2.5}}', "whole number"),
             ('{"type": "train", "run": 1, "data": "given", "settings": {"l2": 1e999}}', "l2 is not a number"),
+            (
+                '{"type": "train", "run": 1, "data": "given", "settings": {"l2": 1' + "0" * 400 + "}}",
+                "l2 is not a number",
+            ),
             ('{"type": "train", "run": 1, "data": "given", "settings": {"flip": 1}}', "flip is not one of"),
             ('{"type": "train", "run": 1, "data": "given", "settings": {"features": "onnx:/x"}}', "features is not"),
             ('{"type": "train", "run": 1, "data": "given", "settings": {"flip": true, "features": "patches"}}', "flip"),

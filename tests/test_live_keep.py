@@ -119,7 +119,7 @@ def test_a_report_and_an_onnx_file_come_along(page, tmp_path):
     assert (tmp_path / "runs" / "mine" / "report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".hidden", "a\nb", " "])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".hidden", "a\nb", " ", " .hidden"])
 def test_names_that_lead_elsewhere_are_refused(page, tmp_path, name):
     trained(page)
     assert "cannot be called" in kept(page, name=name)["message"]

@@ -197,6 +197,7 @@ class TestForged:
             '{"type": "hello", "token": ""}',
             '{"type": "hello", "token": "AAAAAAAAAAAAAAAAAAAAAA"}',
             '{"type": "hello", "token": "é"}',
+            '{"type": "hello", "token": "\\ud800"}',
             "{",
             b"\0\0\0\0",
         ],

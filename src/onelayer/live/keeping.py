@@ -72,6 +72,7 @@ def _write_report(path: Path, data: Data, progress: Progress) -> None:
 
 def _run_name(name: str) -> str:
     """Return the name of a folder directly below another."""
+    name = name.strip()
     if not is_name(name) or name.startswith(".") or any(letter in '/\\:*?"<>|' for letter in name):
         raise MessageError(f"a run cannot be called {name!r:.80}: use letters, numbers, - and _")
-    return name.strip()
+    return name

@@ -84,7 +84,7 @@ class Knob:
             return value
         if self.auto and value == "auto":
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_NUMBER:
             raise MessageError(f"{self.name} is not a number")
         if self.whole and value != int(value):
             raise MessageError(f"{self.name} is not a whole number")

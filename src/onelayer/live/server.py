@@ -85,7 +85,7 @@ class Live:
         except (TimeoutError, MessageError, KeyError):
             return False
         given = hello.fields.get("token", "")
-        return hello.type == "hello" and hmac.compare_digest(given.encode(), self.token.encode())
+        return hello.type == "hello" and hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     async def _serve(self, socket: WebSocket) -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
