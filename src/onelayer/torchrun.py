@@ -167,7 +167,8 @@ def _require_answer(rank: int, host: str, port: int) -> None:
 
 def _wait_for_all(rank: int, size: int, store: Any) -> None:
     """Come, and wait until the others have: as long as one comes every now and then."""
-    store.set(f"came/{rank}", _self())
+    for key, value in ((f"alive/{rank}", "0"), (f"ended/{rank}", ""), (f"came/{rank}", _self())):
+        store.set(key, value)
     before, until = size, 0.0
     while missing := [other for other in range(size) if not store.check([f"came/{other}"])]:
         if len(missing) < before:
@@ -214,7 +215,6 @@ class TorchProcesses:
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        store.set(f"alive/{rank}", "0")
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
 
@@ -249,12 +249,12 @@ class TorchProcesses:
         while lower and time.monotonic() < until:
             gone = {other for other in lower if self._is_gone(other)}  # looked at first, as it may say why and go
             try:
-                said = {other: self._said(other) for other in lower}
+                said = {other: end for other, end, _ in self._signs() if other in lower}
             except RuntimeError:  # the keeper of the store has ended: rank 0, which said why
                 return True
-            if any(text not in (None, DONE) for text in said.values()):
+            if any(text not in ("", DONE) for text in said.values()):
                 return True
-            lower = [other for other, text in said.items() if text is None and other not in gone]
+            lower = [other for other, text in said.items() if not text and other not in gone]
             time.sleep(0.05)
         return False
 
@@ -263,7 +263,7 @@ class TorchProcesses:
         until = time.monotonic() + seconds
         while True:
             try:
-                lost = [found for other in self._others if (found := self._why_lost(other))]
+                lost = [found for signs in self._signs() if (found := self._why_lost(*signs))]
                 lost = [found for found in lost if not found.startswith(OF_ANOTHER)] or lost  # the cause
             except RuntimeError:
                 gone = [self._killed(other) for other in self._others if self._is_gone(other)]
@@ -293,15 +293,24 @@ class TorchProcesses:
             self.lost = lost
             raise ProcessError(lost) from None
 
-    def _why_lost(self, other: int) -> str:
-        """Return what is known of another process, in words, if it has ended too soon; else empty."""
+    def _signs(self) -> list[tuple[int, str, bytes]]:
+        """Return what each other process said at its end, empty if it goes on, and its last sign of life.
+
+        One request brings those of all: each of hundreds of processes asks for them every second.
+        """
+        keys = [f"{sign}/{other}" for sign in ("ended", "alive") for other in self._others]
         with self._lock:
-            said, beat = self._said(other), self._store.get(f"alive/{other}")
+            found = self._store.multi_get(keys)
+        ends, beats = found[: len(self._others)], found[len(self._others) :]
+        return [(other, end.decode(), beat) for other, end, beat in zip(self._others, ends, beats, strict=True)]
+
+    def _why_lost(self, other: int, said: str, beat: bytes) -> str:
+        """Return what is known of another process, in words, if it has ended too soon; else empty."""
         if said == DONE:
             return ""
-        if said is not None and said.startswith(OF_ANOTHER):
+        if said.startswith(OF_ANOTHER):
             return said
-        if said is not None:
+        if said:
             return f"{self._name(other)} has ended: {said}"
         if self._is_gone(other):
             return self._killed(other)
@@ -323,10 +332,6 @@ class TorchProcesses:
         """Return whether another process of this machine has ended."""
         *place, pid, process = self._known[other]
         return place == self._here and name_of_process(int(pid)) != process
-
-    def _said(self, other: int) -> str | None:
-        key = f"ended/{other}"
-        return self._store.get(key).decode() if self._store.check([key]) else None
 
     def _beat(self) -> None:
         beat = 0
