@@ -350,6 +350,25 @@ def test_stacks_share_the_rows_on_a_device(monkeypatch, a_gpu):
     np.testing.assert_array_equal(first, rows)
 
 
+@needs_torch
+def test_a_stack_rounds_factors_in_training_only(monkeypatch, a_gpu):
+    asked, original = [], a_gpu.Device.working
+
+    def spy(device: object, what: str, needed: int, precision: str = "full") -> object:
+        asked.append(precision)
+        return original(device, what, needed, precision)
+
+    monkeypatch.setattr(a_gpu.Device, "working", spy)
+    monkeypatch.setattr(a_gpu, "room_on", lambda _: 1e9)
+    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
+    config = TrainConfig(backend="torch", precision="tf32", momentum=0.0)
+    given = problem.splits, config, problem.standardizer.for_training, problem.begin().layer
+    backend = Stacking([0], "torch").seats[0](*given)
+    backend.run_epoch(problem.splits.train, 0.1, None, bool)
+    backend.evaluate(backend.layer, problem.splits.validation, bool)
+    assert asked == ["full", "tf32", "full"]  # rows, training, scores
+
+
 def test_the_last_test_rows_of_a_stack_and_balanced_accuracy(tmp_path):
     splits, found = toy_splits(), []
     for stack in (False, True):
