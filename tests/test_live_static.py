@@ -203,11 +203,11 @@ def of_cifar(cifar, serve, tmp_path_factory):
     return Site(load_splits(cifar), tmp_path_factory.mktemp("site") / "cifar", serve)
 
 
-TEN = {"epochs": 10}
+SHORT = {"epochs": 6}
 SETTINGS = {
-    "softmax": TEN | {"l2": 0.01, "decay_every": 4, "decay_factor": 0.5, "init_std": 0.01, "seed": 7},
-    "sigmoid": TEN | {"loss": "sigmoid", "flip": True, "batch_size": 64, "learning_rate": 0.05},
-    "one batch": TEN | {"batch_size": 10_000, "init_std": 0.1, "l2": 0.1},
+    "softmax": SHORT | {"l2": 0.01, "decay_every": 4, "decay_factor": 0.5, "init_std": 0.01, "seed": 7},
+    "sigmoid": SHORT | {"loss": "sigmoid", "flip": True, "batch_size": 64, "learning_rate": 0.05},
+    "one batch": SHORT | {"batch_size": 10_000, "init_std": 0.1, "l2": 0.1},
 }
 
 
@@ -237,8 +237,8 @@ def test_trains_as_the_command_does(site, settings, request, tmp_path):
             if name in started["columns"]:
                 of_page = np.array([row[started["columns"].index(name)] for row in rows], np.float64)
                 np.testing.assert_allclose(of_page, column, rtol=1e-4, atol=1e-7, err_msg=name)
-    assert len(rows) == 10
-    assert history[-1][0] == 10
+    assert len(rows) == SHORT["epochs"]
+    assert history[-1][0] == SHORT["epochs"]
     assert np.isclose(started["rate"], result.state.first_rate, rtol=1e-9)
     assert model.class_names == site.splits.dataset.class_names
     assert model.image_shape == site.splits.dataset.image_shape
@@ -246,7 +246,7 @@ def test_trains_as_the_command_does(site, settings, request, tmp_path):
 
 def test_no_shuffling_and_pixels_as_they_are(digits):
     mistakes = frozenset({"no-shuffle", "raw-pixels"})
-    settings = {**TEN, "learning_rate": "auto", "flip": True}
+    settings = {**SHORT, "learning_rate": "auto", "flip": True}
     message, _ = digits.engine.train(mistakes=mistakes, **settings)
     data = Data("given", digits.splits)
     problem = data.problem(config_of(settings), mistakes, lambda *_: None, bool)
@@ -469,17 +469,17 @@ def test_vectors(serve, tmp_path):
     write_static(splits, tmp_path / "site")
     (tmp_path / "site" / "engine.html").write_text(PAGE)
     engine = Engine(serve(tmp_path / "site", "engine.html"))
-    message, arrays = engine.train(**TEN)
+    message, arrays = engine.train(**SHORT)
     assert set(arrays) == {"confusion", "reliability"}
     started = engine.heard[0][0]
     model = engine.model(tmp_path / "model.safetensors")
-    expected = onelayer.train(splits, config_of(TEN)).model
+    expected = onelayer.train(splits, config_of(SHORT)).model
     assert near(model.layer.weights, expected.layer.weights)
     assert not model.layer.weights[2].any()
     strongest = np.abs(expected.layer.weights[:, 0]).argmax()
     assert message["strongest"][0][0][0] == strongest
     assert started["data"]["image_shape"] is None
-    assert started["command"].startswith("onelayer train --data 'my rows.npz' --epochs 10")
+    assert started["command"].startswith("onelayer train --data 'my rows.npz' --epochs 6")
     assert b"/home" not in (tmp_path / "site" / "data.bin").read_bytes()
 
 
