@@ -141,7 +141,8 @@ class TestPage:
         _, headers, _ = served.request()
         assert headers["content-security-policy"] == (
             "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; "
-            f"media-src 'self' blob:; worker-src 'self'; connect-src 'self' ws://{served.host}; frame-ancestors 'none'"
+            f"media-src 'self' blob:; worker-src 'self'; connect-src 'self' ws://{served.host}; "
+            "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"

@@ -6,6 +6,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from onelayer.live.messages import POLICY
+
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MOST_CONNECTIONS = 32  # a page has one, and some more while it loads
 REQUEST_SECONDS = 10.0  # in which the head of a request must have come
@@ -21,17 +23,8 @@ HEADERS = {
 
 def policy(host: str) -> str:
     """Return the Content-Security-Policy of a page at this host and port."""
-    return "; ".join(
-        (
-            "default-src 'self'",
-            "script-src 'self' 'wasm-unsafe-eval'",
-            "img-src 'self' blob: data:",
-            "media-src 'self' blob:",
-            "worker-src 'self'",
-            f"connect-src 'self' ws://{host}",
-            "frame-ancestors 'none'",
-        )
-    )
+    own = POLICY.replace("connect-src 'self'", f"connect-src 'self' ws://{host}")
+    return f"{own}; frame-ancestors 'none'"
 
 
 class Guards:

@@ -37,6 +37,10 @@ MOST_NAME = 60  # letters of the name of a class or a run
 MOST_SHOWN = 40  # images in an answer
 MOST_ARRAYS = 8
 DTYPES = ("uint8", "int32", "float32")
+POLICY = (  # the Content-Security-Policy of the page
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "worker-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'"
+)
 
 
 class MessageError(OnelayerError):

@@ -89,8 +89,8 @@ class Session:
         with self._condition:
             self._closed = True
             self._cancelled.set()
+            self._optimum.cancel()
             self._condition.notify_all()
-        self._optimum.cancel()
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -216,8 +216,11 @@ class Session:
     def _look_for_best(self, training: Training) -> None:
         config = training.config
         reached = training.state is not None and training.ended not in (CANCELLED, FAILED)
-        if reached and config.solver == "sgd" and config.l2 and not training.mistakes:
-            self._optimum.find(training.run, training.data, config)
+        if not (reached and config.solver == "sgd" and config.l2 and not training.mistakes):
+            return
+        with self._condition:  # `handle` and `close` cancel the search: it must not begin after that
+            if not (self._closed or self._asked or training.cancelled.is_set()):
+                self._optimum.find(training.run, training.data, config)
 
     def _draw(self, training: Training, state: TrainingState, details: bool) -> tuple[float, float]:
         """Send the frame of a state, and return the seconds that it and its details took."""

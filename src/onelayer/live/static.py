@@ -21,7 +21,7 @@ from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.files import write_file
 from onelayer.live import messages
-from onelayer.live.messages import KNOBS, MOST_CLASSES, pack, welcome_knobs
+from onelayer.live.messages import KNOBS, MOST_CLASSES, POLICY, pack, welcome_knobs
 from onelayer.live.sources import Data
 
 PAGE = Path(__file__).with_name("page")
@@ -31,10 +31,6 @@ MOST_NUMBERS = 50_000_000  # in the rows that are written
 LEFT_OUT = ("solver", "features")  # knobs of which a browser has one choice
 LIMITS = ("MOST_TEXT", "MOST_BYTES", "MOST_CLASSES", "MOST_NAME", "MOST_SHOWN")
 MOST_IMAGES = 2000  # taught
-POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "worker-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'"
-)
 
 
 def write_static(splits: Splits, out: Path) -> list[Path]:
