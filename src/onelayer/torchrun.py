@@ -237,7 +237,7 @@ class TorchProcesses:
     def end(self, why: str, of_another: bool = False) -> None:
         """Say why this process ends, and whether that is the end of another one; stop the signs of life."""
         with suppress(RuntimeError), self._lock:
-            self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + why)
+            self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + (why or "an error"))
         self._ended.set()
         self._beating.join(2 * BEAT)  # a thread in the middle of a call would abort the process when Python ends
 

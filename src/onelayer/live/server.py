@@ -70,12 +70,12 @@ class Live:
     async def _socket(self, socket: WebSocket) -> None:
         await socket.accept()
         with suppress(WebSocketDisconnect, RuntimeError):  # the latter where a close and a message cross
-            if len(self._sessions) >= MOST_SESSIONS:
-                await socket.close(1013, "too many pages are open")
-            elif await self._greeted(socket):
-                await self._serve(socket)
-            else:
+            if not await self._greeted(socket):
                 await socket.close(1008, "not from this page")
+            elif len(self._sessions) >= MOST_SESSIONS:
+                await socket.close(1013, "too many pages are open")
+            else:
+                await self._serve(socket)
 
     async def _greeted(self, socket: WebSocket) -> bool:
         """Return whether the first message brings the token."""
