@@ -2,7 +2,7 @@
 
 export const KNOBS = {
   learning_rate: ["Learning rate", "Step size; auto measures the longest safe step."],
-  l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 is no penalty."],
+  l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 is no penalty. More makes templates smoother."],
   batch_size: ["Batch size", "Rows in a step."],
   epochs: ["Epochs", "Passes over the training rows."],
   decay_every: ["Decay every", "Epochs between cuts of the learning rate; 0 is never."],
@@ -11,7 +11,7 @@ export const KNOBS = {
   init_std: ["Initial weights", "Their standard deviation; 0 starts at zero."],
   seed: ["Seed", "Draws the order of rows, the flips and the initial weights."],
   loss: ["Loss", "The mean over rows that training lowers."],
-  features: ["Features", "Numbers that the layer sees in place of pixels."],
+  features: ["Features", "What the layer sees of an image. Patches get more right, and have no templates."],
   solver: ["Solver", "sgd takes small steps; converged goes to the optimum."],
 };
 
