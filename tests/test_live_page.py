@@ -223,8 +223,34 @@ def test_a_cell_opens_the_images_behind_it(opened, source):
     for times in ("1 time", "2 times"):
         page.locator("#open-test").click()
         expect(page.locator("#test-result")).to_contain_text(f"were read {times} since")
-    right = (model.logits(splits.test.rows(slice(None))).argmax(axis=1) == splits.test.labels).mean()
-    expect(page.locator("#test-result b")).to_have_text(percent(right))
+    found = model.logits(splits.test.rows(slice(None))).argmax(axis=1)
+    expect(page.locator("#test-result b")).to_have_text(percent((found == splits.test.labels).mean()))
+    of_test = np.zeros((10, 10), int)
+    np.add.at(of_test, (splits.test.labels, found), 1)
+    cells = page.locator("#test-confusion button")
+    assert [int(text) for text in cells.all_inner_texts()] == of_test.ravel().tolist() != matrix.ravel().tolist()
+    k, j = np.unravel_index(of_test.argmax(), of_test.shape)
+    cells.nth(10 * k + j).click()
+    expect(page.locator("#test-images h3")).to_contain_text(f": {of_test[k, j]} rows")
+
+
+def test_a_new_training_closes_the_test_rows_and_opens_the_cell_again(opened):
+    page = opened()
+    page.locator("#test-rows summary").click()
+    page.locator("#open-test").click()
+    expect(page.locator("#test-confusion button")).to_have_count(100)
+    cell = page.locator("#confusion button").first
+    cell.click()
+    expect(page.locator("#cell-images h3")).to_be_visible()
+    before = page.locator("#cell-images h3").inner_text()
+    page.locator("#typed-l2").fill("10")
+    page.keyboard.press("Enter")
+    trained(page)
+    expect(page.locator("#test-result")).to_be_empty()
+    expect(page.locator("#test-confusion button")).to_have_count(0)
+    expect(page.locator("#cell-images h3")).not_to_have_text(before)
+    assert int(cell.inner_text()) == int(page.locator("#cell-images h3").inner_text().split()[-2])
+    expect(page.locator("#typed-l2")).to_be_focused()
 
 
 def test_a_mistake_closes_the_command_and_keeping(opened, server):
@@ -407,6 +433,8 @@ def test_every_width_and_everybody(opened, width, scheme):
         closed.first.click()
     expect(page.locator("#contributions canvas").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = [tile.bounding_box() for tile in page.locator(".numbers > div:not([hidden])").all()]
+    assert len({box["y"] for box in boxes[1:]}) == 2  # two rows of three beside or below the accuracy
     shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert shade == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[scheme]
     found = axe.Axe().run(page).response
@@ -559,6 +587,7 @@ def test_vectors_have_their_strongest_weights_instead_of_templates(browser, serv
     widths = [bar.bounding_box()["width"] for bar in page.locator("#template-bars i").all()]
     assert widths[0] == pytest.approx(2 * widths[1], rel=0.02)
     expect(page.locator("#yours-none")).to_be_visible()
+    expect(page.locator("#pick + label")).to_be_hidden()
     assert axe.Axe().run(page).response["violations"] == []
     assert said == []
     page.context.close()

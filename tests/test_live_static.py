@@ -497,6 +497,13 @@ def test_the_page_itself(serve, tmp_path):
     assert abs(shown - 100 * expected.state.history[-1].validation_accuracy) < 0.01
     assert page.locator("#knob-learning_rate").is_visible()
     assert page.locator("#knob-solver").count() == 0
+    page.click("#test-rows summary")
+    page.click("#open-test")
+    page.locator("#test-result", has_text="were read 1 time since this page was opened").wait_for()
+    of_test = page.locator("#test-confusion button").all_inner_texts()
+    assert sum(int(text) for text in of_test) == int(
+        re.search("of ([0-9]+) test rows", page.inner_text("#test-result"))[1]
+    )
 
 
 def test_the_command_that_writes_it(run_cli, tmp_path, monkeypatch):

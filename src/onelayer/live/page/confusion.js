@@ -12,11 +12,15 @@ export class Confusion {
   #cells = []; // buttons, row by row
   #shares = [];
   #matrix = null;
-  #asked = null;
+  #asked = null; // the cell whose images are open, and its button
+  #quiet = false; // its images come again by themselves, and leave the focus where it is
   #large = null; // {canvas, list} with many classes
 
-  constructor(send) {
+  constructor(send, split = "validation", place = "confusion", gallery = "cell-images") {
     this.send = send;
+    this.split = split;
+    this.place = $(place);
+    this.gallery = $(gallery);
   }
 
   classes(names) {
@@ -24,8 +28,8 @@ export class Confusion {
     this.#cells = [];
     this.#shares = [];
     this.#matrix = this.#large = null;
-    $("cell-images").hidden = true;
-    $("confusion").replaceChildren(names.length > MOST_BUTTONS ? this.#makeLarge() : this.#makeTable());
+    this.gallery.hidden = true;
+    this.place.replaceChildren(names.length > MOST_BUTTONS ? this.#makeLarge() : this.#makeTable());
   }
 
   #makeTable() {
@@ -37,7 +41,7 @@ export class Confusion {
       this.#cells.push(button);
       return el("td", {className: k === j ? "right" : ""}, button);
     })));
-    const table = el("table", {className: "confusion"}, el("caption", {}, "Rows by their true class and the class that the layer takes them for. Arrow keys move, Enter opens the images."), el("thead", {}, head), el("tbody", {}, ...rows));
+    const table = el("table", {className: "confusion"}, el("caption", {}, "Rows by their true class and the class that the layer takes them for. Arrow keys move, Enter opens the rows behind a cell."), el("thead", {}, head), el("tbody", {}, ...rows));
     table.addEventListener("keydown", event => this.#move(event));
     return el("div", {className: "scroll"}, table);
   }
@@ -69,8 +73,25 @@ export class Confusion {
   }
 
   #open(k, j, opener) {
-    this.#asked = opener;
-    this.send({type: "cell", true: k, predicted: j, split: "validation"});
+    this.#asked = {k, j, opener};
+    this.#quiet = false;
+    this.send({type: "cell", true: k, predicted: j, split: this.split});
+  }
+
+  // Ask for the images of the open cell again: another layer fills it with others.
+  again() {
+    if (this.gallery.hidden) return;
+    const {k, j, opener} = this.#asked;
+    this.#open(k, j, opener);
+    this.#quiet = true;
+  }
+
+  // Take the matrix and its images away.
+  clear() {
+    this.#cells = [];
+    this.#matrix = this.#large = null;
+    this.gallery.hidden = true;
+    this.place.replaceChildren();
   }
 
   // Draw the counts (K, K).
@@ -124,6 +145,6 @@ export class Confusion {
   images(message, arrays) {
     const [k, j] = [this.#names[message.true], this.#names[message.predicted]];
     const what = message.true === message.predicted ? `${k} recognised` : `${k} taken for ${j}`;
-    show($("cell-images"), `${what}: ${counted(message.total, "row")}`, message, arrays, this.#names, () => this.#asked?.focus());
+    show(this.gallery, `${what}: ${counted(message.total, "row")}`, message, arrays, this.#names, () => this.#asked.opener.focus(), this.#quiet);
   }
 }

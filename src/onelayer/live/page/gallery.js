@@ -3,8 +3,9 @@
 import {el} from "./dom.js";
 import {canvasOf, paint} from "./pictures.js";
 
-// Show the items in a section, below a heading that takes the focus, with a button that closes it.
-export function show(section, heading, {rows, total}, {images}, names, onclose) {
+// Show the items in a section with a button that closes it, below a heading that takes the focus unless they come quietly.
+export function show(section, heading, {rows, total}, {images}, names, onclose, quiet = false) {
+  const taken = !quiet || section.contains(document.activeElement);
   const title = el("h3", {tabIndex: -1}, heading);
   const close = el("button", {type: "button", className: "small"}, "Close");
   close.addEventListener("click", () => {
@@ -23,6 +24,6 @@ export function show(section, heading, {rows, total}, {images}, names, onclose) 
   const rest = total > rows.length ? [el("p", {className: "quiet"}, `The ${rows.length} most confident of ${total.toLocaleString("en")} are shown.`)] : [];
   section.replaceChildren(el("div", {className: "titled"}, title, close), el("div", {className: "gallery", tabIndex: 0, role: "group", "aria-label": heading}, ...figures), ...rest);
   section.hidden = false;
-  title.focus({preventScroll: true});
-  section.scrollIntoView({block: "nearest"});
+  if (taken) title.focus({preventScroll: true});
+  if (!quiet) section.scrollIntoView({block: "nearest"});
 }

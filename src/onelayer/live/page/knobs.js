@@ -35,6 +35,7 @@ export class Knobs {
   #knobs = [];
   #controls = {}; // by name: {value(), set(value), row, disable(bool)}
   #said = "";
+  #images = true; // the rows are images
 
   constructor() {
     $("data").addEventListener("change", () => this.#turned());
@@ -86,6 +87,14 @@ export class Knobs {
     this.#turned();
   }
 
+  // Images have features and flips; other rows have the numbers that they are.
+  images(yes) {
+    this.#images = yes;
+    const pixels = $("knob-features")?.querySelector("[value=none]");
+    if (pixels) pixels.textContent = yes ? choice("features", "none") : "the numbers of the rows";
+    this.#close();
+  }
+
   get knobs() {
     return this.#knobs;
   }
@@ -113,9 +122,10 @@ export class Knobs {
     for (const {name, solver: of} of this.#knobs) {
       const control = this.#controls[name];
       control.row.hidden = Boolean(of && of !== solver);
-      if (name === "flip") {
-        control.row.classList.toggle("off", !pixels);
-        control.disable(!pixels);
+      if (name === "flip" || name === "features") {
+        const off = !this.#images || name === "flip" && !pixels;
+        control.row.classList.toggle("off", off);
+        control.disable(off);
       }
     }
   }

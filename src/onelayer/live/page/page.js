@@ -26,6 +26,7 @@ const knobs = new Knobs();
 const curves = new Curves();
 const templates = new Templates();
 const confusion = new Confusion(send);
+const ofTest = new Confusion(send, "test", "test-confusion", "test-images");
 const reliability = new Reliability();
 const testRows = new TestRows(send);
 const answer = new Answer(send);
@@ -40,13 +41,15 @@ let shown = null; // the data of which the parts show classes
 let newest = null; // the frame to draw
 let details = null; // the newest confusion and reliability
 let answers = null;
+let connected = false;
+let quiet = false; // the mistakes come again by themselves
 let resending = false; // taught images, after which the training can begin
 
 function train(values) {
   asked = values;
   run += 1;
   $("stop").disabled = false;
-  write($("state"), "starting");
+  if (connected) state("starting");
   send({type: "train", run, ...values});
 }
 
@@ -57,14 +60,15 @@ function arrange(data) {
   shown = data;
   const {title, sizes, classes} = data;
   write($("about-data"), `${title}: ${counted(sizes.train, "row")} to train on, ${counted(sizes.validation ?? 0, "row")} to validate, ${counted(classes.length, "class", "classes")}`);
-  templates.classes(classes);
+  templates.classes(classes, Boolean(data.image_shape));
+  knobs.images(Boolean(data.image_shape));
   confusion.classes(classes);
   answer.classes(classes);
-  testRows.clear();
   $("test-rows").hidden = !sizes.test;
   $("mistake-images").hidden = true;
   write($("rights-error"), "");
   $("yours-none").hidden = Boolean(data.image_shape);
+  $("yours-how").hidden = $("yours-buttons").hidden = !data.image_shape;
   if (first) return;
   curves.forget();
   picture.again();
@@ -122,6 +126,11 @@ function figures() {
   if (slope != null) write($("gradient-norm"), short(slope));
 }
 
+function askMistakes(again) {
+  quiet = again;
+  send({type: "mistakes", split: "validation"});
+}
+
 const state = words => write($("state"), words);
 
 const handlers = {
@@ -130,7 +139,10 @@ const handlers = {
     picture.limits(message.limits);
     teach.limits(message.limits);
     knobs.welcome(message);
-    if (message.engine === "worker") keep.onlyModel();
+    if (message.engine === "worker") {
+      keep.onlyModel();
+      testRows.since = "since this page was opened";
+    }
     const given = message.data.find(({name}) => name === "given");
     if (!shown && given?.classes) arrange(given);
     picture.again();
@@ -144,6 +156,8 @@ const handlers = {
     begun = message;
     curves.started(message, asked.settings, knobs.knobs, message.mistakes);
     keep.started(message);
+    testRows.clear();
+    ofTest.clear();
     write($("train-error"), "");
     write($("note"), "");
     $("best").hidden = $("best-words").hidden = true;
@@ -165,6 +179,10 @@ const handlers = {
     drawNow();
     settle();
     curves.ended();
+    if (newest) {
+      confusion.again();
+      if (!$("mistake-images").hidden) askMistakes(true);
+    }
     setTimeout(() => { templates.settle(); confusion.settle(); reliability.settle(); }, SETTLED_EVERY + 50);
     const words = message.why === "cancelled" ? `stopped after ${counted(message.epoch, "epoch")}` : message.why;
     state(words);
@@ -186,10 +204,16 @@ const handlers = {
     if (picture.is(message.id)) answer.explain(message, arrays);
   },
   images(message, arrays) {
-    if (message.about === "cell") return confusion.images(message, arrays);
-    show($("mistake-images"), "Most confident mistakes", message, arrays, shown.classes, () => $("show-mistakes").focus());
+    if (message.about === "cell") return (message.split === "test" ? ofTest : confusion).images(message, arrays);
+    show($("mistake-images"), "Most confident mistakes", message, arrays, shown.classes, () => $("show-mistakes").focus(), quiet);
   },
-  test: message => testRows.show(message),
+  test(message, {confusion: counts}) {
+    testRows.show(message);
+    if (!counts) return;
+    ofTest.classes(shown.classes);
+    ofTest.draw(counts);
+    ofTest.settle();
+  },
   taught: message => knobs.taught(teach.taught(message)),
   kept(message) {
     write($("note"), "");
@@ -207,22 +231,23 @@ const handlers = {
 
 engine.onmessage = (message, arrays) => handlers[message.type]?.(message, arrays);
 engine.onstate = now => {
-  $("lost").hidden = now === "open";
-  if (now === "open") {
+  connected = now === "open";
+  $("lost").hidden = connected;
+  if (connected) {
     if ($("lost-words").textContent) announce("The server is back.");
     write($("lost-words"), "");
     return;
   }
-  $("stop").disabled = true;
+  $("stop").disabled = $("keep-now").disabled = true;
   state("no server");
   write($("lost-words"), now === "refused"
     ? "The server does not know this page. Open the address that onelayer live printed."
-    : "The server has stopped, or cannot be reached. What it showed last stays here; the page connects again when the server is back.");
+    : "The server has stopped, or cannot be reached. What it showed last stays here; the page connects again when the server answers. If onelayer live was started anew, open the address that it printed.");
 };
 $("retry").addEventListener("click", () => engine.retry());
 $("stop").addEventListener("click", () => send({type: "cancel"}));
 $("again").addEventListener("click", () => train(knobs.values));
-$("show-mistakes").addEventListener("click", () => send({type: "mistakes", split: "validation"}));
+$("show-mistakes").addEventListener("click", () => askMistakes(false));
 knobs.onchange = train;
 picture.onforget = () => answer.clear();
 teach.ontrain = () => knobs.take("taught");

@@ -54,13 +54,15 @@ export class Reliability {
 }
 
 export class TestRows {
+  since = "since the server began";
+
   constructor(send) {
     $("open-test").addEventListener("click", () => send({type: "open-test"}));
   }
 
   show({accuracy: [accuracy, low, high], loss, rows, epoch, times_read: times, of_train: wrong}) {
     const of = ` of ${counted(rows, wrong ? "training row" : "test row")} are classified rightly after epoch ${epoch} (95 % interval ${percent(low)} to ${percent(high)}); loss ${nats(loss)} nats. `;
-    const read = wrong ? "The layer has learnt these rows by heart in part: this is the mistake." : `The test rows were read ${counted(times, "time")} since the server began.`;
+    const read = wrong ? "The layer has learnt these rows by heart in part: this is the mistake." : `The test rows were read ${counted(times, "time")} ${this.since}.`;
     $("test-result").replaceChildren(el("b", {}, percent(accuracy)), of, read);
     write($("open-test"), "Read the test rows again");
   }

@@ -10,6 +10,7 @@ export class Templates {
   #seen = new Set(); // tiles on the screen: others are not drawn
   #frame = null;
   #names = [];
+  #images = true; // the rows are images, though the features may be others than pixels
   #random = false; // the weights began as random numbers, so that the learnt part is another picture
   #watch = new IntersectionObserver(entries => {
     for (const {target, isIntersecting} of entries) this.#seen[isIntersecting ? "add" : "delete"](target);
@@ -21,7 +22,8 @@ export class Templates {
   }
 
   // New data: make a tile for each class.
-  classes(names) {
+  classes(names, images) {
+    this.#images = images;
     this.#watch.disconnect();
     this.#seen.clear();
     this.#frame = null;
@@ -57,7 +59,8 @@ export class Templates {
     $("template-views").hidden = $("template-tiles").hidden = !pictures;
     if (!pictures) $("signed-scale").hidden = true;
     $("template-bars").hidden = pictures || !message.strongest;
-    write($("template-note"), pictures ? "" : "These features are not pixels, so the layer has no templates; its strongest weights are shown.");
+    const reasons = this.#images ? " Give it an image below: its reasons show which places speak for a class." : "";
+    write($("template-note"), pictures ? "" : `These features are not pixels, so the layer has no templates; its strongest weights are shown.${reasons}`);
     $("template-note").hidden = !$("template-note").textContent;
     if (pictures) this.#paint();
     else if (message.strongest) this.#bars(message.strongest, message.largest);
@@ -82,7 +85,7 @@ export class Templates {
         if (!canvas.hidden && pictures[view]) (view === "signed" ? paintCodes : paint)(canvas, pictures[view], k);
       }
     });
-    if (signed) write($("signed-limit"), `±${short(signed.limit)}`);
+    if (signed) write($("signed-limit"), `±${short(signed.limit)} a grey level`);
   }
 
   // The share of the validation rows of each class that are classified rightly, below its picture.
