@@ -431,6 +431,8 @@ def test_every_width_and_everybody(opened, width, scheme):
     closed = page.locator("details:not([open], [hidden]) > summary").locator("visible=true")
     while closed.count():
         closed.first.click()
+    page.locator("#open-test").click()
+    expect(page.locator("#test-confusion button")).to_have_count(100)
     expect(page.locator("#contributions canvas").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     boxes = [tile.bounding_box() for tile in page.locator(".numbers > div:not([hidden])").all()]
