@@ -402,7 +402,7 @@ def test_a_new_setting_ends_the_training(digits):
     ended = {said["run"]: said for said, _ in engine.heard if said["type"] == "ended"}
     assert ended[11]["why"] == "cancelled"
     assert ended[11]["epoch"] < 1000
-    assert ended[12]["why"] == "all 1 epoch is done"
+    assert ended[12]["why"] == "the one epoch is done"
     engine.page.evaluate("message => engine.send(message)", forever | {"run": 13})
     engine.page.wait_for_function("said.some(([{run, type}]) => type === 'epoch' && run === 13)")
     stopped, _ = engine.ask({"type": "cancel", "run": 13}, "ended")

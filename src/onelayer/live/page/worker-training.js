@@ -97,7 +97,7 @@ export class Training {
     const [own, held] = [train, validation].map(places => places.length ? kernel.evaluate(places, loss) : none);
     if (!Number.isFinite(own.loss + penalty) || validation.length && !Number.isFinite(held.loss)) {
       this.ended = `the cost after epoch ${this.done} is not a finite number: the steps are too long; try a learning rate below ${Number(this.firstRate.toPrecision(6))}`;
-    } else if (this.done >= settings.epochs) this.ended = `all ${settings.epochs} epoch${settings.epochs === 1 ? " is" : "s are"} done`;
+    } else if (this.done >= settings.epochs) this.ended = settings.epochs === 1 ? "the one epoch is done" : `all ${settings.epochs} epochs are done`;
     return [this.done, rate, own.loss, own.loss + penalty, own.accuracy, held.loss, held.loss + penalty, held.accuracy];
   }
 
