@@ -3,7 +3,6 @@
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 
@@ -296,7 +295,7 @@ class Problem:
         given = self.splits, self._taken, self.standardizer.for_training, layer, velocity
         if self.processes.size == 1:
             return self.backend(*given)
-        return cast(Backend, SharedBackend(self.backend, *given))  # its name and traits are those of another class
+        return SharedBackend(self.backend, *given)
 
     @property
     def _taken(self) -> TrainConfig:

@@ -72,20 +72,23 @@ class ArrayBackend:
                 raise InterruptedError
             R, y, w = train.rows(batch), train.labels[batch], train.row_weights(batch)
             if flipped is not None and train.dataset.image_shape is not None:
-                R = _mirrored(R, flipped[batch], train.dataset.image_shape)
+                R = mirrored(R, flipped[batch], train.dataset.image_shape)
             layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
             folded = self._standardizer.input_layer(layer, R)
             w = None if w is None else w.astype(self._dtype)
             dV, db = folded.gradients(self._inputs(R), y, row_weights=w)
-            dW = self._standardizer.unfold_gradient(dV, db, R)
-            if self._l2:
-                dW = dW + 2 * self._l2 * layer.weights
-            if self._momentum:
-                V, v = self._moving
-                self._moving = self._momentum * V + dW.T, self._momentum * v + db
-                dW, db = self._moving[0].T, self._moving[1]
-            self._templates -= learning_rate * dW.T
-            self._bias -= learning_rate * db
+            self._move(self._standardizer.unfold_gradient(dV, db, R), db, learning_rate)
+
+    def _move(self, dW: np.ndarray, db: np.ndarray, learning_rate: float) -> None:
+        """Take a step with the gradient of the loss: dW (d, K) and db (K,), in the type of the arithmetic."""
+        if self._l2:
+            dW = dW + 2 * self._l2 * self._templates.T
+        if self._momentum:
+            V, v = self._moving
+            self._moving = self._momentum * V + dW.T, self._momentum * v + db
+            dW, db = self._moving[0].T, self._moving[1]
+        self._templates -= learning_rate * dW.T
+        self._bias -= learning_rate * db
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         loss, right = 0.0, 0.0
@@ -145,7 +148,7 @@ class ArrayBackend:
         return self._in_float64.transform(R).astype(self._dtype, copy=False)
 
 
-def _mirrored(R: np.ndarray, flipped: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def mirrored(R: np.ndarray, flipped: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return the rows R (n, d), mirrored left to right where `flipped` (n,) is true."""
     R = R.copy()  # it can be a view of the data; the copy takes a quarter of the time of flipping all rows and choosing
     images = R.reshape(-1, *image_shape)  # (n, c, h, w), a view

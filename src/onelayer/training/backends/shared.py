@@ -11,9 +11,10 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.processes import summed
 from onelayer.training.backends import Backend, Totals, Velocity, penalised_mean
+from onelayer.training.backends.array import ArrayBackend, mirrored
 
 
-class SharedBackend:
+class SharedBackend(ArrayBackend):
     """Mini-batch gradient descent on the rows of all processes, with the sums of another backend.
 
     A batch has the rows that it has in a single process. Each process adds up the gradients of the rows that it holds,
@@ -36,30 +37,15 @@ class SharedBackend:
         layer: SoftmaxLayer,
         velocity: Velocity | None = None,
     ) -> None:
+        super().__init__(splits, config, standardizer, layer, velocity)
         # Its means are turned back into sums, so it has no penalty.
         self._backend = backend(splits, replace(config, l2=0.0), standardizer, layer)
-        self._loss, self._l2, self._batch_size = layer.loss, config.l2, config.batch_size
-        self._templates = layer.weights.T.copy(order="C")  # (K, d): a class lies in one piece
-        self._bias = layer.bias.copy()
-        self._momentum = config.momentum_taken
-        V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
-        self._moving = V.T.astype(self._templates.dtype, order="C"), v.astype(self._bias.dtype)  # (K, d), (K,)
-
-    @property
-    def layer(self) -> SoftmaxLayer:
-        return SoftmaxLayer(self._templates.copy().T, self._bias.copy(), self._loss)
-
-    @property
-    def velocity(self) -> Velocity | None:
-        V, v = self._moving
-        return (V.copy().T, v.copy()) if self._momentum else None
 
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
         holding = _holding_of(train.dataset)
         held = holding.held[train.indices]
-        rate, momentum = (self._templates.dtype.type(number) for number in (learning_rate, self._momentum))
         for batch in train.blocks(self._batch_size):
             if cancelled():
                 raise InterruptedError
@@ -70,12 +56,7 @@ class SharedBackend:
             layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
             _, dW, db = summed(holding.processes, *self._sums(layer, part, cancelled))
             rows = batch.stop - batch.start
-            V = (dW.T / rows + 2 * self._l2 * self._templates).astype(self._templates.dtype)
-            v = (db / rows).astype(self._bias.dtype)
-            if self._momentum:
-                V, v = self._moving = momentum * self._moving[0] + V, momentum * self._moving[1] + v
-            self._templates -= rate * V
-            self._bias -= rate * v
+            self._move((dW / rows).astype(self._dtype), (db / rows).astype(self._dtype), learning_rate)
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         mine = split.mine
@@ -111,9 +92,7 @@ def _mirrored(part: Split, flipped: np.ndarray) -> Split:
     dataset = part.dataset
     if not len(part) or dataset.image_shape is None:
         return part
-    R = np.take(dataset.rows, part.indices, axis=0)  # (n, d)
-    images = R.reshape(-1, *dataset.image_shape)  # a view
-    images[flipped] = images[flipped, :, :, ::-1]
+    R = mirrored(part.rows(slice(None)), flipped, dataset.image_shape)
     weights = part.row_weights(slice(None))
     own = replace(dataset, rows=R, labels=part.labels, row_weights=weights, parts={}, holding=None)
     return Split(part.name, own, np.arange(len(R)))
