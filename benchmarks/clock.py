@@ -38,7 +38,7 @@ VIEWS = re.compile(
 
 @dataclass
 class Counted:
-    """What some code did.
+    """The work of some code.
 
     Parameters
     ----------

@@ -287,7 +287,7 @@ def test_what_waits_is_refused():
 
 
 class Graph:
-    """What a CUDA graph is, on the CPU: operations that are repeated on the same tensors."""
+    """A stand-in for a CUDA graph, on the CPU: it repeats operations on the same tensors."""
 
     replays = 0
 
