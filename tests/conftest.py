@@ -4,11 +4,13 @@ import io
 import math
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,20 @@ def cifar() -> Path:
         if all((folder / part).is_file() for part in (*PARTS, "batches.meta")):
             return folder
     pytest.skip(f"ONELAYER_DATA={NAMED} holds no Python version of CIFAR-10")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, as the system has it, with a camera of its own; without it or Playwright, the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", *camera])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

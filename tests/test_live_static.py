@@ -9,7 +9,6 @@ import http.server
 import io
 import json
 import re
-import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -112,22 +111,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if not static.KERNEL.exists():
-        pytest.skip("the kernel for browsers was not built: clang cannot make WebAssembly here")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def serve(browser):
     """``serve(folder)`` -> a page at the folder, which `python -m http.server` would serve; it must not complain."""
+    if not static.KERNEL.exists():
+        pytest.skip("the kernel for browsers was not built: clang cannot make WebAssembly here")
     running, pages = [], []
 
     def start(folder, name):

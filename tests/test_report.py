@@ -1,4 +1,4 @@
-"""The report holds what the runs hold, needs nothing from elsewhere, and shows all of it in a browser."""
+"""The report holds what the runs hold, and needs nothing from elsewhere."""
 
 import base64
 import hashlib
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_one_line, toy_dataset, turn_training_round
-from patched import run_of
 from PIL import Image
+from reported import CONFIG, RATES, page_of, toy_run, toy_sweep
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import NearestCentroid
 
@@ -30,7 +30,7 @@ from onelayer.data import load_splits
 from onelayer.data.protocols import split
 from onelayer.errors import RunError
 from onelayer.experiments.comparison import compare_answers
-from onelayer.experiments.sweep import Sweep, SweepPlan, results, run_sweep
+from onelayer.experiments.sweep import results
 from onelayer.files import write_json
 from onelayer.report.facts import gradients, scores
 from onelayer.report.html import _unbroken, render
@@ -41,8 +41,6 @@ from onelayer.runs.plan import Plan
 from onelayer.runs.training import start
 from onelayer.training.state import Problem, learnt
 
-CONFIG = replace(COURSEWORK, epochs=5, learning_rate=0.003, l2=0.1)  # enough to be right often, not always
-RATES = (0.0003, 0.003, 0.001)
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=http://x.invalid/ onerror=alert(2)>',
@@ -91,15 +89,6 @@ def pixels(source):
         return np.asarray(image)
 
 
-def toy_run(path, config=CONFIG, report_test=True, **options):
-    """A run on toy data, with its splits."""
-    dataset = toy_dataset(**options)
-    splits = split(dataset, SplitConfig())
-    plan = Plan(config, SplitConfig(), "toy", dataset.fingerprint)
-    start(Run.create(path), plan, Problem.of(splits, plan.config), report_test=report_test)
-    return splits
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _gradients_once():
     """Check the gradients once for the same rows, of which most reports here are."""
@@ -127,12 +116,8 @@ def _frames(request, monkeypatch):
     def frame(figure, alt):
         return f'<svg class="chart" role="img" aria-label="{html.escape(alt)}"></svg>'
 
-    for module in () if {"charts", "browser"} & {*request.fixturenames} else ("answers", "pictures"):
+    for module in () if "charts" in request.fixturenames else ("answers", "pictures"):
         monkeypatch.setattr(f"onelayer.report.{module}.svg", frame)
-
-
-def page_of(path, splits):
-    return render(read_subject([path]), lambda plan: splits)
 
 
 @pytest.fixture(scope="module")
@@ -552,15 +537,6 @@ def test_a_sweep_begins_with_the_picture_of_its_settings(tmp_path, charts):
         page_of(tmp_path / "sweep", splits)
 
 
-def toy_sweep(path, seeds=(1, 2), report_test=True):
-    dataset = toy_dataset()
-    splits = split(dataset, SplitConfig())
-    configs = tuple(replace(CONFIG, learning_rate=rate) for rate in RATES)
-    sweep = Sweep.create(path, SweepPlan(configs, seeds, SplitConfig(), "toy", dataset.fingerprint))
-    run_sweep(sweep, splits, workers=1, report_test=report_test)
-    return sweep, splits
-
-
 def test_runs_are_grouped_by_their_settings(tmp_path):
     better = replace(CONFIG, learning_rate=0.003)
     toy_run(tmp_path / "0", replace(CONFIG, learning_rate=0.0003))
@@ -701,150 +677,6 @@ def test_a_report_that_cannot_be_written_is_one_line(run_cli, tmp_path, monkeypa
     splits = toy_run(tmp_path / "run")
     monkeypatch.setattr(Plan, "load_splits", lambda *_: splits)
     assert_one_line(run_cli("report", "run", "-o", "no/r.html"), r"cannot write no/r\.html: No such file")
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """A report of a sweep, on disk."""
-    folder = tmp_path_factory.mktemp("browser")
-    _, splits = toy_sweep(folder / "sweep", seeds=(1,))
-    (folder / "r.html").write_text(page_of(folder / "sweep", splits), "utf-8")
-    return folder / "r.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, as the system has it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-UNSEEN = """() => {
-  const wrong = [];
-  for (const element of document.querySelectorAll("img, svg, [role=img]")) {
-    const box = element.getBoundingClientRect();
-    const style = getComputedStyle(element);
-    if (box.width < 8 || box.height < 8 || style.visibility !== "visible" || style.opacity === "0"
-        || (element.complete === false) || element.naturalWidth === 0) wrong.push(element.outerHTML.slice(0, 90));
-  }
-  return wrong;
-}"""
-
-
-@pytest.mark.parametrize(
-    ("width", "scheme", "scripted"),
-    [(360, "light", True), (360, "dark", False), (1400, "light", False), (1400, "dark", True)],
-)  # every two of them together
-def test_in_a_browser(browser, file, width, scheme, scripted):
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripted, offline=True
-    )
-    try:
-        page = context.new_page()
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        closed = page.locator("details:not([open]) > summary")
-        page.locator("a[href^='#cell-']").first.click()  # opens the class it leads into
-        assert page.locator("details[open] .strip:target img").is_visible()
-        while closed.count():
-            closed.first.click()
-        assert page.locator("img").count() > 20
-        assert page.locator("svg").count() >= 8
-        assert page.evaluate(UNSEEN) == []
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert shade == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[scheme]
-        if scripted and width > 600:  # on a phone, a row of this table is a card
-            table = page.locator("table.sortable").first
-            column = [table.locator("thead th").nth(k).inner_text() for k in range(6)].index("validation")
-            values = lambda: [  # noqa: E731
-                float(cell.split()[0]) for cell in table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
-            ]
-            before = values()
-            assert before == sorted(before, reverse=True)
-            table.locator("thead button").nth(column).click()
-            assert values() == sorted(before)
-            assert before != sorted(before)
-        assert said == []
-        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
-    finally:
-        context.close()
-
-
-@pytest.mark.parametrize("width", [360, 1400])
-def test_patches_in_a_browser(browser, width, tmp_path):
-    run, _, splits, _ = run_of(tmp_path / "run", (3, 16, 24))
-    (tmp_path / "r.html").write_text(page_of(run.path, splits), "utf-8")
-    page = browser.new_page(viewport={"width": width, "height": 800})
-    page.goto((tmp_path / "r.html").as_uri())
-    assert page.evaluate(UNSEEN) == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    patch, image, windows = (page.locator(".sides figure img").nth(k).bounding_box() for k in range(3))
-    assert patch["width"] == pytest.approx(patch["height"], abs=1)
-    for box in (image, windows):
-        assert box["width"] == pytest.approx(1.5 * box["height"], abs=1)
-        assert box["width"] > 50
-    frame = page.locator(".sides .framed i").first.bounding_box()
-    assert frame["width"] == pytest.approx(frame["height"], abs=1)
-    assert image["x"] - 1 < frame["x"] < frame["x"] + frame["width"] < image["x"] + image["width"] + 1
-    assert (
-        page.locator(".sides").evaluate_all("elements => elements.filter(e => e.scrollWidth > e.clientWidth).length")
-        == 0
-    )
-    page.close()
-
-
-def test_on_a_phone_a_setting_is_a_card(browser, file):
-    page = browser.new_page(viewport={"width": 360, "height": 800})
-    page.goto(file.as_uri())
-    cards = page.locator("table.cards").first.locator("tbody tr")
-    wide = "elements => elements.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent.trim())"
-    assert page.locator(".scroll").evaluate_all(wide) == [], "no table needs sideways scrolling"
-    boxes = [cards.nth(k).bounding_box() for k in range(3)]
-    assert all(box["x"] > 0 and box["x"] + box["width"] < 360 for box in boxes)
-    verdict = cards.nth(1).locator("td.verdict")
-    assert verdict.bounding_box()["width"] > 250
-    assert page.evaluate("element => getComputedStyle(element, '::before').content", verdict.element_handle()) == (
-        '"against the best"'
-    )
-    page.close()
-
-
-@pytest.mark.parametrize("scripted", [True, False])
-def test_printed_details_are_open(browser, file, scripted):
-    context = browser.new_context(java_script_enabled=scripted)
-    page = context.new_page()
-    page.goto(file.as_uri())
-    strip = page.locator("details .strip").first
-    assert not strip.is_visible()
-    page.emulate_media(media="print")
-    assert strip.is_visible()
-    assert strip.bounding_box()["height"] > 20
-    split = "h2, h3, h4, figure, table, details"
-    kept = "elements => elements.map(e => getComputedStyle(e)).map(s => [s.breakAfter, s.breakInside])"
-    assert all("avoid" in pair for pair in page.locator(split).evaluate_all(kept))
-    context.close()
-
-
-def test_few_percent_are_shaded_in_the_dark(browser, file):
-    page = browser.new_page(color_scheme="dark")
-    page.goto(file.as_uri())
-    cells = page.locator(".confusion td:has(a)").evaluate_all(
-        "cells => cells.map(cell => [cell.textContent, getComputedStyle(cell).backgroundColor])"
-    )
-    shades = [(float(share), float(colour.rpartition(", ")[2].rstrip(")"))) for share, colour in cells]
-    assert min(share for share, _ in shades) < 15
-    assert all(alpha > 0.1 for _, alpha in shades)
-    page.close()
 
 
 def test_of_cifar_10(run_cli, cifar, tmp_path, charts):
