@@ -516,16 +516,7 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         config = self._config(X, epochs, self._seed if goes_on else seed_of(self.random_state), hold_out)
         if in_parts and config.decay_every == "auto":  # the losses of different rows cannot be compared
             config = replace(config, decay_every=0)
-        splits, train_weights = splits_of(
-            X,
-            y,
-            weights,
-            classes,
-            image_shape=image_shape_of(self.image_shape, X.shape[1]),
-            class_weight=self.class_weight,
-            validation_fraction=self.validation_fraction,
-            hold_out_seed=config.seed if hold_out else None,
-        )
+        splits, train_weights = self._split(X, y, weights, classes, config.seed if hold_out else None)
         features = self._map(splits, config)
         moments = None if self._has_features else _moments(splits.train, train_weights, seen)
         standardizer = self._standardizer(moments, splits.dataset.image_shape, config, goes_on)
@@ -567,6 +558,21 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         self.learning_rate_ = result.state.first_rate
         self.coef_, self.intercept_ = _raw_weights(self.model_)
         return self
+
+    def _split(
+        self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, classes: np.ndarray, hold_out_seed: int | None
+    ) -> tuple[Splits, np.ndarray | None]:
+        """Return `splits_of` by the parameters of this classifier."""
+        return splits_of(
+            X,
+            y,
+            weights,
+            classes,
+            image_shape=image_shape_of(self.image_shape, X.shape[1]),
+            class_weight=self.class_weight,
+            validation_fraction=self.validation_fraction,
+            hold_out_seed=hold_out_seed,
+        )
 
     def _stopped_short(self, config: TrainConfig, result: TrainingResult, hold_out: bool, in_parts: bool) -> str:
         """Return what a training has not reached; empty if it has."""
