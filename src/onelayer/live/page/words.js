@@ -2,7 +2,7 @@
 
 export const KNOBS = {
   learning_rate: ["Learning rate", "Step size; auto measures the longest safe step."],
-  l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 is no penalty. More makes templates smoother."],
+  l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 leaves it out. More makes templates smoother."],
   batch_size: ["Batch size", "Rows in a step."],
   epochs: ["Epochs", "Passes over the training rows."],
   decay_every: ["Decay every", "Epochs between cuts of the learning rate; 0 is never."],
