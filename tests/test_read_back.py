@@ -123,6 +123,14 @@ def written(tmp_path_factory):
     }
 
 
+def holds_the_same(bad, good):
+    """Tell whether two tables have the same content: 1e-05 is 1E-05, and a 17th digit may not change its number."""
+    try:
+        return json.loads(bad) == json.loads(good)
+    except ValueError:
+        return False
+
+
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_whatever_is_cut_off_or_flipped_is_refused(written, data):
@@ -137,6 +145,9 @@ def test_whatever_is_cut_off_or_flipped_is_refused(written, data):
         bad[place] ^= 1 << data.draw(st.integers(0, 7))
     try:
         path.write_bytes(bad)
+        if path.suffix == ".json" and holds_the_same(bad, good):
+            written[path]()
+            return
         with pytest.raises((ModelFileError, RunError), match=re.escape(str(path))) as caught:
             written[path]()
         assert "\n" not in str(caught.value)
