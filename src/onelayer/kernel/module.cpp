@@ -64,8 +64,8 @@ Kernel with_patches(Kernel kernel, const char *name, bool (*patches)(const Patch
     return kernel;
 }
 
-// Kernels that multiply patches in bfloat16, which this machine can run. They are chosen only by name: the instructions
-// of the first were never run, and the other imitates them slowly.
+// Kernels that multiply patches in bfloat16, which this machine can run. They are chosen only by name: where the first
+// was measured, it took longer than float32 (docs/patches.md), and the other imitates its instructions slowly.
 std::vector<const Kernel *> bfloat16_kernels() {
     static const Kernel emulated = with_patches(baseline_kernel, "emulated-bf16", emulated_bf16_patches);
 #ifdef ONELAYER_AVX512_BF16
