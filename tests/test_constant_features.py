@@ -22,7 +22,8 @@ from onelayer.errors import OldModelWarning
 from onelayer.experiments.sweep import Sweep, SweepPlan, run_sweep
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import kernel
-from onelayer.runs.directory import CHECKPOINT_ARRAYS, Run
+from onelayer.runs.checkpoint import CHECKPOINT_ARRAYS
+from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import resume, start
 from onelayer.training.state import Problem
