@@ -36,8 +36,10 @@ suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUF
 # nanobind itself is not what is tested, and reads its own tables in ways that the sanitizers question.
 g++ -O1 -std=c++17 -fPIC -fno-strict-aliasing -w -I"$include" -I"$nanobind/include" -I"$nanobind/ext/robin_map/include" \
     -c "$nanobind/src/nb_combined.cpp" -o "$work/nanobind.o"
-# shellcheck disable=SC2086
-g++ $flags -I"$include" -I"$nanobind/include" -c "$source/module.cpp" -o "$work/module.o"
+for part in module variants; do
+    # shellcheck disable=SC2086
+    g++ $flags -I"$include" -I"$nanobind/include" -c "$source/$part.cpp" -o "$work/$part.o"
+done
 mkdir "$work/onelayer"
 cp -R "$root/src/onelayer/." "$work/onelayer"
 rm -f "$work"/onelayer/kernel/_kernel*.so
