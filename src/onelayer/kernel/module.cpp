@@ -27,7 +27,7 @@ namespace {
 
 // Python handles a signal only when asked to, and only in the main thread; for others there is `cancel`, a function or
 // None.
-constexpr std::chrono::milliseconds PAUSE(10);  // between two questions, as a page waits for the end
+constexpr std::chrono::milliseconds PAUSE(10), LONGEST_PAUSE(250);  // a page waits for the end, and who typed Ctrl-C
 thread_local std::chrono::steady_clock::time_point ask_next;
 thread_local nb::handle cancel;
 
@@ -42,14 +42,14 @@ bool asked_to_end() {
 }
 
 // Another thread of Python may keep the interpreter for milliseconds. Then the kernel asks less often, so that it waits
-// for a twentieth of the time at most.
+// for a twentieth of the time, unless the machine is so busy that the end would be late.
 bool interrupted() {
     using std::chrono::steady_clock;
     const auto begin = steady_clock::now();
     if (begin < ask_next) return false;
     const bool ends = asked_to_end();
     const auto end = steady_clock::now();
-    ask_next = end + std::max<steady_clock::duration>(PAUSE, 20 * (end - begin));
+    ask_next = end + std::clamp<steady_clock::duration>(20 * (end - begin), PAUSE, LONGEST_PAUSE);
     return ends;
 }
 
