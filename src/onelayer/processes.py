@@ -68,6 +68,15 @@ def gathered(processes: Processes, array: np.ndarray) -> np.ndarray:
     return processes.sum(placed)
 
 
+def assembled(processes: Processes, rows: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """Return rows (count, d) of all processes, of which this one has those at `places`, in any type."""
+    if processes.size == 1:
+        return rows
+    whole = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    whole[places] = rows
+    return processes.sum(whole.view(np.uint8)).view(rows.dtype)  # all others have zeros, so bits add up
+
+
 def largest(processes: Processes, value: float) -> float:
     """Return the largest of a number of each process."""
     return float(gathered(processes, np.array(value, np.float64)).max())

@@ -240,8 +240,7 @@ def finish(
 
     with screen.working("certifying") as progress:
         certificate = certify_if_useful(result.model, splits, plan.config, progress)
-    holding = splits.dataset.holding
-    if holding is not None and holding.processes.rank:
+    if splits.dataset.processes.rank:
         return
     judgement, found = judge(result, splits, plan.config), read_path(run)
     if judgement and found:  # the path is what it would advise

@@ -14,7 +14,7 @@ from onelayer.data.scan import Scan, first_equals, read_forwards, scan
 from onelayer.drawing import html_table
 from onelayer.errors import DataError
 from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
-from onelayer.processes import Processes
+from onelayer.processes import ALONE, Processes, assembled
 from onelayer.words import counted, printable
 
 MOST_WEIGHT = 1e30  # sums of weights and losses up to this fit into the floats of every backend
@@ -180,6 +180,11 @@ class Dataset:
         return result
 
     @property
+    def processes(self) -> Processes:
+        """The processes among which the rows are divided; this one alone if they are not."""
+        return ALONE if self.holding is None else self.holding.processes
+
+    @property
     def is_complete(self) -> bool:
         """True if all rows can be read in this process."""
         return self.holding is None or self.holding.complete
@@ -244,20 +249,20 @@ class Split:
         return np.take(self.dataset.rows, self.indices[places], axis=0)  # takes half as long as indexing
 
     @cached_property
+    def held(self) -> np.ndarray:
+        """Places (m,) within the split of the rows that this process holds, in their order."""
+        holding = self.dataset.holding
+        return np.arange(len(self)) if holding is None else np.flatnonzero(holding.held[self.indices])
+
+    @cached_property
     def mine(self) -> "Split":
         """The rows of the split that this process holds, in their order."""
-        holding = self.dataset.holding
-        return self if holding is None else replace(self, indices=self.indices[holding.held[self.indices]])
+        return self if self.dataset.holding is None else replace(self, indices=self.indices[self.held])
 
     def rows_of_all(self, places: np.ndarray) -> np.ndarray:
         """Return the raw rows (k, d) at `places` within the split, whoever holds them; all processes must ask."""
-        if self.dataset.holding is None:
-            return self.rows(places)
-        at, holding = self.indices[places], self.dataset.holding
-        rows = np.zeros((len(at), self.dataset.rows.shape[1]), self.dataset.rows.dtype)
-        held = holding.held[at]
-        rows[held] = np.take(self.dataset.rows, at[held], axis=0)
-        return holding.processes.sum(rows.view(np.uint8)).view(rows.dtype)  # all others have zeros, so bits add up
+        some = replace(self, indices=self.indices[places])
+        return assembled(self.dataset.processes, some.mine.rows(slice(None)), some.held, len(some))
 
     def blocks(self, size: int) -> Iterator[slice]:
         """Return slices that cover the split, each of at most `size` rows."""

@@ -251,8 +251,7 @@ def certify(
     classes = np.flatnonzero(totals > 0) if layer.loss.exclusive else np.arange(K)
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # `certificate` looks for what is not finite
         total = reduce(add, _sums(in_float64, exact, split.mine, classes, flip, progress))
-        holding = split.dataset.holding
-        total = total if holding is None else total.over(holding.processes)
+        total = total.over(split.dataset.processes)
         first = split.rows(slice(0, 1))
         shares = total.answers.ravel()[: len(classes)], total.truth.ravel()[: len(classes)]
         product = exact.unfold_gradient(total.product, shares[0] - shares[1], first)

@@ -18,7 +18,7 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, doubt, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
-from onelayer.processes import ALONE, Processes
+from onelayer.processes import Processes
 from onelayer.training.backends import Backend, Velocity
 from onelayer.training.backends.registry import choose_backend
 from onelayer.training.backends.shared import SharedBackend
@@ -274,8 +274,7 @@ class Problem:
     @property
     def processes(self) -> Processes:
         """The processes among which the rows are divided."""
-        holding = self.splits.dataset.holding
-        return ALONE if holding is None else holding.processes
+        return self.splits.dataset.processes
 
     def share_left(self, learning_rate: float) -> float:
         """Return the share of the weights that the penalty leaves in an epoch at this learning rate."""

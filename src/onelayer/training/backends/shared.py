@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Dataset, Holding, Split, Splits
+from onelayer.data.dataset import Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.processes import summed
@@ -44,31 +44,30 @@ class SharedBackend(ArrayBackend):
     def run_epoch(
         self, train: Split, learning_rate: float, flipped: np.ndarray | None, cancelled: Callable[[], bool]
     ) -> None:
-        holding = _holding_of(train.dataset)
-        held = holding.held[train.indices]
+        held = train.held
         for batch in train.blocks(self._batch_size):
             if cancelled():
                 raise InterruptedError
-            places = batch.start + np.flatnonzero(held[batch])
+            places = held[slice(*np.searchsorted(held, (batch.start, batch.stop)))]
             part = replace(train, indices=train.indices[places])
             if flipped is not None and train.dataset.image_shape is not None:
                 part = _mirrored(part, flipped[places])
             layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
-            _, dW, db = summed(holding.processes, *self._sums(layer, part, cancelled))
+            _, dW, db = summed(train.dataset.processes, *self._sums(layer, part, cancelled))
             rows = batch.stop - batch.start
             self._move((dW / rows).astype(self._dtype), (db / rows).astype(self._dtype), learning_rate)
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
         mine = split.mine
         of_mine = self._backend.evaluate(layer, mine, cancelled) if len(mine) else Totals(0.0, 0.0)
-        loss, right = summed(_holding_of(split.dataset).processes, of_mine.loss, of_mine.right)
+        loss, right = summed(split.dataset.processes, of_mine.loss, of_mine.right)
         return Totals(float(loss), float(right))
 
     def objective(
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
     ) -> tuple[float, np.ndarray, np.ndarray]:
         sums = self._sums(layer, split.mine, cancelled)
-        loss, dW, db = summed(_holding_of(split.dataset).processes, *sums)
+        loss, dW, db = summed(split.dataset.processes, *sums)
         return penalised_mean(float(loss), dW, db, layer, split, self._l2)
 
     def _sums(
@@ -79,12 +78,6 @@ class SharedBackend(ArrayBackend):
             return 0.0, np.zeros(layer.weights.shape), np.zeros(layer.bias.shape)
         loss, dW, db = self._backend.objective(layer, part, cancelled)
         return loss * part.weight, dW * part.weight, db * part.weight
-
-
-def _holding_of(dataset: Dataset) -> Holding:
-    if dataset.holding is None:
-        raise ValueError(f"the rows of {dataset.name} are not divided")
-    return dataset.holding
 
 
 def _mirrored(part: Split, flipped: np.ndarray) -> Split:

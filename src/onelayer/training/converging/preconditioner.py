@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onelayer.processes import assembled
 from onelayer.training.converging.rows import Rows
 
 EXACT_COLUMNS, SKETCH_ROWS, SKETCH_NUMBERS = 1000, 1000, 2**25
@@ -92,9 +93,7 @@ class Spectrum:
     @classmethod
     def _sketch(cls, rows: Rows, count: int) -> "Spectrum":
         numbers, places = rows.spread(count)
-        Z = np.zeros((count, rows.d), rows.dtype)
-        Z[numbers] = rows.standardised(places)
-        Z = rows.processes.sum(Z)  # others have zeros there
+        Z = assembled(rows.processes, rows.standardised(places), numbers, count)
         c, V = np.linalg.eigh(Z @ Z.T / count)
         trace, whole = max(float(c.sum()), 0.0), count == rows.total
         kept = c > max(c[-1], 0) * 1e-6

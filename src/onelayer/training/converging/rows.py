@@ -24,7 +24,7 @@ from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
 from onelayer.parts import Stopped, in_parts
-from onelayer.processes import ALONE, gathered, summed
+from onelayer.processes import gathered, summed
 from onelayer.training.converging.memory import Memory
 
 SMALL_NUMBERS = 2**20  # of all rows, which are multiplied in float64
@@ -70,8 +70,7 @@ class Rows:
         compiled: bool = True,
         threads: int = 0,
     ) -> None:
-        holding, split = split.dataset.holding, split.mine
-        self.processes = ALONE if holding is None else holding.processes
+        self.processes, split = split.dataset.processes, split.mine
         weights = split.row_weights(slice(None))
         if weights is not None and not weights.all():
             split = Split(split.name, split.dataset, split.indices[weights > 0])
