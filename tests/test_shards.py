@@ -11,9 +11,8 @@ from safetensors.numpy import save_file
 from threads import in_threads
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data import load, load_splits
+from onelayer.data import cache, load, load_splits
 from onelayer.data.dataset import Splits
-from onelayer.data.formats import shards as shards_module
 from onelayer.data.formats.shards import parse_manifest, write_manifest
 from onelayer.errors import ConfigError, DataError
 from onelayer.processes import Processes
@@ -78,9 +77,9 @@ def test_is_read_as_one_data_set(manifest: Path):
 def test_each_process_holds_its_shards(manifest: Path, large: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Every row has one holder; rank 0 can read the test rows too; what others hold is zero."""
     whole = load_splits(manifest)
-    monkeypatch.setattr(shards_module, "cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cache, "cache_directory", lambda: tmp_path / "cache")
     if large:
-        monkeypatch.setattr(shards_module, "MEMORY_BYTES", 100)
+        monkeypatch.setattr(cache, "MEMORY_BYTES", 100)
     found = in_threads(4, lambda processes: load_splits(manifest, processes=processes))
     for part in ("train", "validation", "test"):
         held = np.concatenate([getattr(splits, part).mine.indices for splits in found])

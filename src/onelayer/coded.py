@@ -9,7 +9,7 @@ import json
 import secrets
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onelayer.config import TrainConfig
-from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows, state_of
+from onelayer.data.cache import cache_directory, cached_rows, find_rows, forget_rows, sparse_rows, state_of
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.data.progress import Progress
 from onelayer.data.windows import loaded
@@ -33,6 +33,7 @@ from onelayer.kernel import kernel
 
 BLOCK_NUMBERS = 2**22  # features that are computed together, so that progress shows soon
 _made: WeakKeyDictionary[Split, dict[tuple[object, ...], FeatureMap]] = WeakKeyDictionary()  # by their training rows
+_held: WeakKeyDictionary[Dataset, list[tuple[FeatureMap, np.ndarray]]] = WeakKeyDictionary()  # of divided rows
 _told: set[str] = set()  # keys of features that could not be kept, which a warning has said
 _lock = threading.RLock()  # runs of a sweep share features: one computes them, and the others wait
 
@@ -85,6 +86,7 @@ def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None
 
     The features are computed a block at a time into a memory map in the cache's folder. They are vectors, so the result
     has no image shape. Where a row has several views, they follow each other, and each has the row's label and weight.
+    Of several processes, each computes the features of the rows that it holds, and keeps them as long as the data set.
 
     Raises
     ------
@@ -98,14 +100,15 @@ def coded(splits: Splits, features: FeatureMap, progress: Progress | None = None
         raise ConfigError(f"{dataset.name}: {problem}; choose a map for these rows")
     if isinstance(features, Identity):
         return splits
-    of_features = _data_of(dataset, features, _rows_of(dataset, features, progress))
+    rows_of = _rows_of if dataset.holding is None else _held_rows_of
+    of_features = _data_of(dataset, features, rows_of(dataset, features, progress))
     train, validation, test = (_views_of(part, of_features) for part in splits)
     return Splits(train, validation, test, splits.protocol)
 
 
 def _data_of(dataset: Dataset, features: FeatureMap, rows: np.ndarray) -> Dataset:
     """Return the data set of the features (n * views, d_out) of another."""
-    views, weights = features.views, dataset.row_weights
+    views, weights, holding = features.views, dataset.row_weights, dataset.holding
     return replace(
         dataset,
         rows=rows,
@@ -115,6 +118,7 @@ def _data_of(dataset: Dataset, features: FeatureMap, rows: np.ndarray) -> Datase
         name=f"{dataset.name} as {features.name}",
         parts={},
         views=views,
+        holding=holding and replace(holding, held=np.repeat(holding.held, views), complete=False),
     )
 
 
@@ -167,8 +171,13 @@ def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) 
     known = _key_of(dataset, features)
     key = known or secrets.token_hex(32)
     shape = len(dataset.rows) * features.views, features.d_out
+
+    def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
+        _fill(rows, Split("all", dataset, np.arange(len(dataset.rows))), features, progress)
+        return len(rows), {}
+
     with _lock:
-        rows, _ = cached_rows(key, shape, _filler(dataset, features, progress), features.dtype)
+        rows, _ = cached_rows(key, shape, fill, features.dtype)
         if rows.shape != shape:
             raise DataError(f"the cache holds other features under {key}; delete the file of this name and try again")
         if not known:
@@ -180,6 +189,21 @@ def _rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) 
             OnelayerWarning(f"{what}, so the features stay in memory and are computed again in the next command"),
             stacklevel=2,
         )
+    return rows
+
+
+def _held_rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | None) -> np.ndarray:
+    """Return the features (n * views, d_out) of the rows that this process holds, with zeros for all others."""
+    known = _held.setdefault(dataset, [])
+    for other, rows in known:
+        if other is features:
+            return rows
+    held, views = Split("held", dataset, np.arange(len(dataset.rows))).mine, features.views
+    runs = np.split(held.indices, np.flatnonzero(np.diff(held.indices) != 1) + 1) if len(held) else []
+    pieces = [slice(run[0] * views, (run[-1] + 1) * views) for run in runs]
+    rows = sparse_rows((len(dataset.rows) * views, features.d_out), features.dtype, pieces)
+    _fill(rows, held, features, progress)
+    known.append((features, rows))
     return rows
 
 
@@ -210,31 +234,23 @@ def _program_of(features: FeatureMap) -> str:
     return "numpy" if kernel is None else kernel.variant()
 
 
-def _filler(
-    dataset: Dataset, features: FeatureMap, progress: Progress | None
-) -> Callable[[np.ndarray], tuple[int, dict[str, object]]]:
-    """Return the function that computes the features of a data set, as `cached_rows` takes it."""
-    name, views = f"{dataset.name} as {features.name}", features.views
-
-    def fill(rows: np.ndarray) -> tuple[int, dict[str, object]]:
-        step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // (features.d_out * views)))
-        for start in range(0, len(dataset.rows), step):
-            raw = dataset.rows[start : start + step]
-            block = slice(start * views, (start + len(raw)) * views)
-            found = features.transform(raw)
-            if np.shape(found) != rows[block].shape:
-                shape = f"{np.shape(found)} for {len(raw)} rows"
-                raise ConfigError(
-                    f"{name}: the map returned the shape {shape}; its d_out is {features.d_out}; correct it"
-                )
-            with np.errstate(over="ignore"):  # what is not finite is an error of its own
-                rows[block] = found
-            finite = np.isfinite(rows[block]).all(axis=1) if rows.dtype.kind == "f" else np.ones(1, bool)
-            if not finite.all():
-                row = start + finite.argmin() // views
-                raise DataError(f"{name}: row {row} has a feature that is not finite in {rows.dtype}")
-            if progress:
-                progress(start + len(raw), len(dataset.rows))
-        return len(rows), {}
-
-    return fill
+def _fill(rows: np.ndarray, split: Split, features: FeatureMap, progress: Progress | None) -> None:
+    """Write the features of a split's rows to the places of their views in `rows` (n * views, d_out)."""
+    views, d = features.views, features.d_out
+    name, of_views = f"{split.dataset.name} as {features.name}", rows.reshape(-1, views, d)
+    step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // (d * views)))
+    for block in split.blocks(step):
+        raw, places = split.rows(block), split.indices[block]
+        found = features.transform(raw)
+        if np.shape(found) != (len(raw) * views, d):
+            shape = f"{np.shape(found)} for {len(raw)} rows"
+            raise ConfigError(f"{name}: the map returned the shape {shape}; its d_out is {d}; correct it")
+        with np.errstate(over="ignore"):  # what is not finite is an error of its own
+            found = np.asarray(found).astype(rows.dtype, copy=False).reshape(-1, views, d)
+        finite = np.isfinite(found).all(axis=(1, 2)) if rows.dtype.kind == "f" else np.ones(1, bool)
+        if not finite.all():
+            row = places[finite.argmin()]
+            raise DataError(f"{name}: row {row} has a feature that is not finite in {rows.dtype}")
+        of_views[places] = found
+        if progress:
+            progress(block.stop, len(split))

@@ -11,9 +11,10 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,39 @@ def cached_rows(
     if (found := find_rows(key, dtype)) is None:
         raise DataError(f"{_paths(key)[0]}: changed while it was written; try again")
     return found
+
+
+def sparse_rows(shape: tuple[int, int], dtype: DTypeLike, pieces: Sequence[slice]) -> np.ndarray:
+    """Return zeros (n, d) that can be written to and take room for some rows only, in memory or in a file of the cache.
+
+    Parameters
+    ----------
+    shape : (n, d)
+    dtype : dtype
+    pieces : sequence of slice
+        The places of the rows that need room; nobody writes into others.
+
+    Raises
+    ------
+    DataError
+        If the cache cannot be written, and all rows take more than 256 MiB.
+    """
+    dtype = np.dtype(dtype)
+    row = shape[1] * dtype.itemsize
+    if shape[0] * row <= MEMORY_BYTES:
+        return np.zeros(shape, dtype)
+    folder = cache_directory() / "rows"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:  # it has no name, so it goes with this process
+            os.truncate(file.fileno(), shape[0] * row)
+            for piece in pieces if hasattr(os, "posix_fallocate") else ():
+                os.posix_fallocate(file.fileno(), piece.start * row, (piece.stop - piece.start) * row)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        needed = row * sum(piece.stop - piece.start for piece in pieces)
+        what = f"cannot write {needed:,} bytes to the cache {folder}: {error.strerror}"
+        raise DataError(f"{what}; free some space, or move the cache (XDG_CACHE_HOME)") from None
 
 
 def _make_rows(

@@ -20,12 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-from onelayer.data.cache import MEMORY_BYTES, cache_directory, state_of
+from onelayer.data.cache import sparse_rows, state_of
 from onelayer.data.dataset import PARTS, Dataset, Holding, refuse_number, require_labels
 from onelayer.data.formats.array_names import role_of
 from onelayer.data.formats.array_rows import copied, notes_on
@@ -146,7 +145,7 @@ def read_manifest(path: Path, progress: Progress | None = None, processes: Proce
     if alone:
         rows, notes = copied(_key(manifest), shape, manifest.dtype, fill, "they are in shards")
     else:
-        rows, notes = _sparse(shape, manifest.dtype, mine), []
+        rows, notes = sparse_rows(shape, manifest.dtype, [shard.places for shard in mine]), []
         fill(rows)
     return Dataset(
         rows=rows,
@@ -393,21 +392,3 @@ def _key(manifest: Manifest) -> str:
     """Return the key of a copy of all rows in the cache."""
     states = [(str(shard.path), *state_of(shard.path.stat())) for shard in manifest.shards if shard.path.exists()]
     return hashlib.sha256(json.dumps(["shards", manifest.fingerprint, states]).encode()).hexdigest()
-
-
-def _sparse(shape: tuple[int, int], dtype: np.dtype, shards: Sequence[Shard]) -> np.ndarray:
-    """Return zeros (n, d) that take room for the rows of some shards only: in memory, or if large in the cache."""
-    row = shape[1] * dtype.itemsize
-    if shape[0] * row <= MEMORY_BYTES:
-        return np.zeros(shape, dtype)
-    folder = cache_directory() / "rows"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder) as file:  # it has no name, so it goes with this process
-            os.truncate(file.fileno(), shape[0] * row)
-            for shard in shards if hasattr(os, "posix_fallocate") else ():
-                os.posix_fallocate(file.fileno(), shard.start * row, shard.count * row)
-            return np.memmap(file, dtype, "r+", shape=shape)
-    except OSError as error:
-        what = f"cannot write {sum(shard.count for shard in shards) * row:,} bytes to the cache {folder}"
-        raise DataError(f"{what}: {error.strerror}; free some space, or move the cache (XDG_CACHE_HOME)") from None
