@@ -206,8 +206,21 @@ def test_an_environment_that_lacks_the_place_of_rank_0(monkeypatch, name: str):
         pass
 
 
-@pytest.mark.parametrize(("said", "silent"), [("run holds a run already", True), (torchrun.DONE, False), (None, False)])
-def test_what_a_process_said_before_it_ended_is_not_said_again(monkeypatch, said: str | None, silent: bool):
+GONE = "has ended before its work was done"
+
+
+@pytest.mark.parametrize(
+    ("said", "lost", "silent"),
+    [
+        ("run holds a run already", "", True),
+        ("run holds a run already", "rank 0 (process 1 on host) has ended: run holds a run already", True),
+        (None, f"rank 0 (process 1 on host) {GONE}, perhaps killed", False),
+        (None, f"rank 0, or torchrun beside it, {GONE}", False),
+        (torchrun.DONE, "", False),
+        (None, "", False),
+    ],
+)
+def test_what_a_process_said_before_it_ended_is_not_said_again(monkeypatch, said: str | None, lost: str, silent: bool):
     class Store(dict):
         def multi_get(self, names: list[str]) -> list[bytes]:
             return [self.get(name, b"") for name in names]
@@ -215,9 +228,19 @@ def test_what_a_process_said_before_it_ended_is_not_said_again(monkeypatch, said
     monkeypatch.setattr(torchrun, "name_of_process", lambda pid: None)  # it is gone
     processes = object.__new__(torchrun.TorchProcesses)
     processes.rank, processes._here, processes._known = 1, ["host", "box"], {0: ["host", "box", "1", "its start"]}
-    processes._others, processes._lock, processes.lost = [0], Lock(), ""
+    processes._others, processes._lock, processes.lost = [0], Lock(), lost
     processes._store = Store({"ended/0": said.encode()} if said else {})
     assert processes.another_says() is silent
+
+
+def test_a_process_that_has_just_closed_its_connections_is_named(monkeypatch):
+    """Its host may count it as running for a moment longer."""
+    names = iter(["its start"] * 3)
+    monkeypatch.setattr(torchrun, "name_of_process", lambda pid: next(names, None))
+    processes = object.__new__(torchrun.TorchProcesses)
+    processes._others, processes._here = [0], ["host", "box"]
+    processes._known = {0: ["host", "box", "1", "its start"]}
+    assert processes._end_of_the_store() == [f"rank 0 (process 1 on host) {GONE}, perhaps killed"]
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "onelayer: stopped\n"), ("1", "")])

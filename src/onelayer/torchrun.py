@@ -244,7 +244,10 @@ class TorchProcesses:
     def another_says(self) -> bool:
         """Return whether a process of a lower rank ends with an error, too, which it says; it may take a moment."""
         until = time.monotonic() + NOTICED
-        lost = [other for other in range(self.rank) if re.search(rf"\brank {other}\b", self.lost)]
+        named = re.findall(r"\brank (\d+)\b(?: \([^)]*\) (has ended: ))?", self.lost)
+        lost = {int(other): said for other, said in named if int(other) < self.rank}
+        if any(lost.values()):  # it gave its reason to the others, and says it itself
+            return True
         lower = [other for other in range(self.rank) if other not in lost]
         while lower and time.monotonic() < until:
             gone = {other for other in lower if self._is_gone(other)}  # looked at first, as it may say why and go
@@ -266,8 +269,7 @@ class TorchProcesses:
                 lost = [found for signs in self._signs() if (found := self._why_lost(*signs))]
                 lost = [found for found in lost if not found.startswith(OF_ANOTHER)] or lost  # the cause
             except RuntimeError:
-                gone = [self._killed(other) for other in self._others if self._is_gone(other)]
-                lost = gone or ["rank 0, or torchrun beside it, has ended before its work was done"]
+                lost = self._end_of_the_store()
             if lost:
                 self.lost = "; ".join(dict.fromkeys(text.removeprefix(OF_ANOTHER) for text in lost))
                 return self.lost
@@ -327,6 +329,15 @@ class TorchProcesses:
 
     def _killed(self, other: int) -> str:
         return f"{self._name(other)} has ended before its work was done, perhaps killed"
+
+    def _end_of_the_store(self) -> list[str]:
+        """Return who has ended and took the store along; a process closes its connections before it counts as ended."""
+        until = time.monotonic() + 2 * BEAT
+        while not (gone := [self._killed(other) for other in self._others if self._is_gone(other)]):
+            if time.monotonic() > until:
+                return ["rank 0, or torchrun beside it, has ended before its work was done"]
+            time.sleep(0.05)
+        return gone
 
     def _is_gone(self, other: int) -> bool:
         """Return whether another process of this machine has ended."""
