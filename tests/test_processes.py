@@ -7,11 +7,11 @@ import pytest
 from helpers import coursework, toy_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threads import in_threads
+from threads import held_by, in_threads
 
 from onelayer.analysis.certification import certify_model
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Holding, Splits
+from onelayer.data.dataset import Splits
 from onelayer.data.division import divided
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
@@ -36,14 +36,6 @@ EXACT = coursework(epochs=3, learning_rate=0.05, l2=0.1, batch_size=32, dtype="f
 
 def splits_of(**options: object) -> Splits:
     return split(toy_dataset(**options), SplitConfig())
-
-
-def held_by(splits: Splits, owner: np.ndarray, processes: Processes) -> Splits:
-    """Return the splits with the rows of the owner `rank`; those of others are zeros, which nobody may read."""
-    held = owner == processes.rank
-    rows = np.where(held[:, None], splits.dataset.rows, np.zeros((), splits.dataset.rows.dtype))
-    dataset = replace(splits.dataset, rows=rows, mark="toy", holding=Holding(processes, held, complete=False))
-    return Splits(*(replace(part, dataset=dataset) for part in splits), splits.protocol)
 
 
 def trained(splits: Splits, config: TrainConfig, owner: np.ndarray, size: int) -> list[TrainingResult]:

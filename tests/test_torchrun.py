@@ -137,6 +137,53 @@ def test_a_killed_process_is_named_and_the_run_goes_on_with_fewer(manifest: Path
     assert np.abs(difference).max() < 1e-4 * np.abs(one.model.layer.weights).max()
 
 
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Path:
+    """Rows that a probe takes seconds for."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(10, size=40_000)
+    X = (rng.normal(size=(10, 64))[y] / 4 + rng.normal(size=(40_000, 64))).astype(np.float32)
+    np.savez(tmp_path / "large.npz", X_train=X[:30_000], y_train=y[:30_000], X_test=X[30_000:], y_test=y[30_000:])
+    np.savez(tmp_path / "small.npz", X_train=X[:600], y_train=y[:600], X_test=X[600:900], y_test=y[600:900])
+    return tmp_path
+
+
+@needs_torch
+def test_several_processes_probe_as_one(embeddings: Path, run_cli, monkeypatch):
+    """Rank 0 alone writes and prints: the same choice, and the same answers in the run."""
+    words = ["probe", "small.npz", "--recipe", "ridge"]
+    processes = start_all(2, *words, "--csv", "several.csv", "--out", "several", folder=embeddings)
+    (code, out, error), other = ends_of(processes, embeddings)
+    assert (code, error, other) == (0, "", (0, "", ""))
+    monkeypatch.chdir(embeddings)
+    assert out.replace("several", "one") == run_cli(*words, "--csv", "one.csv", "--out", "one")[1]
+    assert (embeddings / "several.csv").read_text() == (embeddings / "one.csv").read_text()
+    one, several = (Run.open(embeddings / name).model.layer.weights for name in ("one", "several"))
+    assert np.abs(several - one).max() < 1e-9 * np.abs(one).max()
+
+
+@needs_torch
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_probe_that_ends_early(embeddings: Path, killed: bool):
+    """Rank 1 is killed, or torchrun stops both: nobody waits for ever, one line says why, and no run is left behind."""
+    processes, run = start_all(2, "probe", "large.npz", "--out", "run", folder=embeddings), embeddings / "run"
+    until = time.monotonic() + END
+    while not (run / ".onelayer-running").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    if killed:
+        processes[1].kill()
+    else:
+        for process in processes:
+            process.terminate()
+    (code, _, error), (other, _, silent) = ends_of(processes, embeddings)
+    assert (code, other) == ((2, -signal.SIGKILL) if killed else (130, 130))
+    why = r"rank 1 \(process \d+ on \S+\) has ended before its work was done, perhaps killed; all have stopped; "
+    assert re.fullmatch(rf"onelayer: {why}start the same command again\n" if killed else "onelayer: stopped\n", error)
+    assert not silent
+    assert not run.exists()
+
+
 @needs_torch
 def test_different_settings_are_refused_before_the_first_step(manifest: Path):
     words = ["train", "--data", manifest, "--out", "run", "--epochs", "2"]
@@ -173,9 +220,9 @@ def test_nobody_answers(manifest: Path, monkeypatch, run_cli):
 def test_commands_for_one_process_are_refused_once(monkeypatch, run_cli):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    assert_one_line(run_cli("probe", "x.npz"), "probe runs in one process; start it without torchrun")
+    assert_one_line(run_cli("path", "--data", "x.npz"), "path runs in one process; start it without torchrun")
     monkeypatch.setenv("RANK", "2")
-    code, out, error = run_cli("probe", "x.npz")
+    code, out, error = run_cli("path", "--data", "x.npz")
     assert (code, out, error) == (2, "", "")
 
 

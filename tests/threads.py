@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
+from onelayer.data.dataset import Holding, Splits
 from onelayer.processes import Processes
 
 Result = TypeVar("Result")
@@ -55,3 +57,11 @@ def in_threads(size: int, work: Callable[[Processes], Result]) -> list[Result]:
         for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
             raise error
         return [future.result() for future in futures]
+
+
+def held_by(splits: Splits, owner: np.ndarray, processes: Processes) -> Splits:
+    """Return the splits with the rows of the owner `rank`; those of others are zeros, which nobody may read."""
+    held = owner == processes.rank
+    rows = np.where(held[:, None], splits.dataset.rows, np.zeros((), splits.dataset.rows.dtype))
+    dataset = replace(splits.dataset, rows=rows, mark="toy", holding=Holding(processes, held, complete=False))
+    return Splits(*(replace(part, dataset=dataset) for part in splits), splits.protocol)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported in the command, so that --help stays fast
     from onelayer.data.dataset import Splits
     from onelayer.experiments.comparison import Comparison
     from onelayer.experiments.probe import Normalize, Probe, RecipeName
+    from onelayer.processes import Processes
 
 SEEDS = 5  # by default
 
@@ -67,6 +68,32 @@ def probe(
     as_json
         Print all that was tried and all figures as JSON instead of tables.
     """
+    from onelayer.cli.stops import begun_again
+    from onelayer.cli.together import together
+
+    asked = len(features), recipe, normalize, shots, seeds, split_seed
+    with together({"the settings": asked}) as processes, begun_again():
+        _probe(
+            *(processes, features, recipe, normalize, shots, seeds, split_seed),
+            *(out, overwrite, csv, html, as_json, quiet),
+        )
+
+
+def _probe(
+    processes: "Processes",
+    features: list[str],
+    recipe: "RecipeName",
+    normalize: "Normalize",
+    shots: list[int] | None,
+    seeds: int | None,
+    split_seed: int,
+    out: Path | None,
+    overwrite: bool,
+    csv: Path | None,
+    html: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from onelayer.cli.screen import Screen, json_text
     from onelayer.experiments import probe as probes
     from onelayer.files import write_file
@@ -75,10 +102,12 @@ def probe(
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
     _require_fitting(features, shots, seeds, out)
-    _require_own(None if csv_printed else csv, html)  # before the work
-    screen = Screen(quiet or as_json or csv_printed)
+    probes.require_processes(recipe, processes)
+    if not processes.rank:
+        _require_own(None if csv_printed else csv, html)  # before the work
+    screen = Screen(quiet or as_json or csv_printed or processes.rank > 0)
     with screen.working("reading") as progress:
-        loaded = [probes.load_features(source, split_seed, progress) for source in features]
+        loaded = [probes.load_features(source, split_seed, progress, processes) for source in features]
     for source, (splits, _) in zip(features[1:], loaded[1:], strict=True):
         probes.require_same_rows(loaded[0][0], splits, (features[0], source))
     found: dict[str, list[Probe]] = {}
@@ -88,9 +117,12 @@ def probe(
         if shots is not None:
             with screen.working("probing") as progress:
                 found[source] = probes.probe_few(splits, shots, range(seeds or SEEDS), recipe, normalize, progress)
-            _print_few(screen, found[source])
+            if not processes.rank:
+                _print_few(screen, found[source])
         else:
             found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]
+    if processes.rank:
+        return
     compared = list(_compared(screen, found))
     everything = [probe for of_source in found.values() for probe in of_source]
     if as_json:
@@ -188,7 +220,7 @@ def _whole(
     """Probe with all training rows, print the result and write its run, whose place is noted."""
     from onelayer.experiments import probe as probes
     from onelayer.runs.claim import claimed
-    from onelayer.runs.directory import Run
+    from onelayer.runs.directory import Run, followed
 
     if not probes.RECIPES[recipe].makes_layer:
         if out:
@@ -197,11 +229,14 @@ def _whole(
             found = probes.probe(splits, recipe, normalize, progress)
         _print(screen, found)
         return found
-    with claimed(out, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}") as path:
-        run = Run.create(path, overwrite=overwrite)
+    processes, default = splits.dataset.processes, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}"
+    with followed(processes) as follower, claimed(follower.path if follower else out, default) as path:
+        run = follower or Run.create(path, overwrite=overwrite)
         with screen.working("probing") as progress:
             found = probes.probe(splits, recipe, normalize, progress)
         probes.save(found, run, split_config)
+        if processes.rank:
+            return found
         _print(screen, found)
         screen.files(path)
         run_words = shlex.quote(str(path))

@@ -40,6 +40,15 @@ def repeated_as_a_whole() -> Iterator[None]:
 
 
 @contextmanager
+def begun_again() -> Iterator[None]:
+    """Say what to do if one of several processes has ended, where nothing can be resumed."""
+    try:
+        yield
+    except ProcessError as error:
+        raise ProcessError(f"{error}; all have stopped; start the same command again") from None
+
+
+@contextmanager
 def repeatable(path: Path, *, given: bool, overwrite: bool) -> Iterator[None]:
     """Name the options with which the same command goes on, if Ctrl-C stops it.
 

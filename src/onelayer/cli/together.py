@@ -13,7 +13,7 @@ from onelayer.errors import ConfigError, OnelayerWarning, UnitWarning
 if TYPE_CHECKING:
     from onelayer.processes import Processes
 
-TOGETHER = ("train", "resume")
+TOGETHER = ("train", "resume", "probe")
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def require_one_process(command: str) -> None:
         return
     if not is_first():
         raise SystemExit(2)
-    several = " and ".join(TOGETHER)
+    several = f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}"
     raise ConfigError(f"{command} runs in one process; start it without torchrun, which is for {several}")
 
 

@@ -249,7 +249,8 @@ class Convergence:
         S *= S.dtype.type(CARRIED)
         S += last.S
         fit = self._of_scores.fit(S, b)
-        better = fit.loss + l2 * _square(T) < last.loss + l2 * _square(last.T)
+        gain = last.loss + l2 * _square(last.T) - (fit.loss + l2 * _square(T))
+        better = self.rows.processes.broadcast(np.array(gain))[()] > 0  # rank 0 decides
         return replace(here, T=T, b=fit.b, S=S) if better else here
 
 

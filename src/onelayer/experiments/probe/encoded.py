@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -10,15 +9,17 @@ import numpy as np
 from onelayer.coded import coded
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Split, Splits
+from onelayer.data.division import divided
 from onelayer.data.protocols import default_protocol, refitted
 from onelayer.data.protocols import split as divide
 from onelayer.data.sources import load
 from onelayer.errors import DataError
 from onelayer.features.map import FeatureMap, Identity, UnitLength
-from onelayer.features.standardizer import BLOCK_ROWS, Moments, Standardizer
+from onelayer.features.standardizer import Standardizer
 from onelayer.features.units import are_pixels, places_to_look_at
 from onelayer.layer import SoftmaxLayer
 from onelayer.model import Model
+from onelayer.processes import ALONE, Processes
 from onelayer.training.backends.registry import choose_backend, settled
 from onelayer.training.state import Problem
 
@@ -33,18 +34,22 @@ TEST = 0.2  # of all rows, where a source has no test rows
 
 
 def load_features(
-    source: str, split_seed: int = 0, progress: Callable[[int, int | None], None] | None = None
+    source: str,
+    split_seed: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Splits, SplitConfig]:
     """Load features with labels, and draw a tenth of the training rows of each class for validation.
 
     A validation part of the source's own is taken as it is. Without test rows, a fifth of all rows are drawn first.
+    Several processes divide the rows.
 
     Raises
     ------
     DataError
         If the source is missing or damaged, a feature is not finite, or fewer than two classes are trained on.
     """
-    dataset = load(source, progress=progress)
+    dataset = load(source, progress=progress, processes=processes)
     size = {"full": VALIDATION, "stratified": VALIDATION * (1 - TEST)}.get(default_protocol(dataset.parts))
     config = SplitConfig(validation_size=size, split_seed=split_seed)
     splits = divide(dataset, config, progress)
@@ -55,7 +60,7 @@ def load_features(
     if len(trained) == 1:
         only = dataset.class_names[trained[0]]
         raise DataError(f"{dataset.name}: the training rows are of one class only, {only}; a probe needs two")
-    return splits, config
+    return divided(splits, processes), config
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +117,12 @@ class Encoded:
         )
         return Encoded(raw, splits, self.normalize, refits=False)
 
-    @cached_property
+    @property
     def of_training(self) -> Standardizer:
         """Mean and standard deviation of the rows that are trained on."""
-        split = self.train
-        return Moments.of(split.row_blocks(BLOCK_ROWS), split.weight_blocks(BLOCK_ROWS)).standardizer
+        return self.splits.standardizer
 
-    @cached_property
+    @property
     def standardizer(self) -> Standardizer:
         """Mean and scale by which rows reach a layer; the scale is 1 where features keep their own.
 
@@ -140,7 +144,7 @@ class Encoded:
         dataset = self.raw.dataset
         features = _features(self.raw, self.normalize)
         known = dataset.class_names, dataset.image_shape
-        pixels = are_pixels(self.raw.train.rows(places_to_look_at(len(self.raw.train))))
+        pixels = are_pixels(self.raw.train.rows_of_all(places_to_look_at(len(self.raw.train))))
         of_rows = None if isinstance(features, Identity) else self.raw.standardizer
         return Model(layer, standardizer or self.standardizer, *known, pixels, features, of_rows)
 

@@ -115,7 +115,7 @@ class Optima:
         encoded = self._encoded
         model = encoded.model(self._convergence.layer(at))
         validation = encoded.raw.validation
-        found = accuracy(likeliest(logits_of(model, validation)), validation)
+        found = accuracy(likeliest(logits_of(model, validation.mine)), validation)
         if self._best is None or found > self._best[0]:
             self._best = found, Iterate(at.T, at.b)
         return Trial(C, found, at.reached, at.passes, at.cost, at.gap)

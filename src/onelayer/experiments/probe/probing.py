@@ -1,7 +1,8 @@
 """A probe: a recipe that is fitted on features, chosen by the validation rows, and reported on the test rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from onelayer.experiments.probe.logistic import clip, dino
 from onelayer.experiments.probe.neighbours import knn
 from onelayer.experiments.probe.notes import notes_on, notes_on_few
 from onelayer.experiments.probe.trials import Outcome, Progress
-from onelayer.words import counted, number, percent
+from onelayer.processes import Processes
+from onelayer.words import counted, listed, number, percent
 
 if TYPE_CHECKING:
     from onelayer.experiments.comparison import Comparison
@@ -37,19 +39,22 @@ class Recipe(NamedTuple):
         What the recipe fits.
     makes_layer : bool
         Whether the outcome has a model, which can be saved as a run.
+    sums : bool
+        Whether all that the fit asks of the rows are sums, which several processes can add up.
     """
 
     setting: str
     fit: Callable[[Encoded, Progress | None], Outcome]
     words: str
     makes_layer: bool = True
+    sums: bool = True
 
 
 RECIPES: dict[str, Recipe] = {
     "dino": Recipe("C", dino, "logistic regression, 45 values of C from 1e-6 to 1e5"),
     "clip": Recipe("C", clip, "logistic regression, C among 96 steps from 1e-6 to 1e6, found by bisection"),
     "ridge": Recipe("", ridge, "ridge regression on labels of 1 and -1, penalty 1,024"),
-    "knn": Recipe("k", knn, "k nearest neighbours by cosine, votes exp(cosine / 0.07)", makes_layer=False),
+    "knn": Recipe("k", knn, "k nearest neighbours by cosine, votes exp(cosine / 0.07)", makes_layer=False, sums=False),
     "nearest-mean": Recipe("", nearest_mean, "the class whose mean is nearest"),
 }
 FIGURES = ("accuracy", "top_5_accuracy", "balanced_accuracy")  # top-1, top-5, mean per class
@@ -70,8 +75,6 @@ class Probe:
         The name of the setting that the validation rows chose; empty if the recipe has none.
     outcome : Outcome
         The fit on training and validation rows, and the values that were tried before.
-    evaluation : Evaluation
-        Of the test rows.
     shots, seed : int or None
         Training rows of each class, and the seed that drew them; None if all are trained on.
     """
@@ -81,12 +84,16 @@ class Probe:
     splits: Splits
     setting: str
     outcome: Outcome
-    evaluation: Evaluation
     shots: int | None = None
     seed: int | None = None
 
     def __repr__(self) -> str:
         return f"<Probe of {self.evaluation.in_words()}>"
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Of the test rows. Of several processes, only rank 0 can read them all."""
+        return self.outcome.evaluate(self.splits.test)
 
     @property
     def figures(self) -> dict[str, Estimate]:
@@ -181,7 +188,7 @@ def probe(
     progress : callable, optional
         Called with the steps done and the total.
     """
-    return _fit(recipe, Encoded.of(splits, normalize), splits, progress)
+    return _fit(recipe, Encoded.of(splits, normalize), splits, progress=progress)
 
 
 def probe_few(
@@ -219,7 +226,7 @@ def probe_few(
     for count in shots:
         for seed in seeds:
             few = encoded.few(count, seed)
-            found.append(replace(_fit(recipe, few, few.raw), shots=count, seed=seed))
+            found.append(_fit(recipe, few, few.raw, count, seed))
             if progress:
                 progress(len(found), len(shots) * len(seeds))
     return found
@@ -234,10 +241,30 @@ def _require_rows(splits: Splits, shots: int) -> None:
         raise ConfigError(f"shots {shots}: the class {name} has {rows}; pass at most {counts[fewest]}")
 
 
-def _fit(recipe: RecipeName, encoded: Encoded, splits: Splits, progress: Progress | None = None) -> Probe:
+def _fit(
+    recipe: RecipeName,
+    encoded: Encoded,
+    splits: Splits,
+    shots: int | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Probe:
     setting, fit = RECIPES[recipe][:2]
     outcome = fit(encoded if setting else encoded.refitted(), progress)
-    return Probe(recipe, encoded.normalize, splits, setting, outcome, outcome.evaluate(splits.test))
+    found = Probe(recipe, encoded.normalize, splits, setting, outcome, shots, seed)
+    if not splits.dataset.processes.rank:
+        _ = found.evaluation  # now, as a part of the work
+    return found
+
+
+def require_processes(recipe: RecipeName, processes: Processes) -> None:
+    """Raise a ConfigError if there are several processes, and the recipe is for one."""
+    if processes.size > 1 and not RECIPES[recipe].sums:
+        others = listed([name for name, other in RECIPES.items() if other.sums])
+        raise ConfigError(
+            f"the recipe {recipe} compares rows with each other, which one process must hold; start it without "
+            f"torchrun, or take {others}"
+        )
 
 
 def notes_on_probes(probes: Sequence[Probe]) -> list[str]:

@@ -9,6 +9,7 @@ from onelayer.analysis.evaluation import Evaluation
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split
 from onelayer.model import Model
+from onelayer.processes import summed
 from onelayer.training.state import TrainingState
 
 Progress = Callable[[int, int | None], None]
@@ -84,5 +85,8 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def accuracy(predictions: np.ndarray, split: Split) -> float:
-    """Return the fraction of the rows of a split that are right, by their weights."""
-    return float(np.average(predictions == split.labels, weights=split.row_weights(slice(None))))
+    """Return the fraction of the rows of a split that are right, by their weights; a process predicts its own rows."""
+    mine = split.mine
+    weights = mine.row_weights(slice(None))
+    right = (predictions == mine.labels) * (1.0 if weights is None else weights)
+    return float(summed(split.dataset.processes, right.sum())[0]) / split.weight
