@@ -27,6 +27,17 @@ def images(shape, n=6, seed=0):
     return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
 
 
+def pictures(n=150, shape=(3, 16, 16), seed=0, **facts):
+    """Images of stripes, whose direction is the class, under noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    waves = np.stack([np.sin(x), np.sin(y), np.sin(x + y)])
+    images = 128 + 40 * waves[labels][:, None] + rng.normal(0, 40, (n, *shape))
+    rows = np.clip(np.rint(images), 0, 255).astype(np.uint8).reshape(n, -1)
+    return Dataset(rows, labels.astype(np.int64), ("across", "down", "slanted"), shape, "stripes", **facts)
+
+
 @cache
 def drawn(shape, filters=10, seed=3, n=6, **options):
     rows = images(shape, n).reshape(n, -1)

@@ -15,7 +15,6 @@ from onelayer.data.dataset import Splits
 from onelayer.data.division import divided
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
-from onelayer.features.function import Function
 from onelayer.processes import (
     ALONE,
     Processes,
@@ -196,19 +195,6 @@ def test_looks_at_rows_that_others_hold():
 
     for rows in in_threads(2, work):
         assert np.array_equal(rows, splits.test.rows(slice(0, 5)))
-
-
-def test_features_are_refused():
-    splits = splits_of()
-
-    def work(processes: Processes) -> None:
-        train(divided(splits, processes), TrainConfig(features="patches"))
-
-    with pytest.raises(ConfigError, match="the features patches are computed by one process"):
-        in_threads(2, work)
-    function = Function.of(lambda images: images.reshape(len(images), -1)[:, :4], (3, 4, 5))
-    with pytest.raises(ConfigError, match=r"the features .* are computed by one process"):
-        in_threads(2, lambda processes: train(divided(splits, processes), TrainConfig(), features=function))
 
 
 CONVERGED = TrainConfig(solver="converged", l2=1e-3, tol=1e-6, dtype="float64")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import coursework, plain_training, toy_dataset, toy_splits
+from patched import pictures
 from scipy.special import log_softmax
 
 from onelayer import Model, train
@@ -30,17 +31,6 @@ from onelayer.runs.training import resume, start
 from onelayer.training.state import Problem
 
 CONFIG = coursework(features="patches:6", epochs=4, learning_rate=0.02, l2=0.01, init_std=0.0)
-
-
-def pictures(n=150, shape=(3, 16, 16), seed=0, **facts):
-    """Images of stripes, whose direction is the class, under noise."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, n)
-    y, x = np.mgrid[: shape[1], : shape[2]]
-    waves = np.stack([np.sin(x), np.sin(y), np.sin(x + y)])
-    images = 128 + 40 * waves[labels][:, None] + rng.normal(0, 40, (n, *shape))
-    rows = np.clip(np.rint(images), 0, 255).astype(np.uint8).reshape(n, -1)
-    return Dataset(rows, labels.astype(np.int64), ("across", "down", "slanted"), shape, "stripes", **facts)
 
 
 def divided(**facts):

@@ -30,6 +30,7 @@ from onelayer.features.patches import Patches
 from onelayer.features.registry import FEATURE_MAPS
 from onelayer.features.standardizer import BLOCK_ROWS
 from onelayer.kernel import kernel
+from onelayer.processes import require_same
 
 BLOCK_NUMBERS = 2**22  # features that are computed together, so that progress shows soon
 _made: WeakKeyDictionary[Split, dict[tuple[object, ...], FeatureMap]] = WeakKeyDictionary()  # by their training rows
@@ -41,10 +42,13 @@ _lock = threading.RLock()  # runs of a sweep share features: one computes them, 
 def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
     """Return the map that the settings ask for; filters are drawn from the training rows that have weight.
 
+    Of several processes, each makes the map from the same rows, whoever holds them, or from its own files.
+
     Raises
     ------
     ConfigError
-        If an encoder is for images and the rows are not, or what it needs is not installed.
+        If an encoder is for images and the rows are not, or what it needs is not installed; if several processes made
+        different maps.
     DataError
         If the rows are not images, or they are too small, too few or too plain for the filters; if the file of an
         encoder is missing or does not fit.
@@ -56,7 +60,9 @@ def features_of(splits: Splits, config: TrainConfig) -> FeatureMap:
         key = config.features, config.features_mirror, config.features_seed, *_state_of_files(config)
         if key not in of_rows:
             of_rows[key] = _make(splits, config)
-        return of_rows[key]
+        made = of_rows[key]
+    require_same(splits.dataset.processes, {"the features": _facts_of(made)})
+    return made
 
 
 def _make(splits: Splits, config: TrainConfig) -> FeatureMap:
@@ -205,6 +211,12 @@ def _held_rows_of(dataset: Dataset, features: FeatureMap, progress: Progress | N
     _fill(rows, held, features, progress)
     known.append((features, rows))
     return rows
+
+
+def _facts_of(features: FeatureMap) -> tuple[object, ...]:
+    """Return all that decides the features of a row, for a comparison of maps in several processes."""
+    arrays = {name: hashlib.sha256(array.tobytes()).digest() for name, array in features.tensors().items()}
+    return features.name, features.facts(), arrays, _program_of(features)
 
 
 def _key_of(dataset: Dataset, features: FeatureMap) -> str:

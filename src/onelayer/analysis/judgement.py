@@ -53,14 +53,13 @@ def judge(result: TrainingResult, splits: Splits, config: TrainConfig) -> Judgem
         return None
     model, history = result.model, result.state.history
     evaluation = evaluate(model, rows)
-    complete = splits.dataset.is_complete  # if not, other processes hold most training rows
-    references = references_for(model, splits.train, rows, evaluation, labels_only=not complete)
+    references = references_for(model, splits.train, rows, evaluation)
     verdict = verdict_of(evaluation, references, config)
     if not history:  # the initial weights show nothing
         return Judgement(evaluation, references, verdict, [])
     problem = Problem.of(splits, config, model.standardizer, model.features)  # both as they are, not computed again
     K = len(model.class_names)
-    train = problem.splits.train if complete else problem.splits.train.mine
+    train = problem.splits.train if problem.splits.dataset.is_complete else problem.splits.train.mine
     start = loss_before(model, problem.initial(model.features.d_out, K).layer, train)
     known = [one.estimates["loss"].value for one in references if "loss" in one.estimates]
     measured = (evaluation.loss, min(known)) if known and config.class_weight == "none" else None

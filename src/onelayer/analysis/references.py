@@ -73,11 +73,15 @@ def class_frequencies(model: Model, train: Split, rows: Split, evaluation: Evalu
     return Reference(f"always {printable(model.class_names[commonest])}", *known, of_class[evaluation.labels])
 
 
-def nearest_class_mean(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference:
+def nearest_class_mean(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference | None:
     """Return the answers of the class whose mean in the training rows is the nearest, in standardised features.
 
-    Up to a number that is the same for all classes, -|x - mean_k|^2 / 2 is linear in x, so a layer computes it.
+    Up to a number that is the same for all classes, -|x - mean_k|^2 / 2 is linear in x, so a layer computes it. It is
+    None where other processes hold training rows, or their features, which take long to compute.
     """
+    dataset = train.dataset
+    if not dataset.is_complete or (dataset.processes.size > 1 and not isinstance(model.features, Identity)):
+        return None
     means, known = _class_means(model, train)
     bias = np.where(known, -np.square(means).sum(axis=1) / 2, -np.inf)  # not a class without training rows
     layer = SoftmaxLayer(means.T, bias, model.layer.loss)
@@ -86,13 +90,15 @@ def nearest_class_mean(model: Model, train: Split, rows: Split, evaluation: Eval
 
 
 def layer_on_raw_rows(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> Reference | None:
-    """Return the answers of a layer on the raw rows, for a model on a feature map; None for other models.
+    """Return the answers of a layer on the raw rows, for a model on a feature map.
+
+    It is None for other models, and where other processes hold training rows.
 
     It is trained by the defaults of `onelayer.train`, with the seed 0 and a tenth of its rows held out. Its name says
     how many rows there were, if they were not all training rows: `MOST_PRODUCTS` limits an epoch, and fifty times that
     all epochs, which takes a few seconds.
     """
-    if isinstance(model.features, Identity):
+    if isinstance(model.features, Identity) or not train.dataset.is_complete:
         return None
     d, K = model.features.d_in, len(model.class_names)
     known = np.arange(len(train)) if (w := train.row_weights(slice(None))) is None else np.flatnonzero(w)
@@ -125,9 +131,7 @@ REFERENCES: list[Callable[[Model, Split, Split, Evaluation], Reference | None]] 
 ]
 
 
-def references_for(
-    model: Model, train: Split, rows: Split, evaluation: Evaluation, *, labels_only: bool = False
-) -> list[Reference]:
+def references_for(model: Model, train: Split, rows: Split, evaluation: Evaluation) -> list[Reference]:
     """Return the answers of all references on the rows that a model was evaluated on.
 
     Parameters
@@ -139,11 +143,8 @@ def references_for(
         Those of `evaluation`.
     evaluation : Evaluation
         Of `model` on `rows`.
-    labels_only : bool
-        Of the training rows, only the labels are known here.
     """
-    known = (class_frequencies,) if labels_only else REFERENCES
-    found = (reference(model, train, rows, evaluation) for reference in known)
+    found = (reference(model, train, rows, evaluation) for reference in REFERENCES)
     return [reference for reference in found if reference is not None]
 
 

@@ -32,7 +32,7 @@ def together(facts: Mapping[str, object]) -> Iterator["Processes"]:
         if processes.rank:  # rank 0 says them
             warnings.simplefilter("ignore", OnelayerWarning)
             warnings.simplefilter("error", UnitWarning)
-        if processes.size > 1:
+        if processes.size > 1:  # `_versions` loads PyTorch
             require_same(processes, {**facts, "versions or processors": _versions()})
         yield processes
 

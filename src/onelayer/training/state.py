@@ -201,10 +201,6 @@ class Problem:
         """
         if splits.train.weight == 0:
             raise DataError(f"{splits.dataset.name} has no rows of a weight above 0 to train on; pass at least one")
-        asked = config.features if features is None or isinstance(features, Identity) else features.name
-        if splits.dataset.holding is not None and asked != "none":
-            what = f"the features {asked} are computed by one process"
-            raise ConfigError(f"{what}; train in one process, or save the features and train several on them")
         features = features or features_of(splits, config)
         raw, unweighted = splits, coded(splits, features, progress)
         splits = weighted_by_class(unweighted, config.class_weight)
