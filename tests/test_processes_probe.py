@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threads import held_by, in_threads
 
+from onelayer.analysis.evaluation import evaluate
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.formats.shards import write_manifest
-from onelayer.data.protocols import split
+from onelayer.data.protocols import refitted, split
 from onelayer.errors import ConfigError
 from onelayer.experiments.probe import Probe, load_features, probe, probe_few, require_processes, save
 from onelayer.experiments.probe.logistic import DINO
@@ -131,7 +132,9 @@ def test_the_run_has_the_scores_of_all_rows(recipe: str, tmp_path: Path):
     in_threads(3, work)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "one"]
     one, other = Run.open(tmp_path / "one"), Run.open(tmp_path / "0")
-    for name, score in one.scores.items():
+    for part, score in zip(refitted(splits), one.scores.values(), strict=True):
+        expected, name = evaluate(one.model, part), part.name
+        assert (score.loss, score.accuracy) == pytest.approx((expected.loss, expected.accuracy), rel=1e-12)
         assert other.scores[name].loss == pytest.approx(score.loss, rel=1e-6)
         assert other.scores[name].accuracy == pytest.approx(score.accuracy, abs=1e-12)
     assert one.scores["train"].accuracy > 0.4
