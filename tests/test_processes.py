@@ -197,6 +197,21 @@ def test_looks_at_rows_that_others_hold():
         assert np.array_equal(rows, splits.test.rows(slice(0, 5)))
 
 
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("solver", ["sgd", "converged"])
+def test_devices_of_several_processes_train_as_one(size: int, solver: str, flip: bool):
+    """With three processes, one has no rows."""
+    pytest.importorskip("torch")
+    splits = splits_of(dtype="float32")
+    owner = np.where(np.arange(len(splits.dataset.rows)) < 180, 0, size - 1)
+    config = replace(EXACT, flip=flip, backend="torch", device="cpu")
+    if solver == "converged":
+        config = replace(CONVERGED, l2=0.05, tol=1e-9, flip=flip, backend="torch", device="cpu")
+    several = trained(splits, config, owner, size)
+    assert_same_training(train(splits, config), several, 1e-12 if solver == "sgd" else 1e-8)
+
+
 CONVERGED = TrainConfig(solver="converged", l2=1e-3, tol=1e-6, dtype="float64")
 
 
