@@ -9,7 +9,18 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "onelayer"
 # From the top to the ground. The package itself is above everything: it names what the rooms offer.
 FLOORS = (
-    *("__main__", "cli", "torchrun", "transformer", "estimator", "passed", "live", "report", "experiments"),
+    *(
+        "__main__",
+        "cli",
+        "torchrun",
+        "torchsums",
+        "transformer",
+        "estimator",
+        "passed",
+        "live",
+        "report",
+        "experiments",
+    ),
     "pictures",
     *("runs", "analysis", "export", "training", "coded", "model", "data", "features", "kernel"),
     *("layer", "files", "container", "config", "losses", "drawing", "processes", "words", "blas", "parts", "errors"),

@@ -4,19 +4,17 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import pytest
-import ranks
 from helpers import assert_one_line, toy_dataset
+from ranks import END, ends_of, environment, free_port, start_all
 
 from onelayer import torchrun
 from onelayer.__main__ import _exit
@@ -30,7 +28,6 @@ from onelayer.runs.directory import Run
 from onelayer.training.train import train
 
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
-END = 60  # seconds, of which starting takes most where the machine is busy
 
 
 @pytest.fixture
@@ -46,46 +43,6 @@ def manifest(tmp_path: Path) -> Path:
         shards[part], labels[part] = files, dataset.labels[places]
     write_manifest(tmp_path / "toy.shards.json", shards, labels)
     return tmp_path / "toy.shards.json"
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
-def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    found = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return {**found, "OMP_NUM_THREADS": "1"}
-
-
-def start_all(size: int, *words: object, folder: Path, more: dict[int, list[str]] | None = None) -> list[BaseProcess]:
-    """Start `size` processes of a command, some of them with more words."""
-    port, found = free_port(), []
-    for rank in range(size):
-        of_rank = [*map(str, words), *(more or {}).get(rank, [])]
-        variables = environment(rank, size, port)
-        found.append(
-            ranks.forkserver.Process(target=ranks.run_rank, args=(of_rank, variables, folder, folder / f"rank-{rank}"))
-        )
-        found[-1].start()
-    return found
-
-
-def ends_of(processes: list[BaseProcess], folder: Path) -> list[tuple[int, str, str]]:
-    """Return exit code, output and errors of each process."""
-    until = time.monotonic() + END
-    try:
-        for process in processes:
-            process.join(until - time.monotonic())
-            assert process.exitcode is not None, "a process waits for ever"
-    finally:
-        for process in processes:
-            process.kill()
-    said = [
-        [(folder / f"rank-{rank}{suffix}").read_text() for suffix in (".out", ".err")] for rank in range(len(processes))
-    ]
-    return [(process.exitcode, *texts) for process, texts in zip(processes, said, strict=True)]
 
 
 @needs_torch

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class Threads:
         for one in self._exchanged(array):
             total += one
         return total
+
+    def sum_tensor(self, tensor: Any) -> Any:
+        import torch
+
+        return torch.from_numpy(self.sum(tensor.numpy()))
 
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         return self._exchanged(array)[0]

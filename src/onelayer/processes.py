@@ -1,12 +1,12 @@
 """Sums over processes, each of which holds some of the rows. `onelayer.torchrun` makes them of PyTorch's.
 
-The interface has four names. A process takes its part of a sum from its own rows, and every process gets the same bits
+The interface has five names. A process takes its part of a sum from its own rows, and every process gets the same bits
 back, so that all decide alike. Alone, a process has all rows, and nothing happens.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,12 @@ class Processes(Protocol):
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Return the sum over all processes of an array, of the same shape and type in each; the same bits in each."""
 
+    def sum_tensor(self, tensor: Any) -> Any:
+        """Return the sum of a tensor of PyTorch, on its device, of the same shape and type in each process.
+
+        It is added up in the order of the ranks, whatever the device and its network.
+        """
+
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         """Return the array of rank 0; that of another process has the same shape and type."""
 
@@ -43,6 +49,9 @@ class _Alone:
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         return array
+
+    def sum_tensor(self, tensor: Any) -> Any:
+        return tensor
 
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         return array

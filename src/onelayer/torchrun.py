@@ -212,6 +212,7 @@ class TorchProcesses:
         self._others = [other for other in range(size) if other != rank]
         self._known = {other: store.get(f"came/{other}").decode().split("\n") for other in self._others}
         self._here = _self().split("\n")[:2]
+        self._gpus: Any = None  # the group of NCCL, or False once it is known that there is none
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -225,6 +226,18 @@ class TorchProcesses:
         total = np.array(array, order="C")  # a copy, which the sum takes the place of
         self._wait("sum", total.nbytes, lambda: dist.all_reduce(torch.from_numpy(total), async_op=True))
         return total
+
+    def sum_tensor(self, tensor: Any) -> Any:
+        from onelayer.torchsums import connect_gpus, sum_in_order
+
+        def sent(begin: Callable[[], Any]) -> None:
+            self._wait("tensor", tensor.nbytes, begin)
+
+        if self._gpus is None:
+            self._gpus = connect_gpus(self, tensor.device, FOREVER) or False
+        if self._gpus:
+            return sum_in_order(tensor, self.size, sent, self._gpus)
+        return sum_in_order(tensor.cpu(), self.size, sent).to(tensor.device)
 
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         import torch

@@ -9,8 +9,8 @@ from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
-from onelayer.processes import summed
-from onelayer.training.backends import Backend, Totals, Velocity, penalised_mean
+from onelayer.processes import Processes, summed
+from onelayer.training.backends import Backend, Totals, Velocity, devices, penalised_mean
 from onelayer.training.backends.array import ArrayBackend, mirrored
 
 
@@ -38,6 +38,9 @@ class SharedBackend(ArrayBackend):
         velocity: Velocity | None = None,
     ) -> None:
         super().__init__(splits, config, standardizer, layer, velocity)
+        self._summing = splits.dataset.processes
+        if backend.name == "torch":
+            self._summing = _OnDevice(self._summing, config.device)
         # Its means are turned back into sums, so it has no penalty.
         self._backend = backend(splits, replace(config, l2=0.0), standardizer, layer)
 
@@ -53,7 +56,7 @@ class SharedBackend(ArrayBackend):
             if flipped is not None and train.dataset.image_shape is not None:
                 part = _mirrored(part, flipped[places])
             layer = SoftmaxLayer(self._templates.T, self._bias, self._loss)
-            _, dW, db = summed(train.dataset.processes, *self._sums(layer, part, cancelled))
+            _, dW, db = summed(self._summing, *self._sums(layer, part, cancelled))
             rows = batch.stop - batch.start
             self._move((dW / rows).astype(self._dtype), (db / rows).astype(self._dtype), learning_rate)
 
@@ -67,7 +70,7 @@ class SharedBackend(ArrayBackend):
         self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]
     ) -> tuple[float, np.ndarray, np.ndarray]:
         sums = self._sums(layer, split.mine, cancelled)
-        loss, dW, db = summed(split.dataset.processes, *sums)
+        loss, dW, db = summed(self._summing, *sums)
         return penalised_mean(float(loss), dW, db, layer, split, self._l2)
 
     def _sums(
@@ -78,6 +81,26 @@ class SharedBackend(ArrayBackend):
             return 0.0, np.zeros(layer.weights.shape), np.zeros(layer.bias.shape)
         loss, dW, db = self._backend.objective(layer, part, cancelled)
         return loss * part.weight, dW * part.weight, db * part.weight
+
+
+class _OnDevice:
+    """Processes whose sums go by the device of each: the network of GPUs is faster than that of their hosts."""
+
+    def __init__(self, processes: Processes, device: str) -> None:
+        import torch
+
+        self.rank, self.size, self.broadcast = processes.rank, processes.size, processes.broadcast
+        self.sum_tensor, self._device = processes.sum_tensor, devices.Device(device)
+        self._host = self._device.exact != torch.float64  # which sums are in
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        import torch
+
+        with self._device.working("a sum of gradients", 4 * array.nbytes):
+            tensor = torch.from_numpy(array)
+            tensor = tensor if self._host else tensor.to(self._device.torch)
+            total: np.ndarray = self.sum_tensor(tensor).cpu().numpy()
+            return total
 
 
 def _mirrored(part: Split, flipped: np.ndarray) -> Split:

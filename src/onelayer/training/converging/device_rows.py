@@ -63,7 +63,7 @@ class DeviceRows(Rows):
             for place, X in self._blocks():
                 of_block = torch.from_numpy(np.ascontiguousarray(G[:, place])).to(self._device.torch, self._type)
                 total += of_block @ X
-            return self.processes.sum(total[:, : self.d].cpu().numpy().astype(np.float64))
+            return self.processes.sum_tensor(total)[:, : self.d].cpu().numpy().astype(np.float64)
 
     def _working(self) -> AbstractContextManager[None]:
         return self._device.working("the solver converged", self._needed, remedy="")
