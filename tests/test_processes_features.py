@@ -8,12 +8,14 @@ from helpers import toy_splits
 from patched import pictures
 from threads import in_threads
 
+from onelayer.analysis import judgement as judgement_module
+from onelayer.analysis.advice import loss_before
 from onelayer.analysis.certification import certify_model
 from onelayer.analysis.judgement import Judgement, judge
 from onelayer.coded import coded, features_of
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data import cache
-from onelayer.data.dataset import Splits
+from onelayer.data.dataset import Split, Splits
 from onelayer.data.division import divided
 from onelayer.data.protocols import split
 from onelayer.errors import ConfigError
@@ -21,6 +23,8 @@ from onelayer.features import filters
 from onelayer.features.function import Function
 from onelayer.features.map import FeatureMap, are_same
 from onelayer.features.patches import Patches
+from onelayer.layer import SoftmaxLayer
+from onelayer.model import Model
 from onelayer.processes import Processes
 from onelayer.training.state import TrainingResult
 from onelayer.training.train import train
@@ -95,8 +99,13 @@ def test_patches_of_divided_rows_train_as_in_one_process(stripes: Splits, config
         gap = certify_model(result.model, own, config).gap
         return result, gap, None if processes.rank else judge(result, own, config)
 
+    def loss_of_held(model: Model, initial: SoftmaxLayer, rows: Split) -> float:
+        assert rows.dataset.holding.held[rows.indices].all()  # all others are zeros
+        return loss_before(model, initial, rows)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Patches, "transform", spy)
+        patch.setattr(judgement_module, "loss_before", loss_of_held)
         several = in_threads(3, work)
     W = one.model.layer.weights
     assert np.abs(W).max() > 0.01
