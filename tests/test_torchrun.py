@@ -18,6 +18,7 @@ from ranks import END, ends_of, environment, free_port, start_all
 
 from onelayer import torchrun
 from onelayer.__main__ import _exit
+from onelayer.cli import together
 from onelayer.config import TrainConfig
 from onelayer.data.formats.shards import write_manifest
 from onelayer.data.sources import load_splits
@@ -174,13 +175,27 @@ def test_nobody_answers(manifest: Path, monkeypatch, run_cli):
     assert torchrun.OPENING < 30
 
 
-def test_commands_for_one_process_are_refused_once(monkeypatch, run_cli):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["path", "--data", "x.npz"], "path runs in one process; start it without torchrun"),
+        (["train", "--epocs", "4"], "unknown option --epocs; did you mean --epochs?"),
+        (["train", "--l2", "-1"], "l2 -1"),
+        (["probe", "x.npz", "--shots", "x"], "--shots takes a whole number, not 'x'"),
+    ],
+)
+def test_an_error_of_the_command_line_is_said_once_on_each_machine(monkeypatch, run_cli, words: list[str], said: str):
+    monkeypatch.setattr(together, "SAYING", 0)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("RANK", "0")
-    assert_one_line(run_cli("path", "--data", "x.npz"), "path runs in one process; start it without torchrun")
-    monkeypatch.setenv("RANK", "2")
-    code, out, error = run_cli("path", "--data", "x.npz")
-    assert (code, out, error) == (2, "", "")
+    for rank, local_rank, silent in (("0", "0", False), ("2", "0", False), ("3", "1", True), ("1", None, True)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if local_rank:
+            monkeypatch.setenv("LOCAL_RANK", local_rank)
+        if silent:
+            assert run_cli(*words) == (2, "", "")
+        else:
+            assert_one_line(run_cli(*words), said)
 
 
 @pytest.mark.parametrize("found", [{"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "4"}, {}])

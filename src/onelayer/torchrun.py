@@ -44,9 +44,9 @@ def is_one_of_several() -> bool:
     return "RANK" in os.environ and size.isdigit() and int(size) > 1
 
 
-def is_first() -> bool:
-    """Return whether this process is the one that writes."""
-    return not is_one_of_several() or os.environ["RANK"] == "0"
+def is_first_here() -> bool:
+    """Return whether no other process on this machine has a lower rank, as far as the environment tells."""
+    return not is_one_of_several() or os.environ.get("LOCAL_RANK", os.environ["RANK"]) == "0"
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import BoundArguments
 from typing import Any
 
 from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
@@ -11,7 +12,7 @@ from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensErr
 from onelayer.cli import data, live, models, path, predictions, probe, runs, studies, sweep, training  # noqa: F401, their commands join the app
 from onelayer.cli.app import app, canonical, nearest, takes
 from onelayer.cli.hints import one_word_too_many, unknown_option
-from onelayer.cli.together import require_one_process
+from onelayer.cli.together import require_one_process, said_once
 from onelayer.errors import ConfigError, DataError, OnelayerWarning, UnitWarning
 from onelayer.words import printable
 
@@ -39,6 +40,14 @@ def _warnings_as_notes() -> Iterator[None]:
 
 def run_command(arguments: list[str]) -> None:
     """Run the command of a command line, given as words."""
+    with _warnings_as_notes():
+        with said_once():
+            command, bound = _parsed(arguments)
+        command(*bound.args, **bound.kwargs)
+
+
+def _parsed(arguments: list[str]) -> tuple[Callable[..., object], BoundArguments]:
+    """Return the function of a command, and its arguments."""
     if arguments and not arguments[0].startswith("-"):
         require_one_process(arguments[0])
     tokens = []
@@ -51,8 +60,8 @@ def run_command(arguments: list[str]) -> None:
             name = canonical(name)  # an unknown option stays as typed, for the message
         tokens.append(name + equals + value)
     try:
-        with _warnings_as_notes():
-            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        return command, bound
     except UnknownCommandError:
         near = nearest(tokens[0], app)
         guess = f"did you mean {near}?" if near else "see onelayer --help"

@@ -2,18 +2,22 @@
 
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from onelayer.errors import ConfigError, OnelayerWarning, UnitWarning
+from cyclopts.exceptions import CycloptsError
+
+from onelayer.errors import ConfigError, OnelayerError, OnelayerWarning, UnitWarning
 
 if TYPE_CHECKING:
     from onelayer.processes import Processes
 
 TOGETHER = ("train", "resume", "probe")
+SAYING = 3.0  # seconds in which the first process shows an error: torchrun stops all once one has ended
 
 
 @contextmanager
@@ -38,17 +42,29 @@ def together(facts: Mapping[str, object]) -> Iterator["Processes"]:
 
 
 def require_one_process(command: str) -> None:
-    """Raise a ConfigError if this is one of several processes, and the command is for one; only rank 0 says so."""
+    """Raise a ConfigError if this is one of several processes, and the command is for one."""
     if command in TOGETHER or "RANK" not in os.environ:
         return
-    from onelayer.torchrun import is_first, is_one_of_several
+    from onelayer.torchrun import is_one_of_several
 
-    if not is_one_of_several():
-        return
-    if not is_first():
-        raise SystemExit(2)
-    several = f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}"
-    raise ConfigError(f"{command} runs in one process; start it without torchrun, which is for {several}")
+    if is_one_of_several():
+        several = f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}"
+        raise ConfigError(f"{command} runs in one process; start it without torchrun, which is for {several}")
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Let only the first process of a machine show an error that all have, such as one of the command line."""
+    try:
+        yield
+    except (OnelayerError, CycloptsError):
+        if "RANK" in os.environ:
+            from onelayer.torchrun import is_first_here
+
+            if not is_first_here():
+                time.sleep(SAYING)
+                raise SystemExit(2) from None
+        raise
 
 
 def _versions() -> tuple[object, ...]:
