@@ -134,6 +134,12 @@ def test_bad_manifests_are_refused(manifest: Path, change: Callable[[dict], obje
         load(changed(manifest, change))
 
 
+def test_the_folder_of_a_manifest_leads_to_it(manifest: Path):
+    """Some of its files would be a data set of their own."""
+    with pytest.raises(DataError, match=rf"^{manifest.parent}: holds a manifest of shards; pass {manifest}, or move"):
+        load(manifest.parent)
+
+
 def test_processes_with_other_data_are_refused(manifest: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(manifest.parent / "train", other / "train")

@@ -18,6 +18,7 @@ from onelayer.data.download import fetch
 from onelayer.data.formats.cifar import MissingPartError, require_cifar
 from onelayer.data.formats.cifar_sets import CIFAR10
 from onelayer.data.formats.parquet import NUMBERED
+from onelayer.data.formats.shards import SUFFIX
 from onelayer.data.progress import Progress
 from onelayer.data.protocols import BATCH_PROTOCOL, split
 from onelayer.data.untrusted.reading import reading
@@ -84,6 +85,9 @@ def find(source: str | Path) -> Source:
             raise DataError(f"{source}: no such file or folder, and not one of {', '.join(NAMES)}{guess}")
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
+        if path.is_dir() and (manifests := sorted(path.glob(f"*{SUFFIX}"))):  # not only those files that look alike
+            named = " or ".join(map(str, manifests[:2]))
+            raise DataError(f"{path}: holds a manifest of shards; pass {named}, or move it to read the other files")
         for name, form in FORMATS.items():
             if found := form.find(path):
                 return Source(name, found, given=True)
