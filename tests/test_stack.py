@@ -420,6 +420,37 @@ def test_a_system_that_starts_no_more_threads_is_told_and_nothing_waits(tmp_path
         run_sweep(sweep, splits)
 
 
+def test_the_heads_of_a_stack_are_in_the_order_of_the_seats_whoever_comes_first(monkeypatch):
+    rates, heads, came = (0.1, 0.2, 0.3), [], []
+    begin, call = Stack.__init__, Stacking.call
+
+    def begin_and_tell(stack: Stack, given: list[Head], *rest: object) -> None:
+        heads.append([head.learning_rate for head in given])
+        begin(stack, given, *rest)
+
+    def come_and_call(stacking: Stacking, *rest: object) -> object:
+        came.append(rest)
+        return call(stacking, *rest)
+
+    monkeypatch.setattr(Stack, "__init__", begin_and_tell)
+    monkeypatch.setattr(Stacking, "call", come_and_call)
+    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
+    seats = Stacking([0] * 3).seats
+
+    def one(place: int) -> None:
+        backend = replace(problem, backend=seats[place]).open(problem.begin().layer)
+        backend.run_epoch(problem.splits.train, rates[place], None, bool)
+
+    threads = [threading.Thread(target=one, args=(place,)) for place in (2, 0, 1)]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        while len(came) < number:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join(20)
+    assert heads == [[*rates]]
+
+
 def test_trainings_need_no_sweep(tmp_path):
     splits, config = toy_splits(), TrainConfig(backend="numpy", dtype="float64", threads=1, epochs=3)
     configs = [replace(config, learning_rate=rate) for rate in (0.1, 1e308, 0.3)]

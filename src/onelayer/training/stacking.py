@@ -36,6 +36,8 @@ class _Call:
 
     Parameters
     ----------
+    place : int
+        The place of the training's head in the stack.
     epoch : int
         The epoch that the training is in.
     head : Head
@@ -46,6 +48,7 @@ class _Call:
     cancelled : callable
     """
 
+    place: int
     epoch: int
     head: Head
     split: Split
@@ -80,7 +83,7 @@ class Stacking:
     """
 
     def __init__(self, epochs: Sequence[int], name: str = "numpy") -> None:
-        self.seats, self._name = [Seat(self, epoch, name) for epoch in epochs], name
+        self.seats, self._name = [Seat(self, place, epoch, name) for place, epoch in enumerate(epochs)], name
         self._rows: StackRows | None = None
         self._device: Device | None = None
         self._held: Held | None = None
@@ -142,7 +145,8 @@ class Stacking:
         if not self._calls or len(self._calls) < self._seated:
             return
         behind = min(call.epoch for call in self._calls)
-        first, *others = [call for call in self._calls if call.epoch == behind]
+        # In the order of the seats: threads come in any, and the last bits of a head may depend on its place.
+        first, *others = sorted((call for call in self._calls if call.epoch == behind), key=lambda call: call.place)
         served = [first, *(call for call in others if call.is_like(first))]
         try:
             with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # the trainings look for it
@@ -176,8 +180,8 @@ class Seat:
 
     compiled = False
 
-    def __init__(self, stacking: Stacking, epoch: int, name: str) -> None:
-        self.stacking, self.epoch, self.name = stacking, epoch, name
+    def __init__(self, stacking: Stacking, place: int, epoch: int, name: str) -> None:
+        self.stacking, self.place, self.epoch, self.name = stacking, place, epoch, name
 
     @contextmanager
     def taken(self) -> Iterator["Seat"]:
@@ -229,9 +233,9 @@ class StackedBackend(ArrayBackend):
         layer, velocity = self._state
         head = Head(layer, learning_rate, self._l2, self._momentum, velocity)
         self._seat.epoch += 1
-        call = _Call(self._seat.epoch, head, train, flipped, self._batch_size, cancelled)
+        call = _Call(self._seat.place, self._seat.epoch, head, train, flipped, self._batch_size, cancelled)
         self._state = self._seat.stacking.call(call)
 
     def evaluate(self, layer: SoftmaxLayer, split: Split, cancelled: Callable[[], bool]) -> Totals:
-        call = _Call(self._seat.epoch, Head(layer), split, None, 0, cancelled)
+        call = _Call(self._seat.place, self._seat.epoch, Head(layer), split, None, 0, cancelled)
         return self._seat.stacking.call(call)
