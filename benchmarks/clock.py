@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import array_api_compat.torch
 import numpy as np
 import torch
 from gpu import BATCH, CLASSES, EMBEDDINGS, FEATURES, RATES, embeddings, images
@@ -112,17 +111,18 @@ def coursework() -> None:
 
 def many_rates(precision: str) -> None:
     """Print the same for a step of 13 learning rates at once on 1,000 classes, and the time of 10 epochs."""
-    from onelayer.training.stack import Head, Stack, StackRows
+    from onelayer.training.stack import Head, Stack
+    from onelayer.training.stack_rows import StackRows
 
     splits = embeddings(3 * BATCH / EMBEDDINGS)
     standardizer = Standardizer.fit(splits.train.row_blocks(2**14)).for_training
     layer = SoftmaxLayer.initial(FEATURES, CLASSES, np.random.default_rng(0), init_std=0.0, dtype="float32")
     batch = replace(splits.train, indices=splits.train.indices[:BATCH])
-    rows = StackRows(standardizer, "float32", namespace=array_api_compat.torch, device=torch.device("cpu"))
+    given = splits.dataset, standardizer, "float32", BATCH
+    rows = StackRows.on(devices.Device("cpu"), *given, columns=len(RATES) * CLASSES)
     stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
-    rows.train(stack, batch, BATCH, None, bool)  # which copies the rows to the device
     with Clock(precision) as clock:
-        rows.train(stack, batch, BATCH, None, bool)
+        rows.train(stack, batch, None, bool)
     print(f"{len(RATES)} learning rates, {precision}, a step of {BATCH:,} rows: {clock.counted.in_words()}")
     print(f"10 epochs of {EMBEDDINGS:,} rows: {10 * EMBEDDINGS / BATCH * clock.counted.seconds:.1f} s\n")
 

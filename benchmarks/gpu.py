@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import array_api_compat.torch
 import numpy as np
 import torch
 
@@ -97,7 +96,8 @@ def run_coursework(splits: Splits, device: str) -> None:
 
 def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
     """Print the time of 13 learning rates at once, and of one of them alone by the backend, for each precision."""
-    from onelayer.training.stack import Head, Stack, StackRows
+    from onelayer.training.stack import Head, Stack
+    from onelayer.training.stack_rows import StackRows
 
     train, on = splits.train, devices.Device(device)
     standardizer = Standardizer.fit(train.row_blocks(2**14)).for_training
@@ -114,10 +114,10 @@ def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
         print(f"an epoch of {wide}, one learning rate, {precision}: {sorted(seconds)[1]:.2f} s", flush=True)
 
     def stacked() -> None:
-        rows = StackRows(standardizer, "float32", namespace=array_api_compat.torch, device=on.torch)
+        rows = StackRows.on(on, splits.dataset, standardizer, "float32", BATCH, columns=len(RATES) * CLASSES)
         stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
         for order in orders:
-            rows.train(stack, order, BATCH, None, bool)
+            rows.train(stack, order, None, bool)
         totals = rows.evaluate(stack, splits.validation, bool)
         best = max(total.right for total in totals) / splits.validation.weight
         print(f"  best validation accuracy of {len(totals)} learning rates: {best:.4f}")

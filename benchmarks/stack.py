@@ -20,7 +20,8 @@ from onelayer.blas import one_blas_thread
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split
 from onelayer.data.protocols import split
-from onelayer.training.stack import Head, Stack, StackRows
+from onelayer.training.stack import Head, Stack
+from onelayer.training.stack_rows import StackRows
 from onelayer.training.state import Problem
 
 
@@ -65,9 +66,9 @@ def main() -> None:
         alone("native")
     alone("numpy")
     problem = Problem.of(splits, TrainConfig(backend="numpy", dtype=asked.dtype))
-    rows = StackRows(problem.standardizer.for_training, asked.dtype)
+    rows = StackRows.in_memory(dataset, problem.standardizer.for_training, asked.dtype, 100)
     stack = Stack([Head(problem.begin().layer, rate) for rate in rates], rows.array)
-    works["stack, epoch"] = lambda: rows.train(stack, train, 100, None, bool)
+    works["stack, epoch"] = lambda: rows.train(stack, train, None, bool)
     works["stack, evaluation"] = lambda: rows.evaluate(stack, train, bool)
     works["product"] = lambda: [sgemm @ sgemm for _ in range(4)]
     with one_blas_thread():

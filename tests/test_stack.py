@@ -17,10 +17,11 @@ from onelayer.errors import ConfigError, DivergedError, RunError
 from onelayer.experiments.sweep import Sweep, SweepPlan, grid, run_sweep
 from onelayer.experiments.sweep.stacks import stacks_of
 from onelayer.runs.directory import Run
-from onelayer.training import stack as stacks
-from onelayer.training.backends.devices import choose_device
+from onelayer.training import stack_rows
+from onelayer.training.backends import devices
 from onelayer.training.history import table_of
-from onelayer.training.stack import Head, Stack, StackRows, most_heads
+from onelayer.training.stack import Head, Stack, most_heads
+from onelayer.training.stack_rows import StackRows
 from onelayer.training.stacking import Stacking
 from onelayer.training.state import Problem, TrainingState
 from onelayer.training.train import solve, train
@@ -41,12 +42,12 @@ def has_torch() -> bool:
 needs_torch = pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
 
 
-def namespace(library: str) -> object:
+def rows_of(problem: Problem, batch_size: int, library: str = "numpy", dtype: str = "float64") -> StackRows:
+    """Return the rows of a problem, for stacks of up to three heads of four classes."""
+    given = problem.splits.dataset, problem.standardizer.for_training, dtype, batch_size
     if library == "numpy":
-        return np
-    import array_api_compat.torch
-
-    return array_api_compat.torch
+        return StackRows.in_memory(*given)
+    return StackRows.on(devices.Device("cpu"), *given, columns=12)
 
 
 @pytest.mark.parametrize("library", libraries())
@@ -63,7 +64,7 @@ def namespace(library: str) -> object:
     [{}, {"momentum": 0.8}, {"loss": "sigmoid", "flip": True}, {"class_weight": "class 0=3,class 1=0.5"}],
     ids=["softmax", "momentum", "sigmoid and flips", "weights"],
 )
-def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolerance, options):
+def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolerance, options, monkeypatch):
     splits = toy_splits(dtype=rows)
     config = TrainConfig(backend="numpy", dtype=dtype, batch_size=16, **options)
     problem = Problem.of(splits, config)
@@ -73,12 +74,12 @@ def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolera
     heads = [Head(start, rate, l2, config.momentum_taken) for rate, l2 in own]
     orders = [replace(train, indices=rng.permutation(train.indices)) for _ in range(2)]
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
-    # The rows are resident on cpu:0 as on a GPU, and stay where they are for the library's own CPU.
-    device = "cpu:0" if library == "torch" and rows != "float64" else None
-    place = StackRows(problem.standardizer.for_training, dtype, namespace=namespace(library), device=device)
+    if rows != "float64":  # the rows are resident, as on a GPU
+        monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
+    place = rows_of(problem, 16, library, dtype)
     stack = Stack(heads, place.array)
     for order in orders:
-        place.train(stack, order, 16, flipped, bool)
+        place.train(stack, order, flipped, bool)
     totals = place.evaluate(stack, problem.splits.validation, bool)
     for (rate, l2), layer, velocity, total in zip(own, stack.layers, stack.velocities, totals, strict=True):
         alone = replace(problem, config=replace(config, l2=l2)).open(start)
@@ -102,8 +103,8 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
     validation = replace(splits.validation, dataset=dataset, indices=np.arange(100))
     problem = Problem.of(splits, TrainConfig(backend="numpy", dtype="float64"))
     layer = TrainingState.initial(60, 4, coursework(init_std=0.5, dtype="float64")).layer
-    place = StackRows(problem.standardizer.for_training, "float64")
-    monkeypatch.setattr(stacks, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(stack_rows, "BLOCK_ROWS", 7)
+    place = rows_of(replace(problem, splits=replace(problem.splits, train=validation)), 16)
     (_, total) = place.evaluate(Stack([Head(layer)] * 2, place.array), validation, bool)
     expected = problem.open(layer).evaluate(layer, validation, bool)
     assert (total.loss, total.right) == pytest.approx((expected.loss, expected.right), rel=1e-12)
@@ -114,17 +115,18 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
 
 def test_a_diverged_head_enters_no_other():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", dtype="float64"))
-    start, place = problem.begin().layer, StackRows(problem.standardizer.for_training, "float64")
+    start, place = problem.begin().layer, rows_of(problem, 100)
     stack = Stack([Head(start, 0.1), Head(start, 1e308), Head(start, 0.2)], place.array)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(3):
-            place.train(stack, problem.splits.train, 100, None, bool)
+            place.train(stack, problem.splits.train, None, bool)
     assert [bool(np.isfinite(layer.weights).all()) for layer in stack.layers] == [True, False, True]
 
 
 @needs_torch
-@pytest.mark.parametrize(("l2", "launches"), [(0.0, 14), (0.1, 18)])
-def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_for_none(l2, launches):
+@pytest.mark.parametrize(("l2", "launches"), [(0.0, 10), (0.1, 14)])
+def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_for_none(l2, launches, monkeypatch):
+    monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counted(TorchDispatchMode):
@@ -138,14 +140,13 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
 
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     rows, counts = problem.splits.train, []
-    place = StackRows(problem.standardizer.for_training, "float32", namespace=namespace("torch"), device="cpu:0")
     for heads in (2, 13):
-        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, place.array)
-        place.train(stack, rows, 20, None, bool)  # puts the rows on the device
+        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, rows_of(problem, 1, "torch").array)
         for batch in (len(rows), len(rows) // 5):
+            place = rows_of(problem, batch, "torch", "float32")
             with Counted() as counted:
                 counted.names = []
-                place.train(stack, rows, batch, None, bool)
+                place.train(stack, rows, None, bool)
             assert not any("_local_scalar_dense" in name or "nonzero" in name for name in counted.names)
             counts.append(len(counted.names))
     assert counts[:2] == counts[2:]
@@ -154,12 +155,12 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
 
 def test_no_array_of_numpy_is_shared_with_the_heads():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", momentum=0.5))
-    start, place = problem.begin().layer, StackRows(problem.standardizer.for_training, "float32")
+    start, place = problem.begin().layer, rows_of(problem, 100, dtype="float32")
     still = np.zeros_like(start.weights), np.zeros_like(start.bias)
     stack = Stack([Head(start, 0.1, momentum=0.5, velocity=still)], place.array)
-    place.train(stack, problem.splits.train, 100, None, bool)
+    place.train(stack, problem.splits.train, None, bool)
     (trained,) = stack.layers
-    place.train(stack, problem.splits.train, 100, None, bool)
+    place.train(stack, problem.splits.train, None, bool)
     assert not start.weights.any()
     assert not still[0].any()
     assert not np.array_equal(trained.weights, stack.layers[0].weights)
@@ -307,13 +308,12 @@ def test_a_stack_on_a_device_of_pytorch(alone, tmp_path):
             np.testing.assert_allclose(*models, rtol=0, atol=1e-12)
             summary = sweep.run(setting, 42).summary
             assert (summary["backend"], summary["stack"]) == ("torch", 16)
-            assert summary["device"].startswith(choose_device("auto"))
+            assert summary["device"].startswith(devices.choose_device("auto"))
 
 
 @pytest.fixture
 def a_gpu(monkeypatch):
     """A device that is the CPU by another name, as tensors on it must be copied there."""
-    from onelayer.training.backends import devices
 
     class Gpu(devices.Device):
         def __init__(self, asked: str) -> None:
@@ -321,49 +321,52 @@ def a_gpu(monkeypatch):
             self.name, self.torch = "cuda:0", devices.Device("cpu").torch
 
     monkeypatch.setattr("onelayer.training.stacking.Device", Gpu)
-    return devices
+
+
+def seat_of(stacking: Stacking, problem: Problem, **settings: object) -> object:
+    """Return the backend of the first training of a stacking, which makes room for the rows."""
+    config = TrainConfig(backend="torch", momentum=0.0, **settings)
+    return stacking.seats[0](problem.splits, config, problem.standardizer.for_training, problem.begin().layer)
 
 
 @needs_torch
 def test_rows_that_a_device_has_no_room_for_are_refused(monkeypatch, a_gpu):
-    stacking = Stacking([0], "torch")
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
-    monkeypatch.setattr(a_gpu, "room_on", lambda _: 17_999.0)
+    monkeypatch.setattr(devices, "room_on", lambda _: 17_999.0)
     with pytest.raises(
         ConfigError, match=r"--stack keeps all rows on the device, and cuda:0 has no room for toy; leave"
     ):
-        stacking.open(problem.splits.dataset, problem.standardizer, problem.config)
+        seat_of(Stacking([0], "torch"), problem)
 
 
 @needs_torch
 def test_stacks_share_the_rows_on_a_device(monkeypatch, a_gpu):
-    places = []
-    monkeypatch.setattr("onelayer.training.stacking.StackRows", lambda *_, **given: places.append(given["resident"]))
-    monkeypatch.setattr(a_gpu, "room_on", lambda _: 1e9)
+    from onelayer.training.backends.feed import Held
+
+    held, original = [], Held.on.__func__
+    monkeypatch.setattr(Held, "on", classmethod(lambda *given: held.append(original(*given)) or held[-1]))
+    monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     stackings = [Stacking([0], "torch") for _ in range(2)]  # which hold the rows
     for stacking in stackings:
-        stacking.open(problem.splits.dataset, problem.standardizer, problem.config)
-    (rows, first), (_, second) = places
+        seat_of(stacking, problem)
+    first, second = held
     assert first is second
-    assert rows is problem.splits.dataset.rows
-    np.testing.assert_array_equal(first, rows)
+    np.testing.assert_array_equal(first.rows, problem.splits.dataset.rows)
 
 
 @needs_torch
 def test_a_stack_rounds_factors_in_training_only(monkeypatch, a_gpu):
-    asked, original = [], a_gpu.Device.working
+    asked, original = [], devices.Device.working
 
     def spy(device: object, what: str, needed: int, precision: str = "full") -> object:
         asked.append(precision)
         return original(device, what, needed, precision)
 
-    monkeypatch.setattr(a_gpu.Device, "working", spy)
-    monkeypatch.setattr(a_gpu, "room_on", lambda _: 1e9)
+    monkeypatch.setattr(devices.Device, "working", spy)
+    monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
-    config = TrainConfig(backend="torch", precision="tf32", momentum=0.0)
-    given = problem.splits, config, problem.standardizer.for_training, problem.begin().layer
-    backend = Stacking([0], "torch").seats[0](*given)
+    backend = seat_of(Stacking([0], "torch"), problem, precision="tf32")
     backend.run_epoch(problem.splits.train, 0.1, None, bool)
     backend.evaluate(backend.layer, problem.splits.validation, bool)
     assert asked == ["full", "tf32", "full"]  # rows, training, scores

@@ -11,23 +11,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onelayer.blas import one_blas_thread
 from onelayer.config import TrainConfig
-from onelayer.data.dataset import Dataset, Split, Splits
-from onelayer.errors import ConfigError
+from onelayer.data.dataset import Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Totals, Velocity
 from onelayer.training.backends.array import ArrayBackend
 from onelayer.training.backends.devices import Device
-from onelayer.training.stack import Head, Stack, StackRows
-
-if TYPE_CHECKING:
-    from onelayer.training.backends.feed import Held
+from onelayer.training.stack import Head, Stack
+from onelayer.training.stack_rows import StackRows
 
 
 @dataclass(eq=False)
@@ -86,7 +83,6 @@ class Stacking:
         self.seats, self._name = [Seat(self, place, epoch, name) for place, epoch in enumerate(epochs)], name
         self._rows: StackRows | None = None
         self._device: Device | None = None
-        self._held: Held | None = None
         self._precision = "full"
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
@@ -106,8 +102,8 @@ class Stacking:
             self._seated -= 1
             self._serve_if_complete()
 
-    def open(self, dataset: Dataset, standardizer: Standardizer, config: TrainConfig) -> None:
-        """Make room for the rows, of which all trainings have the same.
+    def open(self, splits: Splits, standardizer: Standardizer, config: TrainConfig, columns: int) -> None:
+        """Make room for the rows, of which all trainings have the same, and for layers of this many columns in all.
 
         Raises
         ------
@@ -117,29 +113,13 @@ class Stacking:
         with self._turn:
             if self._rows is not None:
                 return
+            given = splits.dataset, standardizer, config.dtype, min(config.batch_size, len(splits.train))
             if self._name != "torch":
-                self._rows = StackRows(standardizer, config.dtype)
+                self._rows = StackRows.in_memory(*given)
                 return
-            import array_api_compat.torch
-
-            from onelayer.training.backends.feed import Held
-
-            self._device = device = Device(config.device)
-            self._precision, resident = config.precision, None
-            if device.name != "cpu":
-                with device.working("a stack", 0):
-                    self._held = held = Held.on(device, dataset, 0)  # other stacks have the same
-                if held.rows is None:
-                    what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
-                    raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
-                resident = held.rows
-            self._rows = StackRows(
-                standardizer,
-                config.dtype,
-                namespace=array_api_compat.torch,
-                device=device.torch,
-                resident=(dataset.rows, resident),
-            )
+            self._device, self._precision = Device(config.device), config.precision
+            with self._device.working("a stack", 0):
+                self._rows = StackRows.on(self._device, *given, columns)
 
     def _serve_if_complete(self) -> None:
         if not self._calls or len(self._calls) < self._seated:
@@ -171,7 +151,7 @@ class Stacking:
             stack = Stack([call.head for call in calls], self._rows.array)
             if not first.batch_size:
                 return self._rows.evaluate(stack, first.split, first.cancelled)
-            self._rows.train(stack, first.split, first.batch_size, first.flipped, first.cancelled)
+            self._rows.train(stack, first.split, first.flipped, first.cancelled)
             return list(zip(stack.layers, stack.velocities, strict=True))
 
 
@@ -215,7 +195,7 @@ class StackedBackend(ArrayBackend):
         velocity: Velocity | None,
     ) -> None:
         super().__init__(splits, config, standardizer, layer, velocity)
-        seat.stacking.open(splits.dataset, standardizer, config)
+        seat.stacking.open(splits, standardizer, config, len(seat.stacking.seats) * len(layer.bias))
         self._seat, self._momentum = seat, config.momentum_taken
         self._state = layer, velocity
 

@@ -20,6 +20,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 from onelayer.training.backends import Name, Totals, Velocity, devices
 from onelayer.training.backends.array import ArrayBackend, Inputs
+from onelayer.training.backends.products import add_product, product
 
 MOST_STEPS = 512  # in a CUDA graph
 
@@ -114,18 +115,18 @@ class TorchBackend(ArrayBackend):
     def _step(self, X: Array, y: Array, w: Array | None, learning_rate: float) -> None:
         """Take a step on a batch X (B, width): dJ/dA is G^T X / B, and the penalty leaves the bias out."""
         A, V, factor = self._A, self._velocity, 1 / len(X)
-        G = self._loss.tensor_residual(_product(X, A.T), y)  # (B, K): not divided by B
+        G = self._loss.tensor_residual(product(X, A.T), y)  # (B, K): not divided by B
         if w is not None:
             G.mul_(w[:, None])
         if V is not None:
-            _add_product(V.mul_(self._momentum), G.T, X, factor)
+            add_product(V.mul_(self._momentum), G.T, X, factor)
             if self._l2:
                 V[:, : self._d].add_(A[:, : self._d], alpha=2 * self._l2)
             A.add_(V, alpha=-learning_rate)
             return
         if self._l2:
             A[:, : self._d].mul_(1 - 2 * learning_rate * self._l2)
-        _add_product(A, G.T, X, -learning_rate * factor)
+        add_product(A, G.T, X, -learning_rate * factor)
 
     def _folded(self, layer: SoftmaxLayer, split: Split) -> SoftmaxLayer:
         from onelayer.training.backends.feed import of_arrays
@@ -149,24 +150,3 @@ class TorchBackend(ArrayBackend):
     def _working(self, precision: str = "full") -> AbstractContextManager[None]:
         what = f"training on batches of {self._batch_size:,} rows of {self._d:,} features"
         return self._device.working(what, self._needed, precision)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """Return a b in the type of the layer; bfloat16 rounds the factors, and the sums are float32."""
-    import torch
-
-    if a.dtype != torch.bfloat16:
-        return a @ b
-    if a.device.type == "cuda":
-        return torch.mm(a, b.to(a.dtype), out_dtype=torch.float32)
-    return a.float() @ b.to(a.dtype).float()
-
-
-def _add_product(A: Array, a: Array, b: Array, factor: float) -> None:
-    """Add factor times a b to A."""
-    import torch
-
-    if b.dtype != torch.bfloat16:
-        A.addmm_(a, b, alpha=factor)
-        return
-    A.add_(_product(a.to(b.dtype), b), alpha=factor)
