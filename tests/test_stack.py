@@ -282,7 +282,8 @@ def test_an_interrupted_stack_goes_on(alone, tmp_path, monkeypatch, behind):
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep, splits, workers=1, on_progress=stop)
     partial = [sweep.run(setting, 42) for setting in range(16) if sweep.read(setting, 42).status == "missing"]
-    done = [run.read_checkpoint()[1].epoch for run in partial]
+    states = [run.read_checkpoint()[1] for run in partial]  # of which some may have ended, without a summary
+    done = [state.epoch for state in states]
     assert len(done) > 6
     assert min(done) > 3
     if behind:  # as if it was killed before it had written a checkpoint
@@ -292,7 +293,7 @@ def test_an_interrupted_stack_goes_on(alone, tmp_path, monkeypatch, behind):
     require_alike(sweep, alone)
     first = passes.heads[: min(done) - 1]
     assert (set(first) == {1}) == behind, "the one that is behind catches up alone"
-    assert max(passes.heads[: max(done) + 1]) >= len(partial) - 1
+    assert max(passes.heads[: max(done) + 1]) >= sum(not state.ended for state in states) - 1
 
 
 @needs_torch
