@@ -21,7 +21,7 @@ from gpu import BATCH, CLASSES, EMBEDDINGS, FEATURES, RATES, embeddings, images
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from onelayer.config import COURSEWORK
+from onelayer.config import COURSEWORK, TrainConfig
 from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import devices
@@ -118,8 +118,8 @@ def many_rates(precision: str) -> None:
     standardizer = Standardizer.fit(splits.train.row_blocks(2**14)).for_training
     layer = SoftmaxLayer.initial(FEATURES, CLASSES, np.random.default_rng(0), init_std=0.0, dtype="float32")
     batch = replace(splits.train, indices=splits.train.indices[:BATCH])
-    given = splits.dataset, standardizer, "float32", BATCH
-    rows = StackRows.on(devices.Device("cpu"), *given, columns=len(RATES) * CLASSES)
+    config = TrainConfig(batch_size=BATCH, backend="torch", device="cpu")
+    rows = StackRows.on_device(splits, standardizer, config, columns=len(RATES) * CLASSES)
     stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
     with Clock(precision) as clock:
         rows.train(stack, batch, None, bool)

@@ -99,7 +99,7 @@ def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
     from onelayer.training.stack import Head, Stack
     from onelayer.training.stack_rows import StackRows
 
-    train, on = splits.train, devices.Device(device)
+    train = splits.train
     standardizer = Standardizer.fit(train.row_blocks(2**14)).for_training
     layer = SoftmaxLayer.initial(FEATURES, CLASSES, np.random.default_rng(0), init_std=0.0, dtype="float32")
     rng = np.random.default_rng(0)
@@ -114,16 +114,17 @@ def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
         print(f"an epoch of {wide}, one learning rate, {precision}: {sorted(seconds)[1]:.2f} s", flush=True)
 
     def stacked() -> None:
-        rows = StackRows.on(on, splits.dataset, standardizer, "float32", BATCH, columns=len(RATES) * CLASSES)
-        stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
-        for order in orders:
-            rows.train(stack, order, None, bool)
-        totals = rows.evaluate(stack, splits.validation, bool)
+        config = TrainConfig(batch_size=BATCH, backend="torch", device=device)
+        rows = StackRows.on_device(splits, standardizer, config, columns=len(RATES) * CLASSES)
+        with rows.working():
+            stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
+            for order in orders:
+                rows.train(stack, order, None, bool)
+            totals = rows.evaluate(stack, splits.validation, bool)
         best = max(total.right for total in totals) / splits.validation.weight
         print(f"  best validation accuracy of {len(totals)} learning rates: {best:.4f}")
 
-    with on.working("a stack of 13 heads", 0):
-        print(f"{epochs} epochs of {wide}, {len(RATES)} learning rates at once: {seconds_of(stacked, 1)[0]:.1f} s")
+    print(f"{epochs} epochs of {wide}, {len(RATES)} learning rates at once: {seconds_of(stacked, 1)[0]:.1f} s")
 
 
 def main() -> None:

@@ -65,8 +65,8 @@ def main() -> None:
     if asked.dtype == "float32":
         alone("native")
     alone("numpy")
-    problem = Problem.of(splits, TrainConfig(backend="numpy", dtype=asked.dtype))
-    rows = StackRows.in_memory(dataset, problem.standardizer.for_training, asked.dtype, 100)
+    problem = Problem.of(splits, TrainConfig(backend="numpy", dtype=asked.dtype, batch_size=100))
+    rows = StackRows.in_memory(problem.splits, problem.standardizer.for_training, problem.config)
     stack = Stack([Head(problem.begin().layer, rate) for rate in rates], rows.array)
     works["stack, epoch"] = lambda: rows.train(stack, train, None, bool)
     works["stack, evaluation"] = lambda: rows.evaluate(stack, train, bool)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from helpers import assert_one_line, coursework, start, toy_splits
 
 from onelayer.config import SplitConfig, TrainConfig
+from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DivergedError, RunError
 from onelayer.experiments.sweep import Sweep, SweepPlan, grid, run_sweep
 from onelayer.experiments.sweep.stacks import stacks_of
+from onelayer.losses import LOSSES
 from onelayer.runs.directory import Run
 from onelayer.training import stack_rows
 from onelayer.training.backends import devices
@@ -42,12 +45,30 @@ def has_torch() -> bool:
 needs_torch = pytest.mark.skipif(not has_torch(), reason="PyTorch is missing")
 
 
-def rows_of(problem: Problem, batch_size: int, library: str = "numpy", dtype: str = "float64") -> StackRows:
+def rows_of(problem: Problem, library: str = "numpy", **settings: object) -> StackRows:
     """Return the rows of a problem, for stacks of up to three heads of four classes."""
-    given = problem.splits.dataset, problem.standardizer.for_training, dtype, batch_size
-    if library == "numpy":
-        return StackRows.in_memory(*given)
-    return StackRows.on(devices.Device("cpu"), *given, columns=12)
+    config = replace(problem.config, **settings)
+    given = problem.splits, problem.standardizer.for_training, config
+    return StackRows.in_memory(*given) if library == "numpy" else StackRows.on_device(*given, columns=12)
+
+
+def together(splits: Splits, configs: Sequence[TrainConfig], library: str = "numpy") -> list[object]:
+    """Return the results of trainings as one stack; an error of one of them in its place."""
+    stacking, results = Stacking([0] * len(configs), library), [None] * len(configs)
+
+    def one(place: int) -> None:
+        with stacking.seats[place].taken() as seat:
+            try:
+                results[place] = solve(replace(Problem.of(splits, configs[place]), backend=seat))
+            except (DivergedError, ConfigError) as error:
+                results[place] = error
+
+    threads = [threading.Thread(target=one, args=(place,)) for place in range(len(configs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
 
 
 @pytest.mark.parametrize("library", libraries())
@@ -76,7 +97,7 @@ def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolera
     flipped = rng.random(len(train)) < 0.5 if config.flip else None
     if rows != "float64":  # the rows are resident, as on a GPU
         monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
-    place = rows_of(problem, 16, library, dtype)
+    place = rows_of(problem, library)
     stack = Stack(heads, place.array)
     for order in orders:
         place.train(stack, order, flipped, bool)
@@ -104,7 +125,7 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
     problem = Problem.of(splits, TrainConfig(backend="numpy", dtype="float64"))
     layer = TrainingState.initial(60, 4, coursework(init_std=0.5, dtype="float64")).layer
     monkeypatch.setattr(stack_rows, "BLOCK_ROWS", 7)
-    place = rows_of(replace(problem, splits=replace(problem.splits, train=validation)), 16)
+    place = rows_of(replace(problem, splits=replace(problem.splits, train=validation)))
     (_, total) = place.evaluate(Stack([Head(layer)] * 2, place.array), validation, bool)
     expected = problem.open(layer).evaluate(layer, validation, bool)
     assert (total.loss, total.right) == pytest.approx((expected.loss, expected.right), rel=1e-12)
@@ -115,7 +136,7 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
 
 def test_a_diverged_head_enters_no_other():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", dtype="float64"))
-    start, place = problem.begin().layer, rows_of(problem, 100)
+    start, place = problem.begin().layer, rows_of(problem, batch_size=100)
     stack = Stack([Head(start, 0.1), Head(start, 1e308), Head(start, 0.2)], place.array)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(3):
@@ -141,9 +162,9 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     rows, counts = problem.splits.train, []
     for heads in (2, 13):
-        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, rows_of(problem, 1, "torch").array)
+        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, rows_of(problem, "torch").array)
         for batch in (len(rows), len(rows) // 5):
-            place = rows_of(problem, batch, "torch", "float32")
+            place = rows_of(problem, "torch", batch_size=batch)
             with Counted() as counted:
                 counted.names = []
                 place.train(stack, rows, None, bool)
@@ -155,7 +176,7 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
 
 def test_no_array_of_numpy_is_shared_with_the_heads():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", momentum=0.5))
-    start, place = problem.begin().layer, rows_of(problem, 100, dtype="float32")
+    start, place = problem.begin().layer, rows_of(problem, batch_size=100)
     still = np.zeros_like(start.weights), np.zeros_like(start.bias)
     stack = Stack([Head(start, 0.1, momentum=0.5, velocity=still)], place.array)
     place.train(stack, problem.splits.train, None, bool)
@@ -312,40 +333,41 @@ def test_a_stack_on_a_device_of_pytorch(alone, tmp_path):
             assert summary["device"].startswith(devices.choose_device("auto"))
 
 
-@pytest.fixture
-def a_gpu(monkeypatch):
-    """A device that is the CPU by another name, as tensors on it must be copied there."""
-
-    class Gpu(devices.Device):
-        def __init__(self, asked: str) -> None:
-            super().__init__("cpu")
-            self.name, self.torch = "cuda:0", devices.Device("cpu").torch
-
-    monkeypatch.setattr("onelayer.training.stacking.Device", Gpu)
-
-
 def seat_of(stacking: Stacking, problem: Problem, **settings: object) -> object:
     """Return the backend of the first training of a stacking, which makes room for the rows."""
     config = TrainConfig(backend="torch", momentum=0.0, **settings)
     return stacking.seats[0](problem.splits, config, problem.standardizer.for_training, problem.begin().layer)
 
 
-@needs_torch
-def test_rows_that_a_device_has_no_room_for_are_refused(monkeypatch, a_gpu):
-    problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
-    monkeypatch.setattr(devices, "room_on", lambda _: 17_999.0)
-    with pytest.raises(
-        ConfigError, match=r"--stack keeps all rows on the device, and cuda:0 has no room for toy; leave"
-    ):
-        seat_of(Stacking([0], "torch"), problem)
-
-
-@needs_torch
-def test_stacks_share_the_rows_on_a_device(monkeypatch, a_gpu):
+@pytest.fixture
+def held(monkeypatch) -> list[object]:
+    """The data sets that are put on a device, one for each stack that asks for one."""
     from onelayer.training.backends.feed import Held
 
-    held, original = [], Held.on.__func__
-    monkeypatch.setattr(Held, "on", classmethod(lambda *given: held.append(original(*given)) or held[-1]))
+    found, original = [], Held.on.__func__
+    monkeypatch.setattr(Held, "on", classmethod(lambda *given: found.append(original(*given)) or found[-1]))
+    return found
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9, "l2": 0.1}, {"flip": True}, {"class_weight": "balanced"}], ids=str
+)
+def test_a_stack_whose_rows_a_device_has_no_room_for_has_the_same_bits(options, held, monkeypatch):
+    monkeypatch.setattr(devices, "CPU_NUMBERS", 2**12)  # blocks of two batches
+    monkeypatch.setattr(devices, "GPU_NUMBERS", 2**12)
+    config, found = TrainConfig(backend="torch", threads=1, epochs=2, batch_size=32, **options), []
+    for room in (0.0, 1e9):
+        monkeypatch.setattr(devices, "room_on", lambda _, room=room: room)
+        results = together(toy_splits(), [replace(config, learning_rate=rate) for rate in (0.01, 0.1)], "torch")
+        found.append([(result.model.layer.weights.tobytes(), result.scores) for result in results])
+    assert [of_stack.rows is None for of_stack in held] == [True, False]
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+
+
+@needs_torch
+def test_stacks_share_the_rows_on_a_device(held, monkeypatch):
     monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     stackings = [Stacking([0], "torch") for _ in range(2)]  # which hold the rows
@@ -357,15 +379,29 @@ def test_stacks_share_the_rows_on_a_device(monkeypatch, a_gpu):
 
 
 @needs_torch
-def test_a_stack_rounds_factors_in_training_only(monkeypatch, a_gpu):
+def test_a_stack_that_fills_a_device_says_how_much_is_needed(monkeypatch):
+    import torch
+
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", full)
+    monkeypatch.setattr(devices, "room_on", lambda _: 2**30)
+    configs = [TrainConfig(backend="torch", device="cpu", threads=1, learning_rate=rate) for rate in (0.01, 0.1)]
+    wanted = "the device cpu is out of memory: a stack needs about 0.0 GiB beside the rows, and 1.0 GiB are free; "
+    for error in together(toy_splits(), configs, "torch"):
+        assert str(error) == wanted + "lower --batch-size, leave --stack out, or take --device cpu"
+
+
+@needs_torch
+def test_a_stack_rounds_factors_in_training_only(monkeypatch):
     asked, original = [], devices.Device.working
 
-    def spy(device: object, what: str, needed: int, precision: str = "full") -> object:
+    def spy(device: object, what: str, needed: int, precision: str, **words: str) -> object:
         asked.append(precision)
-        return original(device, what, needed, precision)
+        return original(device, what, needed, precision, **words)
 
     monkeypatch.setattr(devices.Device, "working", spy)
-    monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     backend = seat_of(Stacking([0], "torch"), problem, precision="tf32")
     backend.run_epoch(problem.splits.train, 0.1, None, bool)
@@ -455,23 +491,10 @@ def test_the_heads_of_a_stack_are_in_the_order_of_the_seats_whoever_comes_first(
     assert heads == [[*rates]]
 
 
-def test_trainings_need_no_sweep(tmp_path):
+def test_trainings_need_no_sweep():
     splits, config = toy_splits(), TrainConfig(backend="numpy", dtype="float64", threads=1, epochs=3)
     configs = [replace(config, learning_rate=rate) for rate in (0.1, 1e308, 0.3)]
-    stacking, results = Stacking([0] * 3), {}
-
-    def one(number: int) -> None:
-        with stacking.seats[number].taken() as seat:
-            try:
-                results[number] = solve(replace(Problem.of(splits, configs[number]), backend=seat))
-            except DivergedError as error:
-                results[number] = error
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    results = together(splits, configs)
     assert isinstance(results[1], DivergedError)
     for number in (0, 2):
         expected = train(splits, configs[number])

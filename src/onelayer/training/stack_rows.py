@@ -1,13 +1,14 @@
 """Rows for stacks, in memory or on a device, and the passes over them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 from array_api_compat import to_device
 
-from onelayer.data.dataset import Dataset, Split
-from onelayer.errors import ConfigError
+from onelayer.config import TrainConfig
+from onelayer.data.dataset import Split, Splits
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
 from onelayer.losses import Array
 from onelayer.training.backends import Totals
@@ -17,8 +18,6 @@ from onelayer.training.stack import Stack
 
 if TYPE_CHECKING:
     from onelayer.training.backends.feed import Feed
-
-EVALUATED = 2**26  # numbers of rows and logits that are on a GPU at a time
 
 
 class HostFeed:
@@ -68,10 +67,10 @@ class StackRows:
     training, scored : Feed or HostFeed
         Blocks of whole batches, and of whole views.
     batch_size : int
-    array : callable
-        Puts a NumPy array on the device of the rows.
-    exact : type
-        Type of sums over rows.
+    device : Device or None
+        That of the rows; None for NumPy.
+    needed : int
+        Bytes that a stack needs there beside the rows.
     """
 
     def __init__(
@@ -79,48 +78,47 @@ class StackRows:
         training: "Feed | HostFeed",
         scored: "Feed | HostFeed",
         batch_size: int,
-        array: Callable[[np.ndarray], Array],
-        exact: object,
+        device: Device | None = None,
+        needed: int = 0,
     ) -> None:
         self._training, self._scored, self._batch_size = training, scored, batch_size
-        self.array, self._exact = array, exact
+        self._device, self._needed = device, needed
+        self._exact: object = device.exact if device else np.float64
 
     @classmethod
-    def in_memory(cls, dataset: Dataset, standardizer: Standardizer, dtype: str, batch_size: int) -> "StackRows":
+    def in_memory(cls, splits: Splits, standardizer: Standardizer, config: TrainConfig) -> "StackRows":
         """Return rows for NumPy, where they are."""
-        views = dataset.views
-        training = HostFeed(standardizer, batch_size, dtype)  # so that a batch is in the cache
-        scored = HostFeed(standardizer, max(1, BLOCK_ROWS // views) * views, dtype)
-        return cls(training, scored, batch_size, lambda array: array, np.float64)
+        views, batch_size = splits.dataset.views, min(config.batch_size, len(splits.train))
+        training = HostFeed(standardizer, batch_size, config.dtype)  # so that a batch is in the cache
+        scored = HostFeed(standardizer, max(1, BLOCK_ROWS // views) * views, config.dtype)
+        return cls(training, scored, batch_size)
 
     @classmethod
-    def on(
-        cls, device: Device, dataset: Dataset, standardizer: Standardizer, dtype: str, batch_size: int, columns: int
-    ) -> "StackRows":
-        """Return rows on a device of PyTorch, for stacks of this many columns; to be called while it works.
-
-        Raises
-        ------
-        ConfigError
-            If the device has no room for them.
-        """
+    def on_device(cls, splits: Splits, standardizer: Standardizer, config: TrainConfig, columns: int) -> "StackRows":
+        """Return rows on the device of PyTorch that is asked for, for stacks of this many columns."""
         import torch
 
-        from onelayer.training.backends.feed import Feed, Held
+        from onelayer.training.backends.feed import Feed, Held, Sizes
 
-        held = Held.on(device, dataset, 0)  # other stacks have the same
-        if held.rows is None and device.name != "cpu":
-            what = f"--stack keeps all rows on the device, and {device.name} has no room for {dataset.name}"
-            raise ConfigError(f"{what}; leave --stack out, or take --device cpu")
-        d, views, factors = dataset.rows.shape[1], dataset.views, getattr(torch, dtype)
-        scored = BLOCK_ROWS if device.name == "cpu" else EVALUATED // (columns + d)
-        return cls(
-            Feed(held, standardizer, batch_size * max(1, device.numbers // d // batch_size), factors),
-            Feed(held, standardizer, max(1, scored // views) * views, factors),
-            batch_size,
-            lambda array: torch.from_numpy(array.copy()).to(device.torch),
-            device.exact,
-        )
+        device, batch_size = Device(config.device), min(config.batch_size, len(splits.train))
+        dtype = getattr(torch, config.dtype)
+        sizes = Sizes.of(device, splits, batch_size, columns, dtype)
+        with _working(device, sizes.needed):
+            held = Held.on(device, splits.dataset, sizes.needed)  # other stacks have the same
+            training, scored = (Feed(held, standardizer, size, dtype) for size in sizes[:2])
+        return cls(training, scored, batch_size, device, sizes.needed)
+
+    def working(self, precision: str = "full") -> AbstractContextManager[None]:
+        """Return the context in which a stack is made, trained and evaluated."""
+        return _working(self._device, self._needed, precision) if self._device else nullcontext()
+
+    def array(self, array: np.ndarray) -> Array:
+        """Put an array on the device, where it is not used elsewhere."""
+        if self._device is None:
+            return array
+        import torch
+
+        return torch.from_numpy(array.copy()).to(self._device.torch)
 
     def train(self, stack: Stack, train: Split, flipped: np.ndarray | None, cancelled: Callable[[], bool]) -> None:
         """Train a stack on the rows of a split, as `Backend.run_epoch` does."""
@@ -137,3 +135,7 @@ class StackRows:
             loss, right = loss + of_block[0], right + of_block[1]
         sums = (np.asarray(to_device(total, "cpu")).tolist() for total in (loss, right))
         return [Totals(*of_head) for of_head in zip(*sums, strict=True)]
+
+
+def _working(device: Device, needed: int, precision: str = "full") -> AbstractContextManager[None]:
+    return device.working("a stack", needed, precision, remedy="lower --batch-size, leave --stack out, or ")

@@ -9,7 +9,7 @@ Trainings that are behind, because they were resumed from an earlier epoch, are 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from onelayer.features.standardizer import Standardizer
 from onelayer.layer import SoftmaxLayer
 from onelayer.training.backends import Totals, Velocity
 from onelayer.training.backends.array import ArrayBackend
-from onelayer.training.backends.devices import Device
 from onelayer.training.stack import Head, Stack
 from onelayer.training.stack_rows import StackRows
 
@@ -82,7 +81,6 @@ class Stacking:
     def __init__(self, epochs: Sequence[int], name: str = "numpy") -> None:
         self.seats, self._name = [Seat(self, place, epoch, name) for place, epoch in enumerate(epochs)], name
         self._rows: StackRows | None = None
-        self._device: Device | None = None
         self._precision = "full"
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
@@ -108,18 +106,14 @@ class Stacking:
         Raises
         ------
         ConfigError
-            If a device has no room for them.
+            If a device has no room for a block of them.
         """
         with self._turn:
             if self._rows is not None:
                 return
-            given = splits.dataset, standardizer, config.dtype, min(config.batch_size, len(splits.train))
-            if self._name != "torch":
-                self._rows = StackRows.in_memory(*given)
-                return
-            self._device, self._precision = Device(config.device), config.precision
-            with self._device.working("a stack", 0):
-                self._rows = StackRows.on(self._device, *given, columns)
+            given, self._precision = (splits, standardizer, config), config.precision
+            of_torch = self._name == "torch"
+            self._rows = StackRows.on_device(*given, columns) if of_torch else StackRows.in_memory(*given)
 
     def _serve_if_complete(self) -> None:
         if not self._calls or len(self._calls) < self._seated:
@@ -144,10 +138,8 @@ class Stacking:
     def _answers(self, calls: Sequence[_Call]) -> Sequence[Any]:
         """Return the answers to calls that are alike."""
         assert self._rows is not None  # noqa: S101, a call is made by a backend, which has opened them
-        first, layer = calls[0], calls[0].head.layer
-        needed = 4 * len(calls) * layer.weights.nbytes  # weights, velocity and gradient
-        precision = self._precision if first.batch_size else "full"  # scores are never rounded
-        with self._device.working(f"a stack of {len(calls)}", needed, precision) if self._device else nullcontext():
+        first = calls[0]
+        with self._rows.working(self._precision if first.batch_size else "full"):  # scores are never rounded
             stack = Stack([call.head for call in calls], self._rows.array)
             if not first.batch_size:
                 return self._rows.evaluate(stack, first.split, first.cancelled)

@@ -7,18 +7,19 @@ holds the templates and, in the column of the ones, the bias: the logits are X A
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
-from onelayer.data.dataset import Dataset, Split
+from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.backends import devices
 
 ALIGNED = 8  # columns
 COPIED_BYTES = 2**26  # of rows at a time, from a memory map to a device
+MOST_STEPS = 512  # with a block of rows, which are a CUDA graph
 
 Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # X (k, width), labels (k,), weights (k,)
 
@@ -40,6 +41,32 @@ def to_arrays(A: torch.Tensor, d: int) -> tuple[np.ndarray, np.ndarray]:
     """Return templates (K, d) and bias (K,) of a matrix A (K, width), as arrays of their own."""
     whole = A.cpu().numpy()
     return whole[:, :d].copy(), whole[:, d].copy()
+
+
+class Sizes(NamedTuple):
+    """Sizes of the blocks of rows that training and scoring take at a time, and their memory.
+
+    Parameters
+    ----------
+    trained, scored : int
+        Rows: of whole batches, and of whole views.
+    needed : int
+        Bytes beside the rows of the data set.
+    """
+
+    trained: int
+    scored: int
+    needed: int
+
+    @classmethod
+    def of(cls, device: devices.Device, splits: Splits, batch_size: int, columns: int, dtype: torch.dtype) -> "Sizes":
+        """Return the sizes for layers of this many columns in all, one for each class of each layer."""
+        width, views = width_of(splits.dataset.rows.shape[1]), splits.dataset.views
+        steps = max(1, min(device.numbers // width // batch_size, MOST_STEPS, -(-len(splits.train) // batch_size)))
+        scored = max(1, device.numbers // max(width, columns) // views) * views
+        inputs, layers = 2 * (steps * batch_size + scored) * width, 4 * columns * width  # velocity and gradient, too
+        logits = 4 * (batch_size + scored) * columns
+        return cls(steps * batch_size, scored, (inputs + layers + logits) * dtype.itemsize)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,6 @@ from onelayer.training.backends import Name, Totals, Velocity, devices
 from onelayer.training.backends.array import ArrayBackend, Inputs
 from onelayer.training.backends.products import add_product, product
 
-MOST_STEPS = 512  # in a CUDA graph
-
 
 class TorchBackend(ArrayBackend):
     """Mini-batch gradient descent on a device of PyTorch. Parameters are those of `Backend`.
@@ -45,7 +43,7 @@ class TorchBackend(ArrayBackend):
         import array_api_compat.torch
         import torch
 
-        from onelayer.training.backends.feed import Feed, Held, of_arrays, width_of
+        from onelayer.training.backends.feed import Feed, Held, Sizes, of_arrays
         from onelayer.training.backends.replay import Replay
 
         self._xp: Any = array_api_compat.torch
@@ -55,16 +53,14 @@ class TorchBackend(ArrayBackend):
         self._batch_size = B = min(config.batch_size, len(splits.train))
         self._type = torch.float64 if layer.weights.dtype == np.float64 else torch.float32
         self._exact = on.exact
-        self._d, K, views = len(standardizer.mean), len(layer.bias), splits.dataset.views
-        width = width_of(self._d)
-        steps = max(1, min(on.numbers // width // B, MOST_STEPS, -(-len(splits.train) // B)))
-        scored = max(1, on.numbers // max(width, K) // views) * views
-        self._needed = (2 * (steps * B + scored + K) * width + 4 * (B + scored) * K) * self._type.itemsize
+        self._d = len(standardizer.mean)
+        sizes = Sizes.of(on, splits, B, len(layer.bias), self._type)
+        self._needed = sizes.needed
         factors = torch.bfloat16 if config.precision == "bfloat16" else self._type
         with self._working():
             held = Held.on(on, splits.dataset, self._needed)
-            self._train = Feed(held, standardizer, steps * B, factors)
-            self._scored = Feed(held, standardizer, scored, self._type)
+            self._train = Feed(held, standardizer, sizes.trained, factors)
+            self._scored = Feed(held, standardizer, sizes.scored, self._type)
             self._A = of_arrays(layer.weights.T, layer.bias, on.torch, self._type)  # (K, width)
             V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
             self._velocity: Any = of_arrays(V.T, v, on.torch, self._type) if self._momentum else None
