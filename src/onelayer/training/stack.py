@@ -2,12 +2,13 @@
 
 H heads of K classes stand side by side, so that a batch X (k, d) is multiplied once with all of them::
 
-    S = X W + b                        W (d, H K), b (H K,)  ->  logits S (k, H K), K columns for each head
+    S = X A^T                          A (H K, d)  ->  logits S (k, H K), K columns for each head
     G = residual of each head          (k, H K)
-    W -= rate * (X^T G + 2 lambda W)   each head with its own rate and lambda
+    A -= rate * (G^T X + 2 lambda A)   each head with its own rate and lambda
 
 No number of a head enters another one, so each goes the way that it would go alone; its sums may be taken in another
-order, so that last bits differ. One code serves NumPy arrays and PyTorch tensors, through the array API standard.
+order, so that last bits differ. One code serves NumPy arrays and PyTorch tensors, through the array API standard. The
+bias is a column of A, and X has a column of ones for it (`onelayer.training.backends.inputs`).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from array_api_compat import to_device
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array, Loss, namespace_of
 from onelayer.training.backends import Velocity, of_views
-from onelayer.training.backends.products import add_product
+from onelayer.training.backends.inputs import add_product, apart, joined, product
 
 MOST_HEADS = 256  # each of which is a thread
 MOST_LOGITS = 2**26  # of a batch: 256 MiB in float32
@@ -69,47 +70,44 @@ class Stack:
             """Return numbers (H,) as one for each column (H K,)."""
             return array(np.repeat(np.asarray(values, layers[0].weights.dtype), self._K))
 
-        def joined(arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Array, Array]:
-            """Return weights (d, K) and biases (K,) as (H K, d) and (H K,)."""
-            return array(np.concatenate([W.T for W, _ in arrays])), array(np.concatenate([b for _, b in arrays]))
+        def side_by_side(arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> Array:
+            """Return weights (d, K) and biases (K,) as a matrix (H K, width)."""
+            return array(np.concatenate([joined(W.T, b) for W, b in arrays]))
 
-        self._templates, self._bias = joined([(layer.weights, layer.bias) for layer in layers])
+        self._A = side_by_side([(layer.weights, layer.bias) for layer in layers])
         self._rates = of_columns([head.learning_rate for head in heads])
-        self._l2 = of_columns([head.l2 for head in heads]) if any(head.l2 for head in heads) else None
-        self._moving: tuple[Array, Array] | None = None
+        self._kept = self._l2 = self._V = None
+        if any(head.l2 for head in heads):
+            self._kept = of_columns([1 - 2 * head.learning_rate * head.l2 for head in heads])[:, None]
+            self._l2 = of_columns([head.l2 for head in heads])[:, None]
         if any(head.momentum for head in heads):
-            self._momentum = of_columns([head.momentum for head in heads])
+            self._momentum = of_columns([head.momentum for head in heads])[:, None]
             still = np.zeros_like(layers[0].weights), np.zeros_like(layers[0].bias)
-            self._moving = joined([head.velocity or still for head in heads])
+            self._V = side_by_side([head.velocity or still for head in heads])
 
     def step(self, X: Array, y: Array, w: Array | None) -> None:
-        """Take a step with a batch: inputs X (k, d or more), labels y (k,), and row weights w (k,) or None."""
-        X = X[:, : self._d]
-        Z, labels = self._of_heads(X @ self._templates.T + self._bias, y)  # (k H, K), (k H,)
+        """Take a step with a batch: inputs X (k, width), labels y (k,), and row weights w (k,) or None."""
+        A, V, rates, T = self._A, self._V, self._rates, self._A[:, : self._d]
+        Z, labels = self._of_heads(product(X, A.T), y)  # (k H, K), (k H,)
         G = _residuals(self._loss, Z, labels).reshape(len(y), -1)  # (k, H K)
         if w is not None:
-            G = G * namespace_of(w).astype(w, G.dtype)[:, None]
-        if self._moving is None:  # the rates go into the smaller factor of the product
-            if self._l2 is not None:
-                self._templates *= (1 - 2 * self._rates * self._l2)[:, None]
-            G = G * (self._rates / -len(y))
-            add_product(self._templates, G.T, X, 1.0)
-            self._bias += G.sum(0)
+            G *= w[:, None]
+        if V is None:  # the rates go into the smaller factor of the product
+            if self._kept is not None:
+                T *= self._kept
+            G *= rates
+            add_product(A, G.T, X, -1 / len(y))
             return
-        G, (V, v) = G / len(y), self._moving
-        V *= self._momentum[:, None]
-        v *= self._momentum
-        add_product(V, G.T, X, 1.0)
-        v += G.sum(0)
+        V *= self._momentum
+        add_product(V, G.T, X, 1 / len(y))
         if self._l2 is not None:
-            V += (2 * self._l2)[:, None] * self._templates
-        self._templates -= self._rates[:, None] * V
-        self._bias -= self._rates * v
+            penalised = V[:, : self._d]
+            penalised += 2 * self._l2 * T
+        A -= rates[:, None] * V
 
     def totals(self, X: Array, y: Array, w: Array | None, views: int, exact: object) -> tuple[Array, Array]:
         """Return the loss and the right answers of each head over some rows, each (H,) of the type `exact`."""
-        S = of_views(X[:, : self._d] @ self._templates.T + self._bias, views)
-        Z, labels = self._of_heads(S, y[::views])
+        Z, labels = self._of_heads(of_views(X @ self._A.T, views), y[::views])
         losses, right = self._loss.of_rows(Z, labels), likeliest(Z) == labels
 
         def total(values: Array) -> Array:
@@ -126,18 +124,17 @@ class Stack:
     @property
     def layers(self) -> list[SoftmaxLayer]:
         """The layer of each head, in NumPy arrays of its own."""
-        return [SoftmaxLayer(W.T, b, self._loss) for W, b in self._apart((self._templates, self._bias))]
+        return [SoftmaxLayer(T.T, b, self._loss) for T, b in self._apart(self._A)]
 
     @property
     def velocities(self) -> list[Velocity | None]:
         """The velocity of each head, in NumPy arrays of its own; None without momentum."""
-        return [(V.T, v) for V, v in self._apart(self._moving)] if self._moving else [None] * self._size
+        return [None] * self._size if self._V is None else [(V.T, v) for V, v in self._apart(self._V)]
 
-    def _apart(self, arrays: tuple[Array, Array]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return arrays (H K, d) and (H K,) as a pair (K, d) and (K,) for each head."""
-        W, b = (np.asarray(to_device(array, "cpu")) for array in arrays)
-        places = [slice(start, start + self._K) for start in range(0, len(b), self._K)]
-        return [(W[place].copy(), b[place].copy()) for place in places]
+    def _apart(self, A: Array) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return a matrix (H K, width) as a pair (K, d) and (K,) for each head."""
+        whole = np.asarray(to_device(A, "cpu"))
+        return [apart(whole[start : start + self._K], self._d) for start in range(0, len(whole), self._K)]
 
     def _of_heads(self, S: Array, y: Array) -> tuple[Array, Array]:
         """Return logits S (k, H K) and labels y (k,) as those of k H rows: for each row, all heads."""

@@ -14,6 +14,7 @@ from onelayer.losses import Array
 from onelayer.training.backends import Totals
 from onelayer.training.backends.array import Inputs, mirrored
 from onelayer.training.backends.devices import Device
+from onelayer.training.backends.inputs import width_of
 from onelayer.training.stack import Stack
 
 if TYPE_CHECKING:
@@ -34,28 +35,36 @@ class HostFeed:
     """
 
     def __init__(self, standardizer: Standardizer, size: int, dtype: str) -> None:
-        self.size, self._dtype, self._in_float64 = size, dtype, standardizer
-        self._standardizer = standardizer.to(lambda array: array.astype(dtype))
+        self._d = d = len(standardizer.mean)
+        self._X = np.zeros((size, width_of(d)), dtype)
+        self._X[:, d] = 1
+        self._standardizer = standardizer
+        self._mean, self._scale = standardizer.mean.astype(dtype), standardizer.scale.astype(dtype)
 
     def blocks(
         self, split: Split, flipped: np.ndarray | None = None, cancelled: Callable[[], bool] = bool
     ) -> Iterator[Inputs]:
-        """Yield standardised rows X (k, d), labels (k,) and weights (k,) of a split, a block at a time.
+        """Yield inputs X (k, width), labels (k,) and weights (k,) of a split, a block at a time; X is valid until then.
 
         Raises
         ------
         InterruptedError
             Once `cancelled()` is true.
         """
-        rows, shape = split.dataset.rows, split.dataset.image_shape
-        standardizer = self._in_float64 if rows.dtype == np.float64 else self._standardizer
-        for block in split.blocks(self.size):
+        shape = split.dataset.image_shape
+        for block in split.blocks(len(self._X)):
             if cancelled():
                 raise InterruptedError
             R = split.rows(block)
             if flipped is not None and shape is not None:
                 R = mirrored(R, flipped[block], shape)
-            X = standardizer.transform(R).astype(self._dtype, copy=False)
+            X, inputs = self._X[: len(R)], self._X[: len(R), : self._d]
+            if R.dtype.itemsize > X.dtype.itemsize:  # they may lie further from zero than float32 has digits for
+                inputs[:] = self._standardizer.transform(R)
+            else:
+                inputs[:] = R
+                inputs -= self._mean
+                inputs /= self._scale
             yield X, split.labels[block], split.row_weights(block)
 
 
@@ -113,12 +122,12 @@ class StackRows:
         return _working(self._device, self._needed, precision) if self._device else nullcontext()
 
     def array(self, array: np.ndarray) -> Array:
-        """Put an array on the device, where it is not used elsewhere."""
+        """Put an array on the device; it is not used elsewhere."""
         if self._device is None:
             return array
         import torch
 
-        return torch.from_numpy(array.copy()).to(self._device.torch)
+        return torch.from_numpy(array).to(self._device.torch)
 
     def train(self, stack: Stack, train: Split, flipped: np.ndarray | None, cancelled: Callable[[], bool]) -> None:
         """Train a stack on the rows of a split, as `Backend.run_epoch` does."""

@@ -1,9 +1,4 @@
-"""Rows on a device of PyTorch: resident there in their own type, or streamed from the host, and standardised by blocks.
-
-A block of inputs is X (k, width): standardised features, a column of ones for the bias, and zeros up to a multiple of
-`ALIGNED` columns, which products on a GPU are quicker with. A layer for such inputs is one matrix A (K, width), which
-holds the templates and, in the column of the ones, the bias: the logits are X A^T, and the gradient is G^T X.
-"""
+"""Rows on a device of PyTorch: resident there in their own type, or streamed from the host, as blocks of inputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,31 +11,17 @@ import torch
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.backends import devices
+from onelayer.training.backends.inputs import joined, width_of
 
-ALIGNED = 8  # columns
 COPIED_BYTES = 2**26  # of rows at a time, from a memory map to a device
 MOST_STEPS = 512  # with a block of rows, which are a CUDA graph
 
 Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # X (k, width), labels (k,), weights (k,)
 
 
-def width_of(d: int) -> int:
-    """Return the columns of the inputs for rows of d features."""
-    return -(-(d + 1) // ALIGNED) * ALIGNED
-
-
 def of_arrays(templates: np.ndarray, bias: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return the matrix A (K, width) of templates (K, d) and a bias (K,)."""
-    K, d = templates.shape
-    whole = np.zeros((K, width_of(d)), templates.dtype)
-    whole[:, :d], whole[:, d] = templates, bias
-    return torch.from_numpy(whole).to(device, dtype)
-
-
-def to_arrays(A: torch.Tensor, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return templates (K, d) and bias (K,) of a matrix A (K, width), as arrays of their own."""
-    whole = A.cpu().numpy()
-    return whole[:, :d].copy(), whole[:, d].copy()
+    """Return the matrix A (K, width) of templates (K, d) and a bias (K,) on a device."""
+    return torch.from_numpy(joined(templates, bias)).to(device, dtype)
 
 
 class Sizes(NamedTuple):

@@ -1,7 +1,7 @@
 """The backend for PyTorch's devices: CPUs, NVIDIA's GPUs (cuda) and Apple's (mps). PyTorch is loaded when it is opened.
 
 A step is four operations on a device: logits, probabilities, the subtraction of the labels, and a product that adds the
-gradient to the layer, whose bias is a column of the same matrix (`onelayer.training.backends.feed`). For ten classes
+gradient to the layer, whose bias is a column of the same matrix (`onelayer.training.backends.inputs`). For ten classes
 each operation takes about as long as its launch, so there must be few, and on CUDA a graph launches many steps at once.
 Nothing within an epoch waits for the device.
 """
@@ -20,7 +20,7 @@ from onelayer.layer import SoftmaxLayer
 from onelayer.losses import Array
 from onelayer.training.backends import Name, Totals, Velocity, devices
 from onelayer.training.backends.array import ArrayBackend, Inputs
-from onelayer.training.backends.products import add_product, product
+from onelayer.training.backends.inputs import add_product, apart, product
 
 
 class TorchBackend(ArrayBackend):
@@ -138,10 +138,8 @@ class TorchBackend(ArrayBackend):
         return self._scored.blocks(split, cancelled=cancelled)
 
     def _arrays(self, A: Array) -> tuple[np.ndarray, np.ndarray]:
-        from onelayer.training.backends.feed import to_arrays
-
         with self._working():
-            return to_arrays(A, self._d)
+            return apart(A.cpu().numpy(), self._d)
 
     def _working(self, precision: str = "full") -> AbstractContextManager[None]:
         what = f"training on batches of {self._batch_size:,} rows of {self._d:,} features"

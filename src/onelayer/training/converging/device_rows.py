@@ -10,7 +10,8 @@ import torch
 from onelayer.data.dataset import Split
 from onelayer.features.standardizer import Standardizer
 from onelayer.training.backends.devices import Device
-from onelayer.training.backends.feed import Feed, Held, of_arrays, width_of
+from onelayer.training.backends.feed import Feed, Held, of_arrays
+from onelayer.training.backends.inputs import width_of
 from onelayer.training.converging.rows import Rows
 
 
