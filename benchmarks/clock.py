@@ -111,7 +111,7 @@ def coursework() -> None:
 
 def many_rates(precision: str) -> None:
     """Print the same for a step of 13 learning rates at once on 1,000 classes, and the time of 10 epochs."""
-    from onelayer.training.stack import Head, Stack
+    from onelayer.training.stack import Head
     from onelayer.training.stack_rows import StackRows
 
     splits = embeddings(3 * BATCH / EMBEDDINGS)
@@ -120,8 +120,8 @@ def many_rates(precision: str) -> None:
     batch = replace(splits.train, indices=splits.train.indices[:BATCH])
     config = TrainConfig(batch_size=BATCH, backend="torch", device="cpu")
     rows = StackRows.on_device(splits, standardizer, config, columns=len(RATES) * CLASSES)
-    stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
-    with Clock(precision) as clock:
+    stack = rows.stack([Head(layer, rate) for rate in RATES])
+    with Clock(precision, IN_GRAPH) as clock:
         rows.train(stack, batch, None, bool)
     print(f"{len(RATES)} learning rates, {precision}, a step of {BATCH:,} rows: {clock.counted.in_words()}")
     print(f"10 epochs of {EMBEDDINGS:,} rows: {10 * EMBEDDINGS / BATCH * clock.counted.seconds:.1f} s\n")

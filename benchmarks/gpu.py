@@ -96,7 +96,7 @@ def run_coursework(splits: Splits, device: str) -> None:
 
 def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
     """Print the time of 13 learning rates at once, and of one of them alone by the backend, for each precision."""
-    from onelayer.training.stack import Head, Stack
+    from onelayer.training.stack import Head
     from onelayer.training.stack_rows import StackRows
 
     train = splits.train
@@ -117,7 +117,7 @@ def run_embeddings(splits: Splits, device: str, epochs: int) -> None:
         config = TrainConfig(batch_size=BATCH, backend="torch", device=device)
         rows = StackRows.on_device(splits, standardizer, config, columns=len(RATES) * CLASSES)
         with rows.working():
-            stack = Stack([Head(layer, rate) for rate in RATES], rows.array)
+            stack = rows.stack([Head(layer, rate) for rate in RATES])
             for order in orders:
                 rows.train(stack, order, None, bool)
             totals = rows.evaluate(stack, splits.validation, bool)

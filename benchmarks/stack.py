@@ -20,7 +20,7 @@ from onelayer.blas import one_blas_thread
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.data.dataset import Dataset, Split
 from onelayer.data.protocols import split
-from onelayer.training.stack import Head, Stack
+from onelayer.training.stack import Head
 from onelayer.training.stack_rows import StackRows
 from onelayer.training.state import Problem
 
@@ -67,7 +67,7 @@ def main() -> None:
     alone("numpy")
     problem = Problem.of(splits, TrainConfig(backend="numpy", dtype=asked.dtype, batch_size=100))
     rows = StackRows.in_memory(problem.splits, problem.standardizer.for_training, problem.config)
-    stack = Stack([Head(problem.begin().layer, rate) for rate in rates], rows.array)
+    stack = rows.stack([Head(problem.begin().layer, rate) for rate in rates])
     works["stack, epoch"] = lambda: rows.train(stack, train, None, bool)
     works["stack, evaluation"] = lambda: rows.evaluate(stack, train, bool)
     works["product"] = lambda: [sgemm @ sgemm for _ in range(4)]

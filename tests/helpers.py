@@ -7,6 +7,8 @@ import hashlib
 import re
 import signal
 import subprocess
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from onelayer.container import pack
 from onelayer.data import windows
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
+from onelayer.errors import ConfigError, DivergedError
 from onelayer.features.standardizer import Standardizer
 from onelayer.files import write_json
 from onelayer.layer import SoftmaxLayer
@@ -30,8 +33,9 @@ from onelayer.runs.directory import Run
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import start as start_run
 from onelayer.training.plain import gradient_descent
-from onelayer.training.state import Problem
-from onelayer.training.train import train
+from onelayer.training.stacking import Stacking
+from onelayer.training.state import Problem, TrainingResult
+from onelayer.training.train import solve, train
 
 TINY = [
     "--preset",
@@ -174,3 +178,24 @@ def opened(kind, rows, standardizer, layer, *, l2=0.0, batch_size=100, momentum=
     """A backend of a kind that is open for the rows of one split."""
     config = coursework(l2=l2, batch_size=batch_size, momentum=momentum, init_std=0.0)
     return kind(Splits(rows, rows, rows, "made"), config, standardizer, layer, **options)
+
+
+def together(
+    splits: Splits, configs: Sequence[TrainConfig], library: str = "numpy"
+) -> list[TrainingResult | Exception]:
+    """Return the results of trainings as one stack; an error of one of them in its place."""
+    stacking, results = Stacking([0] * len(configs), library), [None] * len(configs)
+
+    def one(place: int) -> None:
+        with stacking.seats[place].taken() as seat:
+            try:
+                results[place] = solve(replace(Problem.of(splits, configs[place]), backend=seat))
+            except (DivergedError, ConfigError) as error:
+                results[place] = error
+
+    threads = [threading.Thread(target=one, args=(place,)) for place in range(len(configs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results

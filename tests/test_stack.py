@@ -6,16 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, coursework, start, toy_splits
+from helpers import assert_one_line, coursework, start, together, toy_splits
 
 from onelayer.config import SplitConfig, TrainConfig
-from onelayer.data.dataset import Splits
-from onelayer.errors import ConfigError, DivergedError, RunError
+from onelayer.errors import DivergedError, RunError
 from onelayer.experiments.sweep import Sweep, SweepPlan, grid, run_sweep
 from onelayer.experiments.sweep.stacks import stacks_of
 from onelayer.losses import LOSSES
@@ -27,7 +25,7 @@ from onelayer.training.stack import Head, Stack, most_heads
 from onelayer.training.stack_rows import StackRows
 from onelayer.training.stacking import Stacking
 from onelayer.training.state import Problem, TrainingState
-from onelayer.training.train import solve, train
+from onelayer.training.train import train
 
 AUTO = {"backend": ["numpy"], "dtype": ["float64"], "batch_size": [16]}
 
@@ -50,25 +48,6 @@ def rows_of(problem: Problem, library: str = "numpy", **settings: object) -> Sta
     config = replace(problem.config, **settings)
     given = problem.splits, problem.standardizer.for_training, config
     return StackRows.in_memory(*given) if library == "numpy" else StackRows.on_device(*given, columns=12)
-
-
-def together(splits: Splits, configs: Sequence[TrainConfig], library: str = "numpy") -> list[object]:
-    """Return the results of trainings as one stack; an error of one of them in its place."""
-    stacking, results = Stacking([0] * len(configs), library), [None] * len(configs)
-
-    def one(place: int) -> None:
-        with stacking.seats[place].taken() as seat:
-            try:
-                results[place] = solve(replace(Problem.of(splits, configs[place]), backend=seat))
-            except (DivergedError, ConfigError) as error:
-                results[place] = error
-
-    threads = [threading.Thread(target=one, args=(place,)) for place in range(len(configs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
 
 
 @pytest.mark.parametrize("library", libraries())
@@ -98,7 +77,7 @@ def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolera
     if rows != "float64":  # the rows are resident, as on a GPU
         monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     place = rows_of(problem, library)
-    stack = Stack(heads, place.array)
+    stack = place.stack(heads)
     for order in orders:
         place.train(stack, order, flipped, bool)
     totals = place.evaluate(stack, problem.splits.validation, bool)
@@ -126,7 +105,7 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
     layer = TrainingState.initial(60, 4, coursework(init_std=0.5, dtype="float64")).layer
     monkeypatch.setattr(stack_rows, "BLOCK_ROWS", 7)
     place = rows_of(replace(problem, splits=replace(problem.splits, train=validation)))
-    (_, total) = place.evaluate(Stack([Head(layer)] * 2, place.array), validation, bool)
+    (_, total) = place.evaluate(place.stack([Head(layer)] * 2), validation, bool)
     expected = problem.open(layer).evaluate(layer, validation, bool)
     assert (total.loss, total.right) == pytest.approx((expected.loss, expected.right), rel=1e-12)
     assert total.loss != pytest.approx(
@@ -137,7 +116,7 @@ def test_evaluation_averages_views_and_is_cut_into_blocks(monkeypatch):
 def test_a_diverged_head_enters_no_other():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", dtype="float64"))
     start, place = problem.begin().layer, rows_of(problem, batch_size=100)
-    stack = Stack([Head(start, 0.1), Head(start, 1e308), Head(start, 0.2)], place.array)
+    stack = place.stack([Head(start, 0.1), Head(start, 1e308), Head(start, 0.2)])
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(3):
             place.train(stack, problem.splits.train, None, bool)
@@ -162,7 +141,7 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     rows, counts = problem.splits.train, []
     for heads in (2, 13):
-        stack = Stack([Head(problem.begin().layer, 0.1, l2)] * heads, rows_of(problem, "torch").array)
+        stack = rows_of(problem, "torch").stack([Head(problem.begin().layer, 0.1, l2)] * heads)
         for batch in (len(rows), len(rows) // 5):
             place = rows_of(problem, "torch", batch_size=batch)
             with Counted() as counted:
@@ -178,7 +157,7 @@ def test_no_array_of_numpy_is_shared_with_the_heads():
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy", momentum=0.5))
     start, place = problem.begin().layer, rows_of(problem, batch_size=100)
     still = np.zeros_like(start.weights), np.zeros_like(start.bias)
-    stack = Stack([Head(start, 0.1, momentum=0.5, velocity=still)], place.array)
+    stack = place.stack([Head(start, 0.1, momentum=0.5, velocity=still)])
     place.train(stack, problem.splits.train, None, bool)
     (trained,) = stack.layers
     place.train(stack, problem.splits.train, None, bool)

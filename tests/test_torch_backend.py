@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, coursework, opened, relative, toy_dataset, toy_splits
+from helpers import assert_one_line, coursework, opened, relative, together, toy_dataset, toy_splits
 
 from onelayer import train
 from onelayer.config import TrainConfig
@@ -327,21 +327,48 @@ class Capture(TorchDispatchMode):
             tensor.copy_(before)
 
 
+@pytest.fixture
+def graphs(monkeypatch):
+    """Let the work on the CPU be captured and replayed from now on, when it is called."""
+
+    def begin():
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", Capture)
+        original = Replay.__init__
+        monkeypatch.setattr(Replay, "__init__", lambda self, stream: original(self, "a stream"))
+        monkeypatch.setattr(Graph, "replays", 0)
+
+    return begin
+
+
 @pytest.mark.parametrize("setting", ["weights", "momentum", "flip", "decay", "blocks"])
-def test_steps_that_are_captured_and_replayed_give_the_same_bits(setting, monkeypatch):
+def test_steps_that_are_captured_and_replayed_give_the_same_bits(setting, graphs):
     splits = weighted(toy_splits()) if setting in WEIGHTED else toy_splits()
     config = coursework(epochs=5, learning_rate=0.05, batch_size=32, backend="torch", device="cpu", **SETTINGS[setting])
     eager = train(splits, config)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Capture)
-    begin = Replay.__init__
-    monkeypatch.setattr(Replay, "__init__", lambda self, stream: begin(self, "a stream"))
-    monkeypatch.setattr(Graph, "replays", 0)
+    graphs()
     found = train(splits, config)
     # The first time is eager. With another learning rate there are other graphs; with blocks, the sizes vary.
     assert Graph.replays >= (0 if setting == "decay" else 4)
     assert found.model.layer.weights.tobytes() == eager.model.layer.weights.tobytes()
     assert found.scores == eager.scores
+
+
+@pytest.mark.parametrize("setting", ["weights", "penalty", "momentum", "decay"])
+def test_a_stack_is_captured_once_for_all_its_epochs(setting, graphs):
+    splits = weighted(toy_splits()) if setting in WEIGHTED else toy_splits()
+    config = coursework(epochs=5, batch_size=32, backend="torch", threads=1, **SETTINGS[setting])
+    # One head leaves the others before the end.
+    configs = [replace(config, learning_rate=rate, epochs=epochs) for rate, epochs in ((0.01, 5), (0.05, 3), (0.1, 5))]
+    eager = together(splits, configs, "torch")
+    graphs()
+    found = together(splits, configs, "torch")
+    # Of 180 rows, blocks of 128 and 52 in each of five epochs. Each of the two is eager once with three heads and once
+    # with two, and a graph from then on.
+    assert Graph.replays == 2 * 5 - 2 * 2
+    for ours, theirs in zip(found, eager, strict=True):
+        assert ours.model.layer.weights.tobytes() == theirs.model.layer.weights.tobytes()
+        assert ours.scores == theirs.scores
 
 
 def test_cancelled_means_now():

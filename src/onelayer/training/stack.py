@@ -13,6 +13,8 @@ bias is a column of A, and X has a column of ones for it (`onelayer.training.bac
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from array_api_compat import to_device
@@ -21,6 +23,10 @@ from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.losses import Array, Loss, namespace_of
 from onelayer.training.backends import Velocity, of_views
 from onelayer.training.backends.inputs import add_product, apart, joined, product
+from onelayer.training.backends.replay import Replay
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_HEADS = 256  # each of which is a thread
 MOST_LOGITS = 2**26  # of a batch: 256 MiB in float32
@@ -52,6 +58,52 @@ class Head:
     velocity: Velocity | None = None
 
 
+class _Numbers(NamedTuple):
+    """What a stack holds of its heads: matrices (H K, width), and a number for each column.
+
+    Parameters
+    ----------
+    A, V : array (H K, width)
+        Layers, and velocities; None where no head has momentum.
+    rates : array (H K,)
+        Learning rates.
+    kept, l2 : array (H K, 1) or None
+        The share of the weights that the penalty leaves in a step without momentum, and lambda; None where all are 0.
+    momentum : array (H K, 1) or None
+    """
+
+    A: Array
+    V: Array | None
+    rates: Array
+    kept: Array | None
+    l2: Array | None
+    momentum: Array | None
+
+    @classmethod
+    def of(cls, heads: Sequence[Head]) -> "_Numbers":
+        """Return those of heads, as NumPy arrays that nothing else uses."""
+        weights, bias = heads[0].layer.weights, heads[0].layer.bias
+        still = np.zeros_like(weights), np.zeros_like(bias)
+        moving, penalised = (any(getattr(head, name) for head in heads) for name in ("momentum", "l2"))
+
+        def of_columns(values: Sequence[float]) -> np.ndarray:
+            return np.repeat(np.asarray(values, weights.dtype), len(bias))
+
+        return cls(
+            np.concatenate([joined(head.layer.weights.T, head.layer.bias) for head in heads]),
+            np.concatenate([joined(V.T, v) for V, v in (head.velocity or still for head in heads)]) if moving else None,
+            of_columns([head.learning_rate for head in heads]),
+            of_columns([1 - 2 * head.learning_rate * head.l2 for head in heads])[:, None] if penalised else None,
+            of_columns([head.l2 for head in heads])[:, None] if penalised else None,
+            of_columns([head.momentum for head in heads])[:, None] if moving else None,
+        )
+
+    @property
+    def shapes(self) -> list[tuple[int, ...] | None]:
+        """The shape of each, or None."""
+        return [None if numbers is None else tuple(numbers.shape) for numbers in self]
+
+
 class Stack:
     """Heads of one shape, type and loss, side by side on a device.
 
@@ -60,54 +112,61 @@ class Stack:
     heads : sequence of Head
     array : callable
         Puts a NumPy array on the device; the array is not used elsewhere.
+    stream : torch.cuda.Stream or None
+        That of the work on a CUDA device.
     """
 
-    def __init__(self, heads: Sequence[Head], array: Callable[[np.ndarray], Array]) -> None:
-        layers = [head.layer for head in heads]
-        self._loss, self._size, (self._d, self._K) = layers[0].loss, len(heads), layers[0].weights.shape
+    def __init__(
+        self, heads: Sequence[Head], array: Callable[[np.ndarray], Array], stream: "torch.cuda.Stream | None" = None
+    ) -> None:
+        layer = heads[0].layer
+        self._loss, self._size, (self._d, self._K) = layer.loss, len(heads), layer.weights.shape
+        self._array, self._replay = array, Replay(stream)
+        self._numbers = _Numbers(*(None if numbers is None else array(numbers) for numbers in _Numbers.of(heads)))
 
-        def of_columns(values: Sequence[float]) -> Array:
-            """Return numbers (H,) as one for each column (H K,)."""
-            return array(np.repeat(np.asarray(values, layers[0].weights.dtype), self._K))
+    def go_on_with(self, heads: Sequence[Head]) -> bool:
+        """Hold other heads in the same memory, which the graphs of `train` work in; return False if they do not fit."""
+        numbers = _Numbers.of(heads)
+        if numbers.shapes != self._numbers.shapes:
+            return False
+        for own, new in zip(self._numbers, numbers, strict=True):
+            if own is not None:
+                own[...] = self._array(new)
+        return True
 
-        def side_by_side(arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> Array:
-            """Return weights (d, K) and biases (K,) as a matrix (H K, width)."""
-            return array(np.concatenate([joined(W.T, b) for W, b in arrays]))
+    def train(self, X: Array, y: Array, w: Array | None, batch_size: int) -> None:
+        """Take the steps of the batches of a block, which is in the same memory each time."""
+        self._replay.run(len(X), partial(self._steps, X, y, w, batch_size))
 
-        self._A = side_by_side([(layer.weights, layer.bias) for layer in layers])
-        self._rates = of_columns([head.learning_rate for head in heads])
-        self._kept = self._l2 = self._V = None
-        if any(head.l2 for head in heads):
-            self._kept = of_columns([1 - 2 * head.learning_rate * head.l2 for head in heads])[:, None]
-            self._l2 = of_columns([head.l2 for head in heads])[:, None]
-        if any(head.momentum for head in heads):
-            self._momentum = of_columns([head.momentum for head in heads])[:, None]
-            still = np.zeros_like(layers[0].weights), np.zeros_like(layers[0].bias)
-            self._V = side_by_side([head.velocity or still for head in heads])
+    def _steps(self, X: Array, y: Array, w: Array | None, batch_size: int) -> None:
+        for start in range(0, len(X), batch_size):
+            batch = slice(start, start + batch_size)
+            self._step(X[batch], y[batch], None if w is None else w[batch])
 
-    def step(self, X: Array, y: Array, w: Array | None) -> None:
+    def _step(self, X: Array, y: Array, w: Array | None) -> None:
         """Take a step with a batch: inputs X (k, width), labels y (k,), and row weights w (k,) or None."""
-        A, V, rates, T = self._A, self._V, self._rates, self._A[:, : self._d]
+        A, V, rates, kept, l2, momentum = self._numbers
+        T = A[:, : self._d]
         Z, labels = self._of_heads(product(X, A.T), y)  # (k H, K), (k H,)
         G = _residuals(self._loss, Z, labels).reshape(len(y), -1)  # (k, H K)
         if w is not None:
             G *= w[:, None]
         if V is None:  # the rates go into the smaller factor of the product
-            if self._kept is not None:
-                T *= self._kept
+            if kept is not None:
+                T *= kept
             G *= rates
             add_product(A, G.T, X, -1 / len(y))
             return
-        V *= self._momentum
+        V *= momentum
         add_product(V, G.T, X, 1 / len(y))
-        if self._l2 is not None:
+        if l2 is not None:
             penalised = V[:, : self._d]
-            penalised += 2 * self._l2 * T
+            penalised += 2 * l2 * T
         A -= rates[:, None] * V
 
     def totals(self, X: Array, y: Array, w: Array | None, views: int, exact: object) -> tuple[Array, Array]:
         """Return the loss and the right answers of each head over some rows, each (H,) of the type `exact`."""
-        Z, labels = self._of_heads(of_views(X @ self._A.T, views), y[::views])
+        Z, labels = self._of_heads(of_views(X @ self._numbers.A.T, views), y[::views])
         losses, right = self._loss.of_rows(Z, labels), likeliest(Z) == labels
 
         def total(values: Array) -> Array:
@@ -124,12 +183,13 @@ class Stack:
     @property
     def layers(self) -> list[SoftmaxLayer]:
         """The layer of each head, in NumPy arrays of its own."""
-        return [SoftmaxLayer(T.T, b, self._loss) for T, b in self._apart(self._A)]
+        return [SoftmaxLayer(T.T, b, self._loss) for T, b in self._apart(self._numbers.A)]
 
     @property
     def velocities(self) -> list[Velocity | None]:
         """The velocity of each head, in NumPy arrays of its own; None without momentum."""
-        return [None] * self._size if self._V is None else [(V.T, v) for V, v in self._apart(self._V)]
+        V = self._numbers.V
+        return [None] * self._size if V is None else [(T.T, v) for T, v in self._apart(V)]
 
     def _apart(self, A: Array) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return a matrix (H K, width) as a pair (K, d) and (K,) for each head."""

@@ -1,6 +1,6 @@
 """Rows for stacks, in memory or on a device, and the passes over them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,11 @@ from array_api_compat import to_device
 from onelayer.config import TrainConfig
 from onelayer.data.dataset import Split, Splits
 from onelayer.features.standardizer import BLOCK_ROWS, Standardizer
-from onelayer.losses import Array
 from onelayer.training.backends import Totals
 from onelayer.training.backends.array import Inputs, mirrored
 from onelayer.training.backends.devices import Device
 from onelayer.training.backends.inputs import width_of
-from onelayer.training.stack import Stack
+from onelayer.training.stack import Head, Stack
 
 if TYPE_CHECKING:
     from onelayer.training.backends.feed import Feed
@@ -121,20 +120,19 @@ class StackRows:
         """Return the context in which a stack is made, trained and evaluated."""
         return _working(self._device, self._needed, precision) if self._device else nullcontext()
 
-    def array(self, array: np.ndarray) -> Array:
-        """Put an array on the device; it is not used elsewhere."""
+    def stack(self, heads: Sequence[Head]) -> Stack:
+        """Return a stack of heads where the rows are."""
         if self._device is None:
-            return array
+            return Stack(heads, lambda array: array)
         import torch
 
-        return torch.from_numpy(array).to(self._device.torch)
+        device = self._device.torch
+        return Stack(heads, lambda array: torch.from_numpy(array).to(device), self._device.stream)
 
     def train(self, stack: Stack, train: Split, flipped: np.ndarray | None, cancelled: Callable[[], bool]) -> None:
         """Train a stack on the rows of a split, as `Backend.run_epoch` does."""
         for X, y, w in self._training.blocks(train, flipped, cancelled):
-            for start in range(0, len(X), self._batch_size):
-                batch = slice(start, start + self._batch_size)
-                stack.step(X[batch], y[batch], None if w is None else w[batch])
+            stack.train(X, y, w, self._batch_size)
 
     def evaluate(self, stack: Stack, split: Split, cancelled: Callable[[], bool]) -> list[Totals]:
         """Return `Backend.evaluate` for each head of a stack."""

@@ -81,6 +81,7 @@ class Stacking:
     def __init__(self, epochs: Sequence[int], name: str = "numpy") -> None:
         self.seats, self._name = [Seat(self, place, epoch, name) for place, epoch in enumerate(epochs)], name
         self._rows: StackRows | None = None
+        self._stack: Stack | None = None  # of the last epoch
         self._precision = "full"
         self._seated, self._calls, self._turn = len(epochs), list[_Call](), threading.Condition()
 
@@ -138,13 +139,15 @@ class Stacking:
     def _answers(self, calls: Sequence[_Call]) -> Sequence[Any]:
         """Return the answers to calls that are alike."""
         assert self._rows is not None  # noqa: S101, a call is made by a backend, which has opened them
-        first = calls[0]
+        first, heads = calls[0], [call.head for call in calls]
         with self._rows.working(self._precision if first.batch_size else "full"):  # scores are never rounded
-            stack = Stack([call.head for call in calls], self._rows.array)
             if not first.batch_size:
-                return self._rows.evaluate(stack, first.split, first.cancelled)
-            self._rows.train(stack, first.split, first.flipped, first.cancelled)
-            return list(zip(stack.layers, stack.velocities, strict=True))
+                return self._rows.evaluate(self._rows.stack(heads), first.split, first.cancelled)
+            if self._stack is None or not self._stack.go_on_with(heads):
+                self._stack = None  # whose memory is free then
+                self._stack = self._rows.stack(heads)
+            self._rows.train(self._stack, first.split, first.flipped, first.cancelled)
+            return list(zip(self._stack.layers, self._stack.velocities, strict=True))
 
 
 class Seat:

@@ -1,8 +1,10 @@
 """Work on a device that is launched many times: on CUDA it is captured as a graph, and launched as a whole then."""
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Replay:
@@ -33,6 +35,8 @@ class Replay:
         if self._stream is None:
             work()
             return
+        import torch
+
         if key not in self._graphs:
             self._graphs[key] = None
             work()
