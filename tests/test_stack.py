@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, coursework, start, together, toy_splits
+from helpers import assert_one_line, coursework, relative, start, together, toy_splits
 
 from onelayer.config import SplitConfig, TrainConfig
 from onelayer.errors import DivergedError, RunError
@@ -346,6 +346,18 @@ def test_a_stack_whose_rows_a_device_has_no_room_for_has_the_same_bits(options, 
 
 
 @needs_torch
+def test_a_stack_rounds_factors_to_bfloat16_as_runs_alone_do():
+    # The rate goes into a factor before it is rounded, which a power of two does not change.
+    config = TrainConfig(backend="torch", threads=1, epochs=2, learning_rate=2**-4)
+    rough = [replace(config, precision="bfloat16", l2=l2) for l2 in (0.0, 0.1)]
+    for found, alone in zip(together(toy_splits(), rough, "torch"), rough, strict=True):
+        expected, full = train(toy_splits(), alone), train(toy_splits(), replace(alone, precision="full"))
+        ours, theirs, exact = (result.model.layer.weights for result in (found, expected, full))
+        assert relative(ours, theirs) < 1e-6
+        assert 1e-4 < relative(exact, theirs) < 2e-2
+
+
+@needs_torch
 def test_stacks_share_the_rows_on_a_device(held, monkeypatch):
     monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
@@ -509,7 +521,6 @@ def test_settings_that_make_no_stack(run_cli, tmp_path):
     for words, message in {
         "--solver converged": "--stack is for the solver sgd, not for converged; leave it out",
         "--shuffle-blocks 0 10": "--stack reads the rows in any order; leave it out, or --shuffle-blocks",
-        "--backend torch --precision bfloat16": "--stack has no precision bfloat16; leave it out, or --precision",
         "--backend native": "--stack multiplies in numpy or torch, not in native; leave it out",
     }.items():
         assert_one_line(run_cli("sweep", "--data", "digits", "--stack", "--out", "S", *words.split()), message)

@@ -106,15 +106,14 @@ class StackRows:
         """Return rows on the device of PyTorch that is asked for, for stacks of this many columns."""
         import torch
 
-        from onelayer.training.backends.feed import Feed, Held, Sizes
+        from onelayer.training.backends.feed import Sizes
 
         device, batch_size = Device(config.device), min(config.batch_size, len(splits.train))
         dtype = getattr(torch, config.dtype)
         sizes = Sizes.of(device, splits, batch_size, columns, dtype)
         with _working(device, sizes.needed):
-            held = Held.on(device, splits.dataset, sizes.needed)  # other stacks have the same
-            training, scored = (Feed(held, standardizer, size, dtype) for size in sizes[:2])
-        return cls(training, scored, batch_size, device, sizes.needed)
+            feeds = sizes.feeds(device, splits.dataset, standardizer, dtype, config.precision)
+        return cls(*feeds, batch_size, device, sizes.needed)
 
     def working(self, precision: str = "full") -> AbstractContextManager[None]:
         """Return the context in which a stack is made, trained and evaluated."""

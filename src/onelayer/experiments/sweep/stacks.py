@@ -25,8 +25,6 @@ def require_stackable(config: TrainConfig) -> None:
         raise ConfigError("--stack reads the rows in any order; leave it out, or --shuffle-blocks")
     if config.backend == "native":
         raise ConfigError("--stack multiplies in numpy or torch, not in native; leave it out, or --backend")
-    if config.precision == "bfloat16":
-        raise ConfigError("--stack has no precision bfloat16; leave it out, or --precision")
 
 
 def backend_of(config: TrainConfig) -> str:

@@ -49,6 +49,19 @@ class Sizes(NamedTuple):
         logits = 4 * (batch_size + scored) * columns
         return cls(steps * batch_size, scored, (inputs + layers + logits) * dtype.itemsize)
 
+    def feeds(
+        self,
+        device: devices.Device,
+        dataset: Dataset,
+        standardizer: Standardizer,
+        dtype: torch.dtype,
+        precision: str,
+    ) -> "tuple[Feed, Feed]":
+        """Return the feed of training, whose inputs may have fewer digits, and that of scores, which share the rows."""
+        held = Held.on(device, dataset, self.needed)
+        factors = torch.bfloat16 if precision == "bfloat16" else dtype
+        return Feed(held, standardizer, self.trained, factors), Feed(held, standardizer, self.scored, dtype)
+
 
 @dataclass(frozen=True, eq=False)
 class Held:

@@ -43,7 +43,7 @@ class TorchBackend(ArrayBackend):
         import array_api_compat.torch
         import torch
 
-        from onelayer.training.backends.feed import Feed, Held, Sizes, of_arrays
+        from onelayer.training.backends.feed import Sizes, of_arrays
         from onelayer.training.backends.replay import Replay
 
         self._xp: Any = array_api_compat.torch
@@ -56,11 +56,9 @@ class TorchBackend(ArrayBackend):
         self._d = len(standardizer.mean)
         sizes = Sizes.of(on, splits, B, len(layer.bias), self._type)
         self._needed = sizes.needed
-        factors = torch.bfloat16 if config.precision == "bfloat16" else self._type
         with self._working():
-            held = Held.on(on, splits.dataset, self._needed)
-            self._train = Feed(held, standardizer, sizes.trained, factors)
-            self._scored = Feed(held, standardizer, sizes.scored, self._type)
+            given = splits.dataset, standardizer, self._type, config.precision
+            self._train, self._scored = sizes.feeds(on, *given)
             self._A = of_arrays(layer.weights.T, layer.bias, on.torch, self._type)  # (K, width)
             V, v = velocity or (np.zeros_like(layer.weights), np.zeros_like(layer.bias))
             self._velocity: Any = of_arrays(V.T, v, on.torch, self._type) if self._momentum else None
