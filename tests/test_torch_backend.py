@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, coursework, opened, relative, together, toy_dataset, toy_splits
 
-from onelayer import train
+from onelayer import SoftmaxClassifier, train
 from onelayer.config import TrainConfig
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
@@ -414,13 +414,13 @@ def test_a_gpu_implies_torch_and_nothing_else_does(monkeypatch):
 @pytest.mark.parametrize(
     ("here", "options", "words"),
     [
-        ("cpu", {"precision": "tf32"}, "has no precision tf32 on the device cpu: leave --precision out"),
+        ("cpu", {"precision": "tf32"}, "has no precision tf32 on the device cpu: leave precision out"),
         (
             "cpu",
             {"precision": "bfloat16", "dtype": "float64"},
-            "has no precision bfloat16 in float64: leave --dtype or",
+            "has no precision bfloat16 in float64: take float32, or leave precision out",
         ),
-        ("mps", {"dtype": "float64"}, "does not do float64 on the device mps: leave --dtype out"),
+        ("mps", {"dtype": "float64"}, "does not do float64 on the device mps: take float32"),
         ("mps", {"device": "mps"}, "takes no float64 rows on the device mps: store those of toy as float32"),
     ],
 )
@@ -480,6 +480,63 @@ def test_steps_that_are_too_long_are_an_error_as_everywhere(run_cli, tmp_path):
     assert_one_line(
         result, "the cost after epoch .* is not a finite number: the steps are too long; try a learning rate"
     )
+
+
+# scikit-learn
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 0.02, "epochs": 3, "momentum": 0.0},
+        {"learning_rate": 0.02, "epochs": 3, "momentum": 0.0, "precision": "bfloat16"},
+        {"solver": "converged", "l2": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_estimator_has_the_bits_of_the_engine(dtype, settings):
+    splits, torch_on = toy_splits(dtype=dtype), {"backend": "torch", "device": "cpu"}
+    expected = train(splits, TrainConfig(**settings, **torch_on)).model.layer
+    X, y = splits.train.rows(slice(None)), splits.train.labels
+    settings = {name: value for name, value in settings.items() if name != "momentum"}
+    clf = SoftmaxClassifier(**settings, **torch_on, image_shape=(3, 4, 5), random_state=42).fit(X, y)
+    assert clf.model_.layer.weights.tobytes() == expected.weights.tobytes()
+    assert clf.model_.layer.bias.tobytes() == expected.bias.tobytes()
+    assert clf.score(X, y) > 0.9
+
+
+def test_an_estimator_goes_on_with_another_backend():
+    X, y = toy_splits(dtype="float32").train.rows(slice(None)), toy_splits().train.labels
+    settings = {"epochs": 2, "learning_rate": 0.05, "warm_start": True, "random_state": 0}
+    moved, whole = SoftmaxClassifier(**settings, backend="numpy"), SoftmaxClassifier(**settings, backend="torch")
+    whole.fit(X, y).fit(X, y)
+    moved.fit(X, y).set_params(backend="torch", device="cpu").fit(X, y)
+    assert relative(moved.coef_, whole.coef_) < 1e-5
+    assert moved.n_iter_ == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "words"),
+    [
+        ({"device": "gpu"}, "float32", r"^device 'gpu' is not auto, cpu, cuda"),
+        ({"device": "cuda:9"}, "float32", r"^PyTorch finds no device cuda:9 here.*; take --device"),
+        (
+            {"device": "cuda", "backend": "numpy"},
+            "float32",
+            r"^device cuda is a setting of the backend torch, not of n",
+        ),
+        (
+            {"precision": "bfloat16"},
+            "float64",
+            r"^the backend torch has no precision bfloat16 in float64: take float32",
+        ),
+    ],
+)
+def test_what_an_estimator_cannot_take_is_a_value_error(settings, dtype, words):
+    splits = toy_splits(dtype=dtype)
+    with pytest.raises(ValueError, match=words):
+        SoftmaxClassifier(**settings).fit(splits.train.rows(slice(None)), splits.train.labels)
 
 
 # The command

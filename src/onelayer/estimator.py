@@ -50,6 +50,9 @@ SETTINGS = (
     "init_std",
     "init_bias",
     "features_seed",
+    "backend",
+    "device",
+    "precision",
 )  # as TrainConfig has them
 
 
@@ -167,6 +170,16 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         Number of epochs after which a loss counts as no longer falling: the learning rate decays, or training ends.
         The converged solver does not use it.
 
+    backend : 'auto', 'native', 'numpy' or 'torch', default='auto'
+        Code that does the arithmetic of `fit` and `partial_fit`; 'torch' is PyTorch. For 'auto', see the notes.
+
+    device : str, default='auto'
+        Device of the backend torch: 'cpu', 'cuda', 'cuda:1' or another number, or 'mps'. All except 'cpu' imply that
+        backend. 'auto' with it takes the first GPU, else the CPU. Answers are computed on the CPU.
+
+    precision : 'full', 'tf32' or 'bfloat16', default='full'
+        Digits of the factors of products in steps of the backend torch: 'full' has those of the arithmetic.
+
     verbose : int, default=0
         1 prints a line after each epoch.
 
@@ -213,8 +226,8 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
     Notes
     -----
     The type of `X` is the type of the arithmetic: ``float32`` and ``uint8`` are trained in ``float32``, by the compiled
-    kernel if there is one, and everything else in ``float64`` by NumPy. Rows of ``uint8``, ``float32`` and ``float64``
-    in C order are not copied. Answers are always in ``float64``.
+    kernel if there is one, and everything else in ``float64`` by NumPy, unless `backend` or `device` say otherwise.
+    Rows of ``uint8``, ``float32`` and ``float64`` in C order are not copied. Answers are always in ``float64``.
 
     A row of `sample_weight` 2 counts as two rows in the loss, the standardisation and the history, and a row of weight
     0 does not count. Only the ratios of the weights matter, so they do not change the length of the steps. A batch is a
@@ -272,6 +285,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
+        backend: Literal["auto", "native", "numpy", "torch"] = TrainConfig.backend,
+        device: str = TrainConfig.device,
+        precision: Literal["full", "tf32", "bfloat16"] = TrainConfig.precision,
         verbose: int = 0,
     ) -> None:
         self.solver = solver
@@ -297,6 +313,9 @@ class SoftmaxClassifier(CurvePlots, ModelPlots, ClassifierMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.backend = backend
+        self.device = device
+        self.precision = precision
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

@@ -73,13 +73,13 @@ def obstacle_of(dataset: Dataset, config: TrainConfig) -> str | None:
         return MISSING
     device = choose_device(config.device)
     if config.precision == "tf32" and not device.startswith("cuda"):
-        return f"has no precision tf32 on the device {device}: leave --precision out"
+        return f"has no precision tf32 on the device {device}: leave precision out"
     if config.precision != "full" and config.dtype != "float32":
-        return f"has no precision {config.precision} in {config.dtype}: leave --dtype or --precision out"
+        return f"has no precision {config.precision} in {config.dtype}: take float32, or leave precision out"
     if config.precision == "bfloat16" and device.startswith("cuda") and _version() < (2, 8):
-        return "has the precision bfloat16 from PyTorch 2.8 on: install a newer one, or leave --precision out"
+        return "has the precision bfloat16 from PyTorch 2.8 on: install a newer one, or leave precision out"
     if device == "mps" and config.dtype == "float64":
-        return "does not do float64 on the device mps: leave --dtype out"
+        return "does not do float64 on the device mps: take float32"
     if device == "mps" and dataset.rows.dtype == "float64":
         return f"takes no float64 rows on the device mps: store those of {dataset.name} as float32"
     return None

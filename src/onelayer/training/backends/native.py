@@ -52,7 +52,7 @@ class NativeBackend:
         if kernel is None:
             return "was not compiled when onelayer was installed: install it again with a C++ compiler"
         if config.dtype != "float32":
-            return f"does not do {config.dtype}: leave --dtype out"
+            return f"does not do {config.dtype}: take float32"
         if config.loss not in COMPILED_LOSSES:
             return f"has no loss {config.loss}: use {' or '.join(COMPILED_LOSSES)}"
         if not takes(dataset.rows):
