@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import assert_one_line, coursework, opened, relative, together, toy_dataset, toy_splits
+from threads import in_threads
 
 from onelayer import SoftmaxClassifier, train
 from onelayer.config import TrainConfig
+from onelayer.data.dataset import Holding, Splits
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
 from onelayer.losses import LOSSES
@@ -216,6 +218,38 @@ def test_the_products_are_those_of_numpy(rows, flip, resident):
     assert ours.d == (36 if flip else 60)
     np.testing.assert_allclose(ours.scores(T), theirs.scores(T), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(ours.gradient(G), theirs.gradient(G), rtol=1e-9, atol=1e-10)
+
+
+# Several processes
+
+
+def held_by(splits, owner, processes):
+    """The splits with the rows that `owner` (n,) gives to a process; the others are zeros there."""
+    held = owner == processes.rank
+    rows = np.where(held[:, None], splits.dataset.rows, splits.dataset.rows.dtype.type(0))
+    dataset = replace(splits.dataset, rows=rows, mark="toy", holding=Holding(processes, held, complete=False))
+    return Splits(*(replace(part, dataset=dataset) for part in splits), splits.protocol)
+
+
+@pytest.mark.parametrize("room", [0.0, 1e9])
+def test_processes_train_on_the_rows_that_their_devices_have(room, monkeypatch):
+    monkeypatch.setattr(devices, "room_on", lambda device: room)
+    splits, config = weighted(toy_splits()), TrainConfig(backend="torch", dtype="float64", threads=1, epochs=2, l2=0.1)
+    owner = np.random.default_rng(0).integers(0, 2, len(splits.dataset.rows))  # and a third process has no rows
+    one = train(splits, config)
+    assert np.abs(one.model.layer.weights).max() > 0.01
+    for found in in_threads(3, lambda processes: train(held_by(splits, owner, processes), config)):
+        assert relative(found.model.layer.weights, one.model.layer.weights) < 1e-12
+        assert found.backend == "torch"
+
+
+def test_a_device_has_the_rows_that_its_process_holds(resident):
+    splits, device = toy_splits(), devices.Device("cpu")
+    owner = np.random.default_rng(0).integers(0, 3, len(splits.dataset.rows))
+    on = in_threads(3, lambda processes: Held.on(device, held_by(splits, owner, processes).dataset, 0))
+    for rank, held in enumerate(on):
+        np.testing.assert_array_equal(held.rows, splits.dataset.rows[owner == rank])
+    assert sum(len(held.rows) for held in on) == 300
 
 
 # Nothing waits

@@ -70,8 +70,10 @@ class Held:
     Parameters
     ----------
     dataset : Dataset
-    rows : tensor (n, d), in the type of the data set, or None
-        None if they stay on the host, from where each block is copied when it is needed.
+    rows : tensor (m, d), in the type of the data set, or None
+        Those that this process holds; None if they stay on the host, from where each block is copied when it is needed.
+    places : ndarray (n,), int64, or None
+        Where a row of the data set is among them; None if this process holds all.
     labels : tensor (n,), int64
     weights : tensor (n,), or None
     exact : torch.dtype
@@ -80,6 +82,7 @@ class Held:
 
     dataset: Dataset
     rows: torch.Tensor | None
+    places: np.ndarray | None
     labels: torch.Tensor
     weights: torch.Tensor | None
     exact: torch.dtype
@@ -108,13 +111,17 @@ class Held:
         weights = None
         if dataset.row_weights is not None:
             weights = torch.from_numpy(dataset.row_weights.copy()).to(device, exact)
-        if dataset.rows.nbytes > room:
-            return cls(dataset, None, labels, weights, exact)
-        rows = torch.empty(dataset.rows.shape, dtype=_type_of(dataset), device=device)
-        step = max(1, COPIED_BYTES // max(1, dataset.rows[:1].nbytes))
-        for start in range(0, len(rows), step):
-            rows[start : start + step].copy_(torch.from_numpy(dataset.rows[start : start + step].copy()))
-        return cls(dataset, rows, labels, weights, exact)
+        own = None if dataset.holding is None else np.flatnonzero(dataset.holding.held)
+        count, row_bytes = len(dataset.rows) if own is None else len(own), dataset.rows[:1].nbytes
+        if count * row_bytes > room:
+            return cls(dataset, None, None, labels, weights, exact)
+        rows = torch.empty((count, dataset.rows.shape[1]), dtype=_type_of(dataset), device=device)
+        step = max(1, COPIED_BYTES // row_bytes)
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            rows[some].copy_(torch.from_numpy(dataset.rows[some if own is None else own[some]].copy()))
+        places = None if dataset.holding is None else np.cumsum(dataset.holding.held) - 1
+        return cls(dataset, rows, places, labels, weights, exact)
 
 
 # A data set is on a device once, as long as something trains or scores there. (A set that is held is not forgotten, so
@@ -179,13 +186,14 @@ class Feed:
         """
         near = split.dataset.rows is self._held.dataset.rows  # those of another data set come from the host
         rows, places = self._held.rows if near else None, self._moved(split.indices)  # places (n,)
+        own = places if rows is None or self._held.places is None else self._moved(self._held.places[split.indices])
         mirrored = None if flipped is None else self._moved(flipped)
         for number, block in enumerate(split.blocks(self.size)):
             if cancelled():
                 raise InterruptedError
             X = self._X[: block.stop - block.start]
             if rows is not None:
-                self._standardise(rows.index_select(0, places[block]), X, split, block, mirrored)
+                self._standardise(rows.index_select(0, own[block]), X, split, block, mirrored)
             elif self._device.type == "cuda":
                 self._stream(split, block, number, X, mirrored)
             else:
