@@ -140,7 +140,7 @@ def test_a_bad_option_is_one_line(run_cli, tmp_path, arguments, words):
         (["resume", "run", "--lambda", "1"], "unknown option --lambda; see onelayer resume --help$"),
         (["resume", "run", "--early-stopping"], "unknown option --early-stopping; see onelayer resume --help$"),
         (["check", "--features", "20"], r"unknown option --features; did you mean --n-features\?$"),
-        (["probe", "x.npz", "--device", "cuda"], "unknown option --device; it runs on the CPU, and only train, "),
+        (["evaluate", "run", "--device", "cuda"], "unknown option --device; it runs on the CPU, and only train, "),
         (["study", "grid", "--gpu"], "unknown option --gpu; it runs on the CPU, and only train, "),
         (["evaluate", "run", "--nodes", "2"], "unknown option --nodes; torchrun --nproc-per-node N -m onelayer train"),
         (["resume", "run", "--force"], "unknown option --force; see onelayer resume --help$"),

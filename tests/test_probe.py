@@ -14,6 +14,7 @@ import re
 import tracemalloc
 import warnings
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from onelayer.experiments.probe.encoded import Encoded
 from onelayer.experiments.probe.logistic import DINO, TOLERANCE, Optima, l2_of
 from onelayer.experiments.probe.neighbours import Neighbours
 from onelayer.runs.directory import Run
+from onelayer.training.backends import devices
 from onelayer.words import number
 
 GOLDEN = Path(__file__).parent / "golden" / "probe.npz"
@@ -314,6 +316,44 @@ def test_the_run_of_a_logistic_regression_says_what_fitted_it(run_cli, small, no
     assert re.search(r"<dt>train rows</dt>\s*<dd>300</dd>", page)
     assert "<dt>iterations</dt>" in page
     assert re.search(rf"<dt>C, chosen</dt>\s*<dd>{re.escape(f'{chosen:g}')}</dd>", page)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize("recipe", ["dino", "clip"])
+def test_a_probe_on_a_device_is_that_of_the_cpu(run_cli, small, recipe, monkeypatch):
+    from onelayer.training.converging.device_rows import DeviceRows
+
+    opened, original = [], DeviceRows.__init__
+    monkeypatch.setattr(DeviceRows, "__init__", lambda *given, **more: opened.append(original(*given, **more)))
+    words = ["probe", small[0], "--recipe", recipe, "--json", "--html", "page.html"]
+    on = ["--backend", "torch", "--device", "cpu"]
+    found = [run_cli(*words, "--out", name, *more) for name, more in (("cpu", []), ("device", on))]
+    assert [code for code, _, _ in found] == [0, 0]
+    assert len(opened) == 3  # the trials, and both parts of the last fit
+    cpu, device = (json.loads(out)["probes"][0] for _, out, _ in found)
+    assert device["chosen"] == cpu["chosen"]
+    for ours, theirs in zip(device["trials"], cpu["trials"], strict=True):
+        assert (ours["accuracy"], ours["converged"]) == (theirs["accuracy"], theirs["converged"])
+        assert ours["cost"] == pytest.approx(theirs["cost"], rel=1e-5)
+    runs = [Run.open(name) for name in ("cpu", "device")]
+    assert [run.summary.get("device") for run in runs] == [None, "cpu"]
+    assert [run.summary["backend"] for run in runs] == ["numpy", "torch"]
+    weights, of_cpu = runs[1].model.layer.weights, runs[0].model.layer.weights
+    np.testing.assert_allclose(weights, of_cpu, rtol=0, atol=1e-3 * np.abs(of_cpu).max())
+    assert "--backend torch --device cpu" in Path("page.html").read_text()
+    assert run_cli("report", "device", "--out", "report.html")[0] == 0
+    assert "--backend torch --device cpu" in re.sub(r" \\\n +", " ", Path("report.html").read_text())
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+def test_few_shots_on_a_device(run_cli, small):
+    words = ["probe", small[0], "--shots", "4", "--seeds", "2", "--json"]
+    cpu, device = (
+        json.loads(run_cli(*words, *more)[1])["probes"] for more in ([], ["--backend", "torch", "--device", "cpu"])
+    )
+    for ours, theirs in zip(device, cpu, strict=True):
+        assert ours["chosen"] == theirs["chosen"]
+        assert ours["test"]["accuracy"] == theirs["test"]["accuracy"]
 
 
 def test_a_fit_in_closed_form_has_no_certificate_and_no_settings_of_training(run_cli, small):
@@ -651,4 +691,19 @@ def test_bad_input(run_cli, tmp_path, small):
     assert_one_line(run_cli("probe", "nan.npz"), "row 5, column 2 is nan")
     assert_one_line(run_cli("probe", "nothing.npz"), "no such file or folder")
     assert_one_line(run_cli("probe", "one.npz", "--json", "--csv", "-"), "--json and --csv - both print")
+    assert not Path("runs").exists()
+
+
+def test_devices_that_a_probe_cannot_be_on(run_cli, small, monkeypatch):
+    refused = run_cli("probe", small[0], "--device", "gpu")
+    assert_one_line(refused, "device 'gpu' is not auto, cpu, cuda, cuda:N for GPU number N, or mps")
+    refused = run_cli("probe", small[0], "--recipe", "ridge", "--device", "cuda:9")
+    assert_one_line(refused, "the recipe ridge is computed by NumPy; leave --backend and --device out, or take dino or")
+    assert run_cli("probe", small[0], "--recipe", "ridge", "--device", "cpu", "--out", "run")[0] == 0
+    if find_spec("torch"):
+        refused = run_cli("probe", small[0], "--device", "cuda:9")
+        assert_one_line(refused, "PyTorch finds no device cuda:9 here.*; take --device")
+        monkeypatch.setattr(devices, "devices_here", lambda: ["mps", "cpu"])
+        refused = run_cli("probe", small[0], "--backend", "torch")
+        assert_one_line(refused, "a probe ends in float64, which the device mps does not have; take --device cpu")
     assert not Path("runs").exists()

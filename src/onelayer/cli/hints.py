@@ -9,7 +9,7 @@ from onelayer.words import printable
 
 _DECAY = "the rate decays by --decay-every EPOCHS and --decay-factor FACTOR"
 _DESCENT = "training is plain gradient descent in batches; leave it out"
-_DEVICE = "it runs on the CPU, and only train, resume, sweep and path take a device; leave it out"
+_DEVICE = "it runs on the CPU, and only train, resume, sweep, path and probe take a device; leave it out"
 _EPOCHS = "--epochs counts the passes over the training rows"
 _GPU = "--device cuda trains on a GPU of NVIDIA, --device mps on one of Apple"
 _OUT = "the place to write to is --out"

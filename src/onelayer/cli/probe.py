@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imported in the command, so that --help stays fast
     from collections.abc import Iterator
 
     from onelayer.cli.screen import Screen
-    from onelayer.config import SplitConfig
+    from onelayer.config import SplitConfig, TrainConfig
     from onelayer.data.dataset import Splits
     from onelayer.experiments.comparison import Comparison
     from onelayer.experiments.probe import Normalize, Probe, RecipeName
@@ -33,6 +33,8 @@ def probe(
     normalize: Annotated[Literal["none", "unit", "standardize"], Parameter(group=TRAINING)] = "none",
     shots: Annotated[list[int] | None, Parameter(group=TRAINING, consume_multiple=True)] = None,
     seeds: Annotated[int | None, Parameter(group=TRAINING)] = None,
+    backend: Annotated[Literal["auto", "torch"], Parameter(group=TRAINING)] = "auto",
+    device: Annotated[str, Parameter(group=TRAINING)] = "auto",
     split_seed: Annotated[int, Parameter(group=DATA)] = 0,
     out: OutDirectory = None,
     overwrite: Overwrite = False,
@@ -57,6 +59,10 @@ def probe(
         Training rows of each class, one number or several, such as 1 2 4 8 16; by default all, and a run is written.
     seeds
         Number of draws of the rows of --shots, by default 5; all FEATURES have the same ones.
+    backend
+        Code that does the products of dino and clip: auto takes the compiled kernel, else NumPy; torch is PyTorch.
+    device
+        Device of the backend torch, which cuda, cuda:1, ... and mps imply; auto with it takes the first GPU, else cpu.
     split_seed
         Seed for the validation rows, a tenth of the training rows, and the test rows if the source has none.
     out
@@ -70,17 +76,20 @@ def probe(
     """
     from onelayer.cli.stops import begun_again
     from onelayer.cli.together import together
+    from onelayer.config import TrainConfig
 
-    asked = len(features), recipe, normalize, shots, seeds, split_seed
+    config = TrainConfig(solver="converged", backend=backend, device=device)
+    asked = len(features), recipe, normalize, shots, seeds, split_seed, backend, device
     with together({"the settings": asked}) as processes, begun_again():
         _probe(
-            *(processes, features, recipe, normalize, shots, seeds, split_seed),
+            *(processes, config, features, recipe, normalize, shots, seeds, split_seed),
             *(out, overwrite, csv, html, as_json, quiet),
         )
 
 
 def _probe(
     processes: "Processes",
+    config: "TrainConfig",
     features: list[str],
     recipe: "RecipeName",
     normalize: "Normalize",
@@ -102,6 +111,7 @@ def _probe(
     if as_json and csv_printed:
         raise ConfigError("--json and --csv - both print their figures; write the CSV into a file")
     _require_fitting(features, shots, seeds, out)
+    probes.require_device(recipe, config)
     probes.require_processes(recipe, processes)
     if not processes.rank:
         _require_own(None if csv_printed else csv, html)  # before the work
@@ -116,11 +126,13 @@ def _probe(
         screen.data(splits)
         if shots is not None:
             with screen.working("probing") as progress:
-                found[source] = probes.probe_few(splits, shots, range(seeds or SEEDS), recipe, normalize, progress)
+                found[source] = probes.probe_few(
+                    splits, shots, range(seeds or SEEDS), recipe, normalize, progress, config
+                )
             if not processes.rank:
                 _print_few(screen, found[source])
         else:
-            found[source] = [_whole(screen, splits, split_config, recipe, normalize, out, overwrite, runs)]
+            found[source] = [_whole(screen, splits, split_config, recipe, normalize, config, out, overwrite, runs)]
     if processes.rank:
         return
     compared = list(_compared(screen, found))
@@ -213,6 +225,7 @@ def _whole(
     split_config: "SplitConfig",
     recipe: "RecipeName",
     normalize: "Normalize",
+    config: "TrainConfig",
     out: Path | None,
     overwrite: bool,
     runs: dict[str, str],
@@ -226,14 +239,14 @@ def _whole(
         if out:
             raise ConfigError(f"the recipe {recipe} makes no layer, so there is no run to write; leave --out out")
         with screen.working("probing") as progress:
-            found = probes.probe(splits, recipe, normalize, progress)
+            found = probes.probe(splits, recipe, normalize, progress, config)
         _print(screen, found)
         return found
     processes, default = splits.dataset.processes, Path("runs") / f"{splits.dataset.name.lower()}-{recipe}"
     with followed(processes) as follower, claimed(follower.path if follower else out, default) as path:
         run = follower or Run.create(path, overwrite=overwrite)
         with screen.working("probing") as progress:
-            found = probes.probe(splits, recipe, normalize, progress)
+            found = probes.probe(splits, recipe, normalize, progress, config)
         probes.save(found, run, split_config)
         if processes.rank:
             return found

@@ -21,6 +21,7 @@ from onelayer.losses import LOSSES
 from onelayer.report.opening import accuracy_on
 from onelayer.report.subject import Group, SettingRuns
 from onelayer.runs.directory import Run
+from onelayer.runs.plan import Plan
 from onelayer.runs.training import probe_of, strength_in_words
 from onelayer.training.history import columns_of, noun_of
 from onelayer.words import mean_and_sd, option_typed, option_value, options_apart, printable, spaced
@@ -163,7 +164,7 @@ def train_command(setting: SettingRuns) -> str:
     """Return the command that trains the same again, once for each seed, or goes along the path or probes again."""
     plan = setting.plan
     if probe := probe_of(setting.runs[0]):
-        words = [f"onelayer probe {shlex.quote(plan.source)}", *_options_of_probe(probe, plan.split_config)]
+        words = [f"onelayer probe {shlex.quote(plan.source)}", *_options_of_probe(probe, plan)]
         return _in_lines(words)
     words = [f"--data {shlex.quote(plan.source)}"]
     words += [
@@ -184,9 +185,11 @@ def train_command(setting: SettingRuns) -> str:
     return _in_lines(words)
 
 
-def _options_of_probe(probe: dict[str, Any], split_config: SplitConfig) -> list[str]:
+def _options_of_probe(probe: dict[str, Any], plan: Plan) -> list[str]:
     options = [option_typed(name, probe.get(name)) for name in ("recipe", "normalize")]
-    return [*options, option_typed("split_seed", split_config.split_seed)]
+    if plan.config.backend == "torch":
+        options += [option_typed(name, getattr(plan.config, name)) for name in ("backend", "device")]
+    return [*options, option_typed("split_seed", plan.split_config.split_seed)]
 
 
 def _options_of_path(path: LambdaPath, config: TrainConfig) -> list[str]:

@@ -202,6 +202,9 @@ def _classes(found: Mapping[str, Sequence[Probe]]) -> list[dict[str, Any]]:
 def _command(found: Mapping[str, Sequence[Probe]], first: Probe, shots: Sequence[int], split_seed: int) -> str:
     """Return the command that probes the same again."""
     words = ["onelayer probe", *map(shlex.quote, found), f"--recipe {first.recipe}", f"--normalize {first.normalize}"]
+    config = first.outcome.config
+    if config and config.backend == "torch":
+        words.append(f"--backend torch --device {config.device}")
     if shots:
         seeds = len({probe.seed for of_source in found.values() for probe in of_source})
         words += [f"--shots {' '.join(map(str, shots))}", f"--seeds {seeds}"]

@@ -76,18 +76,19 @@ def iterations(
 
 def convergence_of(problem: Problem, smallest_l2: float) -> Convergence:
     """Return the solver for the training rows of a problem, and for lambdas from this one on."""
-    config = problem.config
+    return Convergence(rows_of(problem), LOSSES[problem.config.loss], smallest_l2)
+
+
+def rows_of(problem: Problem) -> Rows:
+    """Return the training rows of a problem, whose products are taken by its backend."""
+    config, train = problem.config, problem.splits.train
     exact = np.dtype(np.float64) if config.dtype == "float64" else None
     options: dict[str, Any] = {"flip": config.flip, "dtype": exact, "threads": config.threads}
-    train = problem.splits.train
-    rows: Rows
     if problem.backend is TorchBackend:
         from onelayer.training.converging.device_rows import DeviceRows  # it loads PyTorch
 
-        rows = DeviceRows(train, problem.standardizer, config.device, **options)
-    else:
-        rows = Rows(train, problem.standardizer, compiled=problem.backend.compiled, **options)
-    return Convergence(rows, LOSSES[config.loss], smallest_l2)
+        return DeviceRows(train, problem.standardizer, config.device, **options)
+    return Rows(train, problem.standardizer, compiled=problem.backend.compiled, **options)
 
 
 def layer_of(problem: Problem, convergence: Convergence, at: Iterate) -> SoftmaxLayer:

@@ -14,6 +14,7 @@ from onelayer.experiments.probe.probing import csv_of_probes as csv_of_probes
 from onelayer.experiments.probe.probing import notes_on_probes as notes_on_probes
 from onelayer.experiments.probe.probing import probe as probe
 from onelayer.experiments.probe.probing import probe_few as probe_few
+from onelayer.experiments.probe.probing import require_device as require_device
 from onelayer.experiments.probe.probing import require_processes as require_processes
 from onelayer.experiments.probe.probing import require_same_rows as require_same_rows
 from onelayer.experiments.probe.saving import save as save

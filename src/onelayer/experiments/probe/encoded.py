@@ -31,6 +31,7 @@ NORMALIZED = {
 }
 VALIDATION = 0.1  # of the training rows
 TEST = 0.2  # of all rows, where a source has no test rows
+CONVERGED = TrainConfig(solver="converged")
 
 
 def load_features(
@@ -76,17 +77,20 @@ class Encoded:
     normalize : {"none", "unit", "standardize"}
     refits : bool
         Whether the last fit takes the validation rows too.
+    config : TrainConfig
+        Settings of the solver converged, whose lambda, gap, passes and type a recipe replaces.
     """
 
     raw: Splits
     splits: Splits
     normalize: Normalize
     refits: bool = True
+    config: TrainConfig = CONVERGED
 
     @classmethod
-    def of(cls, raw: Splits, normalize: Normalize) -> "Encoded":
+    def of(cls, raw: Splits, normalize: Normalize, config: TrainConfig = CONVERGED) -> "Encoded":
         """Return the rows of these splits."""
-        return cls(raw, coded(raw, _features(raw, normalize)), normalize)
+        return cls(raw, coded(raw, _features(raw, normalize)), normalize, config=config)
 
     @property
     def train(self) -> Split:
@@ -115,7 +119,7 @@ class Encoded:
         raw, splits = (
             replace(s, train=replace(s.train, indices=s.train.indices[places])) for s in (self.raw, self.splits)
         )
-        return Encoded(raw, splits, self.normalize, refits=False)
+        return replace(self, raw=raw, splits=splits, refits=False)
 
     @property
     def of_training(self) -> Standardizer:

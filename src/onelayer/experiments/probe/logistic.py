@@ -25,7 +25,7 @@ from onelayer.experiments.probe.trials import Outcome, Progress, Trial, accuracy
 from onelayer.layer import likeliest
 from onelayer.losses import LOSSES
 from onelayer.training.converged import REACHED, SURE, Convergence, Iterate
-from onelayer.training.converging.rows import Rows
+from onelayer.training.iterations import rows_of
 from onelayer.training.state import TrainingState
 from onelayer.training.train import solve
 
@@ -62,7 +62,7 @@ class Optima:
 
     def __init__(self, encoded: Encoded) -> None:
         self._encoded = encoded
-        rows = Rows(encoded.train, encoded.standardizer)
+        rows = rows_of(encoded.problem(encoded.config))
         self._K = len(encoded.splits.dataset.class_names)
         self._convergence = _Capped(rows, LOSSES[TrainConfig.loss], smallest_l2=0)  # any C may come
         self._best: tuple[float, Iterate] | None = None  # its accuracy
@@ -91,7 +91,7 @@ class Optima:
         """
         encoded = self._encoded.refitted()
         l2 = l2_of(C, encoded.train)
-        near = TrainConfig(solver="converged", l2=l2, tol=TRIED_TOLERANCE, max_passes=MOST_PASSES)
+        near = replace(encoded.config, l2=l2, tol=TRIED_TOLERANCE, max_passes=MOST_PASSES)
         layer = None
         if self._best:
             best = self._convergence.layer(self._best[1])

@@ -10,15 +10,17 @@ import numpy as np
 from onelayer.analysis.estimates import Estimate
 from onelayer.analysis.evaluation import Evaluation
 from onelayer.analysis.summary import csv_of, summary_of
+from onelayer.config import TrainConfig
 from onelayer.data.dataset import Splits
 from onelayer.errors import ConfigError, DataError
 from onelayer.experiments.probe.closed import nearest_mean, ridge
-from onelayer.experiments.probe.encoded import Encoded, Normalize
+from onelayer.experiments.probe.encoded import CONVERGED, Encoded, Normalize
 from onelayer.experiments.probe.logistic import clip, dino
 from onelayer.experiments.probe.neighbours import knn
 from onelayer.experiments.probe.notes import notes_on, notes_on_few
 from onelayer.experiments.probe.trials import Outcome, Progress
 from onelayer.processes import Processes
+from onelayer.training.backends.devices import choose_device
 from onelayer.words import counted, listed, number, percent
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Recipe(NamedTuple):
         Whether the outcome has a model, which can be saved as a run.
     sums : bool
         Whether all that the fit asks of the rows are sums, which several processes can add up.
+    iterates : bool
+        Whether the solver converged fits it, which can be on a device.
     """
 
     setting: str
@@ -48,11 +52,14 @@ class Recipe(NamedTuple):
     words: str
     makes_layer: bool = True
     sums: bool = True
+    iterates: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
-    "dino": Recipe("C", dino, "logistic regression, 45 values of C from 1e-6 to 1e5"),
-    "clip": Recipe("C", clip, "logistic regression, C among 96 steps from 1e-6 to 1e6, found by bisection"),
+    "dino": Recipe("C", dino, "logistic regression, 45 values of C from 1e-6 to 1e5", iterates=True),
+    "clip": Recipe(
+        "C", clip, "logistic regression, C among 96 steps from 1e-6 to 1e6, found by bisection", iterates=True
+    ),
     "ridge": Recipe("", ridge, "ridge regression on labels of 1 and -1, penalty 1,024"),
     "knn": Recipe("k", knn, "k nearest neighbours by cosine, votes exp(cosine / 0.07)", makes_layer=False, sums=False),
     "nearest-mean": Recipe("", nearest_mean, "the class whose mean is nearest"),
@@ -173,6 +180,7 @@ def probe(
     recipe: RecipeName = "dino",
     normalize: Normalize = "none",
     progress: Progress | None = None,
+    config: TrainConfig = CONVERGED,
 ) -> Probe:
     """Fit a recipe on the training rows, choose its setting on the validation rows, and refit it on both.
 
@@ -187,8 +195,16 @@ def probe(
     normalize : {"none", "unit", "standardize"}
     progress : callable, optional
         Called with the steps done and the total.
+    config : TrainConfig
+        Settings of the solver converged: the backend and the device of a logistic regression.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe cannot be on the device.
     """
-    return _fit(recipe, Encoded.of(splits, normalize), splits, progress=progress)
+    require_device(recipe, config)
+    return _fit(recipe, Encoded.of(splits, normalize, config), splits, progress=progress)
 
 
 def probe_few(
@@ -198,6 +214,7 @@ def probe_few(
     recipe: RecipeName = "dino",
     normalize: Normalize = "none",
     progress: Progress | None = None,
+    config: TrainConfig = CONVERGED,
 ) -> list[Probe]:
     """Fit a recipe on a few training rows of each class; the validation rows choose, but are not trained on.
 
@@ -207,7 +224,7 @@ def probe_few(
         Rows of each class.
     seeds : sequence of int
         Each draws rows, and the first `shots` of each class are taken.
-    splits, recipe, normalize, progress
+    splits, recipe, normalize, progress, config
         As for `probe`.
 
     Returns
@@ -222,7 +239,8 @@ def probe_few(
                 f"{name} {given}: not different whole numbers of at least {least}; pass some, such as 1 2 4"
             )
     _require_rows(splits, max(shots))
-    encoded, found = Encoded.of(splits, normalize), []
+    require_device(recipe, config)
+    encoded, found = Encoded.of(splits, normalize, config), []
     for count in shots:
         for seed in seeds:
             few = encoded.few(count, seed)
@@ -239,6 +257,18 @@ def _require_rows(splits: Splits, shots: int) -> None:
     if counts[fewest] < shots:
         name, rows = splits.dataset.class_names[labels[fewest]], counted(int(counts[fewest]), "training row")
         raise ConfigError(f"shots {shots}: the class {name} has {rows}; pass at most {counts[fewest]}")
+
+
+def require_device(recipe: RecipeName, config: TrainConfig) -> None:
+    """Raise a ConfigError if a recipe cannot be on the device that is asked for."""
+    if config.backend != "torch" and not config.needs_torch:
+        return
+    iterative = [name for name, other in RECIPES.items() if other.iterates]
+    if recipe not in iterative:
+        what = f"the recipe {recipe} is computed by NumPy; leave --backend and --device out"
+        raise ConfigError(f"{what}, or take {' or '.join(iterative)}")
+    if choose_device(config.device) == "mps":
+        raise ConfigError("a probe ends in float64, which the device mps does not have; take --device cpu")
 
 
 def _fit(

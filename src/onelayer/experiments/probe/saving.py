@@ -18,6 +18,7 @@ from onelayer.processes import summed
 from onelayer.runs.directory import Run, now
 from onelayer.runs.plan import Plan
 from onelayer.runs.training import PROBE
+from onelayer.training.backends.registry import BACKENDS, device_of
 from onelayer.training.history import Score
 from onelayer.training.state import TrainingResult, TrainingState
 
@@ -60,7 +61,8 @@ def save(probe: Probe, run: Run, split_config: SplitConfig) -> None:
     state = replace(state, scores=scores, ended=outcome.ended)
     if state.history:
         state = state.with_test_accuracy(state.epoch, scores["test"].accuracy)
-    run.write_result(plan, splits, TrainingResult(model, state, config.backend, state.last))
+    device = device_of(config, BACKENDS[config.backend])
+    run.write_result(plan, splits, TrainingResult(model, state, config.backend, state.last, device=device))
     run.add_to_summary({PROBE: probe.record()})
 
 
