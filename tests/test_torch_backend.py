@@ -181,6 +181,43 @@ def test_rows_are_on_a_device_once_as_long_as_they_are_used(resident):
     assert Held.on(device, dataset, 10**9).rows is None  # no room
 
 
+def in_bfloat16(splits):
+    """The splits with rows of the nearest numbers that bfloat16 has, in float32, as readers give them."""
+    rows = torch.from_numpy(splits.dataset.rows.copy()).to(torch.bfloat16).float().numpy()
+    assert not np.array_equal(rows, splits.dataset.rows)
+    dataset = replace(splits.dataset, rows=rows)
+    return replace(splits, **{part.name: replace(part, dataset=dataset) for part in splits})
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"solver": "converged", "l2": 0.1}], ids=str)
+def test_rows_that_were_bfloat16_are_so_on_a_device_and_change_no_bit(options, monkeypatch):
+    splits, found = in_bfloat16(toy_splits(dtype="float32")), []
+    config = TrainConfig(backend="torch", device="cpu", threads=1, **options)
+    config = replace(config, epochs=2) if config.solver == "sgd" else config
+    for room in (0.0, 1e9):
+        monkeypatch.setattr(devices, "room_on", lambda device, room=room: room)
+        result = train(splits, config)
+        found.append((result.model.layer.weights.tobytes(), result.scores))
+    assert found[0] == found[1]
+    rows, device = splits.dataset.rows, devices.Device("cpu")
+    for room, fits in ((rows.nbytes / 2, True), (rows.nbytes / 2 - 1, False)):
+        monkeypatch.setattr(devices, "room_on", lambda device, room=room: room)
+        held = Held.on(device, splits.dataset, 0).rows
+        assert (held is not None) == fits
+        if fits:
+            assert held.dtype == torch.bfloat16
+            np.testing.assert_array_equal(held.float(), rows)
+
+
+@pytest.mark.parametrize("more", [2**-8, 2**-23])
+def test_a_single_number_with_more_digits_keeps_rows_in_float32(more, resident):
+    rows = torch.ones(300, 60).to(torch.bfloat16).float().numpy()
+    device = devices.Device("cpu")
+    assert Held.on(device, replace(toy_dataset(), rows=rows.copy()), 0).rows.dtype == torch.bfloat16
+    rows[-1, -1] = 1 + more
+    assert Held.on(device, replace(toy_dataset(), rows=rows), 0).rows.dtype == torch.float32
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_residual_of_tensors_is_that_of_each_row(loss):
     rng = np.random.default_rng(0)

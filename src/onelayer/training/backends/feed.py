@@ -70,8 +70,9 @@ class Held:
     Parameters
     ----------
     dataset : Dataset
-    rows : tensor (m, d), in the type of the data set, or None
-        Those that this process holds; None if they stay on the host, from where each block is copied when it is needed.
+    rows : tensor (m, d) or None
+        Those that this process holds, in the type of the data set, or in bfloat16 if that has the same values; None if
+        they stay on the host, from where each block is copied when it is needed.
     places : ndarray (n,), int64, or None
         Where a row of the data set is among them; None if this process holds all.
     labels : tensor (n,), int64
@@ -112,16 +113,32 @@ class Held:
         if dataset.row_weights is not None:
             weights = torch.from_numpy(dataset.row_weights.copy()).to(device, exact)
         own = None if dataset.holding is None else np.flatnonzero(dataset.holding.held)
-        count, row_bytes = len(dataset.rows) if own is None else len(own), dataset.rows[:1].nbytes
-        if count * row_bytes > room:
+        count, d = len(dataset.rows) if own is None else len(own), dataset.rows.shape[1]
+        dtype = _type_of(dataset)
+        if device.type != "mps" and count * d * torch.bfloat16.itemsize <= room and _are_bfloat16(dataset.rows, own):
+            dtype = torch.bfloat16
+        if count * d * dtype.itemsize > room:
             return cls(dataset, None, None, labels, weights, exact)
-        rows = torch.empty((count, dataset.rows.shape[1]), dtype=_type_of(dataset), device=device)
-        step = max(1, COPIED_BYTES // row_bytes)
-        for start in range(0, count, step):
-            some = slice(start, start + step)
-            rows[some].copy_(torch.from_numpy(dataset.rows[some if own is None else own[some]].copy()))
+        rows = torch.empty((count, d), dtype=dtype, device=device)
+        for some, block in _blocks(dataset.rows, own):
+            rows[some].copy_(torch.from_numpy(block.copy()).to(dtype))
         places = None if dataset.holding is None else np.cumsum(dataset.holding.held) - 1
         return cls(dataset, rows, places, labels, weights, exact)
+
+
+def _blocks(rows: np.ndarray, own: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield blocks of rows (n, d), or of those at the places `own` (m,), and where each block is among them."""
+    step = max(1, COPIED_BYTES // rows[:1].nbytes)
+    for start in range(0, len(rows) if own is None else len(own), step):
+        some = slice(start, start + step)
+        yield some, rows[some if own is None else own[some]]
+
+
+def _are_bfloat16(rows: np.ndarray, own: np.ndarray | None) -> bool:
+    """Return whether float32 rows have the digits of bfloat16, as those that were read from it: no lower 16 bits."""
+    if rows.dtype != np.float32:
+        return False
+    return not any(np.bitwise_or.reduce(block.view(np.uint32), axis=None) & 0xFFFF for _, block in _blocks(rows, own))
 
 
 # A data set is on a device once, as long as something trains or scores there. (A set that is held is not forgotten, so
