@@ -645,14 +645,46 @@ def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_pat
     assert_one_line(run_cli(*more), r"PyTorch finds no device cuda:7 here.*; take --device .*cpu$")
     code, shown, err = run_cli(*more, "--device", "cpu")
     assert (code, err) == (0, "")
-    assert "note: the run was on cuda:7 so far; cpu may give other last digits" in shown
+    note = "note: the run was trained by torch on cuda:7 so far; torch on cpu may give other last digits"
+    assert note in shown
     assert run.config.device == "cpu"
     assert run_cli(*words, "--backend", "numpy", "--overwrite")[0] == 0
-    refused = run_cli(*more, "--device", "cuda")
-    assert_one_line(refused, "device cuda is a setting of the backend torch, not of numpy; leave it out")
+    refused = run_cli(*more, "--device", "cuda:7")
+    assert_one_line(refused, "PyTorch finds no device cuda:7 here.*; take --device .*cpu$")
     refused = run_cli(*more, "--device", "gpu", "--data", "nowhere")  # before the data are looked for
     assert_one_line(refused, "device 'gpu' is not auto, cpu, cuda, cuda:N for GPU number N, or mps")
     assert run.config.device == "auto"
+
+
+class Gpu(devices.Device):
+    """A device that is the CPU by another name."""
+
+    def __init__(self, asked):
+        super().__init__("cpu")
+        self.name = asked
+
+
+def test_a_run_of_another_backend_goes_on_on_a_gpu(run_cli, tmp_path, monkeypatch):
+    words = ["train", "--data", "digits", "--no-figures", "--backend", "numpy", "--dtype", "float64"]
+    assert run_cli(*words, "--epochs", "3", "--out", tmp_path / "whole")[0] == 0
+    assert run_cli(*words, "--epochs", "1", "--out", tmp_path / "run")[0] == 0
+    monkeypatch.setattr(devices, "devices_here", lambda: ["cuda:0", "mps", "cpu"])
+    monkeypatch.setattr(devices, "Device", Gpu)
+    monkeypatch.setattr(devices, "room_on", lambda device: 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    run, more = Run.open(tmp_path / "run"), ["resume", tmp_path / "run", "--epochs", "3", "--no-figures"]
+    refused = run_cli(*more, "--device", "mps")
+    assert_one_line(refused, "the backend torch does not do float64 on the device mps: take float32")
+    assert run.config.backend == "numpy"
+    code, shown, err = run_cli(*more, "--device", "cpu")
+    assert (code, err, "note: the run was" in shown) == (0, "", False)
+    assert run_cli(*words, "--epochs", "1", "--out", tmp_path / "run", "--overwrite")[0] == 0
+    code, shown, err = run_cli(*more, "--device", "cuda")
+    assert (code, err) == (0, "")
+    assert "note: the run was trained by numpy so far; torch on cuda:0 may give other last digits" in shown
+    assert (run.summary["backend"], run.summary["device"]) == ("torch", "cuda:0, a GPU")
+    ours, theirs = run.model.layer.weights, Run.open(tmp_path / "whole").model.layer.weights
+    assert 0 < relative(ours, theirs) < 1e-12
 
 
 def test_pytorch_is_loaded_when_it_is_asked_for():

@@ -139,7 +139,7 @@ def resume(
     max_passes
         Passes over the training rows in all, after which converged ends in any case; by default those of the run.
     device
-        Device of the backend torch; by default that of the run, whose last bits another device may not repeat.
+        Device, by default that of the run; another one may give other last digits. A GPU implies the backend torch.
     """
     from onelayer.cli.together import together
 
@@ -187,8 +187,9 @@ def _resume(
             done = counted(state.epoch, noun_of(columns_of(state.history)))
             screen.say(f"{run.path}: {done} done, {what}")
         say_if_weighted(screen, plan)
-        if config.device != plan.config.device:
-            screen.say(f"note: the run was on {plan.config.device} so far; {config.device} may give other last digits")
+        before, now = (f"torch on {of.device}" if of.backend == "torch" else of.backend for of in (plan.config, config))
+        if now != before:
+            screen.say(f"note: the run was trained by {before} so far; {now} may give other last digits")
         with resumable(run):
             with (
                 screen.working("computing features") as progress,

@@ -112,7 +112,7 @@ def resume(
     tol, max_passes : float, int, optional
         Of the solver converged, in place of those of the run.
     device : str, optional
-        Of the backend torch, in place of that of the run, whose bits it need not repeat.
+        In place of that of the run, whose bits it need not repeat; a GPU implies the backend torch.
     progress : callable, optional
         Called with the rows whose features are computed, and their total.
     backend : Seat, optional
@@ -134,16 +134,16 @@ def resume(
         run.remove_temporary()
         if plan.config.flip and run.is_older():
             state = replace(state, layer=_mirrored(state.layer, splits))
+        problem = Problem.of(splits, config, features=state.features, progress=progress)
         if config != plan.config:
             plan = replace(plan, config=config)
             run.write_checkpoint(plan, state)
-        problem = Problem.of(splits, plan.config, features=state.features, progress=progress)
         problem = replace(problem, backend=backend or problem.backend)
         return _go_on(run, plan, problem, state, on_epoch, report_test, cancelled)
 
 
 def changed(config: TrainConfig, **asked: Any) -> TrainConfig:
-    """Return the settings of a run with those that are asked for and not None.
+    """Return the settings of a run with those that are asked for and not None; a GPU implies the backend torch.
 
     Raises
     ------
@@ -151,6 +151,8 @@ def changed(config: TrainConfig, **asked: Any) -> TrainConfig:
         If the solver, the backend or this machine does not have one of them.
     """
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
+    if config.needs_torch:
+        config = replace(config, backend="torch")
     return settled(config, named_backend(config)) if asked.get("device") is not None else config
 
 
