@@ -671,8 +671,7 @@ def test_the_kernel_and_any_number_of_threads_give_the_same_probabilities(kind, 
     np.testing.assert_allclose(*(np.frombuffer(of[2]) for of in (ours, theirs)), rtol=1e-6)
 
 
-def test_an_error_in_a_thread_ends_the_others(monkeypatch):
-    monkeypatch.setattr(parts, "count_cores", lambda: 2)
+def test_an_error_in_a_thread_ends_the_others():
     heard = threading.Event()
 
     def task(part: slice, stopped) -> None:
@@ -685,9 +684,24 @@ def test_an_error_in_a_thread_ends_the_others(monkeypatch):
             time.sleep(0.001)
 
     with pytest.raises(KeyError, match="first"):
-        list(parts.in_parts(task, 8 * parts.LEAST_ROWS, 8 * parts.LEAST_WORK, 0))
+        list(parts.in_parts(task, parts.parts_of(8 * parts.LEAST_ROWS, 8 * parts.LEAST_WORK), 2))
     assert heard.is_set()
     assert len(parts.parts_of(8 * parts.LEAST_ROWS, 8 * parts.LEAST_WORK)) == 8
+
+
+def test_threads_are_at_most_one_for_each_core(monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 3)
+    assert [parts.count_threads(asked) for asked in (0, 1, 3, 9)] == [3, 1, 3, 3]
+
+
+def test_parts_are_worked_on_as_their_results_are_taken():
+    started = []
+    results = parts.in_parts(lambda part, stopped: started.append(part) or part, [slice(i) for i in range(50)], 3)
+    for taken, part in enumerate(results, start=1):
+        assert part == slice(taken - 1)
+        time.sleep(0.002)
+        assert len(started) <= taken + 4
+    assert taken == 50
 
 
 @needs_kernel

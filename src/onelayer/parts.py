@@ -2,9 +2,10 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TypeVar
 
 PARTS = 8  # at most; each may have a sum of its own in memory
@@ -22,6 +23,12 @@ def count_cores() -> int:
     return max(1, cores // max(1, int(beside))) if beside.isdecimal() else cores
 
 
+def count_threads(asked: int) -> int:
+    """Return the number of threads that work where this many were asked for: at most one for each core, as 0 is."""
+    cores = count_cores()
+    return min(asked or cores, cores)
+
+
 def parts_of(n: int, work: int, least_rows: int | None = None) -> list[slice]:
     """Return slices of about the same length that cover n rows, which need `work` multiplications."""
     count = max(1, min(PARTS, work // LEAST_WORK, n // (least_rows or LEAST_ROWS)))
@@ -29,32 +36,29 @@ def parts_of(n: int, work: int, least_rows: int | None = None) -> list[slice]:
     return [slice(*ends) for ends in pairwise(edges)]
 
 
-def in_parts(
-    task: Callable[[slice, Stopped], Result], n: int, work: int, threads: int, least_rows: int | None = None
-) -> Iterator[Result]:
-    """Yield what a task returns for each part of n rows, in order.
+def in_parts(task: Callable[[slice, Stopped], Result], parts: Sequence[slice], threads: int) -> Iterator[Result]:
+    """Yield what a task returns for each part, in order.
 
     Parameters
     ----------
     task : callable
         Takes the part, and a function that says whether to end early, or None in the main thread, which hears signals.
-    n : int
-        Number of rows.
-    work : int
-        Multiplications for all rows.
+    parts : sequence of slice
     threads : int
-        The most that work at the same time; 0 is one for each core.
-    least_rows : int, optional
-        The fewest rows that are worth a part; by default, `LEAST_ROWS`.
+        The most that work at the same time. There are at most as many results in memory, and two more.
     """
-    parts = parts_of(n, work, least_rows)
-    workers = min(threads or count_cores(), count_cores(), len(parts))
-    if workers == 1:
+    if min(threads, len(parts)) == 1:
         yield from (task(part, None) for part in parts)
         return
     stopped = threading.Event()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(threads) as pool:
+        coming = (pool.submit(task, part, stopped.is_set) for part in parts)
+        ahead = deque(islice(coming, threads + 1))
         try:
-            yield from pool.map(lambda part: task(part, stopped.is_set), parts)
+            while ahead:
+                result = ahead.popleft().result()
+                ahead.extend(islice(coming, 1))
+                yield result
         finally:
             stopped.set()
+            pool.shutdown(cancel_futures=True)

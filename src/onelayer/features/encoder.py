@@ -21,7 +21,7 @@ from onelayer.features.encoder_network import Network
 from onelayer.features.encoder_settings import EncoderSettings
 from onelayer.features.encoder_trial import noise, require_codes, require_float16, tried
 from onelayer.features.map import LEAST_LENGTH, FeatureMap, Shape, as_pixels
-from onelayer.parts import LEAST_WORK, Stopped, in_parts
+from onelayer.parts import LEAST_WORK, Stopped, count_threads, in_parts, parts_of
 from onelayer.words import is_name, printable
 
 MOST_BYTES = 2**30  # of an encoder, which model files hold
@@ -145,7 +145,8 @@ class Encoder(FeatureMap):
                 with np.errstate(over="ignore"):  # it is refused below
                     codes[block] = found
 
-        for _ in in_parts(code, len(images), LEAST_WORK * len(images), threads, least_rows=step):
+        parts = parts_of(len(images), LEAST_WORK * len(images), least_rows=step)
+        for _ in in_parts(code, parts, count_threads(threads)):
             pass
         require_codes(codes, len(images), self.d_out, self.file)
         return codes

@@ -32,7 +32,7 @@ from onelayer.features.filters import EPSILON, SIZES, draw_filters, images_of, s
 from onelayer.features.map import Attribution, FeatureMap, Shape, as_pixels
 from onelayer.features.pooling import GRID, MOVES, THRESHOLD, Bank, Pool, shift_of
 from onelayer.kernel import kernel
-from onelayer.parts import Stopped, in_parts
+from onelayer.parts import Stopped, count_threads, in_parts, parts_of
 
 LOOKED_AT, HEADROOM = 500, 1.25  # training images whose largest root, times this, gets the grey level 255
 FIRST_LEVEL, LEAST_CODE, MOST_TRIES = 4.0, 32, 4  # with which that root is looked for, until its code is this large
@@ -172,8 +172,8 @@ class Patches(FeatureMap):
             def code(part: slice, stopped: Stopped) -> None:
                 self._code(images[part], codes[part], stopped)
 
-            work = len(images) * sum(pool.work for pool in self.pools)
-            for _ in in_parts(code, len(images), work, threads, least_rows=1):
+            parts = parts_of(len(images), len(images) * sum(pool.work for pool in self.pools), least_rows=1)
+            for _ in in_parts(code, parts, count_threads(threads)):
                 pass
         return codes.reshape(-1, self.d_out)
 

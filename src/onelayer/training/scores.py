@@ -10,7 +10,7 @@ from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
-from onelayer.parts import count_cores
+from onelayer.parts import count_threads
 from onelayer.processes import Processes
 from onelayer.training.backends import Backend
 from onelayer.training.history import Score
@@ -63,9 +63,8 @@ class Scorer:
         self._problem, self._backend, self._cancelled = problem, backend, cancelled
         self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1)
-        threads = problem.config.threads
         # Several processes must ask for their sums in one order.
-        self.overlaps = min(threads or count_cores(), count_cores()) > 1 and problem.processes.size == 1
+        self.overlaps = count_threads(problem.config.threads) > 1 and problem.processes.size == 1
 
     def submit(self, layer: SoftmaxLayer, splits: Iterable[Split]) -> Future[dict[str, Score]]:
         """Return the scores to come of a layer that nothing changes meanwhile."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from onelayer.kernel import kernel
-from onelayer.parts import Stopped, in_parts
+from onelayer.parts import Stopped, count_threads, in_parts, parts_of
 from onelayer.processes import ALONE, Processes, largest, summed
 from onelayer.training.converging.memory import Memory
 
@@ -122,7 +122,8 @@ class ScoreLoss(ABC):
         def work(part: slice, stopped: Stopped) -> tuple[float, np.ndarray]:
             return of_part(S[:, part], b, self._labels[part], self._weights[part], P[:, part], stopped)
 
-        for losses, means in in_parts(work, n, n * K * WORK, self.threads) if n else ():
+        parts = parts_of(n, n * K * WORK) if n else []
+        for losses, means in in_parts(work, parts, count_threads(self.threads)):
             loss += losses
             p += means
         total, means = summed(self.processes, loss, p)

@@ -23,7 +23,7 @@ from onelayer.data.scan import memory_map_of, read_forwards
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
-from onelayer.parts import Stopped, in_parts
+from onelayer.parts import Stopped, count_threads, in_parts, parts_of
 from onelayer.processes import gathered, summed
 from onelayer.training.converging.memory import Memory
 
@@ -199,7 +199,8 @@ class Rows:
             return
         with one_blas_thread(), read_forwards(self.split.dataset.rows):
             for piece in self._pieces:
-                yield from in_parts(of_part, len(piece), len(piece) * self.d * K, self.threads)
+                parts = parts_of(len(piece), len(piece) * self.d * K)
+                yield from in_parts(of_part, parts, count_threads(self.threads))
                 done += len(piece)
 
     def _inputs(self, part: Split, K: int, stopped: Stopped) -> Iterator[tuple[slice, np.ndarray]]:
