@@ -8,13 +8,16 @@ windows. An evaluation goes through the rows in their order in the same way.
 
 import ctypes
 import mmap
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
 from onelayer.data.dataset import Split
+from onelayer.data.mapped_file import MappedFile
 from onelayer.data.scan import memory_map_of
 
 # Blocks of a window. Where rows are sorted by class, a block has one class, so the classes of 64 blocks are as mixed as
@@ -23,6 +26,7 @@ from onelayer.data.scan import memory_map_of
 WINDOW_BLOCKS = 64
 PART_BYTES, PARTS_AHEAD = 2**20, 8  # bytes copied at a time, and how many such parts are read ahead
 LEAST_ROWS = 256  # evaluated together, however long they are: setting up a layer takes as long as a few rows
+DENSE = 1.5  # rows from the first to the last one of a window, for each of its rows: up to here all are read
 NEAR_BYTES = 64 * 2**10  # a gap that is quicker to read than to leave out
 HELD_BYTES = 64 * 2**10  # Linux holds pages of a map in pieces of this length, around each that is read
 
@@ -67,10 +71,14 @@ def draw_windows(n: int, block_rows: int, batch_size: int, rng: np.random.Genera
 
 def forward_windows(split: Split) -> list[np.ndarray]:
     """Return the places of a split in their order, a few megabytes of rows at a time."""
-    rows = split.dataset.rows
-    step = max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
+    step = window_rows(split.dataset.rows)
     step -= step % split.dataset.views
     return [np.arange(block.start, block.stop) for block in split.blocks(step)]
+
+
+def window_rows(rows: np.ndarray) -> int:
+    """Return the number of rows in a window that is read forwards."""
+    return max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
 
 
 def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
@@ -87,30 +95,76 @@ def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
     Split
         The rows of a window, in its order. Copied rows are valid until the next window is asked for.
     """
-    dataset = split.dataset
-    source = memory_map_of(dataset.rows)
-    if source is None:
+    if memory_map_of(split.dataset.rows) is None:
         yield from (replace(split, indices=split.indices[window]) for window in windows)
         return
-    size = max(len(window) for window in windows), dataset.rows.shape[1]
-    # Each thread has one, and they swap: filling new memory costs twice as much as filling used memory.
-    buffers = [np.empty(size, dataset.rows.dtype) for _ in windows[:2]]
-
-    def load(number: int) -> Split:
-        places, order = np.unique(split.indices[windows[number]], return_inverse=True)  # a disk reads forwards
-        rows = buffers[number % 2][: len(places)]
-        _copy(dataset.rows, source, places, rows)
-        weights = None if dataset.row_weights is None else dataset.row_weights[places]
-        window = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={}, holding=None)
-        return Split(split.name, window, order)
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(load, 0)
-        for number in range(len(windows)):
+    shape = max(len(window) for window in windows), split.dataset.rows.shape[1]
+    memory = [np.empty(shape, split.dataset.rows.dtype) for _ in windows[:2]]
+    with closing(Loader(split, memory)) as loader, ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(loader.load, windows[0])
+        for following in (*windows[1:], None):
             window = ahead.result()
-            if number + 1 < len(windows):
-                ahead = reader.submit(load, number + 1)
+            if following is not None:
+                ahead = reader.submit(loader.load, following)
             yield window
+            loader.release(window)
+
+
+class Loader:
+    """Copies windows of a split from a memory map into memory, for several threads; rows in memory stay where they are.
+
+    Parameters
+    ----------
+    split : Split
+    unused : list of ndarray
+        Memory for windows. It is taken from here and given back, as filling new memory costs twice as much.
+    """
+
+    def __init__(self, split: Split, unused: list[np.ndarray]) -> None:
+        self._split, self._unused = split, unused
+        self._source = memory_map_of(split.dataset.rows)
+        self._file = None if self._source is None else MappedFile.of(split.dataset.rows)
+        self._reading = threading.Lock()  # a disk reads forwards, one window after the other
+
+    def close(self) -> None:
+        """Close the file behind the memory map."""
+        if self._file is not None:
+            self._file.close()
+
+    def load(self, window: slice | np.ndarray) -> Split:
+        """Return the rows of a window, places within the split, in its order; they are valid until it is released."""
+        dataset, indices = self._split.dataset, self._split.indices[window]
+        if self._source is None:
+            return replace(self._split, indices=indices)
+        first, end = int(indices.min()), int(indices.max()) + 1
+        places: slice | np.ndarray
+        with self._reading:
+            if self._file is not None and end - first <= DENSE * len(indices):
+                places, order = slice(first, end), indices - first
+                rows = self._memory(end - first)
+                self._file.read(first, rows)
+            else:
+                places, order = np.unique(indices, return_inverse=True)
+                rows = self._memory(len(places))
+                _copy(dataset.rows, self._source, places, rows)
+        weights = None if dataset.row_weights is None else dataset.row_weights[places]
+        held = replace(dataset, rows=rows, labels=dataset.labels[places], row_weights=weights, parts={}, holding=None)
+        return Split(self._split.name, held, order)
+
+    def release(self, window: Split) -> None:
+        """Use the memory of a window for another one."""
+        memory = window.dataset.rows.base
+        if self._source is not None and memory is not None:
+            self._unused.append(memory)
+
+    def _memory(self, count: int) -> np.ndarray:
+        """Return memory for this many rows."""
+        while self._unused:
+            memory = self._unused.pop()
+            if len(memory) >= count:
+                return memory[:count]
+            del memory  # before there is new memory
+        return np.empty((count, self._split.dataset.rows.shape[1]), self._split.dataset.rows.dtype)
 
 
 def _copy(rows: np.ndarray, source: mmap.mmap, places: np.ndarray, out: np.ndarray) -> None:
