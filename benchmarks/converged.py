@@ -219,12 +219,14 @@ def disk(gigabytes: float) -> None:
         make(path, n)
         kind = "a control group" if group else "RLIMIT_DATA, which does not count the pages of files"
         print(f"{n:,} rows of 3,072 pixels, {n * 3072 / 1e6:,.0f} MB; {limit / 1e6:.0f} MB allowed by {kind}\n")
-        forget(path)
-        start = time.perf_counter()
-        run(["sh", "-c", f"cat '{path}' > /dev/null"], group, limit)
-        print(f"cat: {path.stat().st_size / (time.perf_counter() - start) / 1e9:.2f} GB/s\n")
-        forget(path)
-        print(run([sys.executable, __file__, "--read", str(path)], group, limit))
+        for what in ("cat", "solver", "cat"):  # others may use the disk too, more or less of it
+            forget(path)
+            if what == "solver":
+                print(run([sys.executable, __file__, "--read", str(path)], group, limit))
+                continue
+            start = time.perf_counter()
+            run(["sh", "-c", f"cat '{path}' > /dev/null"], group, limit)
+            print(f"cat: {path.stat().st_size / (time.perf_counter() - start) / 1e9:.2f} GB/s\n")
         if group:
             print(f"the most that the group took: {group.peak() / 1e6:.0f} MB")
 

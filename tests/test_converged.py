@@ -1,10 +1,13 @@
 """The converged solver, against SciPy and scikit-learn."""
 
+import mmap
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from onelayer import parts
 from onelayer.config import TrainConfig
-from onelayer.data import windows
+from onelayer.data import mapped_file, windows
 from onelayer.data.dataset import Dataset, Split
 from onelayer.errors import ConfigError
 from onelayer.features.standardizer import Standardizer
@@ -696,12 +699,23 @@ def test_threads_are_at_most_one_for_each_core(monkeypatch):
 
 def test_parts_are_worked_on_as_their_results_are_taken():
     started = []
-    results = parts.in_parts(lambda part, stopped: started.append(part) or part, [slice(i) for i in range(50)], 3)
+    results = parts.in_parts(lambda part, stopped: started.append(part) or part, parts.parts_of(50, 0, least=50), 3)
     for taken, part in enumerate(results, start=1):
-        assert part == slice(taken - 1)
+        assert part == slice(taken - 1, taken)
         time.sleep(0.002)
         assert len(started) <= taken + 4
     assert taken == 50
+
+
+def test_one_thread_reads_while_another_one_multiplies(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 4)
+    asked = []
+    monkeypatch.setattr(rows_module, "in_parts", lambda task, found, threads: asked.append(threads) or [])
+    split = split_of(30, 8, 3)
+    for of in (split, mapped(split, tmp_path / "rows.npy")):
+        for threads in (1, 3, 0):
+            Rows(of, standardizer_of(split), threads=threads).scores(np.zeros((3, 8)))
+    assert asked == [1, 3, 4, 2, 3, 4]
 
 
 @needs_kernel
@@ -717,19 +731,65 @@ def test_the_backend_multiplies(monkeypatch):
         Rows(splits.train, splits.standardizer)
 
 
-def test_rows_of_a_memory_map(tmp_path, monkeypatch):
+def mapped(split: Split, path: Path) -> Split:
+    np.save(path, split.dataset.rows)
+    return replace(split, dataset=replace(split.dataset, rows=np.load(path, mmap_mode="r")))
+
+
+def test_an_optimum_does_not_depend_on_where_rows_are(tmp_path):
     split = split_of(300, 8, 3, dtype="float16")
-    np.save(tmp_path / "rows.npy", split.dataset.rows)
-    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    other = Split("train", replace(split.dataset, rows=mapped), split.indices)
-    ours, theirs = (solve(of, 0.1)[0] for of in (other, split))
+    ours, theirs = (solve(of, 0.1)[0] for of in (mapped(split, tmp_path / "rows.npy"), split))
     assert ours.T.tobytes() == theirs.T.tobytes()
-    monkeypatch.setattr(windows, "PART_BYTES", 1)  # windows of 256 rows
-    ours, theirs = (Rows(of, standardizer_of(split)) for of in (other, split))
+
+
+@pytest.mark.parametrize(("dtype", "K"), [("uint8", 3), ("uint8", 30), ("float16", 3), ("float64", 3)])
+@pytest.mark.parametrize("system", ["any", "Linux"])
+def test_rows_of_a_memory_map(dtype, K, system, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 3)
+    monkeypatch.setattr(windows, "PART_BYTES", 2**12)  # several windows, the least of 256 rows
+    if system == "any":
+        monkeypatch.setattr(mapped_file, "MAPS", tmp_path / "no such file")
+    split = split_of(3000, 48, K, dtype=dtype)
+    near = np.sort(np.random.default_rng(1).permutation(2000)[:1800])
+    split = replace(split, indices=np.concatenate([near, np.arange(2000, 3000, 7)]))  # some have others in between
+    standardizer = standardizer_of(split)
     rng = np.random.default_rng(0)
-    T, G = rng.standard_normal((3, 8)), rng.standard_normal((3, 300))
-    np.testing.assert_allclose(ours.scores(T), theirs.scores(T), rtol=1e-12)
-    np.testing.assert_allclose(ours.gradient(G), theirs.gradient(G), rtol=1e-12)
+    T, G = rng.standard_normal((K, 48)), rng.standard_normal((K, len(split)), np.float32)
+    found = set()
+    for of in (split, mapped(split, tmp_path / "rows.npy")):
+        for threads in (1, 2, 0):
+            rows = Rows(of, standardizer, dtype=np.dtype(np.float32), threads=threads)
+            S, product, some = rows.scores(T), rows.gradient(G), rows.standardised(np.arange(0, len(split), 5))
+            found.add((S.tobytes(), product.tobytes(), some.tobytes()))
+    assert len(found) == 1
+    X = (split.rows(slice(None)).astype(float) - standardizer.mean) / standardizer.scale
+    np.testing.assert_allclose(S, T @ X.T, atol=2e-4)
+    np.testing.assert_allclose(product, G @ X, atol=2e-3)
+    np.testing.assert_allclose(some, X[::5], atol=1e-4)
+
+
+def test_few_windows_of_a_memory_map_are_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "count_cores", lambda: 2)
+    monkeypatch.setattr(windows, "PART_BYTES", 1)  # windows of 256 rows
+    split = mapped(split_of(4000, 1000, 3, dtype="uint8"), tmp_path / "rows.npy")
+    rows = Rows(split, standardizer_of(split))
+    T, G = np.ones((3, 1000)), np.ones((3, 4000), np.float32)
+    for product, of in ((rows.scores, T), (rows.gradient, G)):
+        tracemalloc.start()
+        product(of)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * 256 * 1000 + 500_000  # of 4,000,000
+
+
+def test_few_rows_of_a_memory_map_are_asked_for_alone(tmp_path, monkeypatch):
+    split = mapped(split_of(4000, 1024, 3, dtype="uint8"), tmp_path / "rows.npy")
+    asked, advise = [], windows.madvise
+    monkeypatch.setattr(windows, "madvise", lambda *of: asked.append(of) or advise(*of))
+    Rows(split, standardizer_of(split)).standardised(np.arange(0, 4000, 400))
+    lengths = [length for _, length, advice in asked if advice == mmap.MADV_WILLNEED]
+    assert len(lengths) == 10
+    assert sum(lengths) <= 10 * (1024 + 2 * mmap.PAGESIZE)
 
 
 def test_wide_rows_take_a_sketch_or_a_factor(monkeypatch):

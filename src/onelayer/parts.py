@@ -29,9 +29,12 @@ def count_threads(asked: int) -> int:
     return min(asked or cores, cores)
 
 
-def parts_of(n: int, work: int, least_rows: int | None = None) -> list[slice]:
-    """Return slices of about the same length that cover n rows, which need `work` multiplications."""
-    count = max(1, min(PARTS, work // LEAST_WORK, n // (least_rows or LEAST_ROWS)))
+def parts_of(n: int, work: int, least_rows: int | None = None, least: int = 1) -> list[slice]:
+    """Return slices of about the same length that cover n rows, which need `work` multiplications.
+
+    There are at least `least` slices, or as many more as are worth it.
+    """
+    count = max(1, least, min(PARTS, work // LEAST_WORK, n // (least_rows or LEAST_ROWS)))
     edges = [n * i // count for i in range(count + 1)]
     return [slice(*ends) for ends in pairwise(edges)]
 

@@ -11,7 +11,7 @@ The problem in (z, u) has half the width, and no row is seen twice.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import closing
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -20,10 +20,10 @@ import numpy as np
 from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
 from onelayer.data.scan import memory_map_of, read_forwards
-from onelayer.data.windows import forward_windows, loaded
+from onelayer.data.windows import Loader, window_rows
 from onelayer.features.standardizer import Standardizer
 from onelayer.kernel import check_variant, kernel, takes
-from onelayer.parts import Stopped, count_threads, in_parts, parts_of
+from onelayer.parts import PARTS, Stopped, count_threads, in_parts, parts_of
 from onelayer.processes import gathered, summed
 from onelayer.training.converging.memory import Memory
 
@@ -52,7 +52,8 @@ class Rows:
     compiled : bool
         Let the compiled kernel standardise rows in float32, and take the products for few classes, where it can.
     threads : int
-        The most that multiply at the same time; 0 is one for each core. They change no number.
+        The most that multiply at the same time; 0 is one for each core. They change no number. Rows in a memory map
+        take at least two, as one of them waits for the disk.
 
     Raises
     ------
@@ -139,9 +140,12 @@ class Rows:
     def standardised(self, places: np.ndarray, *, weighted: bool = True) -> np.ndarray:
         """Return some standardised rows (k, d), each times the root of its weight over the mean one if `weighted`."""
         R = np.empty((len(places), self.d), self.dtype)
-        for start in range(0, len(places), self.block_rows):
-            part = places[start : start + self.block_rows]
-            self._convert(self.split, part, R[start : start + len(part)])
+        with closing(Loader(self.split, [])) as loader:
+            for start in range(0, len(places), self.block_rows):
+                block = slice(start, start + self.block_rows)
+                window = loader.load(places[block])
+                self._convert(window, slice(None), R[block])
+                loader.release(window)
         if self._folded:
             R -= self._mean.astype(self.dtype)
             R /= self._scale.astype(self.dtype)
@@ -188,20 +192,27 @@ class Rows:
         return part.dataset.rows, self._mean, self._scale, np.ascontiguousarray(part.indices[places], np.int64), width
 
     def _in_parts(self, K: int, task: Callable[[Split, slice, Stopped], Result]) -> Iterator[Result]:
-        """Yield what a task returns for the rows of each part, and their places, in order."""
-        done = 0
+        """Yield what a task returns for the rows of each part, and their places, in order.
 
-        def of_part(part: slice, stopped: Stopped) -> Result:
-            rows = replace(piece, indices=piece.indices[part])
-            return task(rows, slice(done + part.start, done + part.stop), stopped)
-
+        The parts are the same for rows in memory and in a memory map, and so are the sums.
+        """
         if not self.n:  # other processes hold all rows
             return
-        with one_blas_thread(), read_forwards(self.split.dataset.rows):
-            for piece in self._pieces:
-                parts = parts_of(len(piece), len(piece) * self.d * K)
-                yield from in_parts(of_part, parts, count_threads(self.threads))
-                done += len(piece)
+        rows, threads = self.split.dataset.rows, count_threads(self.threads)
+        parts, windows = parts_of(self.n, self.n * self.d * K, least=-(-self.n // window_rows(rows))), []
+        if memory_map_of(rows) is not None:
+            threads = min(max(threads, 2), PARTS)  # one waits for the disk
+            windows = [np.empty((window_rows(rows), rows.shape[1]), rows.dtype) for _ in parts[:threads]]
+        with one_blas_thread(), read_forwards(rows), closing(Loader(self.split, windows)) as loader:
+
+            def of_part(part: slice, stopped: Stopped) -> Result:
+                window = loader.load(part)
+                try:
+                    return task(window, part, stopped)
+                finally:
+                    loader.release(window)
+
+            yield from in_parts(of_part, parts, threads)
 
     def _inputs(self, part: Split, K: int, stopped: Stopped) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield the places of a block of rows, and what is multiplied (k, d): standardised unless pixels are folded."""
@@ -213,11 +224,6 @@ class Rows:
             R = buffer[: block.stop - block.start]
             self._convert(part, block, R)
             yield block, R
-
-    @property
-    def _pieces(self) -> Iterator[Split]:
-        split = self.split
-        return iter([split]) if memory_map_of(split.dataset.rows) is None else loaded(split, forward_windows(split))
 
     def _convert(self, part: Split, places: slice | np.ndarray, out: np.ndarray) -> None:
         if self.compiled and not self._folded:
