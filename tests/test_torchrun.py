@@ -143,6 +143,18 @@ def test_a_probe_that_ends_early(embeddings: Path, killed: bool):
 
 
 @needs_torch
+@pytest.mark.parametrize("command", ["train --data", "probe"])
+def test_an_error_of_rank_0_alone_is_said_once(manifest: Path, command: str):
+    """Its store of addresses stays until the others have read why it ends."""
+    (manifest.parent / "run").mkdir()
+    (manifest.parent / "run" / "letter.txt").touch()
+    words = [*command.split(), manifest, "--out", "run"]
+    (code, _, error), other = ends_of(start_all(2, *words, folder=manifest.parent), manifest.parent)
+    assert (code, other) == (2, (2, "", ""))
+    assert re.fullmatch("onelayer: run holds 'letter.txt' and is not a run of onelayer; .*\n", error)
+
+
+@needs_torch
 def test_different_settings_are_refused_before_the_first_step(manifest: Path):
     words = ["train", "--data", manifest, "--out", "run", "--epochs", "2"]
     processes = start_all(2, *words, folder=manifest.parent, more={1: ["--l2", "0.1"]})

@@ -32,6 +32,7 @@ COMING = 60.0  # seconds in which the next process must come, once rank 0 answer
 BEAT = 1.0  # seconds between two signs of life, and the longest that a sum waits before it looks for them
 SILENT = 15.0  # seconds without a sign of life after which a process counts as lost
 NOTICED = 10.0  # seconds in which others notice that a process has ended
+READING = 5.0  # seconds in which others read why rank 0 ends, where the store of addresses ends with it
 DIAGNOSIS = 18.0  # seconds in which a broken sum is explained
 FOREVER = timedelta(days=30)  # a process may read or draw for long while others wait, as long as it lives
 STOPPED = "it was stopped"
@@ -134,7 +135,7 @@ def _open() -> "TorchProcesses":
         _wait_for_all(rank, size, watch)
         gloo = dist.PrefixStore("gloo", store)
         dist.init_process_group("gloo", store=gloo, rank=rank, world_size=size, timeout=FOREVER)
-        return TorchProcesses(rank, size, watch)
+        return TorchProcesses(rank, size, watch, serves)
     except RuntimeError as error:
         what = f"rank {rank}: the processes cannot be connected ({_first_line(error)})"
         raise ConfigError(f"{what}; start all at once, and name this machine's network in GLOO_SOCKET_IFNAME") from None
@@ -196,17 +197,20 @@ class TorchProcesses:
     rank, size : int
     store : torch.distributed.Store
         The place of signs of life; for this object alone, as waiting for a key would hold others up.
+    serves : bool
+        Whether the store ends with this process.
 
     Attributes
     ----------
     lost : str
         What is said of a process that has ended too soon; empty as long as none has.
     traffic : Counter
-        The sums and broadcasts so far, and their bytes, by the names of these four numbers.
+        Messages so far and their bytes: "sums", "bytes of sums", and the like for tensors, of which each sum takes two
+        messages, and broadcasts.
     """
 
-    def __init__(self, rank: int, size: int, store: Any) -> None:
-        self.rank, self.size, self._store = rank, size, store
+    def __init__(self, rank: int, size: int, store: Any, serves: bool = False) -> None:
+        self.rank, self.size, self._store, self._serves = rank, size, store, serves
         self.lost = ""
         self.traffic: Counter[str] = Counter()
         self._others = [other for other in range(size) if other != rank]
@@ -249,8 +253,12 @@ class TorchProcesses:
 
     def end(self, why: str, of_another: bool = False) -> None:
         """Say why this process ends, and whether that is the end of another one; stop the signs of life."""
-        with suppress(RuntimeError), self._lock:
-            self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + (why or "an error"))
+        with suppress(RuntimeError):
+            with self._lock:
+                self._store.set(f"ended/{self.rank}", OF_ANOTHER * of_another + (why or "an error"))
+            until = time.monotonic() + READING * (self._serves and why != DONE)
+            while time.monotonic() < until and not all(end or self._is_gone(other) for other, end, _ in self._signs()):
+                time.sleep(0.05)
         self._ended.set()
         self._beating.join(2 * BEAT)  # a thread in the middle of a call would abort the process when Python ends
 
