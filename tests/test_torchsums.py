@@ -1,7 +1,10 @@
 """Sums of tensors over processes: their order, over gloo here, and what is asked of GPUs."""
 
+import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +13,10 @@ import ranks
 from helpers import toy_dataset
 from threads import in_threads
 
+from onelayer import torchrun
 from onelayer.config import TrainConfig
 from onelayer.data.sources import load_splits
+from onelayer.errors import ProcessError
 from onelayer.runs.directory import Run
 from onelayer.training.train import train
 
@@ -65,19 +70,54 @@ def test_nccl_connects_processes_that_have_a_gpu_each(
     gpus: list[str | None], connected: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """NCCL does not connect two processes on one GPU; then, and if one has no GPU, all go by the hosts."""
-    made = []
+    made, sums = [], []
     monkeypatch.setattr(torchsums.dist, "is_nccl_available", lambda: True)
     monkeypatch.setattr(torchsums.dist, "new_group", lambda **options: made.append(options) or "a group")
+    monkeypatch.setattr(torch, "ones", lambda size, device: (size, str(device)))
+    monkeypatch.setattr(torchsums, "sum_in_order", lambda first, size, sent, group: sums.append((*first, size, group)))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=gpus[device.index]))
     monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
 
     def work(processes: Processes) -> object:
         rank = processes.rank
         device = torch.device("cpu") if gpus[rank] is None else torch.device("cuda", rank)
-        return torchsums.connect_gpus(processes, device, timedelta(days=1))
+        day = timedelta(days=1)
+        return torchsums.connect_gpus(processes, device, day, lambda begin: begin().wait(day))
 
     assert in_threads(3, work) == ["a group" if connected else None] * 3
     assert made == [{"backend": "nccl", "timeout": timedelta(days=1)}] * (3 * connected)
+    assert sorted(sums) == [(3, f"cuda:{rank}", 3, "a group") for rank in range(3)] * connected
+
+
+@pytest.mark.parametrize("fault", ["a process ends while NCCL waits for it", "NCCL cannot connect"])
+def test_a_connection_of_gpus_that_fails_is_an_error(fault: str, monkeypatch: pytest.MonkeyPatch):
+    """NCCL itself would wait for ever."""
+    waiting = Event()
+
+    def new_group(**options: object) -> object:
+        if fault == "NCCL cannot connect":
+            raise RuntimeError("NCCL error: unhandled system error")
+        waiting.wait(15)
+        return "a group"
+
+    monkeypatch.setattr(torchsums.dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torchsums.dist, "new_group", new_group)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(torchrun, "BEAT", 0.05)
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    processes = object.__new__(torchrun.TorchProcesses)
+    processes.rank, processes.size, processes.traffic, processes._gpus = 0, 1, Counter(), None
+    processes.sum = lambda array: array
+    processes.find_lost = lambda seconds: "" if "NCCL cannot" in fault else "rank 1 has ended"
+    expected = "NCCL error: unhandled" if "NCCL cannot" in fault else "^rank 1 has ended$"
+    processes.lost = "rank 1 has ended"
+    began = time.monotonic()
+    try:
+        with pytest.raises(ProcessError, match=expected):
+            processes.sum_tensor(SimpleNamespace(device=torch.device("cuda", 0), nbytes=8))
+    finally:
+        waiting.set()
+    assert time.monotonic() - began < 10
 
 
 def test_a_message_to_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch):

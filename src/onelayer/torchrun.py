@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,8 @@ class TorchProcesses:
             self._wait("tensor", tensor.nbytes, begin)
 
         if self._gpus is None:
-            self._gpus = connect_gpus(self, tensor.device, FOREVER) or False
+            connected = partial(self._wait, "connection", 0)
+            self._gpus = connect_gpus(self, tensor.device, FOREVER, connected) or False
         if self._gpus:
             return sum_in_order(tensor, self.size, sent, self._gpus)
         return sum_in_order(tensor.cpu(), self.size, sent).to(tensor.device)

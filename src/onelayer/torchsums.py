@@ -8,8 +8,10 @@ and receives as many bytes as in a ring.
 import hashlib
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -30,7 +32,7 @@ class Work(Protocol):
         """Return once it has come; after the timeout, raise a RuntimeError that says "Operation timed out"."""
 
 
-Sent = Callable[[Callable[[], Work]], None]  # begins a message, and returns once it has come
+Sent = Callable[[Callable[[], Work]], object]  # begins a message, and returns once it has come
 
 
 def sum_in_order(tensor: torch.Tensor, size: int, sent: Sent, group: Any = None) -> torch.Tensor:
@@ -62,8 +64,19 @@ def sum_in_order(tensor: torch.Tensor, size: int, sent: Sent, group: Any = None)
     return whole[: len(numbers)].view(tensor.shape)
 
 
-def connect_gpus(processes: Processes, device: torch.device, timeout: timedelta) -> Any:
-    """Return a group of NCCL if each process has a GPU of its own, else None; all processes must ask."""
+def connect_gpus(processes: Processes, device: torch.device, timeout: timedelta, sent: Sent) -> Any:
+    """Return a group of NCCL if each process has a GPU of its own, else None; all processes must ask.
+
+    Parameters
+    ----------
+    processes : Processes
+    device : torch.device
+        That of this process.
+    timeout : timedelta
+        The longest that a message may take.
+    sent : callable
+        Waits for the connection.
+    """
     gpu = ""
     if device.type == "cuda" and dist.is_nccl_available():
         known = torch.cuda.get_device_properties(device)
@@ -74,7 +87,24 @@ def connect_gpus(processes: Processes, device: torch.device, timeout: timedelta)
         return None
     # Where a process has ended, NCCL would end the others with a page of its own; `sent` looks for such a process.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    return dist.new_group(backend="nccl", timeout=timeout)
+    group: futures.Future[Any] = futures.Future()
+
+    def connect() -> None:
+        try:
+            found = dist.new_group(backend="nccl", timeout=timeout)
+            first = torch.ones(processes.size, device=device)  # with the first messages, NCCL connects
+            sum_in_order(first, processes.size, lambda begin: begin().wait(timeout), found)
+            group.set_result(found)
+        except BaseException as error:  # it is raised where the group is waited for
+            group.set_exception(error)
+
+    def begin() -> Work:
+        # NCCL's calls wait for the other processes, for ever if one has ended.
+        threading.Thread(target=connect, daemon=True).start()
+        return _InThread(group)
+
+    sent(begin)
+    return group.result()
 
 
 def on_device(work: Work, tensor: torch.Tensor) -> Work:
@@ -97,3 +127,15 @@ class _OnStream:
             if time.monotonic() > until:
                 raise RuntimeError("Operation timed out")
             time.sleep(PAUSE)
+
+
+class _InThread:
+    """What a thread is to return, as a message."""
+
+    def __init__(self, result: "futures.Future[Any]") -> None:
+        self._result = result
+
+    def wait(self, timeout: timedelta) -> None:
+        if not futures.wait([self._result], timeout.total_seconds()).done:
+            raise RuntimeError("Operation timed out")
+        self._result.result()  # an error of the thread is one of the message
