@@ -1,5 +1,6 @@
 """The page's server: what it serves, what it refuses, and how it starts and stops. Every request here is a real one."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -131,6 +132,19 @@ class TestPage:
     def test_it_listens_on_this_machine_only(self, served):
         with server.listen(0) as listening:
             assert listening.getsockname()[0] == "127.0.0.1"
+
+    def test_no_message_waits_for_the_answer_to_the_one_before(self):
+        async def accepted(listening):
+            taken = asyncio.Future()
+            serving = await asyncio.start_server(lambda _, writer: taken.set_result(writer), sock=listening)
+            _, ours = await asyncio.open_connection(*listening.getsockname())
+            writer = await taken
+            found = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for one in (ours, writer, serving):
+                one.close()
+            return found
+
+        assert asyncio.run(accepted(server.listen(0)))
 
     def test_a_token_has_128_bits_and_differs(self, served):
         other = server.Live(toy_splits(), Path())
