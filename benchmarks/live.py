@@ -3,9 +3,9 @@
     python benchmarks/live.py [--data SOURCE] [--repeats N]
 
 It prints medians: from the knob to the first frame at the client, the whole training of 40 epochs and the frames a
-second in it, from a new setting to the end of the training before, and the same 40 epochs without a page, in wall time
-and in CPU time of the whole process. The client is another process. Numbers of one machine under load mean little:
-compare the two trainings of the same run.
+second in it, from a cancel to the end of the training, from a new setting in the middle of a training to the start of
+the next, and the same 40 epochs without a page, in wall time and in CPU time of the whole process. The client is a
+process of its own. Numbers of one machine under load mean little: compare the two trainings of the same run.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def client(address: str, token: str, repeats: int, cancels: bool, results: Any) 
 
 async def turn_knobs(address: str, token: str, repeats: int, cancels: bool) -> dict[str, list[float]]:
     """Return the seconds to the first frame and of the whole training, and its frames a second; or those of cancels."""
-    found: dict[str, list[float]] = {"first": [], "whole": [], "frames": [], "cancel": []}
+    found: dict[str, list[float]] = {"first": [], "whole": [], "frames": [], "cancel": [], "next": []}
     async with websockets.connect(f"ws://{address}/socket", origin=f"http://{address}", max_size=2**26) as socket:
         await socket.send(json.dumps({"type": "hello", "token": token}))
         run = 0
@@ -72,6 +72,11 @@ async def turn_knobs(address: str, token: str, repeats: int, cancels: bool) -> d
             found["frames"].append(count / whole)
         for _ in range(repeats + 1 if cancels else 0):
             await turn(epochs=1000)
+            for _ in range(3):
+                await until("epoch")
+            began = await turn(epochs=1000)
+            await until("started")
+            found["next"].append(time.perf_counter() - began)
             for _ in range(3):
                 await until("epoch")
             began = time.perf_counter()
@@ -120,7 +125,7 @@ def main() -> None:
         times = from_client(address, live.token, arguments.repeats, False, results)
         cpu_of_page = (time.process_time() - began_cpu) / (arguments.repeats + 1)
         wall_after, cpu_after = alone(splits, arguments.repeats)
-        cancels = from_client(address, live.token, arguments.repeats, True, results)["cancel"]
+        cancels = from_client(address, live.token, arguments.repeats, True, results)
     whole, own = statistics.median(times["whole"]), statistics.median(wall_before + wall_after)
     cpu = statistics.median(cpu_before + cpu_after)
     print(
@@ -133,7 +138,8 @@ def main() -> None:
         f"CPU time of it, on the page       {1000 * cpu_of_page:6.0f} ms, {cpu_of_page / cpu:.2f} times that without it"
     )
     print(f"frames a second                   {statistics.median(times['frames']):6.1f}")
-    print(f"from cancel to its end            {1000 * statistics.median(cancels):6.0f} ms")
+    print(f"from a cancel to its end          {1000 * statistics.median(cancels['cancel']):6.0f} ms")
+    print(f"from a new setting to its start   {1000 * statistics.median(cancels['next']):6.0f} ms")
 
 
 if __name__ == "__main__":

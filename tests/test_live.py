@@ -17,7 +17,7 @@ from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Splits
 from onelayer.data.protocols import split
 from onelayer.errors import OnelayerError
-from onelayer.live.frames import Frame, as_picture, evaluated
+from onelayer.live.frames import Frame, as_picture, evaluated, thorough
 from onelayer.live.messages import MessageError, pack, read_bytes, read_text, unpack
 from onelayer.live.outbox import MOST_WAITING, Outbox
 from onelayer.live.session import Session
@@ -211,14 +211,18 @@ class TestTraining:
         runs = [message["run"] for message, _ in page.seen if message["type"] in ("epoch", "started", "ended")]
         assert runs == sorted(runs)
 
-    def test_cancel_ends_it_with_a_last_frame(self, page):
+    def test_a_cancel_is_told_at_once_and_the_last_frame_follows(self, page, monkeypatch):
+        told = threading.Event()
+        monkeypatch.setattr("onelayer.live.session.thorough", lambda *of: told.wait(20) and thorough(*of))
         page.train({**SETTINGS, "epochs": 1000, "batch_size": 1})
         page.until("epoch")
         page.ask("cancel")
         ended, _ = page.until("ended")
         assert ended["why"] == "cancelled"
-        frame = next(message for message, _ in reversed(page.seen) if message["type"] == "epoch")
-        assert frame["epoch"] == ended["epoch"] == page.history[-1][0]
+        told.set()
+        while page.until("epoch")[0].get("details_epoch") != ended["epoch"]:
+            pass
+        assert [row[0] for row in page.history] == list(range(1, ended["epoch"] + 1))
 
     def test_of_many_settings_only_the_last_is_trained_to_its_end(self, page):
         for seed in range(40):

@@ -132,6 +132,8 @@ class Session:
                 if training is not None:
                     training.ended, self._changed = why, True
                     self._condition.notify_all()
+            if training is not None and why == CANCELLED:
+                self._tell_end(training)  # the page waits for it, and not for the last frame
         if training is None:
             self.outbox.put({"type": "ended", "run": message["run"], "why": why, "epoch": 0})
 

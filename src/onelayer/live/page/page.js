@@ -41,6 +41,7 @@ let shown = null; // the data of which the parts show classes
 let newest = null; // the frame to draw
 let details = null; // the newest confusion and reliability
 let answers = null;
+let ended = null; // the message `ended` of the newest training
 let connected = false;
 let quiet = false; // the mistakes come again by themselves
 let resending = false; // taught images, after which the training can begin
@@ -126,6 +127,18 @@ function figures() {
   if (slope != null) write($("gradient-norm"), short(slope));
 }
 
+// Draw all that is left out while it trains, and say the result.
+function finish() {
+  drawNow();
+  settle();
+  curves.ended();
+  setTimeout(() => { templates.settle(); confusion.settle(); reliability.settle(); }, SETTLED_EVERY + 50);
+  const words = ended.why === "cancelled" ? `stopped after ${counted(ended.epoch, "epoch")}` : ended.why;
+  state(words);
+  const accuracy = $("accuracy").textContent;
+  announce(`Training ended: ${words}. ${$("accuracy-name").textContent} ${accuracy}`);
+}
+
 function askMistakes(again) {
   quiet = again;
   send({type: "mistakes", split: "validation"});
@@ -152,7 +165,7 @@ const handlers = {
   started(message) {
     if (message.run !== run) return;
     arrange(message.data);
-    newest = details = null;
+    newest = details = ended = null;
     begun = message;
     curves.started(message, asked.settings, knobs.knobs, message.mistakes);
     keep.started(message);
@@ -170,24 +183,19 @@ const handlers = {
     curves.add(message);
     newest = {message, arrays};
     if (arrays.reliability) details = arrays;
+    if (ended) return finish(); // one that was stopped sends its details last
     draw();
     settle();
   },
   ended(message) {
     if (message.run !== run) return;
     $("stop").disabled = true;
-    drawNow();
-    settle();
-    curves.ended();
+    ended = message;
     if (newest) {
       confusion.again();
       if (!$("mistake-images").hidden) askMistakes(true);
     }
-    setTimeout(() => { templates.settle(); confusion.settle(); reliability.settle(); }, SETTLED_EVERY + 50);
-    const words = message.why === "cancelled" ? `stopped after ${counted(message.epoch, "epoch")}` : message.why;
-    state(words);
-    const accuracy = $("accuracy").textContent;
-    announce(`Training ended: ${words}. ${$("accuracy-name").textContent} ${accuracy}`);
+    finish();
   },
   best(message) {
     if (message.run !== run) return;
