@@ -117,12 +117,12 @@ def tampered(run: Run, path: Path, tensors: dict | None = None, metadata: dict |
     return path
 
 
-def trained_by_blocks(rows: np.ndarray, epochs: int = 2) -> str:
+def trained_by_blocks(rows: np.ndarray) -> str:
     """All that comes of training on rows in windows, in a line."""
     n = len(rows)
     dataset = Dataset(rows, np.arange(n) * 4 // n, tuple("abcd"), None, "large")
     splits = split(dataset, SplitConfig(validation_size=100, test_size=100))
-    config = coursework(epochs=epochs, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
+    config = coursework(epochs=2, shuffle_blocks=20, batch_size=50, learning_rate=1e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "PART_BYTES", 2**16)  # in proportion to the set
         result = train(splits, config)

@@ -433,7 +433,7 @@ def test_an_error_in_one_run_ends_the_others_with_a_checkpoint(tmp_path, monkeyp
     assert [sweep.read(setting, 42).status for setting in short] == ["complete"] * 2
 
 
-@pytest.mark.parametrize("most", [2, 4, 7])
+@pytest.mark.parametrize("most", [1, 2, 4])
 def test_a_system_that_starts_no_more_threads_is_told_and_nothing_waits(tmp_path, monkeypatch, most):
     splits, original, started = toy_splits(), threading.Thread.start, []
     sweep = Sweep.create(
@@ -447,7 +447,7 @@ def test_a_system_that_starts_no_more_threads_is_told_and_nothing_waits(tmp_path
         original(thread)
 
     monkeypatch.setattr(threading.Thread, "start", full)
-    with pytest.raises(RunError, match=r"starts no more threads, of which a stack of 4 runs has two for each; raise"):
+    with pytest.raises(RunError, match=r"starts no more threads, of which a stack of 4 runs has one for each; raise"):
         run_sweep(sweep, splits)
 
 

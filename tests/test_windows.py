@@ -207,7 +207,7 @@ from helpers import trained_by_blocks
 
 threading.stack_size(2**20)  # stacks count, as large as they are allowed to grow
 rows = np.load(sys.argv[1], mmap_mode="r")
-trained_by_blocks(rows[:5000], epochs=1)  # threads, and what libraries set up once
+trained_by_blocks(rows[:5000])  # threads, and what libraries set up once
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
 limit = 1024 * used + rows.nbytes // 4
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -1,8 +1,6 @@
-"""Scores of whole splits, computed by a second core while the first trains the next epoch."""
+"""Scores of whole splits."""
 
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -10,7 +8,6 @@ from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
 from onelayer.data.windows import forward_windows, loaded
 from onelayer.layer import SoftmaxLayer
-from onelayer.parts import count_threads
 from onelayer.processes import Processes
 from onelayer.training.backends import Backend
 from onelayer.training.history import Score
@@ -45,35 +42,3 @@ def scores_of(
 def _of_first(processes: Processes, score: Score) -> Score:
     """Return the score of rank 0, by which all decide."""
     return Score(*map(float, processes.broadcast(np.array([score.loss, score.cost, score.accuracy], np.float64))))
-
-
-class Scorer:
-    """A second thread that scores layers, one after the other, while the first thread trains.
-
-    Parameters
-    ----------
-    problem : Problem
-    backend : Backend
-        Its `evaluate` may run while an epoch does.
-    cancelled : callable
-        Asked now and then, in the second thread; true ends what is being scored with an InterruptedError.
-    """
-
-    def __init__(self, problem: Problem, backend: Backend, cancelled: Callable[[], bool]) -> None:
-        self._problem, self._backend, self._cancelled = problem, backend, cancelled
-        self._closing = threading.Event()
-        self._thread = ThreadPoolExecutor(1)
-        # Several processes must ask for their sums in one order.
-        self.overlaps = count_threads(problem.config.threads) > 1 and problem.processes.size == 1
-
-    def submit(self, layer: SoftmaxLayer, splits: Iterable[Split]) -> Future[dict[str, Score]]:
-        """Return the scores to come of a layer that nothing changes meanwhile."""
-        return self._thread.submit(scores_of, self._problem, self._backend, layer, splits, self._ends)
-
-    def close(self) -> None:
-        """End the thread, without waiting for all that it was to score."""
-        self._closing.set()
-        self._thread.shutdown()
-
-    def _ends(self) -> bool:
-        return self._closing.is_set() or self._cancelled()

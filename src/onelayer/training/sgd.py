@@ -1,13 +1,14 @@
 """Mini-batch gradient descent, as a generator of states. `onelayer.training.plain` is the same loop in plain NumPy.
 
-The second core scores the weights of an epoch while the first trains the next, so a state is yielded once the scores
-of its epoch are known: by then the next epoch may be trained already.
+One core scores the weights of an epoch while another trains on. A state is yielded as soon as its scores are known, in
+the middle of the next epoch.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -18,10 +19,11 @@ from onelayer.data.scan import read_forwards
 from onelayer.data.windows import draw_windows, loaded
 from onelayer.errors import DivergedError
 from onelayer.layer import SoftmaxLayer
+from onelayer.parts import count_threads
 from onelayer.training.backends import Backend, Velocity
 from onelayer.training.history import EpochRecord, Score
 from onelayer.training.schedule import MOST_EPOCHS, Decision, decide, learning_rate_of, watched
-from onelayer.training.scores import Scorer
+from onelayer.training.scores import scores_of
 from onelayer.training.state import Kept, Problem, SolverState, TrainingState
 
 VELOCITY = ("velocity", "bias_velocity")  # arrays of the solver's state, (d, K) and (K,)
@@ -47,8 +49,9 @@ def epochs(
 ) -> Generator[TrainingState, None, None]:
     """Train, and yield the state after each epoch once its scores are known.
 
-    No setting of the whole process, such as the number of BLAS threads, is held while a state is looked at.
-    The iterator's ``close()`` ends its second thread.
+    While a state is looked at, a second thread trains the next one or two epochs, if the settings allow two; until they
+    end, BLAS has one thread in the whole process. A single thread holds no setting of the process meanwhile.
+    The iterator's ``close()`` ends the second thread.
 
     Parameters
     ----------
@@ -74,74 +77,89 @@ def epochs(
         with read_forwards(problem.splits.dataset.rows) if problem.config.shuffle_blocks else nullcontext():
             yield from _epochs(problem, start, trainer)
     finally:
-        trainer.close()  # Ctrl-C does not wait for what the other thread is scoring
+        trainer.close()  # Ctrl-C does not wait for what the other thread is training
 
 
 def _epochs(problem: Problem, state: TrainingState, trainer: "_Trainer") -> Iterator[TrainingState]:
     settled_at, decision = time.perf_counter(), decide(problem.config, state.history, problem.splits.holds_out)
-    trained = trainer.train(state, decision)
-    scores_to_come = trainer.score(trained)
+    trained, ahead = trainer.train(state, decision), trainer.train_ahead(decision)
     while True:
-        # Two cores train the next epoch already, as if the scores to come would change nothing.
-        ahead = trainer.train_ahead(trained, decision)
-        scores, now = scores_to_come.result(), time.perf_counter()
+        scores, now = trainer.score(trained), time.perf_counter()
         state, settled_at = _settled(problem, state, decision, trained, scores, now - settled_at), now
         expected, decision = decision, decision.after(problem.config, state.history)
         if decision.ended:
             yield replace(state, ended=decision.ended)
             return
-        if ahead and decision.decays != expected.decays:
-            ahead = None  # it is thrown away: with a decay, training goes on from the best epoch
-        if ahead:
-            scores_to_come = trainer.score(ahead)
+        # The epoch ahead was trained as if these scores would change nothing; with a decay, it is thrown away.
+        goes_on = ahead is not None and decision.decays == expected.decays
+        following = trainer.train_ahead(decision) if goes_on else None  # asked for now, it begins without a pause
         yield state
-        if not ahead:
-            ahead = trainer.train(state, decision)
-            scores_to_come = trainer.score(ahead)
-        trained = ahead
+        if ahead:
+            trained = ahead.result()
+        if not goes_on:
+            trained, following = trainer.train(state, decision), trainer.train_ahead(decision)
+        ahead = following
 
 
 class _Trainer:
-    """Trains the epochs of a problem, and has them scored by a second thread."""
+    """Trains the epochs of a problem, some of them ahead in a second thread, and scores them."""
 
     def __init__(
         self, problem: Problem, start: TrainingState, report_test: bool, cancelled: Callable[[], bool]
     ) -> None:
         self._problem, self._report_test, self._cancelled = problem, report_test, cancelled
         self._backend, self._done = problem.open(start.layer, _velocity(start)), start.epoch
+        self._asked = start.epoch  # the last epoch that is to be trained, maybe by the second thread
         self._first_rate, self._rng = problem.first_rate(start), np.random.default_rng()
         self._rng.bit_generator.state = start.rng_state
-        self._scorer = Scorer(problem, self._backend, cancelled)
-        self.close = self._scorer.close
+        self._closing, self._thread = threading.Event(), ThreadPoolExecutor(1)
+        # Several processes must ask for their sums in one order.
+        self._overlaps = count_threads(problem.config.threads) > 1 and problem.processes.size == 1
+
+    def close(self) -> None:
+        """End the second thread, without waiting for all that it was to train."""
+        self._closing.set()
+        self._thread.shutdown()
 
     def train(self, state: TrainingState, decision: Decision) -> _Trained:
-        """Train the epoch after a state, from its last layer, or from the best so far if it is decided so."""
+        """Train the epoch after a state, from its last layer, or from the best so far if it is decided so.
+
+        No epoch may be under way.
+        """
         if state.epoch != self._done or decision.from_best:
             best = state.best.layer if decision.from_best and state.best else None
             self._backend = self._problem.open(best) if best else self._problem.open(state.layer, _velocity(state))
             self._rng.bit_generator.state = state.rng_state
             self._done = state.epoch
+        self._asked = state.epoch + 1
         return self._train_next(decision)
 
-    def train_ahead(self, trained: _Trained, decision: Decision) -> _Trained | None:
-        """Train the epoch after one whose scores are to come; None if it would not overlap or was the last."""
+    def train_ahead(self, decision: Decision) -> Future[_Trained] | None:
+        """Train the epoch after the last one; None if that was the end, or nothing else would overlap with it."""
         config = self._problem.config
         last = MOST_EPOCHS if config.epochs == "auto" else config.epochs
-        return self._train_next(decision) if self._scorer.overlaps and trained.epoch < last else None
+        if not self._overlaps or self._asked >= last:
+            return None
+        self._asked += 1
+        return self._thread.submit(self._train_next, decision)
 
     def _train_next(self, decision: Decision) -> _Trained:
         epoch, config = self._done + 1, self._problem.config
         learning_rate = learning_rate_of(config, self._first_rate, epoch, decision.decays)
-        _train_epoch(self._problem, self._backend, learning_rate, self._rng, self._cancelled)
+        _train_epoch(self._problem, self._backend, learning_rate, self._rng, self._ends)
         self._done = epoch
         rng_state = dict(self._rng.bit_generator.state)
         return _Trained(epoch, learning_rate, self._backend.layer, self._backend.velocity, rng_state)
 
-    def score(self, trained: _Trained) -> Future[dict[str, Score]]:
-        """Return the scores to come of an epoch; also of test rows after the first, and after a last that is kept."""
+    def score(self, trained: _Trained) -> dict[str, Score]:
+        """Return the scores of an epoch; also of test rows after the first, and after a last that is kept."""
         splits, problem = self._problem.splits, self._problem
         tested = trained.epoch == 1 or (trained.epoch == problem.config.epochs and not problem.keeps_best)
-        return self._scorer.submit(trained.layer, splits if tested and self._report_test else tuple(splits)[:2])
+        scored = splits if tested and self._report_test else tuple(splits)[:2]
+        return scores_of(problem, self._backend, trained.layer, scored, self._cancelled)
+
+    def _ends(self) -> bool:
+        return self._closing.is_set() or self._cancelled()
 
 
 def _velocity(state: TrainingState) -> Velocity | None:

@@ -133,7 +133,7 @@ def _train_together(
             for _ in rows[len(futures) :]:  # of which no thread was started
                 stacking.leave()
             if isinstance(error, RuntimeError) and "start new thread" in str(error):
-                what = f"the system starts no more threads, of which a stack of {len(rows)} runs has two for each"
+                what = f"the system starts no more threads, of which a stack of {len(rows)} runs has one for each"
                 raise RunError(f"{what}; raise its limit (ulimit -u), or leave --stack out") from None
             raise
 
