@@ -17,6 +17,7 @@ from onelayer.config import TrainConfig
 from onelayer.data import load_splits
 from onelayer.live.frames import HISTORY
 from onelayer.live.messages import pack, welcome_knobs, write_text
+from onelayer.live.redirect import redirect_to
 from onelayer.training.train import train
 from onelayer.words import percent
 
@@ -465,6 +466,16 @@ def test_everything_is_reached_by_keys(opened):
     page.keyboard.press("Enter")
     expect(page.locator("#cell-images")).to_be_hidden()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").endswith("bird taken for airplane")
+
+
+def test_the_file_that_opens_the_browser_leads_to_the_page(browser, server):
+    page = browser.new_page()
+    with redirect_to(server.address) as file:
+        page.goto(file.as_uri())
+        page.wait_for_url(server.address)
+        trained(page)
+    assert not file.parent.exists()
+    page.close()
 
 
 def test_a_stopped_server_is_announced_and_found_again(opened, server):

@@ -1,9 +1,12 @@
 """The page's server: what it serves, what it refuses, and how it starts and stops. Every request here is a real one."""
 
+import ast
 import asyncio
 import http.client
 import json
+import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -322,6 +325,34 @@ class TestCommand:
                 "",
             )
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_command_line_of_the_browser_does_not_hold_the_token(self, tmp_path, number):
+        seen, temporary, program = tmp_path / "seen", tmp_path / "temporary", tmp_path / "browser.py"
+        temporary.mkdir()
+        program.write_text(
+            f"import pathlib, sys\npathlib.Path({str(seen)!r}).with_suffix('.part').write_text(repr(sys.argv))\n"
+            f"pathlib.Path({str(seen)!r}).with_suffix('.part').rename({str(seen)!r})\n"
+        )
+        opener = shlex.join([sys.executable, str(program)]) + " %s"
+        own = {"BROWSER": opener, "DISPLAY": ":0", "TMPDIR": str(temporary)}
+        command = [sys.executable, "-m", "onelayer", "live", "--data", "digits"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path, "bufsize": 1}
+        with start(command, **pipes, env=os.environ | own) as process:
+            try:
+                while not (line := process.stdout.readline()).startswith("http://"):
+                    assert line
+                end = time.monotonic() + 20
+                while not seen.exists():
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                (file,) = temporary.glob("onelayer-*/*")
+                assert ast.literal_eval(seen.read_text())[1:] == [file.as_uri()]
+                assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+                assert f'content="0; url={line.strip()}"' in file.read_text()
+            finally:
+                process.send_signal(number)
+        assert [*temporary.iterdir()] == []
 
     def test_a_port_that_is_taken(self, run_cli):
         with server.listen(0) as listening:

@@ -46,6 +46,7 @@ def live(
         raise ConfigError("live needs a local server; install it with: pip install 'onelayer[live]'") from None
     from onelayer.cli.screen import Screen
     from onelayer.data import load_splits
+    from onelayer.live.redirect import redirect_to
 
     screen = Screen()
     with listen(port) as listening:
@@ -55,14 +56,16 @@ def live(
         served = Live(splits, Path())
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/#{served.token}"
 
-        def started() -> None:
-            screen.say(f"{address}\nthe page is at this address, on this machine only; Ctrl-C ends it")
-            if not no_browser and _has_screen():
-                import webbrowser
+        with redirect_to(address) as file:
 
-                Thread(target=webbrowser.open, args=[address], daemon=True).start()
+            def started() -> None:
+                screen.say(f"{address}\nthe page is at this address, on this machine only; Ctrl-C ends it")
+                if not no_browser and _has_screen():
+                    import webbrowser
 
-        serve(served, listening, started)
+                    Thread(target=webbrowser.open, args=[file.as_uri()], daemon=True).start()
+
+            serve(served, listening, started)
 
 
 def _write(data: str, out: Path, port: int, no_browser: bool) -> None:
