@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pages import unfold, violations
 from PIL import Image
 
 from onelayer.config import TrainConfig
@@ -23,7 +24,6 @@ from onelayer.words import percent
 
 pytest.importorskip("starlette", reason="onelayer[live] is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 expect = playwright.expect
 
 TOKEN = "a-token-that-the-test-knows"  # noqa: S105
@@ -416,9 +416,7 @@ def test_every_width_and_everybody(opened, width, scheme):
     page.locator("#pick").set_input_files(png("#7090d0"))
     page.locator(".confusion button").nth(1).click()
     expect(page.locator("#cell-images h3")).to_be_visible()
-    closed = page.locator("details:not([open], [hidden]) > summary").locator("visible=true")
-    while closed.count():
-        closed.first.click()
+    unfold(page)
     page.locator("#open-test").click()
     expect(page.locator("#test-confusion button")).to_have_count(100)
     expect(page.locator("#contributions canvas").first).to_be_visible()
@@ -427,9 +425,7 @@ def test_every_width_and_everybody(opened, width, scheme):
     assert len({box["y"] for box in boxes[1:]}) == 2  # two rows of three beside or below the accuracy
     shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert shade == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[scheme]
-    found = axe.Axe().run(page).response
-    assert found["passes"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+    assert violations(page) == []
 
 
 def test_everything_is_reached_by_keys(opened):
@@ -568,7 +564,7 @@ def test_many_classes_scroll_and_do_not_freeze_the_page(browser, server):
     expect(page.locator(".confusions button").first).to_have_text("77: species 3 taken for species 5")
     assert page.locator("button").count() < 100
     assert page.evaluate("document.documentElement.scrollWidth") == 1400
-    assert axe.Axe().run(page, "#rights").response["violations"] == []  # 200 templates take long
+    assert violations(page, "#rights") == []  # 200 templates take long
     assert said == []
     page.context.close()
 
@@ -588,6 +584,6 @@ def test_vectors_have_their_strongest_weights_instead_of_templates(browser, serv
     assert widths[0] == pytest.approx(2 * widths[1], rel=0.02)
     expect(page.locator("#yours-none")).to_be_visible()
     expect(page.locator("#pick + label")).to_be_hidden()
-    assert axe.Axe().run(page).response["violations"] == []
+    assert violations(page) == []
     assert said == []
     page.context.close()

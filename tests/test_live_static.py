@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import unfold, violations
 from PIL import Image
 
 import onelayer
@@ -491,6 +492,28 @@ def test_the_page_itself(serve, tmp_path):
     assert sum(int(text) for text in of_test) == int(
         re.search("of ([0-9]+) test rows", page.inner_text("#test-result"))[1]
     )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_for_everybody(digits, serve, scheme):
+    page = serve(digits.folder, "index.html")
+    page.set_viewport_size({"width": 1000, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.locator("#state", has_text="all 40 epochs are done").wait_for()
+    content = io.BytesIO()
+    Image.new("RGB", (24, 24), "#7090d0").save(content, "PNG")
+    page.set_input_files("#pick", {"name": "sky.png", "mimeType": "image/png", "buffer": content.getvalue()})
+    page.locator("#confusion button").nth(1).click()
+    page.locator("#show-mistakes").click()
+    unfold(page)
+    page.click("#open-test")
+    page.fill("#class-name", "cat")
+    page.press("#class-name", "Enter")
+    parts = ("#cell-images h3", "#mistake-images canvas", "#test-confusion button", "#contributions canvas", ".card")
+    for shown in parts:
+        page.locator(shown).first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 1000
+    assert violations(page) == []
 
 
 def test_the_command_that_writes_it(run_cli, tmp_path, monkeypatch):
