@@ -9,11 +9,11 @@ from drawings import drawn as words_of
 from patched import CLASSES, drawn, model_of, run_of, splits_of
 
 import onelayer.analysis.evidence
-from onelayer.analysis.evidence import evidence
+from onelayer.analysis.evidence import MOST_WITH_PATCHES, evidence
 from onelayer.analysis.templates import stretched
 from onelayer.pictures.colours import SIGNED
 from onelayer.pictures.finished import draw_run
-from onelayer.pictures.patches import MOST_WITH_PATCHES, speaking_patches
+from onelayer.pictures.patches import speaking_patches
 from onelayer.report.html import render
 from onelayer.report.subject import read_subject
 from onelayer.runs.directory import PICTURES

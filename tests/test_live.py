@@ -10,8 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import toy_dataset, write_image
+from patched import splits_of
 
 from onelayer import TrainConfig, evaluate, train
+from onelayer.analysis.evidence import evidence
 from onelayer.analysis.explanation import explain
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Splits
@@ -454,6 +456,35 @@ class TestOtherData:
         assert not images
         page.ask("image", image(tmp_path / "a.png"), id=1)
         assert "not images" in page.until("error")[0]["message"]
+        page.session.close(5.0)
+
+    def test_patch_features_have_the_patches_that_speak_for_and_against_classes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("onelayer.features.filters.DRAWN", 5000)
+        splits = splits_of((3, 16, 14), 60)
+        page = Page(splits, tmp_path)
+        settings = {"epochs": 3, "learning_rate": 0.01, "features": "patches:16", "init_std": 0.1}
+        frame, arrays = page.trained(settings)
+        config = TrainConfig(**settings, keep="last", decay_every=0)
+        result = train(splits, config, report_test=False)
+        exact = evidence(result.model.features, result.learnt, splits.train, 3)
+        assert "strongest" not in frame
+        for told, sides in zip(frame["speaking"], exact, strict=True):
+            for items, side in zip(told, sides, strict=True):
+                for item, one in zip(items, side, strict=True):
+                    pixels = arrays["examples"][item["example"]]
+                    np.testing.assert_array_equal(pixels, one.example.image.transpose(1, 2, 0))
+                    y, x, k = item["row"], item["column"], item["size"]
+                    assert (y, x, k) == (one.example.row, one.example.column, one.filter.shape[1])
+                    assert pixels[y : y + k, x : x + k].shape == (k, k, 3)
+                    assert splits.train.labels[
+                        (splits.train.rows(slice(None)) == one.example.image.ravel()).all(1)
+                    ] == [item["label"]]
+                    np.testing.assert_array_equal(item["windows"], one.weights)
+                    down, across = item["window"]
+                    assert item["weight"] == item["windows"][down][across] == one.weight
+        largest = max(abs(one.weight) for sides in exact for side in sides for one in side)
+        assert frame["speaking_limit"] == pytest.approx(largest, rel=0.05)
+        assert frame["mirrored"]
         page.session.close(5.0)
 
     def test_two_hundred_classes(self, tmp_path):

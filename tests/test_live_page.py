@@ -569,6 +569,41 @@ def test_many_classes_scroll_and_do_not_freeze_the_page(browser, server):
     page.context.close()
 
 
+def test_patch_features_have_their_patches_instead_of_templates(browser, server):
+    examples = np.random.default_rng(3).integers(0, 256, (2, 8, 10, 3)).astype(np.uint8)
+    where = {"example": 1, "row": 2, "column": 5, "size": 4, "label": 1}
+    of_windows = {"weight": 0.25, "windows": [[0, -0.5, 0.1], [0, 0, 0.25], [0.1, 0, 0]], "window": [1, 2]}
+    speaking = [[[where | of_windows], []], [[], [where | {"example": 0} | of_windows | {"weight": -0.5}]]]
+    data = {"classes": ["low", "high"], "image_shape": [3, 8, 10]}
+    message = {"speaking": speaking, "speaking_limit": 0.5, "mirrored": True}
+    page, said = canned(browser, server, data, message, {"examples": examples})
+    figures = page.locator("#template-patches figure")
+    expect(figures).to_have_count(2)
+    assert figures.locator("figcaption").all_inner_texts() == ["+0.25, high", f"{MINUS}0.5, high"]
+    for place, number in ((0, 1), (1, 0)):
+        patch = examples[number, 2:6, 5:9].astype(int)
+        stretched = np.rint(255 * (patch - patch.min()) / (patch.max() - patch.min()))
+        parts = f"#template-patches figure >> nth={place} >> canvas"
+        assert np.abs(pixels(page, f"{parts} >> nth=0")[..., :3] - stretched).max() <= 1
+        assert (pixels(page, f"{parts} >> nth=1")[..., :3] == examples[number]).all()
+    window = pixels(page, "#template-patches canvas >> nth=2")[..., :3].astype(int)
+    assert window.shape == (3, 3, 3)
+    assert (window[0, 1] == (45, 0, 75)).all()  # where the scale ends, against the class
+    assert window[1, 2, 0] > 200 > window[1, 2, 2]  # orange, for it
+    image, frame = (
+        figures.first.locator("canvas").nth(1).bounding_box(),
+        figures.first.locator("i").first.bounding_box(),
+    )
+    assert (frame["x"] - image["x"]) / image["width"] == pytest.approx(5 / 10, abs=0.01)
+    assert (frame["y"] - image["y"]) / image["height"] == pytest.approx(2 / 8, abs=0.01)
+    assert frame["height"] / image["height"] == pytest.approx(4 / 8, abs=0.01)
+    expect(page.locator("#template-tiles")).to_be_hidden()
+    expect(page.locator("#signed-limit")).to_have_text("±0.5 a standard deviation")
+    assert violations(page, "#learns") == []
+    assert said == []
+    page.context.close()
+
+
 def test_vectors_have_their_strongest_weights_instead_of_templates(browser, server):
     data = {"classes": ["low", "high"], "image_shape": None}
     strongest = [[[4, -0.5], [7, 0.25]], [[4, 0.5]]]

@@ -5,6 +5,7 @@ standard deviation of it adds to the logit of a class. A filter is shown by real
 in the window that counts most, that excites it most.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from onelayer.data.dataset import Split
 from onelayer.features.patches import Patches
 from onelayer.features.pooling import Pool, respond
 
+MOST_WITH_PATCHES, ON_A_SIDE = 12, 3  # classes in a picture, and filters that speak for each, and against it
 MOST_IMAGES, MOST_NUMBERS = 500, 2**25  # that are looked at, evenly spaced, and their numbers
 
 
@@ -78,7 +80,11 @@ class Evidence:
 
 
 def evidence(
-    features: Patches, weights: np.ndarray, images: Split | None, most: int
+    features: Patches,
+    weights: np.ndarray,
+    images: Split | None,
+    most: int,
+    cancelled: Callable[[], bool] = bool,
 ) -> list[tuple[list[Evidence], list[Evidence]]]:
     """Return the filters that speak for each class, and those that speak against it, the strongest first.
 
@@ -91,11 +97,18 @@ def evidence(
         Training images, of which at most 500 are looked at; fewer of those with more than 67,000 numbers.
     most : int
         Number of filters on each side; there are fewer where fewer speak for that side.
+    cancelled : callable
+        Asked for each image; true ends the search.
+
+    Raises
+    ------
+    InterruptedError
+        If it was cancelled.
     """
     tables = [features.by_window(column) for column in np.asarray(weights, np.float64).T]
     places = [[_strongest(table, side, most) for side in (1, -1)] for table in tables]
     wanted = list(dict.fromkeys(place for sides in places for side in sides for place in side))
-    examples = {} if images is None else _examples(features, wanted, images)
+    examples = {} if images is None else _examples(features, wanted, images, cancelled)
 
     def of(table: list[np.ndarray], place: Place) -> Evidence:
         A = features.banks[place.bank].filters[place.filter]
@@ -122,7 +135,9 @@ def _strongest(table: list[np.ndarray], side: int, most: int) -> list[Place]:
     return [place for _, place in sorted(found)[:most]]
 
 
-def _examples(features: Patches, places: list[Place], images: Split) -> dict[Place, Example]:
+def _examples(
+    features: Patches, places: list[Place], images: Split, cancelled: Callable[[], bool]
+) -> dict[Place, Example]:
     """Return the patch that excites each filter most in its window, of some images."""
     most = max(1, min(MOST_IMAGES, MOST_NUMBERS // features.d_in))
     some = np.arange(0, len(images), -(-len(images) // most))
@@ -130,12 +145,15 @@ def _examples(features: Patches, places: list[Place], images: Split) -> dict[Pla
     found = {}
     for bank, pool in enumerate(features.pools):
         of_bank = [place for place in places if place.bank == bank]
-        for place, (number, row, column) in zip(of_bank, _most_excited(pool, of_bank, pictures), strict=True):
+        excited = _most_excited(pool, of_bank, pictures, cancelled)
+        for place, (number, row, column) in zip(of_bank, excited, strict=True):
             found[place] = Example(pictures[number], int(labels[number]), row, column)
     return found
 
 
-def _most_excited(pool: Pool, places: list[Place], images: np.ndarray) -> list[tuple[int, int, int]]:
+def _most_excited(
+    pool: Pool, places: list[Place], images: np.ndarray, cancelled: Callable[[], bool]
+) -> list[tuple[int, int, int]]:
     """Return image, row and column of the patch that excites each filter most in its window of the view not moved."""
     if not places:
         return []
@@ -152,6 +170,8 @@ def _most_excited(pool: Pool, places: list[Place], images: np.ndarray) -> list[t
     found = np.zeros((len(places), 3), np.int64)
     with one_blas_thread():
         for number, image in enumerate(images):
+            if cancelled():
+                raise InterruptedError
             z = (respond(bank, image) + outside).reshape(-1, len(places))
             at = z.argmax(axis=0)
             largest = z[at, np.arange(len(places))]

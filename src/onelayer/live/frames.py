@@ -9,9 +9,11 @@ import numpy as np
 
 from onelayer.analysis.estimates import effective_rows, fraction
 from onelayer.analysis.evaluation import Evaluation
+from onelayer.analysis.evidence import MOST_WITH_PATCHES, ON_A_SIDE, Evidence, evidence
 from onelayer.analysis.templates import picture, signed_scale, stretched, strongest
 from onelayer.blas import one_blas_thread
 from onelayer.data.dataset import Split
+from onelayer.features.patches import Patches
 from onelayer.kernel import kernel
 from onelayer.layer import SoftmaxLayer, likeliest
 from onelayer.model import Model
@@ -71,6 +73,8 @@ def quick(problem: Problem, model: Model, state: TrainingState) -> tuple[dict[st
         views["weights"] = W
     arrays: dict[str, np.ndarray] = {}
     shape = model.template_shape
+    if isinstance(model.features, Patches):  # whose patches are details
+        return fields, arrays
     if shape is None:
         classes, largest = strongest(W, problem.standardizer)
         pairs = [[[int(j), float(v)] for j, v in zip(*of_class, strict=True)] for of_class in classes]
@@ -133,7 +137,7 @@ def _logits(problem: Problem, layer: SoftmaxLayer, split: Split, cancelled: Call
 def thorough(
     problem: Problem, state: TrainingState, cancelled: Callable[[], bool]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what takes passes over the rows: the norm of the gradient, the confusion, and the reliability.
+    """Return what takes passes over the rows: the gradient's norm, confusion, reliability, and the speaking patches.
 
     Raises
     ------
@@ -147,7 +151,38 @@ def thorough(
     if len(problem.splits.validation):
         answers = evaluated(problem, state.layer, problem.splits.validation, cancelled)
         arrays = answers_arrays(answers)
+    if isinstance(problem.features, Patches):
+        more, examples = speaking(problem, state, cancelled)
+        fields, arrays = fields | more, arrays | examples
     return fields, arrays
+
+
+def speaking(
+    problem: Problem, state: TrainingState, cancelled: Callable[[], bool]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the filters that speak for and against the first classes, and training images with their patches."""
+    features, train = problem.features, problem.raw.train
+    assert isinstance(features, Patches)  # noqa: S101, for mypy
+    _, h, w = features.image_shape
+    drawn = max(1, min(MOST_WITH_PATCHES, MOST_PICTURE_BYTES // (2 * ON_A_SIDE * 3 * h * w)))
+    weights = learnt(state.last, problem.config) if problem.config.init_std else state.layer.weights
+    found = evidence(features, weights[:, :drawn], train, ON_A_SIDE, cancelled)
+    shown = [one for sides in found for side in sides for one in side]
+    examples = list({id(one.example): one.example for one in shown if one.example}.values())
+    numbers = {id(example): number for number, example in enumerate(examples)}
+
+    def of(one: Evidence) -> dict[str, Any]:
+        example, place = one.example, one.place
+        assert example is not None  # noqa: S101, for mypy: there are training rows
+        where = {"row": example.row, "column": example.column, "size": one.filter.shape[1], "label": example.label}
+        of_windows = {"weight": one.weight, "windows": one.weights.tolist(), "window": [place.y, place.x]}
+        return {"example": numbers[id(example)], **where, **of_windows}
+
+    limit = max((abs(one.weight) for one in shown), default=0) or 1.0
+    told = {"speaking": [[[of(one) for one in side] for side in sides] for sides in found]}
+    images = [example.image.reshape(-1) for example in examples]
+    arrays = {"examples": images_of(np.array(images, np.uint8), features.image_shape)} if images else {}
+    return told | {"speaking_limit": float(f"{limit:.2g}"), "mirrored": features.mirrored}, arrays
 
 
 def answers_arrays(answers: Evaluation) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from onelayer.analysis.evidence import MOST_IMAGES, Evidence, evidence
+from onelayer.analysis.evidence import MOST_IMAGES, MOST_WITH_PATCHES, ON_A_SIDE, Evidence, evidence
 from onelayer.analysis.templates import picture, stretched
 from onelayer.data.dataset import Split
 from onelayer.features.patches import Patches
@@ -35,7 +35,6 @@ from onelayer.pictures.page import (
 )
 from onelayer.pictures.templates import one_more, signed_number
 
-MOST_WITH_PATCHES, ON_A_SIDE = 12, 3  # classes, and filters that speak for each, and against it
 WIDE, TIGHT, FRAME = 1.25 * WIDTH, 0.03, 0.01  # inches of the page, between parts of a filter, and around a patch
 LARGEST = 0.5  # inches of a part
 SPEAKING = "Patches that speak for and against each class"

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from onelayer.analysis.evidence import MOST_IMAGES, Evidence, evidence
+from onelayer.analysis.evidence import MOST_IMAGES, MOST_WITH_PATCHES, ON_A_SIDE, Evidence, evidence
 from onelayer.analysis.templates import picture, signed_scale, stretched, strongest
 from onelayer.data.dataset import Split, Splits
 from onelayer.errors import ConfigError, RunError
@@ -18,7 +18,7 @@ from onelayer.model import Model
 from onelayer.pictures.colours import COLOURS, SIGNED
 from onelayer.pictures.curves import curve
 from onelayer.pictures.page import MOST_TEMPLATES
-from onelayer.pictures.patches import MOST_WITH_PATCHES, ON_A_SIDE, no_picture
+from onelayer.pictures.patches import no_picture
 from onelayer.pictures.path import chart_of_path
 from onelayer.pictures.templates import one_more, signed_number
 from onelayer.report.drawings import CHART_WIDTH, Picture, Shape, as_bytes, png, svg

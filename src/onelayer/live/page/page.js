@@ -39,7 +39,7 @@ let asked = null; // its data, settings and mistakes
 let begun = null; // the message `started` of it
 let shown = null; // the data of which the parts show classes
 let newest = null; // the frame to draw
-let details = null; // the newest confusion and reliability
+let details = null; // the newest frame with confusion, reliability and patches
 let answers = null;
 let ended = null; // the message `ended` of the newest training
 let connected = false;
@@ -61,7 +61,7 @@ function arrange(data) {
   shown = data;
   const {title, sizes, classes} = data;
   write($("about-data"), `${title}: ${counted(sizes.train, "row")} to train on, ${counted(sizes.validation ?? 0, "row")} to validate, ${counted(classes.length, "class", "classes")}`);
-  templates.classes(classes, Boolean(data.image_shape));
+  templates.classes(classes);
   knobs.images(Boolean(data.image_shape));
   confusion.classes(classes);
   answer.classes(classes);
@@ -96,7 +96,9 @@ function draw() {
 }
 const settle = atMost(SETTLED_EVERY, () => {
   if (!details) return;
-  const {confusion: counts, reliability: bins} = details;
+  const {message, arrays} = details;
+  const {confusion: counts, reliability: bins} = arrays;
+  if (message.speaking) templates.patches(message, arrays);
   if (counts) {
     confusion.draw(counts);
     templates.recalls(counts);
@@ -182,7 +184,7 @@ const handlers = {
     if (message.run !== run) return;
     curves.add(message);
     newest = {message, arrays};
-    if (arrays.reliability) details = arrays;
+    if (arrays.reliability || message.speaking) details = newest;
     if (ended) return finish(); // one that was stopped sends its details last
     draw();
     settle();

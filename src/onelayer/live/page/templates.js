@@ -2,7 +2,11 @@
 
 import {$, el, percent, short, signedShort, write} from "./dom.js";
 import {canvasOf, paint, paintCodes} from "./pictures.js";
+import {speaking} from "./speaking.js";
 
+const VECTORS = "These features are not pixels, so the layer has no templates; its strongest weights are shown.";
+const PATCHES = "A model on patches has no templates. These are the filters with the largest weights: the patch of a training image that excites each most, the image, and the weights in the windows of an image, with the window of the patch framed.";
+const TWINS = " A filter counts for its mirror image too, in the mirrored window.";
 const VIEWS = {weights: "weights", learnt: "learnt part of the weights", signed: "size and sign of the weights"};
 
 export class Templates {
@@ -10,7 +14,7 @@ export class Templates {
   #seen = new Set(); // tiles on the screen: others are not drawn
   #frame = null;
   #names = [];
-  #images = true; // the rows are images, though the features may be others than pixels
+  #spoken = null; // the message whose patches are shown
   #random = false; // the weights began as random numbers, so that the learnt part is another picture
   #watch = new IntersectionObserver(entries => {
     for (const {target, isIntersecting} of entries) this.#seen[isIntersecting ? "add" : "delete"](target);
@@ -22,8 +26,7 @@ export class Templates {
   }
 
   // New data: make a tile for each class.
-  classes(names, images) {
-    this.#images = images;
+  classes(names) {
     this.#watch.disconnect();
     this.#seen.clear();
     this.#frame = null;
@@ -35,6 +38,7 @@ export class Templates {
       this.#watch.observe(figure);
       return {figure, canvases, number, painted: false};
     });
+    $("template-patches").replaceChildren();
     $("template-tiles").replaceChildren(...this.#tiles.map(tile => tile.figure));
     $("template-tiles").classList.toggle("many", names.length > 30);
     this.#arrange();
@@ -49,6 +53,17 @@ export class Templates {
     $("signed-scale").hidden = !$("view-signed").checked;
   }
 
+  // Patch features: the patches that speak for and against each class, with the scale of their weights.
+  patches(message, {examples}) {
+    if (message === this.#spoken) return;
+    this.#spoken = message;
+    const {speaking: classes, speaking_limit: limit, mirrored} = message;
+    $("signed-scale").hidden = false;
+    $("template-patches").replaceChildren(...speaking(classes, examples, limit, this.#names));
+    write($("signed-limit"), `±${short(limit)} a standard deviation`);
+    write($("template-note"), PATCHES + (mirrored ? TWINS : ""));
+  }
+
   draw(message, arrays) {
     this.#frame = {message, arrays};
     const pictures = Boolean(arrays.learnt);
@@ -57,11 +72,14 @@ export class Templates {
       this.#arrange();
     }
     $("template-views").hidden = $("template-tiles").hidden = !pictures;
-    if (!pictures) $("signed-scale").hidden = true;
-    $("template-bars").hidden = pictures || !message.strongest;
-    const reasons = this.#images ? " Give it an image below: its reasons show which places speak for a class." : "";
-    write($("template-note"), pictures ? "" : `These features are not pixels, so the layer has no templates; its strongest weights are shown.${reasons}`);
-    $("template-note").hidden = !$("template-note").textContent;
+    $("template-bars").hidden = !message.strongest;
+    const patches = !pictures && !message.strongest;
+    if (!patches) this.#spoken = null;
+    if (!this.#spoken) $("template-patches").replaceChildren();
+    $("template-patches").hidden = !patches;
+    $("signed-scale").hidden = pictures ? !$("view-signed").checked : !this.#spoken;
+    if (!this.#spoken) write($("template-note"), patches ? PATCHES : VECTORS);
+    $("template-note").hidden = pictures;
     if (pictures) this.#paint();
     else if (message.strongest) this.#bars(message.strongest, message.largest);
   }
