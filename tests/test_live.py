@@ -5,6 +5,7 @@ import random
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +18,13 @@ from onelayer.analysis.evidence import evidence
 from onelayer.analysis.explanation import explain
 from onelayer.config import SplitConfig
 from onelayer.data.dataset import Dataset, Splits
+from onelayer.data.progress import silent
 from onelayer.data.protocols import split
 from onelayer.errors import OnelayerError
 from onelayer.live.frames import Frame, as_picture, evaluated, thorough
 from onelayer.live.messages import MessageError, pack, read_bytes, read_text, unpack
 from onelayer.live.outbox import MOST_WAITING, Outbox
-from onelayer.live.session import Session
+from onelayer.live.session import Session, StoppedError
 from onelayer.live.sources import Data, Room, unshuffled
 from onelayer.live.teaching import Taught
 from onelayer.training.state import Problem
@@ -702,6 +704,30 @@ def test_two_pages_share_data_and_not_trainings(page, tmp_path):
     other.ask("open-test")
     assert other.until("test")[0]["times_read"] == 2
     other.session.close(5.0)
+
+
+def test_a_set_that_is_read_holds_up_no_page_that_wants_another(tmp_path, monkeypatch):
+    begun, going_on, room = threading.Event(), threading.Event(), Room(noisy_splits(), Taught(tmp_path))
+
+    def slowly(*_, progress):
+        begun.set()
+        assert going_on.wait(20)
+        return noisy_splits()
+
+    def stop(*_):
+        raise StoppedError
+
+    monkeypatch.setattr("onelayer.live.sources.load_splits", slowly)
+    with ThreadPoolExecutor() as pool:
+        digits = pool.submit(room.get, "digits", silent)
+        assert begun.wait(20)
+        try:
+            assert pool.submit(room.get, "given", silent).result(10).name == "given"
+            with pytest.raises(StoppedError):
+                pool.submit(room.get, "digits", stop).result(10)
+        finally:
+            going_on.set()
+        assert digits.result(20) is room.get("digits", stop)
 
 
 def test_features_and_flips_are_computed_once(tmp_path):

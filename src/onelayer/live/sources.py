@@ -136,7 +136,7 @@ class Room:
 
     def __init__(self, splits: Splits, taught: Taught) -> None:
         self.taught = taught
-        self._lock = threading.Lock()
+        self._reading = {name: threading.Lock() for name in DATA}  # by one page at a time
         self._data = {"given": Data("given", splits)}
         self._version = 0  # of the taught images that were read
 
@@ -148,7 +148,9 @@ class Room:
         DataError
             If it cannot be read, such as too few taught images.
         """
-        with self._lock:
+        while not self._reading[name].acquire(timeout=0.01):
+            progress(0, None)  # it ends the wait of a page that wants something else by now
+        try:
             if name == "taught":
                 path, version = self.taught.to_read()
                 if name not in self._data or version != self._version:
@@ -157,6 +159,8 @@ class Room:
             elif name not in self._data:
                 self._data[name] = Data(name, load_splits(name, progress=progress))
             return self._data[name]
+        finally:
+            self._reading[name].release()
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the data sets that the page offers; one that was not read yet has its name alone."""
