@@ -342,6 +342,17 @@ def test_features_that_are_no_numbers(value, row):
         split(make(10_000, rows=rows), SplitConfig())
 
 
+def test_half_precision_that_overflowed_is_named():
+    with np.errstate(over="ignore"):
+        rows = np.array([[1.0, 7e4], [1.0, 2.0], [3.0, np.nan]]).astype(np.float16)
+    said = "^set: row 0, column 1 is inf; every .*, and float16 has none above 65,504: save the features as float32$"
+    with pytest.raises(DataError, match=said):
+        split(make(3, rows=rows), SplitConfig())
+    rows[0] = 1
+    with pytest.raises(DataError, match=r"^set: row 2, column 1 is nan; every feature must be a finite number$"):
+        split(make(3, rows=rows), SplitConfig())
+
+
 def test_the_fingerprint_is_of_the_contents_and_not_of_their_storage():
     parts = batches(30)
     dataset = make(parts=parts)

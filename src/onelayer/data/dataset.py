@@ -384,9 +384,10 @@ def refuse_number(rows: np.ndarray, place: tuple[int, int], name: str, first_row
     In the error, rows are counted from `first_row` on.
     """
     row, column = place
-    raise DataError(
-        f"{name}: row {first_row + row}, column {column} is {rows[place]}; every feature must be a finite number"
-    )
+    what = f"{name}: row {first_row + row}, column {column} is {rows[place]}; every feature must be a finite number"
+    if rows.dtype == np.float16 and np.isinf(rows[place]):
+        what += ", and float16 has none above 65,504: save the features as float32"
+    raise DataError(what)
 
 
 def require_labels(labels: np.ndarray, K: int, name: str, first_row: int = 0) -> None:
