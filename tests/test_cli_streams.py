@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, start
+from helpers import TINY, assert_one_line, start
 
 from onelayer.errors import DataError
 from onelayer.runs.directory import Run
@@ -62,6 +62,21 @@ def test_a_signal_that_became_another_error_is_still_a_stop(run_cli, monkeypatch
     )
     with pytest.raises(ImportError, match="a defect"):
         run_cli("train")
+
+
+def test_too_little_memory_is_one_line(run_cli, monkeypatch):
+    for error, said in (
+        (MemoryError(), r"there is not enough memory; close"),
+        (None, r"there is not enough memory: Unable to allocate 4.00 EiB for an array with .* float32; close other"),
+    ):
+
+        def full(words, error=error):
+            if error:
+                raise error
+            np.empty((2**30, 2**30), np.float32)
+
+        monkeypatch.setattr("onelayer.cli.main.run_command", full)
+        assert_one_line(run_cli("train"), said)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -102,6 +102,9 @@ def main() -> None:
             sys.stdout.flush()
         except (OnelayerError, CycloptsError) as error:
             _exit(str(error), 2)
+        except MemoryError as error:
+            why = f": {error}" if str(error) else ""  # NumPy says how much it asked for
+            _exit(f"there is not enough memory{why}; close other programs, or take less data", 2)
         if said.lost:
             only_prints = not sys.argv[1:] or sys.argv[1] in PRINTING or ABOUT & set(sys.argv)
             _exit(f"cannot write to standard output: {said.lost.strerror}; its text is lost", 2 if only_prints else 0)
