@@ -1,6 +1,7 @@
 """Stacks: many trainings that share each pass over the rows, and go the way that each would go alone."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -377,11 +378,12 @@ def test_a_stack_that_fills_a_device_says_how_much_is_needed(monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", full)
-    monkeypatch.setattr(devices, "room_on", lambda _: 2**30)
     configs = [TrainConfig(backend="torch", device="cpu", threads=1, learning_rate=rate) for rate in (0.01, 0.1)]
-    wanted = "the device cpu is out of memory: a stack needs about 0.0 GiB beside the rows, and 1.0 GiB are free; "
+    wanted = (
+        r"the device cpu is out of memory: a stack needs about \d+ MiB beside the rows; lower --batch-size, or leav"
+    )
     for error in together(toy_splits(), configs, "torch"):
-        assert str(error) == wanted + "lower --batch-size, leave --stack out, or take --device cpu"
+        assert re.fullmatch(wanted + "e --stack out", str(error))
 
 
 @needs_torch

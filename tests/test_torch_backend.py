@@ -524,22 +524,55 @@ def test_a_pytorch_without_cuda_is_named(monkeypatch):
         devices.choose_device("cuda:7")
 
 
-@pytest.mark.parametrize("kind", [torch.cuda.OutOfMemoryError, RuntimeError], ids=["cuda", "mps"])
-def test_a_full_device_says_how_much_is_needed(monkeypatch, kind):
+class Gpu(devices.Device):
+    """A device that is the CPU by another name."""
+
+    def __init__(self, asked):
+        super().__init__("cpu")
+        self.name = asked
+
+
+@pytest.mark.parametrize(
+    ("device", "error"),
+    [
+        ("cuda:0", torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of")),
+        ("cuda:0", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+        ("mps", RuntimeError("MPS backend out of memory (MPS allocated: 20.00 MiB)")),
+    ],
+)
+def test_a_full_gpu_says_how_much_is_needed_and_what_to_lower(monkeypatch, device, error):
+    monkeypatch.setattr(devices, "devices_here", lambda: [device, "cpu"])
+    monkeypatch.setattr(devices, "Device", Gpu)
+    monkeypatch.setattr(devices, "room_on", lambda device: 2.5 * 2**30)
     splits = toy_splits()
-    backend = open_for(splits)
+    backend = open_for(splits, batch_size=100, device=device)
 
     def full(*_):
-        raise kind(words)
+        raise error
 
     monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", full)
-    words = "MPS backend out of memory (MPS allocated: 20.00 MiB)"
-    said = r"^the device cpu is out of memory: training on batches of 20 rows of 60 features needs about 0.0 GiB beside"
-    with pytest.raises(ConfigError, match=rf"{said} the rows, and 0.0 GiB are free; lower --batch-size, or take"):
+    said = (
+        f"the device {device} is out of memory: training on batches of 100 rows of 60 features needs about 0 MiB beside"
+    )
+    with pytest.raises(ConfigError, match=f"^{said} the rows, and 2.5 GiB are free; lower --batch-size, or take --dev"):
         backend.run_epoch(splits.train, 0.1, None, bool)
-    words = "the size of tensor a must match"
-    with pytest.raises(kind, match="must match"):
+    error = RuntimeError("the size of tensor a must match")
+    with pytest.raises(RuntimeError, match="must match"):
         backend.run_epoch(splits.train, 0.1, None, bool)
+
+
+def test_pytorch_on_a_cpu_without_memory_is_a_line_too(monkeypatch):
+    splits = toy_splits()
+    backend = open_for(splits)
+    monkeypatch.setattr(LOSSES["softmax"], "tensor_residual", lambda *_: torch.empty(2**50))
+    said = "training on batches of 20 rows of 60 features needs about 0 MiB beside the rows; lower --batch-size"
+    with pytest.raises(ConfigError, match=f"^the device cpu is out of memory: {said}$"):
+        backend.run_epoch(splits.train, 0.1, None, bool)
+    rows = DeviceRows(splits.train, splits.standardizer, "cpu")
+    monkeypatch.setattr("onelayer.training.converging.device_rows.of_arrays", lambda *_: torch.empty(2**50))
+    said = "the solver converged needs about 0 MiB beside the rows; close other programs"
+    with pytest.raises(ConfigError, match=f"^the device cpu is out of memory: {said}$"):
+        rows.scores(np.ones((4, 60)))
 
 
 def test_steps_that_are_too_long_are_an_error_as_everywhere(run_cli, tmp_path):
@@ -654,14 +687,6 @@ def test_a_run_goes_on_on_another_device_only_if_it_is_asked_to(run_cli, tmp_pat
     refused = run_cli(*more, "--device", "gpu", "--data", "nowhere")  # before the data are looked for
     assert_one_line(refused, "device 'gpu' is not auto, cpu, cuda, cuda:N for GPU number N, or mps")
     assert run.config.device == "auto"
-
-
-class Gpu(devices.Device):
-    """A device that is the CPU by another name."""
-
-    def __init__(self, asked):
-        super().__init__("cpu")
-        self.name = asked
 
 
 def test_a_run_of_another_backend_goes_on_on_a_gpu(run_cli, tmp_path, monkeypatch):

@@ -144,4 +144,4 @@ class StackRows:
 
 
 def _working(device: Device, needed: int, precision: str = "full") -> AbstractContextManager[None]:
-    return device.working("a stack", needed, precision, remedy="lower --batch-size, leave --stack out, or ")
+    return device.working("a stack", needed, precision, remedies=("lower --batch-size", "leave --stack out"))

@@ -5,7 +5,7 @@ PyTorch is loaded by the functions that need it, and not with this module.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any, cast
@@ -15,7 +15,9 @@ from onelayer.data.dataset import Dataset
 from onelayer.errors import ConfigError
 
 KEPT_FREE = 0.1  # share of a device's free memory that is left to others, and to what PyTorch itself takes
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+# Words of PyTorch's errors about memory: of CUDA and MPS, of the CPU, and of cuBLAS, which has memory of its own.
+FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 MISSING = "needs PyTorch, which is not installed: run pip install 'onelayer[torch]'"
 CPU_NUMBERS, GPU_NUMBERS = 2**21, 2**25
 BESIDE = "LOCAL_RANK"  # the variable with the number of a process of torchrun on this machine; each takes another GPU
@@ -146,7 +148,7 @@ class Device:
 
     @contextmanager
     def working(
-        self, what: str, needed: int, precision: str = "full", remedy: str = "lower --batch-size, or "
+        self, what: str, needed: int, precision: str = "full", remedies: Sequence[str] = ("lower --batch-size",)
     ) -> Iterator[None]:
         """Set PyTorch up for a block, and leave it as it was; a full device is an error about `what`.
 
@@ -157,8 +159,8 @@ class Device:
             The bytes that it needs beside the rows.
         precision : str
             Value of the setting `precision`.
-        remedy : str
-            Words of the error before "take --device cpu".
+        remedies : sequence of str
+            What helps, beside another device.
         """
         import torch
 
@@ -173,11 +175,22 @@ class Device:
             try:
                 yield
             except RuntimeError as error:  # PyTorch has a class of its own for CUDA, and none for MPS
-                if "out of memory" not in str(error):
+                if not any(words in str(error) for words in FULL):
                     raise
-                free, needs = room_on(self.name) / GIB, f"{what} needs about {needed / GIB:.1f} GiB beside the rows"
-                said = f"the device {self.name} is out of memory: {needs}, and {free:.1f} GiB are free"
-                raise ConfigError(f"{said}; {remedy}take --device cpu") from None
+                raise ConfigError(self._full(what, needed, remedies)) from None
+
+    def _full(self, what: str, needed: int, remedies: Sequence[str]) -> str:
+        """Return the words of the error about a full device."""
+        needs = f"the device {self.name} is out of memory: {what} needs about {_in_words(needed)} beside the rows"
+        if self.name == "cpu":
+            return f"{needs}; {', or '.join(remedies) or 'close other programs'}"
+        helps = ", ".join([*remedies, "or take --device cpu"] if remedies else ["take --device cpu"])
+        return f"{needs}, and {_in_words(room_on(self.name))} are free; {helps}"
+
+
+def _in_words(size: float) -> str:
+    """Return a number of bytes as ``1.5 GiB``, or as ``20 MiB``."""
+    return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{max(size, 0) / MIB:,.0f} MiB"
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class DeviceRows(Rows):
             return self.processes.sum_tensor(total)[:, : self.d].cpu().numpy().astype(np.float64)
 
     def _working(self) -> AbstractContextManager[None]:
-        return self._device.working("the solver converged", self._needed, remedy="")
+        return self._device.working("the solver converged", self._needed, remedies=())
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield the places of a block of rows, and its inputs X (k, width)."""
