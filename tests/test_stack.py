@@ -78,10 +78,11 @@ def test_a_head_takes_the_steps_that_it_takes_alone(library, rows, dtype, tolera
     if rows != "float64":  # the rows are resident, as on a GPU
         monkeypatch.setattr(devices, "room_on", lambda _: 1e9)
     place = rows_of(problem, library)
-    stack = place.stack(heads)
-    for order in orders:
-        place.train(stack, order, flipped, bool)
-    totals = place.evaluate(stack, problem.splits.validation, bool)
+    with place.working():
+        stack = place.stack(heads)
+        for order in orders:
+            place.train(stack, order, flipped, bool)
+        totals = place.evaluate(stack, problem.splits.validation, bool)
     for (rate, l2), layer, velocity, total in zip(own, stack.layers, stack.velocities, totals, strict=True):
         alone = replace(problem, config=replace(config, l2=l2)).open(start)
         for order in orders:
@@ -142,9 +143,9 @@ def test_a_step_on_a_device_is_few_launches_for_any_number_of_heads_and_waits_fo
     problem = Problem.of(toy_splits(), TrainConfig(backend="numpy"))
     rows, counts = problem.splits.train, []
     for heads in (2, 13):
-        stack = rows_of(problem, "torch").stack([Head(problem.begin().layer, 0.1, l2)] * heads)
+        stack = rows_of(problem, "torch", device="cpu").stack([Head(problem.begin().layer, 0.1, l2)] * heads)
         for batch in (len(rows), len(rows) // 5):
-            place = rows_of(problem, "torch", batch_size=batch)
+            place = rows_of(problem, "torch", device="cpu", batch_size=batch)
             with Counted() as counted:
                 counted.names = []
                 place.train(stack, rows, None, bool)
@@ -349,7 +350,7 @@ def test_a_stack_whose_rows_a_device_has_no_room_for_has_the_same_bits(options, 
 @needs_torch
 def test_a_stack_rounds_factors_to_bfloat16_as_runs_alone_do():
     # The rate goes into a factor before it is rounded, which a power of two does not change.
-    config = TrainConfig(backend="torch", threads=1, epochs=2, learning_rate=2**-4)
+    config = TrainConfig(backend="torch", device="cpu", threads=1, epochs=2, learning_rate=2**-4)
     rough = [replace(config, precision="bfloat16", l2=l2) for l2 in (0.0, 0.1)]
     for found, alone in zip(together(toy_splits(), rough, "torch"), rough, strict=True):
         expected, full = train(toy_splits(), alone), train(toy_splits(), replace(alone, precision="full"))

@@ -271,7 +271,8 @@ def held_by(splits, owner, processes):
 @pytest.mark.parametrize("room", [0.0, 1e9])
 def test_processes_train_on_the_rows_that_their_devices_have(room, monkeypatch):
     monkeypatch.setattr(devices, "room_on", lambda device: room)
-    splits, config = weighted(toy_splits()), TrainConfig(backend="torch", dtype="float64", threads=1, epochs=2, l2=0.1)
+    config = TrainConfig(backend="torch", device="cpu", dtype="float64", threads=1, epochs=2, l2=0.1)
+    splits = weighted(toy_splits())
     owner = np.random.default_rng(0).integers(0, 2, len(splits.dataset.rows))  # and a third process has no rows
     one = train(splits, config)
     assert np.abs(one.model.layer.weights).max() > 0.01
@@ -428,7 +429,7 @@ def test_steps_that_are_captured_and_replayed_give_the_same_bits(setting, graphs
 @pytest.mark.parametrize("setting", ["weights", "penalty", "momentum", "decay"])
 def test_a_stack_is_captured_once_for_all_its_epochs(setting, graphs):
     splits = weighted(toy_splits()) if setting in WEIGHTED else toy_splits()
-    config = coursework(epochs=5, batch_size=32, backend="torch", threads=1, **SETTINGS[setting])
+    config = coursework(epochs=5, batch_size=32, backend="torch", device="cpu", threads=1, **SETTINGS[setting])
     # One head leaves the others before the end.
     configs = [replace(config, learning_rate=rate, epochs=epochs) for rate, epochs in ((0.01, 5), (0.05, 3), (0.1, 5))]
     eager = together(splits, configs, "torch")
