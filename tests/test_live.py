@@ -242,6 +242,17 @@ class TestTraining:
             "onelayer train --data '' --learning-rate 0.01 --l2 0.01 --epochs 6 --keep last --flip --decay-every 0"
         )
 
+    def test_auto_ends_where_the_command_ends(self, page):
+        settings = {"epochs": "auto", "decay_every": "auto", "learning_rate": 0.05}
+        page.trained(settings)
+        result = train(noisy_splits(), TrainConfig(**settings, keep="last"), report_test=False)
+        started, ended = ([m for m, _ in page.seen if m["type"] == kind][-1] for kind in ("started", "ended"))
+        assert started["command"] == "onelayer train --data '' --learning-rate 0.05 --keep last"
+        assert (ended["why"], ended["epoch"]) == (result.ended, result.state.epoch)
+        assert "has stopped falling" in result.ended
+        losses = [row[started["columns"].index("validation_loss")] for row in page.history]
+        np.testing.assert_array_equal(losses, result.history["validation_loss"])
+
     def test_steps_that_are_too_long_end_it_with_a_reason(self, page):
         page.train({**SETTINGS, "learning_rate": 10.0, "l2": 10.0, "epochs": 1000})
         ended, _ = page.until("ended")

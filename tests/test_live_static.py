@@ -28,6 +28,7 @@ from onelayer.data import load_splits
 from onelayer.data.dataset import Dataset, Split, Splits
 from onelayer.errors import ConfigError
 from onelayer.live import static
+from onelayer.live.frames import as_picture
 from onelayer.live.messages import BY_NAME, config_of
 from onelayer.live.sources import Data
 from onelayer.live.static import write_static
@@ -230,6 +231,29 @@ def test_trains_as_the_command_does(site, settings, request, tmp_path):
     assert np.isclose(started["rate"], result.state.first_rate, rtol=1e-9)
     assert model.class_names == site.splits.dataset.class_names
     assert model.image_shape == site.splits.dataset.image_shape
+
+
+@pytest.mark.parametrize(("l2", "learning_rate"), [(0.01, 0.3), (0.02, 0.1)])  # the loss rises; it falls too little
+def test_auto_decides_as_the_command_does(digits, tmp_path, l2, learning_rate):
+    """It cuts the learning rate, goes back to the best epoch, and ends, after the same epochs."""
+    settings = {"epochs": "auto", "decay_every": "auto", "init_std": 0.1, "l2": l2, "learning_rate": learning_rate}
+    _, arrays = digits.engine.train(**settings)
+    (started, _), (ended, _) = digits.engine.heard[0], digits.engine.heard[-1]
+    rows = [row for said, _ in digits.engine.heard if said["type"] == "epoch" for row in said["history"]]
+    of_page = dict(zip(started["columns"], np.array(rows, np.float64).T, strict=True))
+    model = digits.engine.model(tmp_path / "model.safetensors")
+    result = onelayer.train(digits.splits, config_of(settings))
+    assert (ended["why"], ended["epoch"]) == (result.ended, result.state.epoch)
+    np.testing.assert_allclose(of_page["learning_rate"], result.history["learning_rate"], rtol=1e-12)
+    assert len(set(of_page["learning_rate"])) == 3
+    for name in ("train_cost", "validation_loss"):
+        np.testing.assert_allclose(of_page[name], result.history[name], rtol=1e-4)
+    assert near(model.layer.weights, result.model.layer.weights)
+    learnt = np.stack([as_picture(column.reshape(1, 8, 8)) for column in result.learnt.T])
+    assert np.abs(arrays["learnt"].astype(int) - learnt).max() <= 1
+    digits.engine.train(**settings | {"decay_every": 0})
+    plain = onelayer.train(digits.splits, config_of(settings | {"decay_every": 0}))
+    assert digits.engine.heard[-1][0]["epoch"] == plain.state.epoch
 
 
 def test_no_shuffling_and_pixels_as_they_are(digits):

@@ -113,7 +113,7 @@ function figures() {
   const {accuracy, weights_norm: length, gradient_norm: slope} = newest.message;
   write($("epoch"), String(row.epoch));
   write($("epoch-name"), begun.epochs ? "epoch" : "iteration");
-  write($("epochs"), begun.epochs ? `of ${begun.epochs}` : "");
+  write($("epochs"), begun.epochs > 0 ? `of ${begun.epochs}` : "");
   const wrong = begun.mistakes.includes("test-on-train");
   const [share, low, high] = (wrong ? accuracy.train : accuracy.validation) ?? [];
   write($("accuracy-name"), wrong ? "“test” accuracy, of training rows" : "validation accuracy");

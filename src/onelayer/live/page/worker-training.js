@@ -5,6 +5,9 @@ import {forTraining, mirrored, norm, safeStep, spectrum, standardizerOf} from ".
 
 export const COLUMNS = ["epoch", "learning_rate", "train_loss", "train_cost", "train_accuracy", "validation_loss", "validation_cost", "validation_accuracy"];
 
+// Of what "auto" decides, as in training/schedule.py: epochs without a fall, decays, the least fall as a share, and all epochs.
+const PATIENCE = 5, DECAYS = 2, LEAST_FALL = 1e-4, MOST_EPOCHS = 1000;
+
 // Rows of a data set, whose splits lie one after the other; `about` describes it to the page.
 export class Data {
   timesRead = 0;
@@ -50,6 +53,7 @@ export class Data {
 export class Training {
   done = 0; // epochs
   left = 1; // share of the initial weights that the penalty has left
+  #auto = {decays: 0, waited: 0, stalled: false, first: null, lowest: Infinity, best: null, back: false}; // the best epoch, and whether the next starts from it
   ended = "";
   #random;
 
@@ -84,7 +88,12 @@ export class Training {
   // Train the next epoch, and return its numbers in the order of COLUMNS.
   epoch() {
     const {kernel, data, settings, places: {train, validation}} = this, {decay_every: every, loss, l2} = settings;
-    const rate = this.firstRate * settings.decay_factor ** (every ? Math.floor(this.done / every) : 0);
+    const rate = this.firstRate * settings.decay_factor ** (every === "auto" ? this.#auto.decays : every ? Math.floor(this.done / every) : 0);
+    if (this.#auto.back) {
+      kernel.layer = this.#auto.best.layer;
+      this.left = this.#auto.best.left;
+      this.#auto.back = false;
+    }
     const drawn = this.#random.permutation(train.length);
     const flipped = settings.flip && data.shape ? Uint8Array.from(drawn, () => Number(this.#random.uniform() < 0.5)) : null;
     const order = this.mistakes.includes("no-shuffle") ? train : drawn;
@@ -98,7 +107,26 @@ export class Training {
     if (!Number.isFinite(own.loss + penalty) || validation.length && !Number.isFinite(held.loss)) {
       this.ended = `the cost after epoch ${this.done} is not a finite number: the steps are too long; try a learning rate below ${Number(this.firstRate.toPrecision(6))}`;
     } else if (this.done >= settings.epochs) this.ended = settings.epochs === 1 ? "the one epoch is done" : `all ${settings.epochs} epochs are done`;
+    else this.#decide(validation.length ? held.loss : own.loss + penalty, validation.length ? "validation loss" : "training cost");
     return [this.done, rate, own.loss, own.loss + penalty, own.accuracy, held.loss, held.loss + penalty, held.accuracy];
+  }
+
+  // Decide about the next epoch by a loss: its learning rate, whether it starts from the best epoch, and the end.
+  #decide(loss, name) {
+    const {settings: {epochs, decay_every: every}} = this, auto = this.#auto;
+    auto.first ??= loss;
+    auto.waited = loss < auto.lowest - LEAST_FALL * auto.first ? 0 : auto.waited + 1;
+    if (loss < auto.lowest) auto.best = {layer: this.layer, left: this.left};
+    auto.lowest = Math.min(auto.lowest, loss);
+    if (auto.waited >= PATIENCE && every === "auto" && auto.decays < DECAYS) {
+      auto.decays++;
+      auto.waited = 0;
+      auto.back = true;
+    }
+    auto.stalled ||= auto.waited >= PATIENCE;
+    if (epochs !== "auto") return;
+    if (auto.stalled) this.ended = `the ${name} has stopped falling`;
+    else if (this.done >= MOST_EPOCHS) this.ended = `${MOST_EPOCHS.toLocaleString("en")} epochs are done, the most that auto trains`;
   }
 
   get slope() {
