@@ -67,7 +67,8 @@ def _page() -> Iterator[tuple[str, bytes]]:
     """Yield the names of the page's own files and their contents, without comments and indentation."""
     for file in sorted(PAGE.iterdir()):
         if file.suffix == ".js":
-            yield file.name, re.sub(r"^\s*(//.*\n)?", "", file.read_text("utf-8"), flags=re.MULTILINE).encode()
+            text = re.sub(r"(?<=[;{},])\s+// .*", "", file.read_text("utf-8"))  # comments at the ends of lines
+            yield file.name, re.sub(r"^\s*(//.*\n)?", "", text, flags=re.MULTILINE).encode()
         elif file.suffix == ".css":
             yield file.name, re.sub(r"^\s+", "", file.read_text("utf-8"), flags=re.MULTILINE).encode()
         elif file.suffix == ".html":
