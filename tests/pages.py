@@ -11,7 +11,7 @@ def unfold(page):
 
 
 def violations(page, part=None):
-    """What axe finds, with the first element of each kind; nothing is left out."""
+    """Return what axe finds, with the first element of each kind; nothing is left out."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(page, part).response
     assert found["passes"]

@@ -130,7 +130,7 @@ class _OnStream:
 
 
 class _InThread:
-    """What a thread is to return, as a message."""
+    """The result of a thread, waited for as a message is."""
 
     def __init__(self, result: "futures.Future[Any]") -> None:
         self._result = result

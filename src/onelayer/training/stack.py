@@ -59,7 +59,7 @@ class Head:
 
 
 class _Numbers(NamedTuple):
-    """What a stack holds of its heads: matrices (H K, width), and a number for each column.
+    """The numbers of the heads of a stack: matrices (H K, width), and a number for each column.
 
     Parameters
     ----------
