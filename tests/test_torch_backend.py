@@ -257,6 +257,32 @@ def test_the_products_are_those_of_numpy(rows, flip, resident):
     np.testing.assert_allclose(ours.gradient(G), theirs.gradient(G), rtol=1e-9, atol=1e-10)
 
 
+class WithoutFloat64(TorchDispatchMode):
+    """Refuses float64, as the device mps does, except for arrays of NumPy before they are copied there."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        assert found.dtype != torch.float64 or "lift_fresh" in str(operation), operation
+        return found
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_device_without_float64_is_not_asked_for_it(flip, resident, monkeypatch):
+    splits, started = toy_splits(dtype="uint8"), devices.Device.__init__
+    monkeypatch.setattr(
+        devices.Device, "__init__", lambda self, asked: started(self, asked) or setattr(self, "exact", torch.float32)
+    )
+    config = TrainConfig(solver="converged", flip=flip)
+    of_rows = with_flips(splits.standardizer, (3, 4, 5), config) if flip else splits.standardizer
+    with WithoutFloat64():
+        ours = DeviceRows(splits.train, of_rows, "cpu", flip=flip)
+        theirs = Rows(splits.train, of_rows, flip=flip, dtype=np.dtype("float32"))
+        T, G = np.ones((4, ours.d)), np.ones((4, ours.n), np.float32)
+        scores, gradient = ours.scores(T), ours.gradient(G)
+    np.testing.assert_allclose(scores, theirs.scores(T), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient, theirs.gradient(G), rtol=1e-4, atol=1e-3)
+
+
 # Several processes
 
 

@@ -179,7 +179,7 @@ class Feed:
         self._w = torch.zeros(size, dtype=held.exact, device=self._device)
         # Features of float64 may lie further from zero than float32 has digits for: the mean goes first.
         wide = dtype == torch.float64 or held.dataset.rows.dtype == np.float64 or fold
-        self._work = torch.float64 if wide else torch.float32
+        self._work = held.exact if wide else torch.float32
         self._mean, self._scale = (
             torch.from_numpy(np.array(array, np.float64)).to(self._work).to(self._device)
             for array in (standardizer.mean, standardizer.scale)
