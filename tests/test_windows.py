@@ -4,6 +4,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,16 +191,22 @@ def test_rows_in_memory_are_not_copied():
     assert all(part.dataset is splits.dataset for part in loaded(splits.train, drawn))
 
 
-def test_a_stopped_epoch_leaves_no_thread_reading(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stopped_training_leaves_no_thread_reading(tmp_path, threads):
     splits = split(mapped(toy_dataset(), tmp_path / "X.npy"), SplitConfig())
-    asked = iter([False] * 3)
-    with pytest.raises(InterruptedError):
-        train(splits, coursework(shuffle_blocks=1, backend="numpy"), cancelled=lambda: next(asked, True))
+    config, before = coursework(shuffle_blocks=1, backend="numpy", epochs=9, threads=threads), threading.enumerate()
+    for times in range(20):  # while it trains, and while it scores
+        asked = iter([False] * times)
+        with pytest.raises(InterruptedError) as caught:
+            train(splits, config, cancelled=lambda asked=asked: next(asked, True))
+        assert threading.enumerate() == before
+        assert caught.tb  # which keeps all that the training has not ended itself
 
 
 LIMITED = """
 import resource
 import sys
+import threading
 import threading
 
 import numpy as np

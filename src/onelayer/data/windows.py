@@ -9,7 +9,7 @@ windows. An evaluation goes through the rows in their order in the same way.
 import ctypes
 import mmap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -81,8 +81,10 @@ def window_rows(rows: np.ndarray) -> int:
     return max(LEAST_ROWS, PARTS_AHEAD * PART_BYTES // (rows.shape[1] * rows.itemsize))
 
 
-def loaded(split: Split, windows: Sequence[np.ndarray]) -> Iterator[Split]:
+def loaded(split: Split, windows: Sequence[np.ndarray]) -> Generator[Split, None, None]:
     """Copy the windows of a memory map into memory, each while the window before it is in use.
+
+    The iterator's ``close()`` ends the thread that reads, and closes the file.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Scores of whole splits."""
 
 from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext
 
 import numpy as np
 
@@ -31,8 +32,8 @@ def scores_of(
             if split.weight == 0:
                 continue
             by_windows = problem.config.shuffle_blocks and problem.processes.size == 1
-            pieces = loaded(split, forward_windows(split)) if by_windows else (split,)
-            totals = [backend.evaluate(layer, piece, cancelled) for piece in pieces]
+            with closing(loaded(split, forward_windows(split))) if by_windows else nullcontext((split,)) as pieces:
+                totals = [backend.evaluate(layer, piece, cancelled) for piece in pieces]
             loss = sum(total.loss for total in totals) / split.weight
             right = sum(total.right for total in totals) / split.weight
             scores[split.name] = _of_first(problem.processes, Score(loss, loss + penalty, right))

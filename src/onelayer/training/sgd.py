@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,7 +186,8 @@ def _train_epoch(
     else:  # one window, or several of which a process reads the rows that it holds, batch by batch
         visits = (replace(train, indices=train.indices[window]) for window in windows)
     done = 0
-    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # a cost that is not finite is an error
+    # A cost that is not finite is an error. What reads ahead ends with the epoch, however that ends.
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"), closing(visits):
         for window in visits:
             mirrored = None if flipped is None else flipped[done : done + len(window)]
             backend.run_epoch(window, learning_rate, mirrored, cancelled)
