@@ -96,7 +96,7 @@ class Stacking:
         return call.answer
 
     def leave(self) -> None:
-        """Wait no longer for a training that has ended."""
+        """Stop waiting for a training that has ended."""
         with self._turn:
             self._seated -= 1
             self._serve_if_complete()
