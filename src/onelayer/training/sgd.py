@@ -1,7 +1,7 @@
 """Mini-batch gradient descent, as a generator of states. `onelayer.training.plain` is the same loop in plain NumPy.
 
 One core scores the weights of an epoch while another trains on. A state is yielded as soon as its scores are known, in
-the middle of the next epoch.
+the middle of the next epoch; a GPU, which works for one thread at a time, may end that epoch first.
 """
 
 import math
