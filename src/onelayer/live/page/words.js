@@ -4,7 +4,7 @@ export const KNOBS = {
   learning_rate: ["Learning rate", "Step size; auto measures the longest safe step."],
   l2: ["Lambda", "Weight of the penalty lambda ||W||²; 0 leaves it out. More makes templates smoother."],
   batch_size: ["Batch size", "Rows in a step."],
-  epochs: ["Epochs", "Passes over the training rows; auto ends when the validation loss has stopped falling."],
+  epochs: ["Epochs", "Passes over the rows; auto stops early."],
   decay_every: ["Decay every", "Epochs between cuts of the learning rate; 0 is never, auto cuts when the validation loss has stopped falling."],
   decay_factor: ["Decay factor", "Each cut multiplies the learning rate by it."],
   flip: ["Flips", "Mirror each image at random in every epoch."],
