@@ -35,7 +35,7 @@ class EpochRecord:
 
     `test_accuracy` is known after the first and the last epoch only; `seconds` are those since the record before, or
     since the start. `passes` and `gap` are of the solver converged, whose epochs are iterations: passes over the
-    training rows so far, and an estimate of how far the cost is above the lowest possible.
+    training rows so far, and an estimate of how far the cost is above the lowest possible at most.
     """
 
     epoch: int
@@ -70,7 +70,7 @@ class EpochRecord:
         `epochs` is the number of epochs to be trained, or auto.
         """
         if self.gap is not None:
-            above = f"  cost about {self.gap:.2g} above the lowest" if math.isfinite(self.gap) else ""
+            above = f"  cost at most about {self.gap:.2g} above the lowest" if math.isfinite(self.gap) else ""
             return f"iteration {self.epoch:3}{above}  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
         words = f"epoch {self.epoch:3}" if epochs == "auto" else f"epoch {self.epoch:{len(str(epochs))}}/{epochs}"
         words += f"  train {self.train_loss:.4f} nats, {percent(self.train_accuracy)}"
