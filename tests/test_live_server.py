@@ -306,14 +306,15 @@ class TestCommand:
         command = [sys.executable, "-m", "onelayer", "live", "--data", "digits", "--no-browser"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path, "bufsize": 1}
         with start(command, **pipes) as process:
-            lines = []
-            while not lines or "Ctrl-C" not in lines[-1]:
+            lines = [""]
+            while not lines[-1].startswith("http://"):
                 lines.append(process.stdout.readline())
                 assert lines[-1]
-            address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#[A-Za-z0-9_-]{22}\n", lines[-2])
+            assert "Ctrl-C" in lines[-2]
+            address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#[A-Za-z0-9_-]{22}\n", lines[-1])
             began = time.monotonic()
             with sync.connect(f"ws://127.0.0.1:{address[1]}/socket", origin=f"http://127.0.0.1:{address[1]}") as opened:
-                opened.send(json.dumps({"type": "hello", "token": lines[-2].strip().partition("#")[2]}))
+                opened.send(json.dumps({"type": "hello", "token": lines[-1].strip().partition("#")[2]}))
                 opened.send(json.dumps({"type": "train", "run": 1, "data": "given", "settings": {"epochs": 1000}}))
                 until(opened, "epoch")
                 process.send_signal(signal.SIGINT)

@@ -524,7 +524,7 @@ def test_settings_that_make_no_stack(run_cli, tmp_path):
     for words, message in {
         "--solver converged": "--stack is for the solver sgd, not for converged; leave it out",
         "--shuffle-blocks 0 10": "--stack reads the rows in any order; leave it out, or --shuffle-blocks",
-        "--backend native": "--stack multiplies in numpy or torch, not in native; leave it out",
+        "--backend native": "--stack multiplies in numpy or torch, not in native; leave --stack or --backend out",
     }.items():
         assert_one_line(run_cli("sweep", "--data", "digits", "--stack", "--out", "S", *words.split()), message)
     assert list(tmp_path.iterdir()) == []

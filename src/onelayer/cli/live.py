@@ -59,7 +59,7 @@ def live(
         with redirect_to(address) as file:
 
             def started() -> None:
-                screen.say(f"{address}\nthe page is at this address, on this machine only; Ctrl-C ends it")
+                screen.say(f"the page is at this address, on this machine only; Ctrl-C ends it:\n{address}")
                 if not no_browser and _has_screen():
                     import webbrowser
 

@@ -24,7 +24,7 @@ def require_stackable(config: TrainConfig) -> None:
     if config.shuffle_blocks:
         raise ConfigError("--stack reads the rows in any order; leave it out, or --shuffle-blocks")
     if config.backend == "native":
-        raise ConfigError("--stack multiplies in numpy or torch, not in native; leave it out, or --backend")
+        raise ConfigError("--stack multiplies in numpy or torch, not in native; leave --stack or --backend out")
 
 
 def backend_of(config: TrainConfig) -> str:
